@@ -1,0 +1,142 @@
+"""`./run`: what it makes, when it makes it again, and what it passes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+from run_project import Project, wait_for
+
+PROBE = "import {0}; print({0}.__version__)".format
+
+
+def test_first_call_makes_environment_and_later_ones_use_it(project: Project) -> None:
+    (project.root / "link").symlink_to("second link")
+    (project.root / "second link").symlink_to(project.root / "run")
+    first = project.run("-c", PROBE("alpha"), script="link")
+    assert (first.returncode, first.stdout) == (0, "1\n"), first
+    assert [line.split()[1] for line in first.stderr.splitlines()] == ["setting", "the"]
+    assert str(project.venv) in first.stderr
+
+    second = project.run("-c", PROBE("detectron2"), script="link")
+    assert (second.returncode, second.stdout, second.stderr) == (0, "1\n", "")
+
+
+def test_detectron2_is_taken_from_a_wheel_for_another_python(standing: Project) -> None:
+    (site,) = standing.venv.glob("lib/python3.*/site-packages")
+    assert [path.name for path in site.glob("detectron2/*.*")] == ["__init__.py"]
+    assert not (site / "tools").exists()
+
+
+def test_environment_may_lie_elsewhere_and_be_shared(standing: Project, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "else where"
+    standing.venv.rename(elsewhere)
+    (standing.root / "mine.py").write_text("")
+    code = "import sys, mine; print(sys.prefix); print(mine.__file__)"
+    for name in (str(elsewhere), os.path.relpath(elsewhere, "/")):
+        result = standing.run("-c", code, FOCAL_RETINA_VENV=name)
+        assert result.stdout.splitlines() == [str(elsewhere), str(standing.root / "mine.py")]
+        assert result.stderr == ""
+    assert not standing.venv.exists()
+
+
+def test_arguments_and_exit_status_pass_through(standing: Project) -> None:
+    arguments = ["a b", "*", "", "-c", "$HOME", "'", "é\n"]
+    code = "import json, sys; print(json.dumps(sys.argv[1:])); sys.exit(7)"
+    result = standing.run("-c", code, *arguments)
+    assert (json.loads(result.stdout), result.stderr) == (arguments, "")
+    assert result.returncode == 7
+    killed = standing.run("-c", "import os; os.kill(os.getpid(), 9)")
+    assert killed.returncode == -signal.SIGKILL
+
+
+def test_callers_pythonpath_comes_second(standing: Project) -> None:
+    result = standing.run("-c", "import sys; print(sys.path[1:3])", PYTHONPATH="/theirs")
+    assert result.stdout == f"{[str(standing.root), '/theirs']}\n"
+
+
+def test_standing_environment_needs_no_other_python(standing: Project) -> None:
+    result = standing.run("-c", PROBE("beta"), **standing.without_python())
+    assert (result.returncode, result.stdout) == (0, "1\n"), result
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "lib/python3.*/site-packages/alpha",
+        "lib/python3.*/site-packages/beta/__init__.py",
+        "lib/python3.*/site-packages/beta-1.dist-info",
+        "bin/python",
+        "lib",
+        ".run/stamp",
+        ".run/manifest",
+    ],
+)
+def test_damage_is_noticed(standing: Project, damage: str) -> None:
+    (path,) = standing.venv.glob(damage)
+    path.rename(path.with_name("gone"))
+    # Noticed: a Python to repair with is looked for.
+    assert "no Python" in standing.fails(**standing.without_python())
+
+
+def test_damage_is_repaired(standing: Project) -> None:
+    (package,) = standing.venv.glob("lib/python3.*/site-packages/alpha")
+    shutil.rmtree(package)
+    result = standing.run("-c", PROBE("alpha"))
+    assert (result.returncode, result.stdout) == (0, "1\n"), result
+    assert result.stderr.startswith("run: setting up")
+
+
+def test_changed_pins_update_in_place(standing: Project) -> None:
+    (site,) = standing.venv.glob("lib/python3.*/site-packages")
+    (site / "users_own.py").write_text("__version__ = 'kept'\n")
+    standing.pin("environment", alpha="2")
+    standing.pin("detectron2", repackaged_detectron2="2")
+    result = standing.run("-c", "import alpha, users_own; print(alpha.__version__)")
+    assert (result.returncode, result.stdout) == (0, "2\n"), result
+    assert result.stderr.startswith("run: the pins in requirements/ changed")
+    assert {path.name for path in site.glob("*-[12].dist-info")} == {
+        "alpha-2.dist-info",
+        "builder-1.dist-info",
+        "repackaged_detectron2-2.dist-info",
+    }
+    assert not (site / "beta").exists()
+    assert not list(site.glob("detectron2/_C*"))
+    assert standing.run("-c", "").stderr == ""
+
+
+def test_killed_call_is_made_good_by_the_next(project: Project) -> None:
+    process = project.start("-c", "")
+    wait_for(project.venv / "pyvenv.cfg")
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert not (project.venv / ".run" / "stamp").exists()
+    (project.venv / "leftover").write_text("")
+    result = project.run("-c", PROBE("alpha"))
+    assert (result.returncode, result.stdout) == (0, "1\n"), result
+    assert not (project.venv / "leftover").exists()
+
+
+def test_interrupt_ends_quietly(project: Project) -> None:
+    process = project.start("-c", "")
+    wait_for(project.venv / "pyvenv.cfg")
+    os.killpg(process.pid, signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode in (130, -signal.SIGINT)
+    assert stderr.splitlines()[1:] == ["run: interrupted; the next call starts over"]
+
+
+def test_second_call_waits_for_the_first(project: Project) -> None:
+    calls = [project.start("-c", PROBE("alpha"))]
+    wait_for(project.venv / "pyvenv.cfg")
+    calls.append(project.start("-c", PROBE("beta")))
+    (first, first_messages), (second, second_messages) = (call.communicate() for call in calls)
+    assert [call.returncode for call in calls] == [0, 0]
+    assert (first, second) == ("1\n", "1\n")
+    assert first_messages.startswith("run: setting up")
+    assert re.fullmatch("run: another call is setting up .*; waiting for it\n", second_messages)
