@@ -1,0 +1,180 @@
+"""What the sums of the losses are divided by: the number of anchors assigned to objects.
+
+The paper (section 4.1) divides by that number. Which anchors it is counted over is the mode: this
+batch's ("batch"), a moving average over iterations ("ema", Detectron2's), each image's own
+("image"). N images on this worker, W workers.
+
+DistributedDataParallel averages gradients over workers. So a count is added up over them and
+divided by W: then W workers of N images train as one worker of W·N images does.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, distributed, nn
+
+__all__ = [
+    "BatchNormalizer",
+    "EmaNormalizer",
+    "ImageNormalizer",
+    "normalized_loss",
+    "num_workers",
+    "sum_over_workers",
+]
+
+
+def num_workers() -> int:
+    """W, the size of the default process group; 1 where there is none."""
+    is_distributed = distributed.is_available() and distributed.is_initialized()
+    return distributed.get_world_size() if is_distributed else 1
+
+
+def sum_over_workers(value: Tensor) -> Tensor:
+    """Add up ``value`` over all workers, each of which must call; nobody waits for a device."""
+    if num_workers() == 1:
+        return value
+    total = value.clone()
+    distributed.all_reduce(total)
+    return total
+
+
+class BatchNormalizer(nn.Module):
+    """The positive anchors of this iteration's batch, over all workers; at least 1."""
+
+    @classmethod
+    def from_config(cls, cfg: Any) -> dict[str, Any]:
+        return {}
+
+    @torch.no_grad()
+    def forward(self, num_positives: Tensor) -> Tensor:
+        """
+        Args:
+            num_positives: (N,), the positive anchors of each image.
+
+        Returns:
+            0-dim fp32: divide the loss of this worker's images by it.
+        """
+        return (_total_positives(num_positives) / num_workers()).float()
+
+
+class EmaNormalizer(nn.Module):
+    """Detectron2's moving average of the batches' positive anchors, to the same digits.
+
+    In training each call first updates the average; in evaluation it stays as it is. It is kept in
+    a buffer, so that a resumed run goes on where it stopped. The state dict has it only once it
+    differs from its initial value: a new model has exactly the keys of Detectron2's RetinaNet,
+    whose checkpoints load with ``strict=True`` (there the average restarts with every process).
+
+    The average is that of the whole batch, so that a run may go on with another number of workers.
+    In Detectron2 each worker has an average of its own images, which starts at 100, too: with
+    several workers the first few dozen iterations differ.
+    """
+
+    ema: Tensor
+
+    def __init__(self, *, initial: float = 100.0, momentum: float = 0.9):
+        """
+        Args:
+            initial: the average before the first iteration, in anchors of the whole batch.
+            momentum: how much of the old average stays at each iteration, in [0, 1).
+        """
+        super().__init__()
+        if not initial > 0:
+            raise ValueError(f"initial is {initial}: a normalizer must be positive")
+        if not 0 <= momentum < 1:
+            raise ValueError(f"momentum is {momentum}, outside [0, 1)")
+        self.initial = float(initial)
+        self.momentum = float(momentum)
+        # fp64, as are the Python floats that Detectron2 keeps
+        self.register_buffer("ema", torch.tensor(self.initial, dtype=torch.float64))
+
+    @classmethod
+    def from_config(cls, cfg: Any) -> dict[str, Any]:
+        node = cfg.MODEL.FOCAL_RETINA.NORMALIZER
+        return {"initial": node.INITIAL, "momentum": node.MOMENTUM}
+
+    @torch.no_grad()
+    def forward(self, num_positives: Tensor) -> Tensor:
+        """See :class:`BatchNormalizer`."""
+        if self.training:
+            total = _total_positives(num_positives)
+            # In place, so that a captured CUDA graph updates it, too
+            self.ema.copy_(self.ema * self.momentum + total * (1 - self.momentum))
+        return (self.ema / num_workers()).float()
+
+    def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self.ema.item() == self.initial:
+            del destination[prefix + "ema"]
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
+        initial = torch.full_like(self.ema, self.initial)
+        super()._load_from_state_dict({prefix + "ema": initial, **state_dict}, prefix, *args)
+
+    def extra_repr(self) -> str:
+        return f"initial={self.initial}, momentum={self.momentum}"
+
+
+class ImageNormalizer(nn.Module):
+    """Each image's own positive anchors, at least 1; the losses of the images are averaged.
+
+    So an image counts the same however many or large its objects are. Nothing is exchanged
+    between workers: with as many images on each, the average of averages is that of all images.
+    """
+
+    @classmethod
+    def from_config(cls, cfg: Any) -> dict[str, Any]:
+        return {}
+
+    @torch.no_grad()
+    def forward(self, num_positives: Tensor) -> Tensor:
+        """
+        Args:
+            num_positives: (N,), the positive anchors of each image.
+
+        Returns:
+            (N,) fp32: divide the loss of image i by entry i (N is in it), and add them up.
+        """
+        return (num_positives.clamp(min=1) * len(num_positives)).float()
+
+
+def _total_positives(num_positives: Tensor) -> Tensor:
+    """The whole batch's positive anchors, at least 1, as 0-dim fp64."""
+    return sum_over_workers(num_positives.sum().double()).clamp(min=1)
+
+
+def normalized_loss(
+    loss: nn.Module,
+    logits: list[Tensor],
+    labels: list[Tensor],
+    normalizer: Tensor,
+    anchors: list[Tensor],
+) -> Tensor:
+    """Call a loss of the registry, and divide.
+
+    A loss returns one sum. Where each image has its own normalizer, it is therefore called image
+    by image.
+
+    Args:
+        loss: see the contract in :mod:`focal_retina.losses`.
+        logits: list over levels of (N, R_l, K).
+        labels: list over levels of int64 (N, R_l).
+        normalizer: what a normalizer returned, 0-dim or (N,).
+        anchors: list over levels of (R_l, 4), for the losses that need them.
+
+    Returns:
+        0-dim.
+    """
+    extra = {"anchors": anchors} if getattr(loss, "needs_anchors", False) else {}
+    if normalizer.dim() == 0:
+        total, count = loss(logits, labels, **extra)
+        return total / (normalizer if count is None else count)
+
+    num_images = len(normalizer)
+    quotients = []
+    for i in range(num_images):
+        total, count = loss([x[i : i + 1] for x in logits], [y[i : i + 1] for y in labels], **extra)
+        quotients.append(total / (normalizer[i] if count is None else count * num_images))
+    return torch.stack(quotients).sum()

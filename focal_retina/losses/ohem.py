@@ -1,0 +1,171 @@
+"""Online hard example mining (Shrivastava et al., CVPR 2016), as in the paper's Table 1d.
+
+N images, L levels, R_l anchors of level l, R anchors of all levels, K classes, B anchors kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import nms
+
+from .base import dense_loss
+from .cross_entropy import CrossEntropy
+from .normalizer import num_workers, sum_over_workers
+from .registry import CLS_LOSS_REGISTRY
+
+__all__ = ["OHEM", "nms_survivors"]
+
+
+@CLS_LOSS_REGISTRY.register()
+class OHEM(nn.Module):
+    """Cross-entropy of the B hardest anchors of each image after NMS; all others are left out.
+
+    An anchor scores its loss, summed over classes. Greedy NMS drops anchors that overlap one of a
+    higher score, and of the survivors the B highest are trained on. Their loss is divided by how
+    many they are, as in Fast R-CNN.
+
+    With the 1:3 rule, positives and negatives fill the batch separately: the hardest positives,
+    at most B // 4, and for each of them three of the hardest negatives. An image without
+    positives then trains nothing.
+
+    What the paper leaves open is chosen here:
+
+    * The NMS runs on the anchors, not on boxes regressed from them. Fast R-CNN's OHEM runs it on
+      its RoIs, the boxes that are classified; in a one-stage detector those are the anchors.
+    * B counts per image, like the RoIs of a minibatch in the authors' code base (Detectron). What
+      is trained in an image then depends neither on the rest of its batch nor on how the batch is
+      spread over workers.
+    * Under the 1:3 rule, positives suppress only positives, and negatives only negatives. The rule
+      is there so that a batch has enough positives, and a positive should not fall to a harder
+      background anchor beside it.
+    * Where α is set, it weighs the score as it weighs the loss. From a config it is
+      ``MODEL.RETINANET.FOCAL_LOSS_ALPHA``, whose default is .25: set it to -1 for no weights.
+
+    The selection depends on the data, so that it waits for a CUDA device a few times per image.
+    """
+
+    needs_anchors = True
+
+    def __init__(
+        self,
+        *,
+        batch_size: int,
+        nms_thresh: float,
+        one_to_three: bool = False,
+        alpha: float | Sequence[float] = -1.0,
+        kernel: str = "auto",
+    ):
+        """
+        Args:
+            batch_size: B, per image.
+            nms_thresh: of two anchors of a higher IoU, the one with the lower loss is dropped.
+            one_to_three: hold positives to negatives at 1:3.
+            alpha, kernel: see :class:`KernelLoss`.
+        """
+        smallest = 4 if one_to_three else 1
+        if batch_size < smallest:
+            raise ValueError(
+                f"batch_size is {batch_size}; one_to_three={one_to_three} needs {smallest}"
+            )
+        if not 0 <= nms_thresh <= 1:
+            raise ValueError(f"nms_thresh is {nms_thresh}: an IoU is in [0, 1]")
+        super().__init__()
+        self.cross_entropy = CrossEntropy(alpha=alpha, kernel=kernel)
+        self.batch_size = batch_size
+        self.nms_thresh = nms_thresh
+        self.one_to_three = one_to_three
+
+    @classmethod
+    def from_config(cls, cfg: Any, class_counts: Sequence[int] | None = None) -> dict[str, Any]:
+        node = cfg.MODEL.FOCAL_RETINA.CLS_LOSS.OHEM
+        return {
+            **CrossEntropy.from_config(cfg, class_counts),
+            "batch_size": node.BATCH_SIZE,
+            "nms_thresh": node.NMS_THRESH,
+            "one_to_three": node.ONE_TO_THREE,
+        }
+
+    def forward(
+        self, logits: list[Tensor], labels: list[Tensor], anchors: list[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """
+        Args:
+            logits, labels: see :class:`DenseLoss`.
+            anchors: list over levels of (R_l, 4), XYXY in pixels, the same for all images.
+
+        Returns:
+            The sum over the mined anchors, and how many they are, at least 1; with several
+            workers, of which each must call, their total divided by how many workers there are.
+
+        Raises:
+            ValueError: see :class:`DenseLoss`; or anchors that don't fit the labels.
+        """
+        self.cross_entropy.check_inputs(logits, labels)
+        if [(y.shape[1], 4) for y in labels] != [tuple(a.shape) for a in anchors]:
+            raise ValueError(
+                "each level needs anchors (R_l, 4) and labels (N, R_l); got "
+                f"{[tuple(a.shape) for a in anchors]} and {[tuple(y.shape) for y in labels]}"
+            )
+        mined = self.mine(logits, labels, anchors)
+        total, _ = self.cross_entropy(logits, mined)
+        count = torch.stack([(y >= 0).sum() for y in mined]).sum().float()
+        count = sum_over_workers(count).clamp(min=1) / num_workers()
+        return total, count
+
+    @torch.no_grad()
+    def mine(
+        self, logits: list[Tensor], labels: list[Tensor], anchors: list[Tensor]
+    ) -> list[Tensor]:
+        """Labels in which every anchor that is not trained on is ignored."""
+        num_classes = logits[0].shape[-1]
+        boxes = torch.cat(anchors)
+        all_labels = torch.cat(labels, dim=1)
+        mined = torch.full_like(all_labels, -1)
+        for i, image_labels in enumerate(all_labels):
+            levels = zip(logits, labels, strict=True)
+            losses = torch.cat([self._anchor_losses(x[i], y[i]) for x, y in levels])
+            # Ties in the order of the anchors, so that the choice is deterministic.
+            order = losses.argsort(descending=True, stable=True)
+            order = order[image_labels[order] >= 0]
+            hardest = order[self._select(boxes[order], image_labels[order] < num_classes)]
+            mined[i, hardest] = image_labels[hardest]
+        return list(mined.split([len(x) for x in anchors], dim=1))
+
+    def _anchor_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        ce = self.cross_entropy
+        return dense_loss(ce.elementwise, logits, labels, *ce.weights).sum(dim=-1)
+
+    def _select(self, boxes: Tensor, is_positive: Tensor) -> Tensor:
+        """Indices of the anchors to train on; ``boxes`` (R, 4) are sorted by falling loss."""
+        if not self.one_to_three:
+            return nms_survivors(boxes, self.nms_thresh, self.batch_size)
+        positives, negatives = is_positive.nonzero()[:, 0], (~is_positive).nonzero()[:, 0]
+        hardest = nms_survivors(boxes[positives], self.nms_thresh, self.batch_size // 4)
+        positives = positives[hardest]
+        hardest = nms_survivors(boxes[negatives], self.nms_thresh, 3 * len(positives))
+        return torch.cat([positives, negatives[hardest]])
+
+
+def nms_survivors(boxes: Tensor, threshold: float, most: int) -> Tensor:
+    """Indices of the first ``most`` boxes that survive greedy NMS, in order.
+
+    Whether a box survives depends only on those before it. So the NMS runs on as many of the first
+    boxes as it takes, found by doubling, and not on all of a dense detector's.
+
+    Args:
+        boxes: (R, 4) XYXY, the highest score first.
+        threshold: a box goes if its IoU with a surviving box before it is higher.
+        most: how many survivors are wanted.
+    """
+    num_boxes = 4 * most
+    while True:
+        first = boxes[:num_boxes].float()
+        falling_scores = -torch.arange(len(first), dtype=torch.float32, device=boxes.device)
+        survivors = nms(first, falling_scores, threshold)
+        if len(survivors) >= most or num_boxes >= len(boxes):
+            return survivors[:most]
+        num_boxes *= 2

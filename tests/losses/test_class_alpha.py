@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from focal_retina.losses import FocalLoss, balanced_alpha, build_cls_loss
+
+
+def log_odds(p: float) -> float:
+    return math.log(p / (1 - p))
+
+
+@given(
+    counts=st.lists(st.integers(1, 10**6), min_size=1, max_size=30),
+    alpha=st.floats(0.01, 0.99),
+    factor=st.integers(2, 9),
+)
+@settings(deadline=None, max_examples=50)
+def test_laws_of_balanced_alpha(counts, alpha, factor):
+    alphas = balanced_alpha(counts, alpha)
+    assert all(0 < a < 1 for a in alphas)
+    # The rarer, the heavier
+    by_count = sorted(zip(counts, alphas, strict=True))
+    assert all(a >= b - 1e-12 for (_, a), (_, b) in pairwise(by_count))
+    # The geometric mean of the odds is that of the scalar
+    assert sum(map(log_odds, alphas)) / len(alphas) == pytest.approx(log_odds(alpha), abs=1e-6)
+    # More images of the same kind change nothing
+    assert balanced_alpha([factor * n for n in counts], alpha) == pytest.approx(alphas, rel=1e-9)
+
+
+def test_balanced_alpha_by_hand():
+    """Odds 1/3 of α = .25, times and over (16)^(1/4) = 2: 2/3 and 1/6."""
+    assert balanced_alpha([100, 1600], 0.25) == pytest.approx([2 / 5, 1 / 7])
+    assert balanced_alpha([7, 7, 7], 0.3) == pytest.approx([0.3] * 3)
+
+
+def test_balanced_alpha_refuses_what_it_cannot_weigh():
+    with pytest.raises(ValueError, match=r"classes \[1, 3\] of 4 have no object"):
+        balanced_alpha([5, 0, 2, 0], 0.25)
+    for alpha in (-1.0, 0.0, 1.0):
+        with pytest.raises(ValueError, match=r"within \(0, 1\)"):
+            balanced_alpha([1, 2], alpha)
+
+
+def test_alpha_out_of_range_is_an_error():
+    with pytest.raises(ValueError, match="1.5"):
+        FocalLoss(alpha=1.5)
+    with pytest.raises(ValueError, match=r"wrong: \{1: -0.5, 2: 1.1\}"):
+        FocalLoss(alpha=[0.2, -0.5, 1.1])
+    with pytest.raises(ValueError, match="of 0"):
+        FocalLoss(alpha=[])
+
+
+def test_config_asks_for_class_alphas(cfg):
+    node = cfg.MODEL.FOCAL_RETINA.CLS_LOSS
+    cfg.MODEL.RETINANET.NUM_CLASSES = 2
+
+    assert build_cls_loss(cfg).alpha == 0.25
+    node.CLASS_ALPHA = [0.1, 0.9]
+    assert build_cls_loss(cfg).alpha.tolist() == pytest.approx([0.1, 0.9])
+    node.CLASS_ALPHA = "auto"
+    assert build_cls_loss(cfg, [100, 1600]).alpha.tolist() == pytest.approx([2 / 5, 1 / 7])
+
+
+def test_config_errors_name_the_key(cfg):
+    node = cfg.MODEL.FOCAL_RETINA.CLS_LOSS
+    cfg.MODEL.RETINANET.NUM_CLASSES = 2
+    node.CLASS_ALPHA = "auto"
+    with pytest.raises(ValueError, match="CLASS_ALPHA.*class_counts"):
+        build_cls_loss(cfg)
+    with pytest.raises(ValueError, match="3 values for MODEL.RETINANET.NUM_CLASSES = 2"):
+        build_cls_loss(cfg, [1, 2, 3])
+    node.CLASS_ALPHA = "inverse"
+    with pytest.raises(ValueError, match="CLASS_ALPHA is 'inverse'"):
+        build_cls_loss(cfg)
+    node.CLASS_ALPHA = [0.5]
+    with pytest.raises(ValueError, match="CLASS_ALPHA: 1 values"):
+        build_cls_loss(cfg)

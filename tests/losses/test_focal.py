@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torchvision
+from fvcore.nn import sigmoid_focal_loss
+from torch.nn import functional as F
+
+from focal_retina.losses import CrossEntropy, FocalLoss, focal_loss
+
+GAMMAS = [0.0, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0]  # the paper's Table 1b, and 10
+MAGNITUDES = [0.0, 1e-4, 1.0, 10.0, 16.6, 17.5, 18.0, 50.0, 88.0, 89.0, 104.0, 1e3, 1e4]
+PEERS = {"fvcore": sigmoid_focal_loss, "torchvision": torchvision.ops.sigmoid_focal_loss}
+
+
+def logit(p: float) -> torch.Tensor:
+    return torch.tensor(math.log(p / (1 - p)), dtype=torch.float64)
+
+
+def slope(x_t: torch.Tensor, gamma: float) -> torch.Tensor:
+    x_t = x_t.detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(focal_loss(x_t, gamma).sum(), x_t)
+    return gradient
+
+
+def test_easy_examples_lose_what_the_paper_says():
+    """Section 3.2: γ = 2 against CE is 100x less at p_t = .9, ~1000x at .968, ≤ 4x at p_t ≤ .5."""
+
+    def ratio(p):
+        return (focal_loss(logit(p), 0.0) / focal_loss(logit(p), 2.0)).item()
+
+    assert ratio(0.9) == pytest.approx(100, rel=1e-9)
+    assert ratio(0.968) == pytest.approx(1000, rel=0.03)
+    assert ratio(0.5) == pytest.approx(4, rel=1e-9)
+    assert all(1 < ratio(p) < 4 for p in (0.01, 0.1, 0.3, 0.49))
+
+
+def test_steepest_slope():
+    """Of γ = 2: -1.129 at x_t = -2.79, from the derivative in the paper's appendix B."""
+    x_t = torch.linspace(-10, 10, 20001, dtype=torch.float64)
+    slopes = slope(x_t, 2.0)
+    assert slopes.min().item() == pytest.approx(-1.129, abs=5e-4)
+    assert x_t[slopes.argmin()].item() == pytest.approx(-2.79, abs=5e-3)
+
+
+@pytest.mark.parametrize("gamma", GAMMAS)
+def test_derivative_is_that_of_appendix_b(gamma):
+    x_t = torch.linspace(-12, 12, 241, dtype=torch.float64)
+    p_t = x_t.sigmoid()
+    expected = (1 - p_t) ** gamma * (gamma * p_t * p_t.log() + p_t - 1)
+    torch.testing.assert_close(slope(x_t, gamma), expected, rtol=1e-8, atol=1e-12)
+
+
+def test_value_is_the_definition():
+    x_t = torch.linspace(-12, 12, 241, dtype=torch.float64)
+    p_t = x_t.sigmoid()
+    for gamma in GAMMAS:
+        expected = -((1 - p_t) ** gamma) * p_t.log()
+        torch.testing.assert_close(focal_loss(x_t, gamma), expected, rtol=1e-8, atol=1e-14)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kernel", ["plain", "auto"])
+@pytest.mark.parametrize("gamma", GAMMAS)
+def test_finite_everywhere_and_right_far_out(gamma, kernel, dtype):
+    x = torch.tensor([sign * m for m in MAGNITUDES for sign in (-1, 1)]).to(dtype)
+    x = x.reshape(1, -1, 1).requires_grad_()
+    for label, y in ((0, 1.0), (1, -1.0)):  # K = 1: class 0, and background
+        labels = torch.full(x.shape[:2], label)
+        total, _ = FocalLoss(alpha=-1.0, gamma=gamma, kernel=kernel)([x], [labels])
+        (gradient,) = torch.autograd.grad(total, x)
+        assert total.isfinite() and gradient.isfinite().all()
+        # The hopeless example: loss -x_t and slope -y. The perfect one: nothing.
+        wide = x.detach().double()
+        hopeless = (y * wide) < -50
+        perfect = (y * wide) > 104
+        torch.testing.assert_close(gradient[hopeless].double(), torch.full_like(wide[hopeless], -y))
+        assert (gradient[perfect] == 0).all()
+        expected = F.softplus(-y * wide) * (-gamma * F.softplus(y * wide)).exp()
+        torch.testing.assert_close(total.double(), expected.sum(), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("peer", PEERS.values(), ids=PEERS.keys())
+@pytest.mark.parametrize("alpha, gamma", [(0.25, 2.0), (0.5, 1.0), (0.75, 0.0), (-1, 3.0)])
+@pytest.mark.parametrize("kernel", ["plain", "auto"])
+def test_equals_fvcore_and_torchvision(make_batch, peer, alpha, gamma, kernel):
+    logits, labels = make_batch(level_sizes=(200,), scale=2.0)
+    (x,), (y,) = logits, labels
+    targets = F.one_hot(y[y >= 0], 6)[:, :-1].float()
+    expected = peer(x[y >= 0], targets, alpha=alpha, gamma=gamma, reduction="sum")
+    (expected_gradient,) = torch.autograd.grad(expected, x)
+    total, _ = FocalLoss(alpha=alpha, gamma=gamma, kernel=kernel)(logits, labels)
+    (gradient,) = torch.autograd.grad(total, x)
+    torch.testing.assert_close(total, expected, rtol=1e-6, atol=0)
+    torch.testing.assert_close(gradient, expected_gradient, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("peer", PEERS.values(), ids=PEERS.keys())
+@pytest.mark.parametrize("gamma", [0.1, 0.2, 0.5])
+def test_finite_where_fvcore_and_torchvision_are_not(peer, gamma):
+    """1 - p_t rounds to 0 at x ≈ 18, where the slope of a power below 1 is infinite: 0·∞ = NaN."""
+    x = torch.full((1, 1, 1), 18.0, requires_grad=True)
+    theirs = peer(x, torch.ones_like(x), alpha=0.25, gamma=gamma, reduction="sum")
+    assert torch.autograd.grad(theirs, x)[0].isnan().all()
+    total, _ = FocalLoss(alpha=0.25, gamma=gamma)([x], [torch.zeros(1, 1, dtype=torch.int64)])
+    (gradient,) = torch.autograd.grad(total, x)
+    exact = -0.25 * math.exp(-18 * (1 + gamma)) * (1 + gamma)  # to first order in exp(-18)
+    assert gradient.item() == pytest.approx(exact, rel=1e-5)
+
+
+def test_gamma_zero_is_cross_entropy(make_batch):
+    batch = make_batch()
+    for alpha in (-1.0, 0.25, [0.1, 0.2, 0.3, 0.4, 0.5]):
+        ce = CrossEntropy(alpha=alpha)(*batch)[0]
+        torch.testing.assert_close(
+            FocalLoss(alpha=alpha, gamma=0.0)(*batch)[0], ce, rtol=1e-6, atol=0
+        )
+
+
+@pytest.mark.parametrize("gamma", [-0.1, float("nan")])
+def test_gamma_below_zero_is_an_error(gamma):
+    with pytest.raises(ValueError, match="gamma >= 0"):
+        FocalLoss(gamma=gamma)
+
+
+def test_from_config(cfg):
+    cfg.MODEL.RETINANET.FOCAL_LOSS_ALPHA = 0.5
+    cfg.MODEL.RETINANET.FOCAL_LOSS_GAMMA = 1.5
+    cfg.MODEL.FOCAL_RETINA.CLS_LOSS.KERNEL = "plain"
+    expected = {"alpha": 0.5, "gamma": 1.5, "kernel": "plain"}
+    assert FocalLoss.from_config(cfg) == expected

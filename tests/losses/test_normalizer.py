@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.modeling.meta_arch.dense_detector import DenseDetector
+from torch import distributed, nn
+
+from focal_retina.losses import (
+    OHEM,
+    BatchNormalizer,
+    CrossEntropy,
+    EmaNormalizer,
+    FocalLoss,
+    ImageNormalizer,
+    build_loss_normalizer,
+    normalized_loss,
+)
+
+COUNTS = [[7, 0], [0, 0], [123, 45], [1, 2], [900, 1]]
+
+
+def test_ema_has_detectron2s_numbers_to_the_last_digit():
+    class Detectron2:
+        update = DenseDetector._ema_update
+
+    theirs, ours = Detectron2(), EmaNormalizer()
+    for counts in COUNTS:
+        expected = theirs.update("normalizer", max(sum(counts), 1), 100)
+        returned = ours(torch.tensor(counts))
+        assert ours.ema.item() == expected
+        assert returned.dtype == torch.float32 and returned.item() == pytest.approx(
+            expected, rel=1e-7
+        )
+
+
+def test_loss_by_normalizer_is_fp32_as_in_detectron2(make_batch):
+    total, _ = FocalLoss()(*make_batch())
+    for normalizer in (EmaNormalizer(), BatchNormalizer()):
+        quotient = total / normalizer(torch.tensor([3, 4]))
+        assert quotient.dtype == torch.float32
+    torch.testing.assert_close(quotient, total / 7, rtol=0, atol=0)
+
+
+def test_ema_stays_in_evaluation_and_earlier_results_stay_in_training():
+    normalizer = EmaNormalizer()
+    first = normalizer(torch.tensor([10]))
+    copied = first.clone()
+    normalizer(torch.tensor([1000]))
+    assert first == copied
+    normalizer.eval()
+    before = normalizer.ema.clone()
+    assert normalizer(torch.tensor([1000])) == before.float()
+    assert normalizer.ema == before
+
+
+def test_batch_and_image_count_positives_and_at_least_one():
+    assert BatchNormalizer()(torch.tensor([3, 0, 4])) == 7
+    assert BatchNormalizer()(torch.tensor([0, 0])) == 1
+    assert ImageNormalizer()(torch.tensor([3, 0, 4])).tolist() == [9, 3, 12]
+
+
+@pytest.mark.parametrize("normalizer", [EmaNormalizer(), BatchNormalizer(), ImageNormalizer()])
+def test_no_value_is_read_on_the_host(normalizer):
+    """Meta tensors have no values: what runs on them never waits for a CUDA device."""
+    positives = torch.tensor([3, 4], device="meta")
+    assert normalizer.to("meta")(positives).device.type == "meta"
+
+
+def test_state_dict_has_the_average_only_once_it_was_updated():
+    model = nn.ModuleDict({"loss_normalizer": EmaNormalizer()})
+    assert list(model.state_dict()) == []
+    model["loss_normalizer"](torch.tensor([42]))
+    assert list(model.state_dict()) == ["loss_normalizer.ema"]
+
+    resumed = nn.ModuleDict({"loss_normalizer": EmaNormalizer()})
+    assert resumed.load_state_dict(model.state_dict(), strict=True) == ([], [])
+    assert resumed["loss_normalizer"].ema == model["loss_normalizer"].ema == 94.2
+
+
+def test_checkpoint_without_average_loads_strictly_and_starts_anew():
+    model = nn.ModuleDict(
+        {"conv": nn.Conv2d(1, 1, 1), "loss_normalizer": EmaNormalizer(initial=50.0)}
+    )
+    model["loss_normalizer"](torch.tensor([42]))
+    detectron2s = {"conv." + key: value for key, value in nn.Conv2d(1, 1, 1).state_dict().items()}
+    given = dict(detectron2s)
+    assert model.load_state_dict(detectron2s, strict=True) == ([], [])
+    assert model["loss_normalizer"].ema == 50
+    assert detectron2s.keys() == given.keys()  # the caller's own dict is left alone
+
+
+@pytest.mark.parametrize(
+    "mode, expected",
+    [
+        ("ema", EmaNormalizer),
+        ("batch", BatchNormalizer),
+        ("image", ImageNormalizer),
+    ],
+)
+def test_build(cfg, mode, expected):
+    cfg.MODEL.FOCAL_RETINA.NORMALIZER.MODE = mode
+    assert type(build_loss_normalizer(cfg)) is expected
+
+
+def test_build_passes_values_and_names_the_key(cfg):
+    node = cfg.MODEL.FOCAL_RETINA.NORMALIZER
+    node.INITIAL, node.MOMENTUM = 30.0, 0.5
+    assert build_loss_normalizer(cfg)(torch.tensor([10])) == 20
+    node.MODE = "anchors"
+    with pytest.raises(ValueError, match="NORMALIZER.MODE is 'anchors'.*batch, ema, image"):
+        build_loss_normalizer(cfg)
+
+
+def test_values_that_cannot_normalize_are_errors():
+    with pytest.raises(ValueError, match="initial"):
+        EmaNormalizer(initial=0.0)
+    with pytest.raises(ValueError, match="momentum"):
+        EmaNormalizer(momentum=1.0)
+
+
+class PlainUserLoss(nn.Module):
+    """A loss of the least effort: nothing but forward(logits, labels)."""
+
+    def forward(self, logits, labels):
+        return sum(
+            (x.square() * (y >= 0).unsqueeze(-1)).sum() for x, y in zip(logits, labels, strict=True)
+        ), None
+
+
+def slice_image(levels, i):
+    return [x[i : i + 1] for x in levels]
+
+
+@pytest.mark.parametrize("loss", [FocalLoss(), PlainUserLoss()], ids=["fl", "user"])
+def test_normalized_loss_of_a_batch_and_of_images(make_batch, loss):
+    logits, labels = make_batch(num_images=3)
+    positives = torch.tensor([4, 0, 10])
+    whole = normalized_loss(loss, logits, labels, BatchNormalizer()(positives), anchors=[])
+    torch.testing.assert_close(whole, loss(logits, labels)[0] / 14)
+
+    by_image = normalized_loss(loss, logits, labels, ImageNormalizer()(positives), anchors=[])
+    quotients = [
+        loss(slice_image(logits, i), slice_image(labels, i))[0] / max(positives[i], 1)
+        for i in range(3)
+    ]
+    torch.testing.assert_close(by_image, sum(quotients) / 3)
+
+
+def test_a_count_of_the_losss_own_goes_before_the_normalizer(make_batch):
+    logits, labels = make_batch(level_sizes=(40,))
+    anchors = [torch.rand(40, 2).repeat(1, 2) + torch.tensor([0.0, 0.0, 1.0, 1.0])]
+    loss = OHEM(batch_size=5, nms_thresh=1.0)
+    total, count = loss(logits, labels, anchors)
+    assert count == 10
+    for normalizer in (torch.tensor(3.0), torch.tensor([3.0, 8.0])):
+        quotient = normalized_loss(loss, logits, labels, normalizer, anchors)
+        torch.testing.assert_close(quotient, total / 10)
+
+
+def train_worker(rank: int, world_size: int, folder: Path) -> None:
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{folder / 'store'}", rank=rank, world_size=world_size
+    )
+    torch.save(steps_of_worker(rank, world_size), folder / f"{rank}.pt")
+    distributed.destroy_process_group()
+
+
+def steps_of_worker(rank: int, world_size: int) -> torch.Tensor:
+    """Normalized losses of each iteration, of this worker's share of the images."""
+    ema, batch = EmaNormalizer(), BatchNormalizer()
+    ohem = OHEM(batch_size=3, nms_thresh=0.5, one_to_three=False)
+    steps = []
+    for step in range(3):
+        generator = torch.Generator().manual_seed(step)
+        logits = torch.randn(2, 20, 3, generator=generator)
+        labels = torch.randint(-1, 4, (2, 20), generator=generator)
+        labels[1, 2:] = -1  # an image with less to mine than OHEM's batch, and perhaps no positives
+        corners = 10 * torch.rand(20, 2, generator=generator)
+        anchors = [torch.cat([corners, corners + 2], dim=1)]
+        share = slice(rank, None, world_size)
+        logits, labels = [logits[share]], [labels[share]]
+        positives = ((labels[0] >= 0) & (labels[0] < 3)).sum(dim=1)
+        steps.append(
+            [
+                normalized_loss(CrossEntropy(), logits, labels, ema(positives), anchors).item(),
+                normalized_loss(CrossEntropy(), logits, labels, batch(positives), anchors).item(),
+                normalized_loss(ohem, logits, labels, batch(positives), anchors).item(),
+            ]
+        )
+    return torch.tensor(steps)
+
+
+@pytest.mark.slow
+def test_two_workers_train_as_one_does(tmp_path):
+    """The mean of two workers' losses, what DDP descends, is the loss of one with all images."""
+    torch.multiprocessing.spawn(train_worker, (2, tmp_path), nprocs=2)
+    two_workers = torch.stack([torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1)]).mean(dim=0)
+    torch.testing.assert_close(two_workers, steps_of_worker(0, 1), rtol=1e-5, atol=0)

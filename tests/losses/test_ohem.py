@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from focal_retina.losses import OHEM, CrossEntropy
+from focal_retina.losses.ohem import nms_survivors
+
+
+def iou(a: np.ndarray, b: np.ndarray) -> float:
+    width, height = np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])
+    intersection = max(width, 0) * max(height, 0)
+    union = np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2]) - intersection
+    return float(intersection / union) if union > 0 else 0.0
+
+
+def reference_nms(order: list[int], boxes: np.ndarray, threshold: float) -> list[int]:
+    """Greedy NMS over everything, one pair after the other."""
+    survivors: list[int] = []
+    for i in order:
+        if all(iou(boxes[i], boxes[j]) <= threshold for j in survivors):
+            survivors.append(i)
+    return survivors
+
+
+def reference_mining(losses, labels, boxes, num_classes, batch_size, threshold, one_to_three):
+    order = [i for i in np.argsort(-losses, kind="stable") if labels[i] >= 0]
+    if not one_to_three:
+        return set(reference_nms(order, boxes, threshold)[:batch_size])
+    positives = reference_nms([i for i in order if labels[i] < num_classes], boxes, threshold)
+    negatives = reference_nms([i for i in order if labels[i] == num_classes], boxes, threshold)
+    positives = positives[: batch_size // 4]
+    return set(positives) | set(negatives[: 3 * len(positives)])
+
+
+def make_anchors(generator: torch.Generator, level_sizes, extent: int = 24) -> list[torch.Tensor]:
+    """Boxes with whole-number corners, so that ties occur; some have no area."""
+    anchors = []
+    for size in level_sizes:
+        corner = torch.randint(0, extent, (size, 2), generator=generator)
+        extents = torch.randint(0, 12, (size, 2), generator=generator)
+        anchors.append(torch.cat([corner, corner + extents], dim=1).float())
+    return anchors
+
+
+@given(
+    seed=st.integers(0, 2**16),
+    level_sizes=st.lists(st.integers(0, 40), min_size=1, max_size=3),
+    batch_size=st.integers(4, 24),
+    threshold=st.sampled_from([0.0, 0.3, 0.5, 0.7, 1.0]),
+    one_to_three=st.booleans(),
+    alpha=st.sampled_from([-1.0, 0.25, [0.2, 0.5, 0.9]]),
+)
+@settings(deadline=None, max_examples=60)
+def test_mines_what_a_full_nms_would(
+    make_batch, seed, level_sizes, batch_size, threshold, one_to_three, alpha
+):
+    logits, labels = make_batch(seed=seed, num_classes=3, level_sizes=level_sizes)
+    anchors = make_anchors(torch.Generator().manual_seed(seed), level_sizes)
+    loss = OHEM(batch_size=batch_size, nms_thresh=threshold, one_to_three=one_to_three, alpha=alpha)
+    mined = torch.cat(loss.mine(logits, labels, anchors), dim=1)
+    all_labels = torch.cat(labels, dim=1)
+
+    x, boxes = torch.cat(logits, dim=1).detach(), torch.cat(anchors).numpy()
+    is_own = F.one_hot(all_labels.clamp(min=0), 4)[..., :3].bool()
+    ce = torch.where(is_own, F.softplus(-x), F.softplus(x))
+    if alpha != -1.0:
+        alpha = torch.tensor(alpha)
+        ce = torch.where(is_own, alpha * ce, (1 - alpha) * ce)
+    for image in range(2):
+        image_labels = all_labels[image].numpy()
+        expected = reference_mining(
+            ce[image].sum(dim=1).numpy(),
+            image_labels,
+            boxes,
+            3,
+            batch_size,
+            threshold,
+            one_to_three,
+        )
+        chosen = (mined[image] >= 0).nonzero().flatten().tolist()
+        assert set(chosen) == expected
+        assert (mined[image][chosen] == all_labels[image][chosen]).all()
+
+
+@given(seed=st.integers(0, 2**16), most=st.integers(0, 60))
+@settings(deadline=None, max_examples=25)
+def test_lazy_nms_is_the_beginning_of_the_full_one(seed, most):
+    (boxes,) = make_anchors(torch.Generator().manual_seed(seed), [90])
+    expected = reference_nms(list(range(90)), boxes.numpy(), 0.5)[:most]
+    assert nms_survivors(boxes, 0.5, most).tolist() == expected
+
+
+def test_lazy_nms_looks_no_further_than_it_must(monkeypatch):
+    """2 survivors of 10,000 boxes in 20 heaps of 500: 8, 16, … 512 boxes are looked at, not all."""
+    seen = []
+    from torchvision.ops import nms
+
+    def recording_nms(boxes, scores, threshold):
+        seen.append(len(boxes))
+        return nms(boxes, scores, threshold)
+
+    monkeypatch.setattr("focal_retina.losses.ohem.nms", recording_nms)
+    heaps = torch.arange(20.0).repeat_interleave(500).unsqueeze(1) * 100
+    boxes = heaps + torch.tensor([0.0, 0.0, 10.0, 10.0])
+    assert nms_survivors(boxes, 0.5, 2).tolist() == [0, 500]
+    assert seen == [8, 16, 32, 64, 128, 256, 512]
+
+
+@pytest.mark.parametrize("kernel", ["plain", "auto"])
+def test_loss_and_gradient_are_the_cross_entropy_of_the_mined(make_batch, kernel):
+    sizes = (60, 20)
+    logits, labels = make_batch(level_sizes=sizes)
+    anchors = make_anchors(torch.Generator().manual_seed(0), sizes)
+    loss = OHEM(batch_size=10, nms_thresh=0.5, kernel=kernel)
+    total, count = loss(logits, labels, anchors)
+    mined = loss.mine(logits, labels, anchors)
+    assert count.item() == sum((y >= 0).sum().item() for y in mined) == 20
+    expected, _ = CrossEntropy(kernel=kernel)(logits, mined)
+    torch.testing.assert_close(total, expected, rtol=0, atol=0)
+    for y, gradient in zip(mined, torch.autograd.grad(total, logits), strict=True):
+        assert (gradient[y == -1] == 0).all() and (gradient[y >= 0] != 0).all()
+
+
+def test_images_do_not_compete(make_batch):
+    """B counts per image: what is mined in an image is the same alone and in a batch."""
+    sizes = (50,)
+    logits, labels = make_batch(level_sizes=sizes, num_images=3)
+    with torch.no_grad():
+        logits[0][1] *= 10  # much harder than the others
+    anchors = make_anchors(torch.Generator().manual_seed(1), sizes)
+    loss = OHEM(batch_size=8, nms_thresh=0.5)
+    together = loss.mine(logits, labels, anchors)[0]
+    for i in range(3):
+        alone = loss.mine([logits[0][i : i + 1]], [labels[0][i : i + 1]], anchors)[0]
+        assert torch.equal(alone[0], together[i])
+
+
+@pytest.mark.parametrize("one_to_three", [False, True])
+@pytest.mark.parametrize("case", ["no images", "no anchors", "all ignored", "all background"])
+def test_corners(make_batch, case, one_to_three):
+    sizes = (0,) if case == "no anchors" else (30,)
+    logits, labels = make_batch(num_images=0 if case == "no images" else 2, level_sizes=sizes)
+    if case.startswith("all"):
+        labels = [torch.full_like(y, -1 if case == "all ignored" else 5) for y in labels]
+    anchors = make_anchors(torch.Generator().manual_seed(0), sizes)
+    loss = OHEM(batch_size=4, nms_thresh=1.0, one_to_three=one_to_three)
+    total, count = loss(logits, labels, anchors)
+    (gradient,) = torch.autograd.grad(total, logits)
+    if case == "all background" and not one_to_three:
+        assert count == 8 and total > 0 and (gradient != 0).any(dim=-1).sum() == 8
+    else:
+        assert count == 1 and total == 0 and (gradient == 0).all()
+
+
+def test_wrong_values_are_errors(make_batch):
+    with pytest.raises(ValueError, match="batch_size is 0"):
+        OHEM(batch_size=0, nms_thresh=0.5)
+    with pytest.raises(ValueError, match="needs 4"):
+        OHEM(batch_size=3, nms_thresh=0.5, one_to_three=True)
+    with pytest.raises(ValueError, match="nms_thresh"):
+        OHEM(batch_size=8, nms_thresh=50)
+    logits, labels = make_batch(level_sizes=(30,))
+    with pytest.raises(ValueError, match=r"anchors \(R_l, 4\)"):
+        OHEM(batch_size=8, nms_thresh=0.5)(logits, labels, [torch.zeros(29, 4)])
+
+
+def test_from_config(cfg):
+    node = cfg.MODEL.FOCAL_RETINA.CLS_LOSS
+    node.OHEM.BATCH_SIZE, node.OHEM.NMS_THRESH, node.OHEM.ONE_TO_THREE = 256, 0.7, True
+    cfg.MODEL.RETINANET.FOCAL_LOSS_ALPHA = -1.0
+    assert OHEM.from_config(cfg) == {
+        "batch_size": 256,
+        "nms_thresh": 0.7,
+        "one_to_three": True,
+        "alpha": -1.0,
+        "kernel": "auto",
+    }
