@@ -1,0 +1,234 @@
+"""Pictures as PNG files. The only module that knows matplotlib, and it needs no display."""
+
+from __future__ import annotations
+
+import colorsys
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from detectron2.data.detection_utils import read_image
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch, Rectangle
+
+from .detections import Comparison, LabeledBox
+from .training_metrics import Series
+
+__all__ = ["draw_detection_sheet", "draw_training_curves"]
+
+# Told apart on photographs, and by readers who confuse red with green.
+_COLORS = (
+    *("#ffb000", "#00b7ff", "#ff4f9a", "#2bd96b", "#a57bff"),
+    *("#ff7a1a", "#00d5c3", "#e8e337", "#ff5c5c", "#9fb6d9"),
+)
+
+_DPI = 120
+_CELLS_PER_ROW = 3
+_PANEL = 280  # pixels of an image's longer side
+_GAP = 4  # between ground truth and detections
+_MARGIN = 18  # between pairs, and round the sheet
+_CELL_WIDTH = 2 * _PANEL + _GAP + _MARGIN
+_HEADER = 92  # title, legend and the columns' names
+_LABEL_SIZE = 6.5  # points
+
+
+def draw_training_curves(metrics: Mapping[str, Series], out_png: Path) -> None:
+    """Losses, AP where it was evaluated, and learning rate, over the iterations.
+
+    Args:
+        metrics: as :func:`~focal_retina.analysis.training_metrics.read_metrics` returns them.
+        out_png: the file to write.
+    """
+    figure = Figure(figsize=(11, 5.5), dpi=_DPI, layout="constrained")
+    grid = figure.add_gridspec(2, 2, width_ratios=(3, 2))
+    losses, precision, rate = (
+        figure.add_subplot(grid[where]) for where in ((slice(None), 0), (0, 1), (1, 1))
+    )
+
+    names = sorted(name for name in metrics if name.startswith("loss"))
+    _draw_series(
+        losses, "training loss", {n: metrics[n] for n in ("total_loss", *names) if n in metrics}
+    )
+    losses.set_ylim(bottom=0)
+
+    average_precision = {
+        name.replace("bbox/", ""): series
+        for name, series in metrics.items()
+        if name.endswith(("bbox/AP", "bbox/AP50", "bbox/AP75"))
+    }
+    _draw_series(precision, "COCO box AP, %", average_precision, marker="o")
+    for iterations, values in average_precision.values():
+        if math.isfinite(values[-1]):  # NaN: nothing to be found in the data set
+            precision.annotate(
+                f"{values[-1]:.1f}",
+                (iterations[-1], values[-1]),
+                xytext=(5, 3),
+                textcoords="offset points",
+                fontsize=8,
+            )
+    precision.set_ylim(0, 100)
+    if not average_precision:
+        precision.text(0.5, 0.5, "not evaluated", transform=precision.transAxes, ha="center")
+
+    _draw_series(rate, "learning rate", {"lr": metrics["lr"]} if "lr" in metrics else {})
+    last = max(series.iterations[-1] for series in metrics.values())
+    for axes in (losses, precision, rate):
+        axes.set_xlim(0, max(1, last) * 1.05)
+    losses.set_xlabel("iteration")
+    rate.set_xlabel("iteration")
+    figure.savefig(out_png)
+
+
+def _draw_series(axes: Axes, title: str, series: Mapping[str, Series], marker: str = "") -> None:
+    axes.set_title(title, loc="left", fontsize=10)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    for name, (iterations, values) in series.items():
+        axes.plot(iterations, values, label=name, marker=marker, linewidth=1.5)
+    if len(series) > 1:
+        axes.legend(frameon=False, fontsize=9)
+
+
+class _Panel(NamedTuple):
+    """Where an image is drawn: corner and size in pixels of the sheet, and its enlargement."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+    scale: float
+
+
+def draw_detection_sheet(
+    comparisons: Sequence[Comparison], class_names: Sequence[str], title: str, out_png: Path
+) -> None:
+    """Draw images in pairs: ground truth on the left, detections on the right.
+
+    The sheet's size depends on the number of images only in rows: large images are shrunk and small
+    ones enlarged. A class has one colour throughout. A label that finds no free place is left out.
+
+    Args:
+        comparisons: the images.
+        class_names: by label.
+        title: above the sheet.
+        out_png: the file to write.
+    """
+    panels, height = _place_panels([c.size for c in comparisons])
+    num_columns = min(len(comparisons), _CELLS_PER_ROW)
+    width = num_columns * _CELL_WIDTH + _MARGIN
+
+    figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI)
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))  # a unit is a pixel
+    axes.set_axis_off()
+    canvas = np.full((height, width, 3), 255, np.uint8)
+    colors = _class_colors(len(class_names))
+    for comparison, left in zip(comparisons, panels, strict=True):
+        interpolation = cv2.INTER_AREA if left.scale < 1 else cv2.INTER_CUBIC
+        pixels = read_image(comparison.file_name, format="RGB")
+        pixels = cv2.resize(pixels, (left.width, left.height), interpolation=interpolation)
+        right = left._replace(x=left.x + _PANEL + _GAP)
+        for panel, boxes in ((left, comparison.ground_truth), (right, comparison.detections)):
+            canvas[panel.y :, panel.x :][: panel.height, : panel.width] = pixels
+            _draw_boxes(axes, panel, boxes, class_names, colors)
+    axes.imshow(canvas, extent=(0, width, height, 0), interpolation="none", zorder=0)
+
+    for column in range(num_columns):
+        for offset, header in ((0, "ground truth"), (_PANEL + _GAP, "detections")):
+            x = _MARGIN + column * _CELL_WIDTH + offset + _PANEL / 2
+            axes.text(x, _HEADER - 8, header, fontsize=8, color="#666666", ha="center")
+    axes.text(_MARGIN, 24, title, fontsize=11, weight="bold", va="center")
+    shown = {box.label for c in comparisons for box in (*c.ground_truth, *c.detections)}
+    _draw_legend(axes, {class_names[label]: colors[label] for label in sorted(shown)})
+    figure.savefig(out_png)
+
+
+def _draw_legend(axes: Axes, entries: Mapping[str, str]) -> None:
+    """Names and their colours in at most two rows; with more names the labels have to do."""
+    width, height = axes.get_xlim()[1], axes.get_ylim()[0]
+    num_columns = int(width // (50 + 7 * max(map(len, entries), default=0)))
+    if 0 < len(entries) <= 2 * num_columns:
+        axes.legend(
+            handles=[Patch(color=color, label=name) for name, color in entries.items()],
+            loc="upper left",
+            bbox_to_anchor=(_MARGIN / width, 1 - 42 / height),
+            borderaxespad=0,
+            borderpad=0,
+            ncols=num_columns,
+            frameon=False,
+            fontsize=8,
+            handlelength=1,
+        )
+
+
+def _place_panels(sizes: Sequence[tuple[int, int]]) -> tuple[list[_Panel], int]:
+    """Left panels of images of the given (width, height), and the height of the whole sheet."""
+    panels = []
+    top = _HEADER
+    for start in range(0, len(sizes), _CELLS_PER_ROW):
+        row = []
+        for column, (width, height) in enumerate(sizes[start : start + _CELLS_PER_ROW]):
+            scale = _PANEL / max(width, height)
+            shown = (max(1, round(width * scale)), max(1, round(height * scale)))
+            x = _MARGIN + column * _CELL_WIDTH + (_PANEL - shown[0]) // 2
+            row.append(_Panel(x, top, *shown, scale))
+        tallest = max(panel.height for panel in row)
+        panels += [panel._replace(y=top + (tallest - panel.height) // 2) for panel in row]
+        top += tallest + _MARGIN
+    return panels, top
+
+
+def _draw_boxes(
+    axes: Axes,
+    panel: _Panel,
+    boxes: Sequence[LabeledBox],
+    class_names: Sequence[str],
+    colors: Sequence[str],
+) -> None:
+    taken: list[_Rectangle] = []
+    for label, corners, score in boxes:
+        x0, x1 = (panel.x + panel.scale * corners[i] for i in (0, 2))
+        y0, y1 = (panel.y + panel.scale * corners[i] for i in (1, 3))
+        outline = Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=colors[label])
+        axes.add_patch(outline)
+        text = class_names[label] if score is None else f"{class_names[label]} {score:.2f}"
+        place = _free_place(text, (x0, y0, x1, y1), panel, taken)
+        if place is None:
+            continue
+        taken.append(place)
+        left, top, right, bottom = place
+        axes.add_patch(Rectangle((left, top), right - left, bottom - top, color=colors[label]))
+        axes.text(left + 2, bottom - 3, text, fontsize=_LABEL_SIZE)
+
+
+_Rectangle = tuple[float, float, float, float]
+
+
+def _free_place(
+    text: str, box: _Rectangle, panel: _Panel, taken: Sequence[_Rectangle]
+) -> _Rectangle | None:
+    """A label's place above, below or in its box, inside the panel and off the labels there."""
+    letter = _LABEL_SIZE * _DPI / 72
+    width, height = 4 + 0.58 * letter * len(text), 1.3 * letter
+    left = max(panel.x, min(box[0], panel.x + panel.width - width))
+    for top in (box[1] - height, box[3], box[1]):
+        place = (left, top, left + width, top + height)
+        fits = place[2] <= panel.x + panel.width and place[3] <= panel.y + panel.height
+        if fits and top >= panel.y and not any(_overlap(place, other) for other in taken):
+            return place
+    return None
+
+
+def _overlap(a: _Rectangle, b: _Rectangle) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+def _class_colors(num_classes: int) -> list[str]:
+    """The chosen colours; where they do not suffice, hues that the golden ratio spreads."""
+    golden = (math.sqrt(5) - 1) / 2
+    further = (to_hex(colorsys.hsv_to_rgb(i * golden % 1, 0.65, 1)) for i in range(num_classes))
+    return [*_COLORS] if num_classes <= len(_COLORS) else [*further]

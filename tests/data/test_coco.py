@@ -1,0 +1,307 @@
+"""Registration of COCO json from the command line, and class counts against a config."""
+
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from focal_retina.data.coco import (
+    Registration,
+    check_num_classes,
+    dataset_classes,
+    parse_registration,
+    read_coco_json,
+    register_coco_json,
+    register_from_spec,
+)
+
+REAL_DATA = Path(__file__).parents[2].parent / "shared" / "data"
+
+
+@pytest.fixture(autouse=True)
+def catalogs():
+    """Forget what a test registers."""
+    before = set(DatasetCatalog)
+    yield
+    for name in set(DatasetCatalog) - before:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
+def coco(**changes):
+    content = {
+        "images": [{"id": 1, "file_name": "a.jpg", "width": 8, "height": 6}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 5, "bbox": [1, 1, 2.5, 2]}],
+        "categories": [{"id": 5, "name": "cat"}, {"id": 2, "name": "dog"}],
+    }
+    return {**content, **changes}
+
+
+@pytest.fixture
+def write(tmp_path):
+    def call(content, name="set.json"):
+        path = tmp_path / name
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
+        return str(path)
+
+    return call
+
+
+# --- NAME=ANNOTATIONS.json:IMAGE_DIR ---
+
+
+def test_parts_of_a_registration(tmp_path, write):
+    spec = f"cards={write(coco())}:{tmp_path}"
+    assert parse_registration(spec) == Registration("cards", f"{tmp_path}/set.json", str(tmp_path))
+
+
+@pytest.mark.parametrize("json_name, folder", [("a:b.json", "images"), ("a.json", "im:ages:")])
+def test_paths_may_hold_colons(tmp_path, write, json_name, folder):
+    json_file = write(coco(), json_name)
+    (tmp_path / folder).mkdir()
+    parsed = parse_registration(f"x={json_file}:{tmp_path / folder}")
+    assert parsed == Registration("x", json_file, str(tmp_path / folder))
+
+
+def test_equals_sign_in_a_path_belongs_to_the_path(tmp_path, write):
+    json_file = write(coco(), "k=v.json")
+    assert parse_registration(f"x={json_file}:{tmp_path}").json_file == json_file
+
+
+def test_home_is_expanded(tmp_path, write, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    json_file = write(coco())
+    assert parse_registration("x=~/set.json:~") == Registration("x", json_file, str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "spec, error, message",
+    [
+        ("cards", ValueError, "no name before '='"),
+        ("=a.json:images", ValueError, "no name before '='"),
+        ("cards=a.json", ValueError, "separated by ':'"),
+        ("cards=:images", ValueError, "separated by ':'"),
+        ("cards=a.json:", ValueError, "separated by ':'"),
+        ("cards=none.json:.", FileNotFoundError, "no annotation file none.json"),
+        ("cards=set.json:nowhere", FileNotFoundError, "no image folder nowhere"),
+        ("cards=set.json:set.json", FileNotFoundError, "no image folder set.json"),
+    ],
+)
+def test_wrong_registrations_say_what_is_wrong(tmp_path, write, monkeypatch, spec, error, message):
+    write(coco())
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(error, match=message):
+        parse_registration(spec)
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    st.text(alphabet="ab=:/. ~\né", max_size=12)
+    | st.text(st.characters(exclude_characters="\0"), max_size=20)  # no argument can hold it
+)
+def test_any_registration_parses_or_raises_value_or_file_error(spec):
+    try:
+        parsed = parse_registration(spec)
+    except (ValueError, FileNotFoundError) as error:
+        assert "register" in str(error)  # noqa: PT017, either outcome is right
+    else:
+        assert os.path.isfile(parsed.json_file) and os.path.isdir(parsed.image_root)
+
+
+# --- the json file ---
+
+
+def test_reads_what_is_right(write):
+    assert read_coco_json(write(coco())) == coco()
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("", "is not json"),
+        ("{", "is not json"),
+        ("[" * 100_000, "is not json"),
+        ("[]", "its top level is no object"),
+        ({}, '"images" is missing'),
+        (coco(annotations={}), '"annotations" is no list'),
+        (coco(categories=[]), '"categories" is empty'),
+        (coco(categories=[{"id": 1, "name": "a"}] * 2), '"categories" holds an id twice'),
+        (coco(images=[3]), r"images\[0\] is no object"),
+        (
+            coco(images=[{"id": 1, "file_name": "a.jpg", "width": 8}]),
+            r'images\[0\] has no "height"',
+        ),
+        (
+            coco(categories=[{"id": "1", "name": "a"}]),
+            r'"id" of categories\[0\] is \'1\', not an int',
+        ),
+        (
+            coco(annotations=[{"id": 1, "image_id": 1, "category_id": 5, "bbox": [1, 2, 3]}]),
+            r'"bbox" of annotations\[0\] is \[1, 2, 3\], not four finite numbers',
+        ),
+        (
+            coco(
+                annotations=[
+                    {"id": 1, "image_id": 1, "category_id": 5, "bbox": [1, 2, 3, float("nan")]}
+                ]
+            ),
+            "not four finite numbers",
+        ),
+        (
+            coco(annotations=[{"id": 1, "image_id": 1, "category_id": True, "bbox": [1, 2, 3, 4]}]),
+            "is True, not an integer",
+        ),
+    ],
+)
+def test_malformed_files_are_named_with_entry_and_field(write, content, message):
+    path = write(content)
+    with pytest.raises(ValueError, match=message) as error:
+        read_coco_json(path)
+    assert path in str(error.value)
+
+
+def test_binary_file_is_not_json(tmp_path):
+    (tmp_path / "a.json").write_bytes(bytes(range(256)))
+    with pytest.raises(ValueError, match="is not json"):
+        read_coco_json(str(tmp_path / "a.json"))
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["id", "name", "bbox", "images", "width"]), inner, max_size=3
+        )
+    ),
+    max_leaves=6,
+)
+
+
+@settings(deadline=None, max_examples=150)
+@given(data=st.data())
+def test_any_json_is_read_or_a_value_error(data, tmp_path_factory):
+    content = coco()
+    for section in data.draw(st.lists(st.sampled_from(sorted(content)), unique=True)):
+        entry = content[section][0]
+        if data.draw(st.booleans()):
+            content[section] = data.draw(_JSON)
+        else:
+            entry[data.draw(st.sampled_from(sorted(entry)))] = data.draw(_JSON)
+    path = tmp_path_factory.mktemp("fuzz") / "set.json"
+    path.write_text(json.dumps(content))
+    try:
+        read = read_coco_json(str(path))
+    except ValueError as error:
+        assert str(path) in str(error)  # noqa: PT017, either outcome is right
+        return
+    # What is accepted, Detectron2 loads, unless a category is unknown: it names that one itself.
+    register_coco_json(str(path), str(path), str(path.parent))
+    known = {category["id"] for category in read["categories"]}
+    if all(annotation["category_id"] in known for annotation in read["annotations"]):
+        assert len(DatasetCatalog.get(str(path))) == len(read["images"])
+
+
+# --- registration and classes ---
+
+
+def test_registered_as_detectron2_does_with_classes_at_once(tmp_path, write):
+    json_file = write(coco())
+    register_coco_json("animals", json_file, str(tmp_path))
+    metadata = MetadataCatalog.get("animals")
+    assert metadata.thing_classes == ["dog", "cat"]
+    assert metadata.thing_dataset_id_to_contiguous_id == {2: 0, 5: 1}
+    (record,) = DatasetCatalog.get("animals")
+    assert record["file_name"] == str(tmp_path / "a.jpg")
+    assert record["annotations"][0]["category_id"] == 1
+    assert metadata.evaluator_type == "coco"
+
+
+def test_a_name_stands_for_one_data_set(tmp_path, write):
+    register_from_spec(f"animals={write(coco())}:{tmp_path}")
+    register_from_spec(f"animals={write(coco())}:{tmp_path}")  # the same again
+    with pytest.raises(ValueError, match="'animals' is taken by another data set"):
+        register_from_spec(f"animals={write(coco(), 'other.json')}:{tmp_path}")
+    with pytest.raises(ValueError, match="'coco_2017_val' is taken"):
+        register_from_spec(f"coco_2017_val={write(coco())}:{tmp_path}")
+
+
+def test_wrong_number_of_classes_gives_the_right_one(tmp_path, write):
+    register_coco_json("animals", write(coco()), str(tmp_path))
+    check_num_classes(2, ["animals"])
+    message = (
+        "MODEL.RETINANET.NUM_CLASSES is 80 but animals has 2 categories (dog, cat): "
+        "set MODEL.RETINANET.NUM_CLASSES 2"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        check_num_classes(80, ["animals"])
+
+
+def test_train_and_test_sets_agree_in_categories(tmp_path, write):
+    register_coco_json("animals", write(coco()), str(tmp_path))
+    renamed = coco(categories=[{"id": 5, "name": "dog"}, {"id": 2, "name": "cat"}])
+    register_coco_json("swapped", write(renamed, "b.json"), str(tmp_path))
+    with pytest.raises(ValueError, match="swapped and animals have different categories"):
+        check_num_classes(2, ["animals", "swapped"])
+
+
+def test_classes_of_a_set_that_others_registered(tmp_path, write):
+    """register_coco_instances fills in the classes only when the set is loaded."""
+    register_coco_instances("animals", {}, write(coco()), str(tmp_path))
+    assert dataset_classes("animals") == ["dog", "cat"]
+
+
+def test_a_set_that_is_no_coco_json_is_left_to_detectron2():
+    DatasetCatalog.register("made_in_code", list)
+    assert dataset_classes("made_in_code") is None
+    check_num_classes(3, ["made_in_code"])
+
+
+def test_generated_shapes_need_no_file():
+    check_num_classes(6, ["focal_shapes_train", "focal_shapes_val", "focal_shapes_test"])
+    with pytest.raises(ValueError, match=r"has 6 categories .*NUM_CLASSES 6"):
+        check_num_classes(80, ["focal_shapes_train"])
+
+
+def test_unknown_name_gets_near_ones():
+    with pytest.raises(ValueError, match=r"'coco_2017_vla'.*near: coco_2017_val.*--register"):
+        dataset_classes("coco_2017_vla")
+
+
+@pytest.mark.parametrize("root", [None, "/sets"])
+def test_missing_builtin_set_says_where_it_was_looked_for(root, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    if root is None:
+        monkeypatch.delenv("DETECTRON2_DATASETS", raising=False)
+    else:
+        monkeypatch.setenv("DETECTRON2_DATASETS", root)
+    where = "is not set" if root is None else f"is {root}"
+    with pytest.raises(
+        FileNotFoundError, match=f"instances_val2017.json.*DETECTRON2_DATASETS {where}"
+    ):
+        check_num_classes(80, ["coco_2017_val"])
+
+
+@pytest.mark.parametrize(
+    "folder, num_images, num_boxes, classes",
+    [
+        ("cards", 60, 104, ["ace", "jack", "king", "nine", "queen", "ten"]),
+        ("bccd", 87, 1138, ["WBC", "RBC", "Platelets"]),
+    ],
+)
+def test_real_data(folder, num_images, num_boxes, classes):
+    directory = REAL_DATA / folder
+    if not directory.is_dir():
+        pytest.skip(f"the real data set {directory} is not here")
+    register_from_spec(f"real_val={directory / 'val.json'}:{directory / 'images'}")
+    assert dataset_classes("real_val") == classes
+    records = DatasetCatalog.get("real_val")
+    assert len(records) == num_images
+    assert sum(len(record["annotations"]) for record in records) == num_boxes
+    assert all(os.path.isfile(record["file_name"]) for record in records)
