@@ -1,0 +1,92 @@
+"""Config nodes of focal_retina and the builder-side access to them.
+
+Detectron2's own ``MODEL.RETINANET.*`` keys keep their meaning (anchors' IoU bands, focal alpha and
+gamma, prior, thresholds at test time). What is new stands under ``MODEL.FOCAL_RETINA``; its
+defaults are Detectron2's behaviour.
+"""
+
+from __future__ import annotations
+
+from detectron2.config import CfgNode as CN
+
+__all__ = ["add_focal_retina_config", "with_focal_retina_defaults"]
+
+
+def add_focal_retina_config(cfg: CN) -> None:
+    """Add the ``MODEL.FOCAL_RETINA`` nodes to ``cfg``, in place.
+
+    Call it right after ``detectron2.config.get_cfg()``, before a yaml is merged.
+    """
+    cfg.MODEL.FOCAL_RETINA = CN()
+    node = cfg.MODEL.FOCAL_RETINA
+
+    # Arithmetic of backbone and head where SOLVER.AMP.ENABLED: "bf16" (CPU and CUDA), "fp16" (CUDA,
+    # with loss scaling, Detectron2's AMP) or "fp32". Losses, box decoding and NMS are computed in
+    # fp32 whatever stands here.
+    node.PRECISION = "fp16"
+
+    # The two subnets: a name in DENSE_HEAD_REGISTRY.
+    node.HEAD = CN()
+    node.HEAD.NAME = "FocalRetinaNetHead"
+    # Start the classification bias at -log((1 - p) / p) with p = MODEL.RETINANET.PRIOR_PROB (paper
+    # section 3.3). False starts it at 0: every anchor says 0.5, which makes plain cross-entropy
+    # diverge.
+    node.HEAD.PRIOR_INIT = True
+
+    # Classification loss: a name in CLS_LOSS_REGISTRY. CrossEntropy, FocalLoss, FocalLossStar,
+    # OHEM, or your own. alpha and gamma are Detectron2's MODEL.RETINANET.FOCAL_LOSS_ALPHA and
+    # FOCAL_LOSS_GAMMA; alpha < 0: unweighted.
+    node.CLS_LOSS = CN()
+    node.CLS_LOSS.NAME = "FocalLoss"
+    # FL* (paper appendix A): the shift beta of -log(sigmoid(gamma * x_t + beta)) / gamma.
+    node.CLS_LOSS.BETA = 0.0
+    # One alpha a class instead of the scalar: None, a list of NUM_CLASSES numbers, or "auto" from
+    # the training set's counts.
+    node.CLS_LOSS.CLASS_ALPHA = None
+    # How the loss is computed, never what: "auto" | "plain" (readable autograd) | "blocked" (any
+    # device) | "triton" (CUDA).
+    node.CLS_LOSS.KERNEL = "auto"
+    # Online hard example mining (paper Table 1d).
+    node.CLS_LOSS.OHEM = CN()
+    # Anchors kept, per image.
+    node.CLS_LOSS.OHEM.BATCH_SIZE = 128
+    # IoU above which the anchor of the lower loss is dropped.
+    node.CLS_LOSS.OHEM.NMS_THRESH = 0.5
+    # Hold positives to negatives at 1:3 after NMS.
+    node.CLS_LOSS.OHEM.ONE_TO_THREE = False
+
+    # What the losses' sums are divided by (paper section 4.1 divides by the number of positive
+    # anchors).
+    node.NORMALIZER = CN()
+    # "ema": Detectron2's moving average over iterations | "batch": this batch's positives |
+    # "image": each image's own.
+    node.NORMALIZER.MODE = "ema"
+    # First value and momentum of the moving average.
+    node.NORMALIZER.INITIAL = 100.0
+    node.NORMALIZER.MOMENTUM = 0.9
+
+    # Anchor labeling; the IoU bands are Detectron2's MODEL.RETINANET.IOU_THRESHOLDS and IOU_LABELS.
+    node.LABELING = CN()
+    # Which objects make their best anchors positive below the positive band: "any" (Detectron2) |
+    # "min_iou" (Detectron: only where that best IoU reaches PROMOTION_MIN_IOU) | "none" (the
+    # paper's text).
+    node.LABELING.PROMOTION = "any"
+    node.LABELING.PROMOTION_MIN_IOU = 0.4
+    # Background anchors with at least this share of their area inside a crowd box are ignored.
+    # None: crowds are dropped, as Detectron2's mapper does.
+    node.LABELING.CROWD_IOA_THRESH = None
+
+
+def with_focal_retina_defaults(cfg: CN) -> CN:
+    """Return ``cfg``, or a copy with the default nodes where it has no ``MODEL.FOCAL_RETINA``.
+
+    Builders call it, so that a plain Detectron2 config works with ``MODEL.META_ARCHITECTURE:
+    FocalRetinaNet`` alone.
+    """
+    if "FOCAL_RETINA" in cfg.MODEL:
+        return cfg
+    cfg = cfg.clone()
+    cfg.defrost()
+    add_focal_retina_config(cfg)
+    cfg.freeze()
+    return cfg

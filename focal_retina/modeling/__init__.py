@@ -1,0 +1,13 @@
+from .anchor_labeling import AnchorLabeler
+from .head import DENSE_HEAD_REGISTRY, FocalRetinaNetHead, build_dense_head
+from .meta_arch import FocalRetinaNet
+from .postprocess import DensePostprocessor
+
+__all__ = [
+    "DENSE_HEAD_REGISTRY",
+    "AnchorLabeler",
+    "DensePostprocessor",
+    "FocalRetinaNet",
+    "FocalRetinaNetHead",
+    "build_dense_head",
+]

@@ -1,0 +1,304 @@
+"""Anchors and ground truth in, one label and one matched object per anchor out.
+
+The numbers are those of Detectron2's ``pairwise_iou`` + ``Matcher`` + ``RetinaNet.label_anchors``,
+bit for bit, without their matrix of all anchors by all objects: the work goes block by block,
+in buffers that stay in the cache, and leaves out objects that lie outside a block.
+
+Shapes: N images, R anchors of all levels, S anchors of a block, B blocks, M objects of an image,
+K classes.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+
+import torch
+from detectron2.structures import Boxes, Instances
+from torch import Tensor
+
+# Anchors and objects taken at once. On a CPU their product stays in the cache, and below the 32,768
+# elements from which torch spreads an operator over threads: so small a piece gains little by that,
+# and loses much where the cores are busy. An accelerator wants more work per kernel instead.
+CPU_BLOCK = (4000, 8)
+ACCELERATOR_BLOCK = (65536, 64)
+
+# The best anchors of an object are promoted where their IoU reaches this.
+PROMOTION_FLOORS: dict[str, Callable[[float], float]] = {
+    "none": lambda min_iou: float("inf"),
+    "min_iou": lambda min_iou: min_iou,
+    "any": lambda min_iou: 0.0,
+}
+
+
+class AnchorLabeler:
+    """Assigns each anchor a class, background, or "ignore", by its IoU with the objects.
+
+    An anchor belongs to the object that it overlaps most (the first of equals); the band of that
+    IoU decides what it becomes. Then each object's best anchors, ties included, may be promoted to
+    positive whatever their band; a promoted anchor keeps the object that *it* overlaps most.
+
+    Unlike in Detectron2, an object without area (width or height ≤ 0), or one that overlaps no
+    anchor, matches and promotes nothing (there, one such object makes every anchor positive).
+    An image without objects to match is all background.
+
+    Objects whose optional boolean field ``gt_is_crowd`` is set never match, just as if the mapper
+    had dropped them, which is what Detectron2's does.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        iou_thresholds: Sequence[float] = (0.4, 0.5),
+        iou_labels: Sequence[int] = (0, -1, 1),
+        promotion: str = "any",
+        promotion_min_iou: float = 0.4,
+        crowd_ioa_threshold: float | None = None,
+    ):
+        """
+        Args:
+            num_classes: K; also the label of background.
+            iou_thresholds: ascending borders of the IoU bands; a band includes its lower border.
+            iou_labels: what an anchor in each band becomes, one more than there are thresholds:
+                0 background, -1 ignored, 1 positive (not in the lowest band, where an anchor may
+                overlap nothing). The default is the paper's (section 4.1).
+            promotion: which objects promote their best anchors: ``none`` (the paper says nothing
+                of promotion), ``min_iou`` those whose best IoU is at least ``promotion_min_iou``
+                (Detectron, 0.4), ``any`` all (Detectron2).
+            promotion_min_iou: used by ``min_iou`` only.
+            crowd_ioa_threshold: background anchors with at least this fraction of their area
+                inside one crowd box become ignored. None: crowd boxes have no effect.
+
+        Raises:
+            ValueError: the bands, the promotion or the crowd threshold make no sense.
+        """
+        _check_bands(iou_thresholds, iou_labels)
+        if promotion not in PROMOTION_FLOORS:
+            raise ValueError(f"promotion is {promotion!r}; use one of {sorted(PROMOTION_FLOORS)}")
+        if crowd_ioa_threshold is not None and not 0 < crowd_ioa_threshold <= 1:
+            raise ValueError(
+                f"crowd_ioa_threshold is {crowd_ioa_threshold}; use a fraction in (0, 1], or None"
+            )
+        self.num_classes = num_classes
+        self.iou_thresholds = tuple(iou_thresholds)
+        self.iou_labels = tuple(iou_labels)
+        self.promotion_floor = PROMOTION_FLOORS[promotion](promotion_min_iou)
+        self.crowd_ioa_threshold = crowd_ioa_threshold
+
+    @torch.no_grad()
+    def __call__(
+        self, anchors: Sequence[Boxes], gt_instances: Sequence[Instances]
+    ) -> tuple[Tensor, Tensor]:
+        """
+        Args:
+            anchors: a ``Boxes`` per level, R in sum, the same for all images.
+            gt_instances: per image ``gt_boxes`` (M, 4), ``gt_classes`` (M,) and optionally
+                ``gt_is_crowd`` (M,) bool, on the anchors' device. Their values must have passed
+                :func:`check_gt_instances`.
+
+        Returns:
+            labels, int64 (N, R): -1 ignored, 0…K-1 the class of a positive, K background.
+            matched_idxs, int64 (N, R): the index of a positive's object in its image; 0 elsewhere.
+        """
+        shape = len(gt_instances), sum(map(len, anchors))
+        matched_idxs = torch.zeros(shape, dtype=torch.int64, device=anchors[0].device)
+        labels = torch.full_like(matched_idxs, self.num_classes)
+        if not any(map(len, gt_instances)):
+            return labels, matched_idxs
+        blocks = _AnchorBlocks(Boxes.cat(list(anchors)).tensor)
+        for image, gt in enumerate(gt_instances):
+            self._match(blocks, gt, labels[image], matched_idxs[image])
+            self._ignore_crowd(blocks, gt, labels[image])
+        return labels, matched_idxs
+
+    def _match(
+        self, blocks: "_AnchorBlocks", gt: Instances, labels: Tensor, matched: Tensor
+    ) -> None:
+        """Write one image's labels and matched objects in place."""
+        objects = _columns(gt.gt_boxes.tensor)
+        if gt.has("gt_is_crowd"):
+            objects[4].masked_fill_(gt.gt_is_crowd, torch.inf)
+        if not objects[4].isfinite().any():
+            return
+        anchor_iou, block_iou = blocks.best_iou(objects)
+        thresholds = anchor_iou.new_tensor(self.iou_thresholds)
+        bands = torch.bucketize(anchor_iou, thresholds, right=True)
+        kinds = bands.new_tensor(self.iou_labels)[bands]
+        kinds[blocks.attain(objects, block_iou, self.promotion_floor)] = 1
+
+        labels.masked_fill_(kinds == -1, -1)
+        positives = (kinds == 1).nonzero()[:, 0]
+        matched[positives] = blocks.argmax_iou(positives, objects)
+        labels[positives] = gt.gt_classes[matched[positives]]
+
+    def _ignore_crowd(self, blocks: "_AnchorBlocks", gt: Instances, labels: Tensor) -> None:
+        """Turn the background anchors of one image that lie in a crowd box into ignored ones."""
+        if self.crowd_ioa_threshold is None or not gt.has("gt_is_crowd"):
+            return
+        crowd = _columns(gt.gt_boxes.tensor[gt.gt_is_crowd])
+        rows = labels.split(blocks.size)
+        for number, _, ioa in blocks.sweep(crowd, blocks.near(crowd), _pairwise_ioa):
+            covered = ioa.amax(0) >= self.crowd_ioa_threshold
+            rows[number].masked_fill_(covered & (rows[number] == self.num_classes), -1)
+
+
+def check_gt_instances(
+    gt_instances: Sequence[Instances], num_classes: int, image_names: Sequence[str] | None = None
+) -> None:
+    """Check the ground truth of a batch, best before it moves to the device.
+
+    Args:
+        gt_instances: per image ``gt_boxes`` (M, 4) and ``gt_classes`` (M,).
+        num_classes: K.
+        image_names: a name per image; without it, the message gives the position in the batch.
+
+    Raises:
+        ValueError: a class outside 0…K-1 (Detectron2 silently takes K for background and -1 for
+            "ignore"), or a box with NaN, infinite or absurdly large coordinates.
+    """
+    if not gt_instances:
+        return
+    # A coordinate that is NaN or infinite makes the area so too: one vector tells of all four.
+    areas = torch.cat([gt.gt_boxes.area() for gt in gt_instances])
+    classes = torch.cat([gt.gt_classes for gt in gt_instances])
+    if bool((areas.isfinite() & (classes >= 0) & (classes < num_classes)).all()):
+        return
+    names = image_names or [f"image {i} of the batch" for i in range(len(gt_instances))]
+    for name, gt in zip(names, gt_instances, strict=True):
+        for i, (box, label) in enumerate(zip(gt.gt_boxes, gt.gt_classes.tolist(), strict=True)):
+            if not 0 <= label < num_classes:
+                raise ValueError(
+                    f"{name}: object {i} has class {label}, but num_classes is {num_classes}, so "
+                    f"classes are 0 to {num_classes - 1}. Correct the annotation, or set "
+                    "MODEL.RETINANET.NUM_CLASSES to the number of classes of the data set."
+                )
+            if not Boxes(box[None]).area().isfinite():
+                raise ValueError(
+                    f"{name}: object {i} has the box {box.tolist()}, whose area is not a finite "
+                    "float32. Correct or remove the annotation, or the transform that made the box."
+                )
+
+
+def _check_bands(thresholds: Sequence[float], labels: Sequence[int]) -> None:
+    ascending = all(low <= high for low, high in pairwise(thresholds))
+    if not thresholds or not thresholds[0] > 0 or not ascending:
+        raise ValueError(f"iou_thresholds is {list(thresholds)}; give ascending positive numbers")
+    bands = len(thresholds) + 1
+    if len(labels) != bands or not set(labels) <= {-1, 0, 1}:
+        raise ValueError(f"iou_labels is {list(labels)}; give -1, 0 or 1 to each of {bands} bands")
+    if labels[0] == 1:
+        raise ValueError(
+            f"iou_labels is {list(labels)}; the lowest band holds anchors that overlap nothing, "
+            "which can't be positive: begin with 0 or -1"
+        )
+
+
+class _AnchorBlocks:
+    """All anchors, cut into blocks, and one workspace for the pairs of a block."""
+
+    def __init__(self, anchors: Tensor):
+        on_cpu = anchors.device.type == "cpu"
+        self.size, self.objects_at_once = CPU_BLOCK if on_cpu else ACCELERATOR_BLOCK
+        self.columns = _columns(anchors)
+        self.blocks = self.columns.split(self.size, dim=1)
+        lows = torch.stack([block[:2].amin(1) for block in self.blocks])
+        highs = torch.stack([block[2:4].amax(1) for block in self.blocks])
+        self.hulls = torch.cat([lows, highs], dim=1)
+        self.workspace = anchors.new_empty(3, self.size * self.objects_at_once)
+
+    def near(self, objects: Tensor) -> Tensor:
+        """(B, M) bool: whether an object reaches into the hull of a block's anchors."""
+        x1, y1, x2, y2 = self.hulls.unsqueeze(2).unbind(1)
+        left, top, right, bottom, _ = objects
+        return (left < x2) & (right > x1) & (top < y2) & (bottom > y1)
+
+    def sweep(
+        self, objects: Tensor, selected: Tensor, measure: Callable[[Tensor, Tensor, Tensor], Tensor]
+    ) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """Evaluate ``measure`` on the selected pairs of a block and an object.
+
+        Yields:
+            the number of the block, the indices of some objects (m,), and their values (m, S),
+            which the next step overwrites.
+        """
+        indices = selected.nonzero()[:, 1].split(selected.sum(1).tolist())
+        for number, block in enumerate(self.blocks):
+            for start in range(0, len(indices[number]), self.objects_at_once):
+                chunk = indices[number][start : start + self.objects_at_once]
+                yield number, chunk, measure(objects[:, chunk], block, self.workspace)
+
+    def best_iou(self, objects: Tensor) -> tuple[Tensor, Tensor]:
+        """The highest IoU of each anchor (R,), and of each object within each block (B, M)."""
+        of_anchor = self.columns.new_zeros(self.columns.shape[1])
+        of_object = self.columns.new_zeros(len(self.blocks), objects.shape[1])
+        anchor_rows = of_anchor.split(self.size)
+        for number, chunk, iou in self.sweep(objects, self.near(objects), _pairwise_iou):
+            torch.maximum(anchor_rows[number], iou.amax(0), out=anchor_rows[number])
+            of_object[number, chunk] = iou.amax(1)
+        return of_anchor, of_object
+
+    def attain(self, objects: Tensor, block_iou: Tensor, floor: float) -> Tensor:
+        """(R,) bool: anchors whose IoU with an object is that object's highest, and ≥ ``floor``.
+
+        Only blocks that hold an object's highest IoU, as ``block_iou`` (B, M) tells, are looked at.
+        """
+        highest = block_iou.amax(0)
+        attained = torch.zeros_like(self.columns[0], dtype=torch.bool)
+        rows = attained.split(self.size)
+        winners = (block_iou == highest) & (highest > 0) & (highest >= floor)
+        for number, chunk, iou in self.sweep(objects, winners, _pairwise_iou):
+            # No difference is positive, so the greatest is 0 where one of the objects is attained.
+            rows[number].logical_or_(iou.sub_(highest[chunk, None]).amax(0) == 0)
+        return attained
+
+    def argmax_iou(self, indices: Tensor, objects: Tensor) -> Tensor:
+        """For the anchors at ``indices`` (P,), the object of highest IoU, the first of equals."""
+        num_objects = objects.shape[1]
+        order = torch.arange(num_objects, dtype=objects.dtype, device=objects.device)
+        rows = max(1, self.workspace.shape[1] // num_objects)
+        workspace = self.workspace.new_empty(3, rows * num_objects)
+        best = torch.empty_like(indices)
+        for chunk, out in zip(indices.split(rows), best.split(rows), strict=True):
+            iou = _pairwise_iou(self.columns[:, chunk], objects, workspace)
+            # 0 at the highest, -1 elsewhere; then minus the position, or less. Plain arithmetic,
+            # because max(dim=1) and argmax are slow on a CPU.
+            below = iou.sub_(iou.amax(1, keepdim=True)).sign_()
+            out.copy_(below.mul_(num_objects).sub_(order).amax(1).neg_())
+        return best
+
+
+def _columns(boxes: Tensor) -> Tensor:
+    """Boxes (R, 4) to contiguous rows x1, y1, x2, y2, area (5, R).
+
+    A box without area is given an infinite one, so that its IoU with anything is 0.
+    """
+    x1, y1, x2, y2 = boxes.unbind(1)
+    width, height = x2 - x1, y2 - y1
+    area = width * height
+    area = torch.where((width > 0) & (area > 0), area, torch.inf)
+    return torch.stack([x1, y1, x2, y2, area])
+
+
+def _pairwise_iou(rows: Tensor, columns: Tensor, workspace: Tensor) -> Tensor:
+    """IoU (m, S) of boxes (5, m) and (5, S), rounded as Detectron2's; ≤ 0 where disjoint."""
+    intersection, spare = _pairwise_intersection(rows, columns, workspace)
+    union = torch.add(rows[4].unsqueeze(1), columns[4], out=spare).sub_(intersection)
+    return intersection.div_(union)
+
+
+def _pairwise_ioa(rows: Tensor, columns: Tensor, workspace: Tensor) -> Tensor:
+    """Intersection over the area of the second box, (m, S); ≤ 0 where disjoint."""
+    intersection, _ = _pairwise_intersection(rows, columns, workspace)
+    return intersection.div_(columns[4])
+
+
+def _pairwise_intersection(
+    rows: Tensor, columns: Tensor, workspace: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Intersection (m, S) of boxes (5, m) and (5, S), ≤ 0 where disjoint, and a spare buffer."""
+    m, s = rows.shape[1], columns.shape[1]
+    width, height, spare = workspace[:, : m * s].view(3, m, s)
+    x1, y1, x2, y2, _ = rows.unsqueeze(2)
+    other_x1, other_y1, other_x2, other_y2, _ = columns
+    torch.minimum(x2, other_x2, out=width).sub_(torch.maximum(x1, other_x1, out=spare))
+    torch.minimum(y2, other_y2, out=height).sub_(torch.maximum(y1, other_y1, out=spare))
+    return width.clamp_(min=0).mul_(height), spare

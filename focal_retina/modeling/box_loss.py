@@ -1,0 +1,76 @@
+"""Box regression losses of the positive anchors.
+
+Shapes: P positive anchors. Values and gradients are those of Detectron2's
+``_dense_box_regression_loss``, which computes the targets of every anchor and keeps those of the
+positives; here only the positives are looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from detectron2.config import CfgNode
+from detectron2.layers import ciou_loss, diou_loss
+from detectron2.modeling.box_regression import Box2BoxTransform
+from fvcore.nn import giou_loss, smooth_l1_loss
+from torch import Tensor
+
+__all__ = ["BoxLoss", "IoUBoxLoss", "SmoothL1BoxLoss", "build_box_loss"]
+
+
+class BoxLoss(Protocol):
+    """The losses of P positive anchors."""
+
+    def __call__(self, pred_deltas: Tensor, anchors: Tensor, gt_boxes: Tensor) -> Tensor:
+        """
+        Args:
+            pred_deltas: (P, 4), the head's outputs.
+            anchors: (P, 4), XYXY in pixels.
+            gt_boxes: (P, 4), XYXY in pixels, the object of each anchor.
+
+        Returns:
+            (P,), fp32, the loss of each anchor summed over its coordinates.
+        """
+
+
+class SmoothL1BoxLoss:
+    """Smooth L1 on the encoded deltas (paper section 4; ``beta=0`` is L1, Detectron2's zoo)."""
+
+    def __init__(self, *, box2box_transform: Box2BoxTransform, beta: float):
+        self.box2box_transform = box2box_transform
+        self.beta = beta
+
+    def __call__(self, pred_deltas: Tensor, anchors: Tensor, gt_boxes: Tensor) -> Tensor:
+        gt_deltas = self.box2box_transform.get_deltas(anchors, gt_boxes)
+        return smooth_l1_loss(pred_deltas.float(), gt_deltas, beta=self.beta, reduction="none").sum(
+            dim=1
+        )
+
+
+class IoUBoxLoss:
+    """A loss on decoded boxes: generalized, distance or complete IoU."""
+
+    def __init__(self, *, box2box_transform: Box2BoxTransform, iou_loss: Callable[..., Tensor]):
+        self.box2box_transform = box2box_transform
+        self.iou_loss = iou_loss
+
+    def __call__(self, pred_deltas: Tensor, anchors: Tensor, gt_boxes: Tensor) -> Tensor:
+        pred_boxes = self.box2box_transform.apply_deltas(pred_deltas, anchors)
+        return self.iou_loss(pred_boxes, gt_boxes, reduction="none")
+
+
+_IOU_LOSSES = {"giou": giou_loss, "diou": diou_loss, "ciou": ciou_loss}
+
+
+def build_box_loss(cfg: CfgNode, box2box_transform: Box2BoxTransform) -> BoxLoss:
+    """Build what ``MODEL.RETINANET.BBOX_REG_LOSS_TYPE`` names: smooth_l1, giou, diou or ciou."""
+    name = cfg.MODEL.RETINANET.BBOX_REG_LOSS_TYPE
+    if name in _IOU_LOSSES:
+        return IoUBoxLoss(box2box_transform=box2box_transform, iou_loss=_IOU_LOSSES[name])
+    if name != "smooth_l1":
+        known = ", ".join(["smooth_l1", *_IOU_LOSSES])
+        raise ValueError(f"MODEL.RETINANET.BBOX_REG_LOSS_TYPE is {name!r}; it can be {known}")
+    return SmoothL1BoxLoss(
+        box2box_transform=box2box_transform, beta=cfg.MODEL.RETINANET.SMOOTH_L1_LOSS_BETA
+    )

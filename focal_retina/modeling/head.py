@@ -1,0 +1,84 @@
+"""The two subnets of RetinaNet: feature maps in, class logits and box deltas out."""
+
+from __future__ import annotations
+
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling.meta_arch.retinanet import RetinaNetHead
+from fvcore.common.registry import Registry
+from torch import nn
+
+__all__ = ["DENSE_HEAD_REGISTRY", "FocalRetinaNetHead", "build_dense_head"]
+
+DENSE_HEAD_REGISTRY = Registry("DENSE_HEAD")
+DENSE_HEAD_REGISTRY.__doc__ = """
+Registry of dense heads. A head is built as ``head(cfg, input_shape: list[ShapeSpec])`` and called
+with the list of feature maps, high resolution first; it returns per-level logits (N, A x K, H, W)
+and box deltas (N, A x 4, H, W).
+"""
+
+
+def build_dense_head(cfg: CfgNode, input_shape: list[ShapeSpec]) -> nn.Module:
+    """Build the head that ``MODEL.FOCAL_RETINA.HEAD.NAME`` names.
+
+    Raises:
+        ValueError: no head of that name is registered.
+    """
+    name = cfg.MODEL.FOCAL_RETINA.HEAD.NAME
+    if name not in DENSE_HEAD_REGISTRY:
+        known = ", ".join(sorted(key for key, _ in DENSE_HEAD_REGISTRY))
+        raise ValueError(
+            f"MODEL.FOCAL_RETINA.HEAD.NAME is {name!r}, but the registered heads are {known}"
+        )
+    return DENSE_HEAD_REGISTRY.get(name)(cfg, input_shape)
+
+
+@DENSE_HEAD_REGISTRY.register()
+class FocalRetinaNetHead(RetinaNetHead):
+    """Detectron2's RetinaNet head (same layers, names and initial values) with an optional prior.
+
+    Paper section 4: per subnet ``len(conv_dims)`` 3x3 convolutions with ReLU and one output
+    convolution, all starting at N(0, .01) and bias 0; the subnets share no weights, and each is
+    shared over the levels.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        input_shape: list[ShapeSpec],
+        num_classes: int,
+        num_anchors: int,
+        conv_dims: list[int],
+        norm: str = "",
+        prior_prob: float | None = 0.01,
+    ):
+        """
+        Args:
+            input_shape: shapes of the feature maps, one a level.
+            num_classes: K.
+            num_anchors: A, anchors at each position, the same on every level.
+            conv_dims: output channels of each convolution of a subnet.
+            norm: normalization after those convolutions, see :func:`detectron2.layers.get_norm`.
+            prior_prob: the score that every anchor starts with (paper section 3.3), or None for a
+                classification bias of 0, which is a score of 0.5.
+        """
+        if prior_prob is not None and not 0 < prior_prob < 1:
+            raise ValueError(
+                f"prior_prob {prior_prob} (MODEL.RETINANET.PRIOR_PROB) is not within (0, 1)"
+            )
+        super().__init__(
+            input_shape=input_shape,
+            num_classes=num_classes,
+            num_anchors=num_anchors,
+            conv_dims=conv_dims,
+            norm=norm,
+            prior_prob=0.5 if prior_prob is None else prior_prob,  # logit(0.5) = 0
+        )
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: list[ShapeSpec]) -> dict:
+        arguments = super().from_config(cfg, input_shape)
+        if not cfg.MODEL.FOCAL_RETINA.HEAD.PRIOR_INIT:
+            arguments["prior_prob"] = None
+        return arguments

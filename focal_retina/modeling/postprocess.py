@@ -1,0 +1,116 @@
+"""From dense predictions to detections: threshold, top-k per level, decode, per-class NMS.
+
+Shapes: N images, R_l anchors of level l, K classes, T candidates kept.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from detectron2.layers import batched_nms
+from detectron2.modeling.box_regression import Box2BoxTransform
+from detectron2.structures import Boxes, Instances
+from torch import Tensor
+
+__all__ = ["DensePostprocessor"]
+
+
+class DensePostprocessor:
+    """Detectron2's RetinaNet inference, on logits.
+
+    The threshold is first applied to the logits, with a margin, so that the sigmoid and the exact
+    comparison run on the few candidates only; the detections are the same.
+    """
+
+    def __init__(
+        self,
+        *,
+        box2box_transform: Box2BoxTransform,
+        score_thresh: float = 0.05,
+        topk_candidates: int = 1000,
+        nms_thresh: float = 0.5,
+        max_detections: int = 100,
+    ):
+        """
+        Args:
+            box2box_transform: decodes deltas.
+            score_thresh: detections score higher than this (paper section 4.1: .05).
+            topk_candidates: boxes decoded per level, at most.
+            nms_thresh: of two boxes of one class with a higher IoU, the lower score goes.
+            max_detections: detections per image, at most.
+        """
+        self.box2box_transform = box2box_transform
+        self.score_thresh = score_thresh
+        self.topk_candidates = topk_candidates
+        self.nms_thresh = nms_thresh
+        self.max_detections = max_detections
+        self._logit_thresh = _logit(score_thresh) - 1e-2  # a bf16 sigmoid is good for 3 digits
+
+    def __call__(
+        self,
+        anchors: list[Boxes],
+        logits: list[Tensor],
+        deltas: list[Tensor],
+        image_sizes: list[tuple[int, int]],
+    ) -> list[Instances]:
+        """
+        Args:
+            anchors: per level, R_l boxes in pixels.
+            logits: per level, (N, R_l, K).
+            deltas: per level, (N, R_l, 4).
+            image_sizes: per image (height, width), before padding.
+
+        Returns:
+            Per image, Instances with ``pred_boxes``, ``scores`` and ``pred_classes``, the highest
+            score first.
+        """
+        return [
+            self.postprocess_image(
+                anchors, [x[i] for x in logits], [x[i] for x in deltas], image_size
+            )
+            for i, image_size in enumerate(image_sizes)
+        ]
+
+    def postprocess_image(
+        self,
+        anchors: list[Boxes],
+        logits: list[Tensor],
+        deltas: list[Tensor],
+        image_size: tuple[int, int],
+    ) -> Instances:
+        """The same for one image: ``logits`` (R_l, K) and ``deltas`` (R_l, 4) per level."""
+        candidates = [
+            self._level_candidates(*level) for level in zip(anchors, logits, deltas, strict=True)
+        ]
+        boxes, scores, classes = (torch.cat(parts) for parts in zip(*candidates, strict=True))
+        keep = batched_nms(boxes, scores, classes, self.nms_thresh)[: self.max_detections]
+        return Instances(
+            image_size,
+            pred_boxes=Boxes(boxes[keep]),
+            scores=scores[keep],
+            pred_classes=classes[keep],
+        )
+
+    def _level_candidates(
+        self, anchors: Boxes, logits: Tensor, deltas: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        anchor_idxs, class_idxs = torch.nonzero(logits > self._logit_thresh, as_tuple=True)
+        scores = logits[anchor_idxs, class_idxs].float().sigmoid()
+        above = scores > self.score_thresh
+        anchor_idxs, class_idxs, scores = anchor_idxs[above], class_idxs[above], scores[above]
+
+        scores, top = scores.topk(min(len(scores), self.topk_candidates))
+        anchor_idxs, class_idxs = anchor_idxs[top], class_idxs[top]
+        boxes = self.box2box_transform.apply_deltas(
+            deltas[anchor_idxs], anchors.tensor[anchor_idxs]
+        )
+        return boxes, scores, class_idxs
+
+
+def _logit(probability: float) -> float:
+    if probability <= 0:
+        return -math.inf
+    if probability >= 1:
+        return math.inf
+    return math.log(probability / (1 - probability))

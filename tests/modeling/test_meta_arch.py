@@ -1,0 +1,206 @@
+"""FocalRetinaNet against Detectron2's RetinaNet: the same weights and inputs, the same numbers."""
+
+import pytest
+import torch
+from detectron2 import model_zoo
+from detectron2.config import get_cfg
+from detectron2.modeling import build_model
+from detectron2.structures import Boxes, Instances
+from detectron2.utils.events import EventStorage
+
+import focal_retina
+
+SIZES = [(64, 96), (96, 80), (64, 64)]  # (height, width); the last image has no object
+NUM_CLASSES = 7
+
+
+def make_cfg(meta_architecture: str, *overrides):
+    """R50-FPN of the zoo, random weights, small enough for a test."""
+    cfg = model_zoo.get_config("COCO-Detection/retinanet_R_50_FPN_1x.yaml")
+    cfg.MODEL.META_ARCHITECTURE = meta_architecture
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.WEIGHTS = ""
+    cfg.MODEL.RETINANET.NUM_CLASSES = NUM_CLASSES
+    cfg.merge_from_list(list(overrides))
+    return cfg
+
+
+def make_batch(seed: int) -> list[dict]:
+    generator = torch.Generator().manual_seed(seed)
+    batch = []
+    for i, (height, width) in enumerate(SIZES):
+        count = 0 if i == len(SIZES) - 1 else 4
+        extent = torch.tensor([width, height], dtype=torch.float32)
+        size = torch.rand(count, 2, generator=generator) * 36 + 8
+        corner = torch.rand(count, 2, generator=generator) * (extent - size)
+        instances = Instances((height, width))
+        instances.gt_boxes = Boxes(torch.cat([corner, corner + size], dim=1))
+        instances.gt_classes = torch.randint(NUM_CLASSES, (count,), generator=generator)
+        image = torch.randint(256, (3, height, width), generator=generator).float()
+        # Twice the size on output: detections are scaled back to the original image.
+        batch.append(
+            {"image": image, "instances": instances, "height": 2 * height, "width": 2 * width}
+        )
+    return batch
+
+
+def make_pair(seed: int, *overrides):
+    """(stock, ours), with the same weights, which give logits of -2 +- 1 and deltas of 0 +- 0.2.
+
+    (An untrained ResNet's activations are large; the initial head would saturate on them or say 1%
+    everywhere.)
+    """
+    torch.manual_seed(seed)
+    stock = build_model(make_cfg("RetinaNet", *overrides)).eval()
+    with torch.no_grad():
+        features = stock.backbone(stock.preprocess_image(make_batch(seed)).tensor)
+        logits, deltas = stock.head([features[f] for f in stock.head_in_features])
+        for layer, outputs, bias, scale in [
+            (stock.head.cls_score, logits, -2, 1.0),
+            (stock.head.bbox_pred, deltas, 0, 0.2),
+        ]:
+            layer.weight.mul_(scale / outputs[0].std())
+            layer.bias.fill_(bias)
+    ours = build_model(make_cfg("FocalRetinaNet", *overrides))
+    ours.load_state_dict(stock.state_dict(), strict=True)
+    return stock, ours
+
+
+def train_step(model, batch):
+    with EventStorage():
+        losses = model.train()(batch)
+    model.zero_grad()
+    sum(losses.values()).backward()
+    return losses, {k: p.grad for k, p in model.named_parameters() if p.requires_grad}
+
+
+def losses_of(model, batch):
+    with EventStorage(), torch.no_grad():
+        return model.train()(batch)
+
+
+def assert_losses_equal(actual, expected):
+    assert actual.keys() == expected.keys()
+    for name, value in expected.items():
+        assert value > 0
+        torch.testing.assert_close(actual[name], value, rtol=1e-5, atol=0)
+
+
+GN = ("MODEL.RETINANET.NORM", "GN")
+GIOU = ("MODEL.RETINANET.BBOX_REG_LOSS_TYPE", "giou")
+SMOOTH = ("MODEL.RETINANET.SMOOTH_L1_LOSS_BETA", 0.11)
+
+
+@pytest.mark.parametrize(
+    "seed, overrides", [(0, ()), (1, GN), (2, ()), (3, GN + GIOU), (4, SMOOTH)]
+)
+def test_losses_and_gradients_equal_detectron2(seed, overrides):
+    stock, ours = make_pair(seed, *overrides)
+    batch = make_batch(seed)
+    expected, expected_grads = train_step(stock, batch)
+    actual, grads = train_step(ours, batch)
+    assert_losses_equal(actual, expected)
+    assert grads.keys() == expected_grads.keys()
+    for name, grad in expected_grads.items():
+        error = (grads[name] - grad).abs().max() / grad.abs().max()
+        assert error <= 1e-5, f"{name}: {error}"
+    # And with a normalizer that has moved
+    assert_losses_equal(losses_of(ours, batch), losses_of(stock, batch))
+
+
+@pytest.mark.parametrize("seed, overrides", [(0, ()), (1, GN), (2, ())])
+def test_detections_equal_detectron2(seed, overrides):
+    stock, ours = make_pair(seed, *overrides)
+    batch = make_batch(seed)
+    with torch.no_grad():
+        expected, actual = stock.eval()(batch), ours.eval()(batch)
+    for theirs, mine in zip(expected, actual, strict=True):
+        theirs, mine = theirs["instances"], mine["instances"]
+        assert len(theirs) > 10
+        assert mine.image_size == theirs.image_size
+        assert mine.pred_classes.tolist() == theirs.pred_classes.tolist()
+        torch.testing.assert_close(mine.scores, theirs.scores, rtol=0, atol=1e-4)
+        torch.testing.assert_close(
+            mine.pred_boxes.tensor, theirs.pred_boxes.tensor, rtol=0, atol=1e-4
+        )
+
+
+def test_state_dict_has_detectron2s_keys_and_one_seed_gives_the_same_weights():
+    torch.manual_seed(5)
+    stock = build_model(make_cfg("RetinaNet")).state_dict()
+    torch.manual_seed(5)
+    ours = build_model(make_cfg("FocalRetinaNet")).state_dict()
+    assert list(ours) == list(stock)
+    for name, value in stock.items():
+        assert torch.equal(ours[name], value), name
+
+
+def test_zoo_yaml_builds_with_only_the_meta_architecture_changed():
+    path = model_zoo.get_config_file("COCO-Detection/retinanet_R_50_FPN_1x.yaml")
+    cfg = get_cfg()
+    focal_retina.add_focal_retina_config(cfg)
+    focal_retina.merge_config_file(cfg, path)
+    cfg.MODEL.META_ARCHITECTURE = "FocalRetinaNet"
+    cfg.MODEL.DEVICE = "cpu"
+    model = build_model(cfg)
+    assert isinstance(model, focal_retina.FocalRetinaNet)
+    assert model.head.cls_score.out_channels == 9 * 80
+
+
+def test_normalizer_survives_a_checkpoint():
+    _, ours = make_pair(0)
+    batch = make_batch(0)
+    losses_of(ours, batch)
+    torch.manual_seed(9)
+    resumed = build_model(make_cfg("FocalRetinaNet"))
+    resumed.load_state_dict(ours.state_dict())
+    expected, actual = losses_of(ours, batch), losses_of(resumed, batch)
+    assert actual["loss_cls"] == expected["loss_cls"]
+
+
+def test_zero_area_box_changes_nothing_where_detectron2_makes_every_anchor_positive():
+    stock, ours = make_pair(0)
+    clean, dirty = make_batch(0), make_batch(0)
+    flat = Instances(dirty[0]["instances"].image_size)
+    flat.gt_boxes = Boxes(torch.tensor([[30.0, 20.0, 30.0, 60.0]]))
+    flat.gt_classes = torch.tensor([1])
+    dirty[0]["instances"] = Instances.cat([dirty[0]["instances"], flat])
+
+    def num_positives(model, batch):
+        with EventStorage() as storage:
+            losses = model.train()(batch)
+        return storage.latest()["num_pos_anchors"][0], losses
+
+    before, losses = num_positives(ours, clean)
+    assert num_positives(stock, clean)[0] == before
+    assert num_positives(stock, dirty)[0] > 20 * before
+    _, ours = make_pair(0)  # a normalizer at its start
+    after, losses_dirty = num_positives(ours, dirty)
+    assert after == before
+    assert losses_dirty["loss_cls"] == losses["loss_cls"]
+
+
+@pytest.mark.parametrize("bad_class", [-1, NUM_CLASSES])
+def test_class_out_of_range_names_the_image(bad_class):
+    _, ours = make_pair(0)
+    batch = make_batch(0)
+    batch[1]["file_name"] = "street/0042.jpg"
+    batch[1]["instances"].gt_classes[2] = bad_class
+    with pytest.raises(ValueError, match=rf"street/0042\.jpg.*{bad_class}"):
+        ours.train()(batch)
+
+
+def test_trains_outside_an_event_storage():
+    """Code bases with a training loop of their own have none."""
+    _, ours = make_pair(0)
+    assert ours.train()(make_batch(0)).keys() == {"loss_cls", "loss_box_reg"}
+
+
+def test_vis_period_puts_pictures_into_the_event_storage():
+    _, ours = make_pair(0, "VIS_PERIOD", 2)
+    with EventStorage() as storage:
+        for _ in range(3):
+            storage.clear_images()
+            ours.train()(make_batch(0))
+            assert bool(storage._vis_data) == (storage.iter % 2 == 0)
+            storage.step()
