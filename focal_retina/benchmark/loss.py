@@ -1,0 +1,159 @@
+"""What ``tools/benchmark.py loss`` measures: the focal loss, forward and backward, beside peers.
+
+The inputs and the candidates are here; how they are measured is :mod:`.timing`'s affair. N images,
+R anchors of all levels, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from fvcore.nn import sigmoid_focal_loss, sigmoid_focal_loss_jit
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.ops import sigmoid_focal_loss as torchvision_focal_loss
+
+from ..losses import FocalLoss
+from ..modeling.anchor_labeling import AnchorLabeler
+from .labeling import make_anchors, make_gt
+from .timing import COPY, Candidate, Case
+
+__all__ = ["comparison_cases", "scaling_cases"]
+
+ALPHA, GAMMA = 0.25, 2.0
+OBJECTS_PER_IMAGE = 8
+# A model's loss is divided by the normalizer before backward.
+NORMALIZER = 100.0
+
+
+@dataclass(frozen=True)
+class Size:
+    images: int
+    height: int
+    width: int
+    classes: int
+
+
+COMPARED = (
+    Size(2, 800, 1344, 80),
+    Size(1, 480, 640, 80),
+    Size(2, 800, 1344, 1),
+    Size(1, 480, 640, 1203),  # LVIS
+)
+# Images alone, then anchors alone, then classes alone.
+SCALING = (
+    *(Size(n, 800, 1344, 80) for n in (1, 2, 4)),
+    *(Size(1, h, w, 80) for h, w in ((200, 336), (400, 672), (800, 1344), (1600, 2688))),
+    *(Size(1, 400, 672, k) for k in (1, 20, 80, 365, 1203)),
+)
+
+
+def comparison_cases(device: torch.device) -> Iterator[Case]:
+    """Our loss and the peers' at each size.
+
+    The peers need a one-hot target of every anchor and logits without the ignored anchors. Both are
+    made inside the measured call, as in Detectron2's ``RetinaNet.losses``, because the labels are
+    new in every iteration.
+
+    Yields:
+        a title and the candidates by name, ours first, each one forward and backward.
+    """
+    for size in COMPARED:
+        yield _title(size), {**_ours(size, device), **_peers(size, device)}
+
+
+def scaling_cases(device: torch.device) -> Iterator[Case]:
+    """Our loss alone as images, anchors and classes grow; see :func:`comparison_cases`."""
+    for size in SCALING:
+        yield _title(size), _ours(size, device)
+
+
+def make_inputs(size: Size, device: torch.device) -> tuple[list[Tensor], list[Tensor]]:
+    """Logits of an early iteration, and the labels of images with 8 objects each, by levels."""
+    generator = torch.Generator().manual_seed(0)
+    anchors = make_anchors((size.height, size.width), str(device))
+    gt = [
+        make_gt(OBJECTS_PER_IMAGE, (size.height, size.width), str(device), seed=image)
+        for image in range(size.images)
+    ]
+    for instances in gt:
+        instances.gt_classes %= size.classes
+    labels, _ = AnchorLabeler(num_classes=size.classes)(anchors, gt)
+    level_sizes = [len(level) for level in anchors]
+    logits = [
+        torch.randn(size.images, r, size.classes, generator=generator).sub_(4).to(device)
+        for r in level_sizes
+    ]
+    return [x.requires_grad_() for x in logits], list(labels.split(level_sizes, dim=1))
+
+
+def _title(size: Size) -> str:
+    return f"{size.images} × {size.height} × {size.width} px, K = {size.classes}"
+
+
+def _ours(size: Size, device: torch.device) -> dict[str, Candidate]:
+    logits, labels = make_inputs(size, device)
+    bf16_logits = [x.detach().bfloat16().requires_grad_() for x in logits]
+    copies = [torch.zeros_like(x) for x in logits]
+
+    def copy() -> None:
+        with torch.no_grad():
+            torch._foreach_copy_(copies, logits)
+
+    return {
+        "ours": _step(_our_loss("auto"), logits, labels),
+        "ours, bf16 logits": _step(_our_loss("auto"), bf16_logits, labels),
+        COPY: copy,
+        "the same into new memory": lambda: [x.detach().clone() for x in logits],
+    }
+
+
+def _peers(size: Size, device: torch.device) -> dict[str, Candidate]:
+    logits, labels = make_inputs(size, device)
+    losses = {
+        "Detectron2 (fvcore, jit)": _one_hot_loss(sigmoid_focal_loss_jit),
+        "fvcore, eager": _one_hot_loss(sigmoid_focal_loss),
+        "torchvision": _one_hot_loss(torchvision_focal_loss),
+        "ours, plain form": _our_loss("plain"),
+    }
+    return {name: _step(loss, logits, labels) for name, loss in losses.items()}
+
+
+Loss = Callable[[list[Tensor], list[Tensor]], Tensor]
+
+
+def _step(loss: Loss, logits: list[Tensor], labels: list[Tensor]) -> Candidate:
+    """Forward and backward, from logits without a gradient to logits with one."""
+
+    def step() -> None:
+        for x in logits:
+            x.grad = None
+        (loss(logits, labels) / NORMALIZER).backward()
+
+    return step
+
+
+def _our_loss(kernel: str) -> Loss:
+    module = FocalLoss(alpha=ALPHA, gamma=GAMMA, kernel=kernel)
+    return lambda logits, labels: module(logits, labels)[0]
+
+
+def _one_hot_loss(focal_loss: Callable[..., Tensor]) -> Loss:
+    """What Detectron2's ``RetinaNet.losses`` does for classification, with any focal loss."""
+
+    def loss(logits: list[Tensor], labels: list[Tensor]) -> Tensor:
+        gt_labels = torch.cat(labels, dim=1)
+        valid = gt_labels >= 0
+        num_classes = logits[0].shape[2]
+        target = F.one_hot(gt_labels[valid], num_classes=num_classes + 1)[:, :-1]
+        return focal_loss(
+            torch.cat(logits, dim=1)[valid],
+            target.to(logits[0].dtype),
+            alpha=ALPHA,
+            gamma=GAMMA,
+            reduction="sum",
+        )
+
+    return loss
