@@ -34,6 +34,8 @@ setup(
     ],
     extras_require={
         "opencv": ["opencv-python-headless"],
+        # compiles the loss on the CPU
+        "fast": ["numba"],
         "dev": ["hypothesis", "mypy", "pytest", "ruff"],
     },
     # configs/ stands at the top of the repository, and in the installed package as

@@ -25,6 +25,10 @@ def add_focal_retina_config(cfg: CN) -> None:
     # fp32 whatever stands here.
     node.PRECISION = "fp16"
 
+    # "SGD" (Detectron2's, and the paper's) or "AdamW", which learns faster where nothing is
+    # pretrained and the schedule is short. Rates, decay and clipping stand under SOLVER.
+    node.OPTIMIZER = "SGD"
+
     # The two subnets: a name in DENSE_HEAD_REGISTRY.
     node.HEAD = CN()
     node.HEAD.NAME = "FocalRetinaNetHead"
@@ -44,7 +48,7 @@ def add_focal_retina_config(cfg: CN) -> None:
     # the training set's counts.
     node.CLS_LOSS.CLASS_ALPHA = None
     # How the loss is computed, never what: "auto" | "plain" (readable autograd) | "blocked" (any
-    # device) | "triton" (CUDA).
+    # device) | "compiled" (CPU, with Numba) | "triton" (CUDA).
     node.CLS_LOSS.KERNEL = "auto"
     # Online hard example mining (paper Table 1d).
     node.CLS_LOSS.OHEM = CN()

@@ -9,6 +9,7 @@ PACKAGE = Path(__file__).parents[1] / "focal_retina"
 LIBRARIES = {
     "torch",
     "triton",
+    "numba",
     "torchvision",
     "detectron2",
     "fvcore",
@@ -20,7 +21,7 @@ LIBRARIES = {
 # room -> what it may import of the package and of the libraries above. "*" means anything of that
 # kind.
 ROOMS = {
-    "losses/kernels": {"torch", "triton", "losses/kernels"},
+    "losses/kernels": {"torch", "triton", "numba", "losses/kernels"},
     "losses": {"torch", "torchvision", "fvcore", "losses", "losses/kernels"},
     "modeling": {"torch", "detectron2", "fvcore", "modeling", "losses", "config"},
     "config": {"detectron2"},

@@ -20,7 +20,14 @@ from ..modeling.anchor_labeling import AnchorLabeler
 from .labeling import make_anchors, make_gt
 from .timing import COPY, Candidate, Case
 
-__all__ = ["comparison_cases", "scaling_cases"]
+__all__ = [
+    "Size",
+    "comparison_cases",
+    "make_inputs",
+    "our_candidates",
+    "peer_candidates",
+    "scaling_cases",
+]
 
 ALPHA, GAMMA = 0.25, 2.0
 OBJECTS_PER_IMAGE = 8
@@ -30,6 +37,8 @@ NORMALIZER = 100.0
 
 @dataclass(frozen=True)
 class Size:
+    """Of a batch: images of one size, and classes."""
+
     images: int
     height: int
     width: int
@@ -61,13 +70,14 @@ def comparison_cases(device: torch.device) -> Iterator[Case]:
         a title and the candidates by name, ours first, each one forward and backward.
     """
     for size in COMPARED:
-        yield _title(size), {**_ours(size, device), **_peers(size, device)}
+        inputs = make_inputs(size, device)
+        yield _title(size), {**our_candidates(*inputs), **peer_candidates(*inputs)}
 
 
 def scaling_cases(device: torch.device) -> Iterator[Case]:
     """Our loss alone as images, anchors and classes grow; see :func:`comparison_cases`."""
     for size in SCALING:
-        yield _title(size), _ours(size, device)
+        yield _title(size), our_candidates(*make_inputs(size, device))
 
 
 def make_inputs(size: Size, device: torch.device) -> tuple[list[Tensor], list[Tensor]]:
@@ -93,25 +103,18 @@ def _title(size: Size) -> str:
     return f"{size.images} × {size.height} × {size.width} px, K = {size.classes}"
 
 
-def _ours(size: Size, device: torch.device) -> dict[str, Candidate]:
-    logits, labels = make_inputs(size, device)
+def our_candidates(logits: list[Tensor], labels: list[Tensor]) -> dict[str, Candidate]:
     bf16_logits = [x.detach().bfloat16().requires_grad_() for x in logits]
     copies = [torch.zeros_like(x) for x in logits]
-
-    def copy() -> None:
-        with torch.no_grad():
-            torch._foreach_copy_(copies, logits)
-
     return {
         "ours": _step(_our_loss("auto"), logits, labels),
         "ours, bf16 logits": _step(_our_loss("auto"), bf16_logits, labels),
-        COPY: copy,
-        "the same into new memory": lambda: [x.detach().clone() for x in logits],
+        COPY: lambda: [copy.copy_(x.detach()) for copy, x in zip(copies, logits, strict=True)],
+        "copy into new memory": lambda: [x.detach().clone() for x in logits],
     }
 
 
-def _peers(size: Size, device: torch.device) -> dict[str, Candidate]:
-    logits, labels = make_inputs(size, device)
+def peer_candidates(logits: list[Tensor], labels: list[Tensor]) -> dict[str, Candidate]:
     losses = {
         "Detectron2 (fvcore, jit)": _one_hot_loss(sigmoid_focal_loss_jit),
         "fvcore, eager": _one_hot_loss(sigmoid_focal_loss),
@@ -125,14 +128,8 @@ Loss = Callable[[list[Tensor], list[Tensor]], Tensor]
 
 
 def _step(loss: Loss, logits: list[Tensor], labels: list[Tensor]) -> Candidate:
-    """Forward and backward, from logits without a gradient to logits with one."""
-
-    def step() -> None:
-        for x in logits:
-            x.grad = None
-        (loss(logits, labels) / NORMALIZER).backward()
-
-    return step
+    """Forward and backward."""
+    return lambda: torch.autograd.grad(loss(logits, labels) / NORMALIZER, logits)
 
 
 def _our_loss(kernel: str) -> Loss:

@@ -69,9 +69,22 @@ def loss_and_gradients(
 
 
 def scale_(gradient: Tensor, factor: Tensor) -> None:
-    """Multiply ``gradient`` in place by a 0-dim tensor."""
-    if (number := factor.item()) != 1:
+    """Multiply ``gradient``, dense memory, in place by a 0-dim tensor."""
+    number = factor.item()
+    if number == 1:
+        return
+    if gradient.device.type != "cpu" or gradient.itemsize >= 4:
         gradient.mul_(number)
+        return
+    # ATen's multiplication of narrow dtypes takes twice as long as this.
+    blocks = iter(gradient.as_strided((gradient.numel(),), (1,)).split(_BLOCK))
+
+    def scale_blocks() -> None:
+        scratch = gradient.new_empty(_BLOCK, dtype=torch.float32)
+        for block in blocks:
+            block.copy_(scratch[: len(block)].copy_(block).mul_(number))
+
+    on_each_thread(scale_blocks)
 
 
 class _Loss(NamedTuple):
@@ -113,32 +126,50 @@ class _Scratch:
 
 
 def _chunk_sums(chunk: _Chunk, loss: _Loss, scratch: _Scratch) -> Iterator[float]:
-    x, y, gradient = chunk
-    num_anchors, num_classes = x.shape
-    special = torch.nonzero(y != num_classes).squeeze(1)
-    label = y[special]
+    special = torch.nonzero(chunk.labels != chunk.logits.shape[1]).squeeze(1)
+    label = chunk.labels[special]
     ignored, positive, own_class = special[label < 0], special[label >= 0], label[label >= 0]
+    yield from _negative_sums(chunk, loss, scratch, ignored, positive, own_class)
+    if chunk.gradient is not None:
+        chunk.gradient.index_fill_(0, ignored, 0)
+    for first in range(0, len(positive), _BLOCK):
+        part = slice(first, first + _BLOCK)
+        yield _positive_sum(chunk, loss, scratch, positive[part], own_class[part])
 
+
+def _negative_sums(
+    chunk: _Chunk,
+    loss: _Loss,
+    scratch: _Scratch,
+    ignored: Tensor,
+    positive: Tensor,
+    own_class: Tensor,
+) -> Iterator[float]:
+    """Block by block; writes the gradient as if there were only negatives."""
+    num_anchors, num_classes = chunk.logits.shape
     step = max(_BLOCK // num_classes, 1)
-    blocks = x.split(step)
-    slopes = [None] * len(blocks) if gradient is None else gradient.split(step)
+    own = positive * num_classes + own_class
+    blocks = chunk.logits.split(step)
+    slopes = [None] * len(blocks) if chunk.gradient is None else chunk.gradient.split(step)
     ignored_by_block = _by_block(ignored, step, num_anchors)
-    own_by_block = _by_block(positive * num_classes + own_class, step * num_classes, x.numel())
+    own_by_block = _by_block(own, step * num_classes, num_anchors * num_classes)
     for block in zip(blocks, slopes, ignored_by_block, own_by_block, strict=True):
         yield _sum(loss.formula, loss.negative_weight, scratch, *block)
 
-    for anchor, k in zip(positive.split(_BLOCK), own_class.split(_BLOCK), strict=True):
-        weight = loss.positive_weight
-        weight = weight[k] if isinstance(weight, Tensor) else weight
-        z = -x[anchor, k]
-        if gradient is None:
-            yield _sum(loss.formula, weight, scratch, z, None)
-        else:
-            slope = torch.empty_like(z)
-            yield _sum(loss.formula, weight, scratch, z, slope)
-            gradient[anchor, k] = -slope
-    if gradient is not None:
-        gradient.index_fill_(0, ignored, 0)
+
+def _positive_sum(
+    chunk: _Chunk, loss: _Loss, scratch: _Scratch, positive: Tensor, own_class: Tensor
+) -> float:
+    """Over some positives at their own classes; puts their gradient in its place."""
+    weight = loss.positive_weight
+    weight = weight[own_class] if isinstance(weight, Tensor) else weight
+    z = -chunk.logits[positive, own_class]
+    if chunk.gradient is None:
+        return _sum(loss.formula, weight, scratch, z, None)
+    slope = torch.empty_like(z)
+    total = _sum(loss.formula, weight, scratch, z, slope)
+    chunk.gradient[positive, own_class] = -slope
+    return total
 
 
 def _by_block(indices: Tensor, block: int, total: int) -> tuple[Tensor, ...]:

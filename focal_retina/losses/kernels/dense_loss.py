@@ -7,6 +7,7 @@ it, in place, by the gradient of the sum. As a custom operator it is one opaque 
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 from dataclasses import astuple
@@ -21,9 +22,9 @@ from .memory import GRADIENT_SCALE
 
 __all__ = ["KERNELS", "dense_loss_sum"]
 
-# Modules that implement loss_and_gradients and scale_, imported when first used: Triton is not
-# installed everywhere.
-KERNELS = {"blocked": ".blocked", "triton": ".triton_kernel"}
+# Modules that implement loss_and_gradients and scale_, imported when first used: neither Numba nor
+# Triton is installed everywhere.
+KERNELS = {"blocked": ".blocked", "compiled": ".compiled", "triton": ".triton_kernel"}
 
 
 def dense_loss_sum(
@@ -48,7 +49,8 @@ def dense_loss_sum(
         formula: the loss of one logit.
         positive_weight: weight of an anchor's own class, a number or (K,).
         negative_weight: weight of every other class, a number or (K,).
-        kernel: "blocked", "triton" (CUDA), or "auto": the faster of those that can run.
+        kernel: "blocked", "compiled" (CPU), "triton" (CUDA), or "auto": the fastest of those that
+            can run.
 
     Returns:
         0-dim, fp32 or wider.
@@ -88,14 +90,21 @@ def _numbers_or_tensor(
 
 
 def _load_kernel(name: str, device: torch.device) -> ModuleType:
-    if name == "auto":
-        name = "triton" if device.type == "cuda" and _triton_runs_on(device) else "blocked"
+    name = _fastest_kernel(device) if name == "auto" else name
     return importlib.import_module(KERNELS[name], __package__)
 
 
-def _triton_runs_on(device: torch.device) -> bool:
-    has_triton = importlib.util.find_spec("triton") is not None
-    return has_triton and torch.cuda.get_device_capability(device) >= (7, 0)
+@functools.cache
+def _fastest_kernel(device: torch.device) -> str:
+    if device.type == "cpu" and _is_installed("numba"):
+        return "compiled"
+    if device.type == "cuda" and _is_installed("triton"):
+        return "triton" if torch.cuda.get_device_capability(device) >= (7, 0) else "blocked"
+    return "blocked"
+
+
+def _is_installed(library: str) -> bool:
+    return importlib.util.find_spec(library) is not None
 
 
 @torch.library.custom_op("focal_retina::dense_loss", mutates_args=())
@@ -143,20 +152,28 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, list
     ctx.set_materialize_grads(False)
 
 
-def _backward(ctx: Any, grad_total: Tensor, _: Any) -> tuple[Any, ...]:
+def _backward(ctx: Any, grad_total: Tensor | None, _: Any) -> tuple[Any, ...]:
     if torch.is_grad_enabled():
         raise RuntimeError(
             "the loss kernels have no second derivative: call backward without create_graph, or "
             'choose the kernel "plain", whose loss has derivatives of any order'
         )
-    gradients = [gradient.detach() for gradient in ctx.saved_tensors]
-    # The saved gradient becomes the result, unless another backward may come for it.
-    if torch._C._autograd._get_current_graph_task_keep_graph():
-        gradients = [gradient.clone() for gradient in gradients]
-    torch.ops.focal_retina.scale_gradients_(gradients, grad_total, ctx.kernel)
-    remaining = iter(gradients)
-    by_level = [next(remaining) if needed else None for needed in ctx.needs_grad]
+    by_level: list[Tensor | None] = [None] * len(ctx.needs_grad)
+    if grad_total is not None:
+        scaled = iter(_scaled(ctx.saved_tensors, grad_total, ctx.kernel))
+        by_level = [next(scaled) if needed else None for needed in ctx.needs_grad]
     return by_level, [None] * len(by_level), *[None] * 6
+
+
+def _scaled(saved: tuple[Tensor, ...], factor: Tensor, kernel: str) -> list[Tensor]:
+    gradients = [gradient.detach() for gradient in saved]
+    # The saved gradient becomes the result, unless another backward may come for it, or this one is
+    # being traced (then the tensors are of some subclass): a compiled graph plans its own memory.
+    kept = torch._C._autograd._get_current_graph_task_keep_graph()
+    if kept or any(type(gradient) is not Tensor for gradient in gradients):
+        gradients = [gradient.clone() for gradient in gradients]
+    torch.ops.focal_retina.scale_gradients_(gradients, factor, kernel)
+    return gradients
 
 
 _dense_loss.register_autograd(_backward, setup_context=_setup_context)

@@ -24,6 +24,8 @@ __all__ = ["FORMULAS", "Focal", "FocalStar", "Formula"]
 
 # Where softplus(z) - z is below the last digit, even in fp64.
 _SOFTPLUS_IS_IDENTITY = 40.0
+# Below it σ(z)^γ is 1 to the last digit of fp64, for |z| up to 1e4.
+_GAMMA_IS_ZERO = 1e-20
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ class Focal:
     @property
     def loss_scale(self) -> float:
         """What :meth:`evaluate` multiplies the loss by."""
-        return self.gamma or 1.0
+        return 1.0 if self.gamma < _GAMMA_IS_ZERO else self.gamma
 
     def evaluate(
         self,
@@ -92,7 +94,7 @@ class Focal:
         large: bool,
     ) -> Tensor:
         """As :meth:`FocalStar.evaluate`."""
-        if self.gamma == 0:
+        if self.gamma < _GAMMA_IS_ZERO:
             return FocalStar(1.0, 0.0).evaluate(z, weight, scratch, slope, large=large)
         loss, p, modulation = scratch
         zero = z.new_zeros(())

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
-import functools
+import collections
+import contextlib
+import math
 import mmap
-from collections.abc import Callable
+import weakref
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,34 +19,41 @@ __all__ = ["GRADIENT_SCALE", "empty_gradient"]
 # times as large. The steepest slope is below 2, which leaves room for weights up to 8.
 GRADIENT_SCALE = {torch.float16: 2.0**12}
 
-_HUGE_PAGE = 2 << 20
+# Smaller tensors come out of malloc's own memory, which it does keep.
+_SMALLEST_BLOCK = 4 << 20
+# The levels of a few losses; older ones go back to the system.
+_MOST_FREE_BLOCKS = 8
+
+_free_blocks: collections.deque[mmap.mmap] = collections.deque(maxlen=_MOST_FREE_BLOCKS)
 
 
 def empty_gradient(logits: Tensor) -> Tensor:
-    """An uninitialised tensor like ``logits``, in huge pages where Linux grants them.
+    """An uninitialised tensor like ``logits``, on the CPU in memory that earlier gradients left.
 
-    A large CPU tensor comes in fresh pages, and the first touch of 4 KiB after 4 KiB takes longer
-    than computing the gradient that goes into them.
+    malloc returns a large tensor to the system, and the next iteration's comes in fresh pages,
+    whose first touch takes as long as computing the gradient that goes into them.
     """
-    gradient = torch.empty_like(logits)
-    if gradient.device.type == "cpu" and gradient.nbytes >= 2 * _HUGE_PAGE:
-        _advise_huge_pages(gradient.untyped_storage())
-    return gradient
+    is_large = logits.nbytes >= _SMALLEST_BLOCK and hasattr(mmap, "MAP_PRIVATE")
+    if logits.device.type != "cpu" or not is_large or not logits.is_contiguous():
+        return torch.empty_like(logits)
+    block = _take_block(logits.nbytes)
+    array = np.frombuffer(block, dtype=np.uint8, count=logits.nbytes)
+    # The tensor keeps the array; when both are gone, the block is free again.
+    weakref.finalize(array, _free_blocks.append, block).atexit = False
+    return torch.from_numpy(array).view(logits.dtype).view(logits.shape)
 
 
-def _advise_huge_pages(storage: torch.UntypedStorage) -> None:
-    # Whole pages only, so that nothing but this storage is concerned. It is advice: a kernel
-    # without huge pages refuses it, and nothing is lost.
-    begin = -(-storage.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
-    end = (storage.data_ptr() + storage.nbytes()) // mmap.PAGESIZE * mmap.PAGESIZE
-    if advise := _madvise():
-        advise(begin, end - begin, mmap.MADV_HUGEPAGE)
-
-
-@functools.lru_cache(maxsize=1)
-def _madvise() -> Callable[[int, int, int], int] | None:
-    if not hasattr(mmap, "MADV_HUGEPAGE"):
-        return None
-    madvise = ctypes.CDLL(None).madvise
-    madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
-    return madvise
+def _take_block(size: int) -> mmap.mmap:
+    for block in list(_free_blocks):
+        if size <= len(block) <= 2 * size:
+            # Another thread may have been faster.
+            with contextlib.suppress(ValueError):
+                _free_blocks.remove(block)
+                return block
+    # Private: shared pages would be common to this process and its forks.
+    pages = math.ceil(size / mmap.PAGESIZE)
+    block = mmap.mmap(-1, pages * mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with contextlib.suppress(OSError):  # advice, which a system may not know
+            block.madvise(mmap.MADV_HUGEPAGE)
+    return block

@@ -25,7 +25,7 @@ Result = TypeVar("Result")
 def on_each_thread(work: Callable[[], Result]) -> list[Result]:
     """What ``work`` returns, called on as many threads at once as ATen has for this one.
 
-    Autograd, autocast and other modes are off in it.
+    The caller's modes (autograd, autocast, inference) may or may not hold in it.
     """
     num_threads = torch.get_num_threads()
     if num_threads == 1:

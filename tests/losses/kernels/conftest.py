@@ -1,0 +1,45 @@
+"""An independent definition of the loss for the tests of the kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from focal_retina.losses.kernels import Focal, FocalStar
+
+Weight = float | Tensor
+
+
+def _loss_of_logit(x_t: Tensor, formula: Focal | FocalStar) -> Tensor:
+    """The paper's definitions: section 3 and appendix A."""
+    if isinstance(formula, FocalStar):
+        return -F.logsigmoid(formula.gamma * x_t + formula.beta) / formula.gamma
+    return -F.logsigmoid(x_t) * torch.exp(formula.gamma * F.logsigmoid(-x_t))
+
+
+def _reference_sum(
+    logits: Sequence[Tensor],
+    labels: Sequence[Tensor],
+    formula: Focal | FocalStar,
+    positive_weight: Weight,
+    negative_weight: Weight,
+) -> Tensor:
+    """In float64 and with ordinary autograd, one-hot targets and masks."""
+    total = torch.zeros((), dtype=torch.float64)
+    for x, y in zip(logits, labels, strict=True):
+        num_classes = x.shape[2]
+        target = F.one_hot(y.clamp(min=0), num_classes + 1)[..., :num_classes][y >= 0].bool()
+        x = x.double()[y >= 0]
+        positive = positive_weight * _loss_of_logit(x, formula)
+        negative = negative_weight * _loss_of_logit(-x, formula)
+        total = total + positive[target].sum() + negative[~target].sum()
+    return total
+
+
+@pytest.fixture(scope="session")
+def reference_sum() -> Callable[..., Tensor]:
+    return _reference_sum
