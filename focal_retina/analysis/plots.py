@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 from detectron2.data.detection_utils import read_image
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
+from PIL import Image
 
 from .detections import Comparison, LabeledBox
 from .training_metrics import Series
@@ -79,6 +79,7 @@ def draw_training_curves(metrics: Mapping[str, Series], out_png: Path) -> None:
     last = max(series.iterations[-1] for series in metrics.values())
     for axes in (losses, precision, rate):
         axes.set_xlim(0, max(1, last) * 1.05)
+    rate.set_ylim(bottom=0)
     losses.set_xlabel("iteration")
     rate.set_xlabel("iteration")
     figure.savefig(out_png)
@@ -128,9 +129,8 @@ def draw_detection_sheet(
     canvas = np.full((height, width, 3), 255, np.uint8)
     colors = _class_colors(len(class_names))
     for comparison, left in zip(comparisons, panels, strict=True):
-        interpolation = cv2.INTER_AREA if left.scale < 1 else cv2.INTER_CUBIC
-        pixels = read_image(comparison.file_name, format="RGB")
-        pixels = cv2.resize(pixels, (left.width, left.height), interpolation=interpolation)
+        image = Image.fromarray(read_image(comparison.file_name, format="RGB"))
+        pixels = np.asarray(image.resize((left.width, left.height), Image.Resampling.LANCZOS))
         right = left._replace(x=left.x + _PANEL + _GAP)
         for panel, boxes in ((left, comparison.ground_truth), (right, comparison.detections)):
             canvas[panel.y :, panel.x :][: panel.height, : panel.width] = pixels

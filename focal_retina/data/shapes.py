@@ -20,20 +20,20 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-import cv2
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 from iopath.common.file_io import file_lock
 from tqdm import tqdm
 
-from .shapes_scene import CLASS_NAMES, GENERATOR_VERSION, SPLITS, ShapesConfig, render_scene
+from .shapes_config import GENERATOR_VERSION, SPLITS, ShapesConfig
+from .shapes_outlines import CLASS_NAMES
 
 __all__ = ["generate_split", "register_shapes", "split_directory"]
 
 
 def split_directory(config: ShapesConfig, split: str, root: Path) -> Path:
     """The folder of one split, below the folder `root` of all data sets."""
-    parameters = json.dumps(asdict(config), sort_keys=True)
+    parameters = json.dumps([CLASS_NAMES, asdict(config)], sort_keys=True)
     digest = hashlib.sha256(parameters.encode()).hexdigest()[:8]
     return root / "focal_shapes" / f"v{GENERATOR_VERSION}-{digest}" / split
 
@@ -71,6 +71,15 @@ def generate_split(config: ShapesConfig, split: str, root: Path) -> Path:
 
 
 def _write_split(config: ShapesConfig, split: str, directory: Path) -> None:
+    # Here, so that the package can be imported without OpenCV, of which there are several wheels.
+    try:
+        import cv2
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "generating the shapes needs OpenCV: pip install opencv-python-headless", name="cv2"
+        ) from error
+    from .shapes_scene import render_scene
+
     (directory / "images").mkdir(parents=True)
     images: list[dict] = []
     annotations: list[dict] = []

@@ -13,8 +13,9 @@ import math
 import cv2
 import numpy as np
 
+from .shapes_outlines import Rng
+
 __all__ = [
-    "Rng",
     "coordinates",
     "develop",
     "draw_lines",
@@ -22,8 +23,6 @@ __all__ = [
     "random_color",
     "value_noise",
 ]
-
-Rng = np.random.Generator
 
 
 def random_color(

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .shapes_background import Rng
+__all__ = ["CLASS_NAMES", "CLASS_OUTLINES", "DISTRACTORS", "Outline", "Rng"]
 
-__all__ = ["CLASS_OUTLINES", "DISTRACTORS", "Outline"]
+Rng = np.random.Generator
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,25 +30,19 @@ def _on_circle(angles: np.ndarray, radius: float | np.ndarray = 1.0) -> np.ndarr
     return np.stack([np.cos(angles), np.sin(angles)], axis=-1) * np.reshape(radius, (-1, 1))
 
 
-def _regular(corners: int, radius: float | np.ndarray = 1.0) -> np.ndarray:
-    return _on_circle(np.arange(corners) * (2 * np.pi / corners), radius)
+def _regular(corners: int, radius: float | np.ndarray = 1.0, first: float = -0.25) -> np.ndarray:
+    """Corners evenly round a circle, the first one at `first` turns: at the top, if not said."""
+    return _on_circle((np.arange(corners) / corners + first) * (2 * np.pi), radius)
 
 
-def _plus(arm: float) -> np.ndarray:
-    quarter = np.array([(arm, -1.0), (arm, -arm), (1.0, -arm)])
-    turn = np.array([[0, 1], [-1, 0]])
-    return np.concatenate([quarter @ np.linalg.matrix_power(turn, k) for k in range(4)])
-
-
-# The classes, in the order of their ids.
+# The classes, upright, in the order of their ids.
 CLASS_OUTLINES = {
-    "disc": Outline((_regular(48),)),
     "ring": Outline((_regular(48), _regular(48, 0.55))),
     "triangle": Outline((_regular(3),)),
-    "square": Outline((_regular(4),)),
+    "square": Outline((_regular(4, first=0.125),)),
     "star": Outline((_regular(10, np.tile([1.0, 0.42], 5)),)),
-    "cross": Outline((_plus(0.34),)),
 }
+CLASS_NAMES = tuple(CLASS_OUTLINES)
 
 
 def _bar(rng: Rng) -> Outline:

@@ -1,4 +1,4 @@
-"""Scenes of the generated shapes data set: its parameters, and how an image is made.
+"""Scenes of the generated shapes data set: how an image is made.
 
 Image `i` of a split is a pure function of (parameters, split, i): neither the other images nor the
 number of processes matter. (Between two releases of NumPy or OpenCV a pixel may differ.)
@@ -19,7 +19,6 @@ import cv2
 import numpy as np
 
 from .shapes_background import (
-    Rng,
     coordinates,
     develop,
     draw_lines,
@@ -27,64 +26,14 @@ from .shapes_background import (
     random_color,
     value_noise,
 )
-from .shapes_outlines import CLASS_OUTLINES, DISTRACTORS, Outline
+from .shapes_config import SPLITS, ShapesConfig
+from .shapes_outlines import CLASS_NAMES, CLASS_OUTLINES, DISTRACTORS, Outline, Rng
 
-__all__ = [
-    "CLASS_NAMES",
-    "GENERATOR_VERSION",
-    "SPLITS",
-    "SceneObject",
-    "ShapesConfig",
-    "render_scene",
-]
-
-# To be raised with every change that alters an image or a box, so that old data are not used.
-GENERATOR_VERSION = 1
-
-SPLITS = ("train", "val", "test")
-CLASS_NAMES = tuple(CLASS_OUTLINES)
+__all__ = ["SceneObject", "render_scene"]
 
 _SUPERSAMPLING = 4
 _SHADOW_MARGIN = 6  # pixels round a shape that its shadow may reach
 _PLACEMENT_TRIES = 20
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShapesConfig:
-    """Everything that decides the data set's content. Lengths in pixels, colours in [0, 1]."""
-
-    seed: int = 2017
-    num_train: int = 2000
-    num_val: int = 300
-    num_test: int = 300
-    image_sizes: tuple[tuple[int, int], ...] = ((160, 128), (128, 160))
-    """(width, height) of the images, drawn with equal chance."""
-    empty_fraction: float = 0.06
-    """Share of images without any object."""
-    max_objects: int = 6
-    """The other images hold 1 … max_objects, with equal chance."""
-    min_size: float = 12.0
-    max_size: float = 60.0
-    """Range of sqrt(box area), log-uniform, so that small objects are the many."""
-    max_stretch: float = 1.25
-    """Largest ratio by which an object is stretched along one axis before it is turned."""
-    max_truncation: float = 0.15
-    """Largest share of a box's side that the image's border may cut off."""
-    min_visible: float = 0.6
-    """Share of an object's area inside the image that stays visible."""
-    max_distractors: int = 6
-    """Shapes of no class in an image, 0 … max_distractors with equal chance."""
-    max_lines: int = 4
-    """Thin lines in the background, 0 … max_lines with equal chance."""
-    min_contrast: float = 0.3
-    """RGB distance sought between a shape's colour and the mean of what it covers."""
-    noise: float = 0.04
-    """Largest standard deviation of the sensor noise."""
-    jpeg_quality: int = 92
-
-    def num_images(self, split: str) -> int:
-        """Number of images of one of SPLITS."""
-        return {"train": self.num_train, "val": self.num_val, "test": self.num_test}[split]
 
 
 @dataclass(frozen=True)
@@ -107,13 +56,18 @@ class _Sprite:
 
 
 def _place(
-    rng: Rng, config: ShapesConfig, outline: Outline, size: float, width: int, height: int
+    rng: Rng,
+    config: ShapesConfig,
+    outline: Outline,
+    size: float,
+    angle: float,
+    frame: tuple[int, int],
 ) -> _Sprite:
-    """Stretch, turn, scale and shift an outline at random, and rasterise it.
+    """Stretch an outline at random, turn it by `angle`, scale and shift it, and rasterise it.
 
     The box is the extent of the rasterised shape inside the image, exact to 1 / _SUPERSAMPLING.
     """
-    angle, stretch = rng.uniform(0, 2 * np.pi), config.max_stretch ** rng.uniform(-1, 1)
+    stretch = config.max_stretch ** rng.uniform(-1, 1)
     turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     contours = [(contour * (stretch, 1)) @ turn for contour in outline.contours]
 
@@ -122,11 +76,11 @@ def _place(
     scale = size / np.sqrt(extent.prod())
     extent = extent * scale
     slack = config.max_truncation * extent
-    corner = rng.uniform(-slack, np.maximum(np.array((width, height)) - extent + slack, 0))
+    corner = rng.uniform(-slack, np.maximum(np.array(frame) - extent + slack, 0))
 
     margin = _SHADOW_MARGIN + outline.stroke * size
     left, top = np.maximum(np.floor(corner - margin), 0).astype(int)
-    right, bottom = np.minimum(np.ceil(corner + extent + margin).astype(int), (width, height))
+    right, bottom = np.minimum(np.ceil(corner + extent + margin).astype(int), frame)
     mask = np.zeros(((bottom - top) * _SUPERSAMPLING, (right - left) * _SUPERSAMPLING), np.uint8)
     pixels = [
         np.round(((c - low) * scale + corner - (left, top)) * _SUPERSAMPLING - 0.5).astype(np.int32)
@@ -217,12 +171,14 @@ def render_scene(
     visible: list[np.ndarray] = []  # of each object, what is still seen of it: (H, W) in [0, 1]
     for label in labels:
         if label is None:
-            outline = DISTRACTORS[rng.integers(len(DISTRACTORS))](rng)
+            outline, max_turn = DISTRACTORS[rng.integers(len(DISTRACTORS))](rng), math.pi
         else:
-            outline = CLASS_OUTLINES[CLASS_NAMES[label]]
+            outline, max_turn = CLASS_OUTLINES[CLASS_NAMES[label]], math.radians(config.max_turn)
+        turn = rng.uniform(-max_turn, max_turn)
         size = np.exp(rng.uniform(np.log(config.min_size), np.log(config.max_size)))
         places = (
-            _place(rng, config, outline, size, width, height) for _ in range(_PLACEMENT_TRIES)
+            _place(rng, config, outline, size, turn, (width, height))
+            for _ in range(_PLACEMENT_TRIES)
         )
         sprite = next(
             (p for p in places if not _hides_an_object(p, objects, visible, config.min_visible)),

@@ -20,6 +20,7 @@ from focal_retina.data.coco import (
     register_coco_json,
     register_from_spec,
 )
+from focal_retina.data.shapes_outlines import CLASS_NAMES
 
 REAL_DATA = Path(__file__).parents[2].parent / "shared" / "data"
 
@@ -264,8 +265,9 @@ def test_a_set_that_is_no_coco_json_is_left_to_detectron2():
 
 
 def test_generated_shapes_need_no_file():
-    check_num_classes(6, ["focal_shapes_train", "focal_shapes_val", "focal_shapes_test"])
-    with pytest.raises(ValueError, match=r"has 6 categories .*NUM_CLASSES 6"):
+    number = len(CLASS_NAMES)
+    check_num_classes(number, ["focal_shapes_train", "focal_shapes_val", "focal_shapes_test"])
+    with pytest.raises(ValueError, match=rf"has {number} categories .*NUM_CLASSES {number}$"):
         check_num_classes(80, ["focal_shapes_train"])
 
 

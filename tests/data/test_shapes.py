@@ -21,7 +21,9 @@ from detectron2.structures import Boxes, BoxMode, Instances
 from focal_retina.data import shapes
 from focal_retina.data.coco import read_coco_json
 from focal_retina.data.shapes import generate_split, register_shapes, split_directory
-from focal_retina.data.shapes_scene import CLASS_NAMES, SPLITS, ShapesConfig, render_scene
+from focal_retina.data.shapes_config import SPLITS, ShapesConfig
+from focal_retina.data.shapes_outlines import CLASS_NAMES
+from focal_retina.data.shapes_scene import render_scene
 
 CONFIG = ShapesConfig(num_train=6, num_val=4, num_test=2)
 NAMES = [f"focal_shapes_{split}" for split in SPLITS]
