@@ -104,15 +104,13 @@ class AnchorLabeler:
         labels = torch.full_like(matched_idxs, self.num_classes)
         if not any(map(len, gt_instances)):
             return labels, matched_idxs
-        blocks = _AnchorBlocks(Boxes.cat(list(anchors)).tensor)
+        blocks = _Blocks(Boxes.cat(list(anchors)).tensor)
         for image, gt in enumerate(gt_instances):
             self._match(blocks, gt, labels[image], matched_idxs[image])
             self._ignore_crowd(blocks, gt, labels[image])
         return labels, matched_idxs
 
-    def _match(
-        self, blocks: "_AnchorBlocks", gt: Instances, labels: Tensor, matched: Tensor
-    ) -> None:
+    def _match(self, blocks: "_Blocks", gt: Instances, labels: Tensor, matched: Tensor) -> None:
         """Write one image's labels and matched objects in place."""
         objects = _columns(gt.gt_boxes.tensor)
         if gt.has("gt_is_crowd"):
@@ -122,15 +120,14 @@ class AnchorLabeler:
         anchor_iou, block_iou = blocks.best_iou(objects)
         thresholds = anchor_iou.new_tensor(self.iou_thresholds)
         bands = torch.bucketize(anchor_iou, thresholds, right=True)
-        kinds = bands.new_tensor(self.iou_labels)[bands]
-        kinds[blocks.attain(objects, block_iou, self.promotion_floor)] = 1
-
+        promoted = blocks.attain(objects, block_iou, self.promotion_floor)
+        kinds = bands.new_tensor(self.iou_labels)[bands].masked_fill_(promoted, 1)
         labels.masked_fill_(kinds == -1, -1)
         positives = (kinds == 1).nonzero()[:, 0]
         matched[positives] = blocks.argmax_iou(positives, objects)
         labels[positives] = gt.gt_classes[matched[positives]]
 
-    def _ignore_crowd(self, blocks: "_AnchorBlocks", gt: Instances, labels: Tensor) -> None:
+    def _ignore_crowd(self, blocks: "_Blocks", gt: Instances, labels: Tensor) -> None:
         """Turn the background anchors of one image that lie in a crowd box into ignored ones."""
         if self.crowd_ioa_threshold is None or not gt.has("gt_is_crowd"):
             return
@@ -149,7 +146,7 @@ def check_gt_instances(
     Args:
         gt_instances: per image ``gt_boxes`` (M, 4) and ``gt_classes`` (M,).
         num_classes: K.
-        image_names: a name per image; without it, the message gives the position in the batch.
+        image_names: one per image; without them, the message gives the position in the batch.
 
     Raises:
         ValueError: a class outside 0…K-1 (Detectron2 silently takes K for background and -1 for
@@ -192,22 +189,22 @@ def _check_bands(thresholds: Sequence[float], labels: Sequence[int]) -> None:
         )
 
 
-class _AnchorBlocks:
-    """All anchors, cut into blocks, and one workspace for the pairs of a block."""
+class _Blocks:
+    """All anchors of an image, cut into blocks, and a workspace for the pairs of a block."""
 
     def __init__(self, anchors: Tensor):
         on_cpu = anchors.device.type == "cpu"
         self.size, self.objects_at_once = CPU_BLOCK if on_cpu else ACCELERATOR_BLOCK
         self.columns = _columns(anchors)
         self.blocks = self.columns.split(self.size, dim=1)
-        lows = torch.stack([block[:2].amin(1) for block in self.blocks])
-        highs = torch.stack([block[2:4].amax(1) for block in self.blocks])
-        self.hulls = torch.cat([lows, highs], dim=1)
+        low = torch.stack([block[:2].amin(1) for block in self.blocks], dim=1)
+        high = torch.stack([block[2:4].amax(1) for block in self.blocks], dim=1)
+        self.hulls = torch.cat([low, high])
         self.workspace = anchors.new_empty(3, self.size * self.objects_at_once)
 
     def near(self, objects: Tensor) -> Tensor:
         """(B, M) bool: whether an object reaches into the hull of a block's anchors."""
-        x1, y1, x2, y2 = self.hulls.unsqueeze(2).unbind(1)
+        x1, y1, x2, y2 = self.hulls.unsqueeze(2)
         left, top, right, bottom, _ = objects
         return (left < x2) & (right > x1) & (top < y2) & (bottom > y1)
 
@@ -256,14 +253,14 @@ class _AnchorBlocks:
         order = torch.arange(num_objects, dtype=objects.dtype, device=objects.device)
         rows = max(1, self.workspace.shape[1] // num_objects)
         workspace = self.workspace.new_empty(3, rows * num_objects)
-        best = torch.empty_like(indices)
-        for chunk, out in zip(indices.split(rows), best.split(rows), strict=True):
+        best = []
+        for chunk in indices.split(rows):
             iou = _pairwise_iou(self.columns[:, chunk], objects, workspace)
             # 0 at the highest, -1 elsewhere; then minus the position, or less. Plain arithmetic,
             # because max(dim=1) and argmax are slow on a CPU.
             below = iou.sub_(iou.amax(1, keepdim=True)).sign_()
-            out.copy_(below.mul_(num_objects).sub_(order).amax(1).neg_())
-        return best
+            best.append(below.mul_(num_objects).sub_(order).amax(1))
+        return torch.cat(best).neg_().long()
 
 
 def _columns(boxes: Tensor) -> Tensor:
@@ -280,20 +277,18 @@ def _columns(boxes: Tensor) -> Tensor:
 
 def _pairwise_iou(rows: Tensor, columns: Tensor, workspace: Tensor) -> Tensor:
     """IoU (m, S) of boxes (5, m) and (5, S), rounded as Detectron2's; ≤ 0 where disjoint."""
-    intersection, spare = _pairwise_intersection(rows, columns, workspace)
+    intersection, spare = _intersection(rows, columns, workspace)
     union = torch.add(rows[4].unsqueeze(1), columns[4], out=spare).sub_(intersection)
     return intersection.div_(union)
 
 
 def _pairwise_ioa(rows: Tensor, columns: Tensor, workspace: Tensor) -> Tensor:
     """Intersection over the area of the second box, (m, S); ≤ 0 where disjoint."""
-    intersection, _ = _pairwise_intersection(rows, columns, workspace)
+    intersection, _ = _intersection(rows, columns, workspace)
     return intersection.div_(columns[4])
 
 
-def _pairwise_intersection(
-    rows: Tensor, columns: Tensor, workspace: Tensor
-) -> tuple[Tensor, Tensor]:
+def _intersection(rows: Tensor, columns: Tensor, workspace: Tensor) -> tuple[Tensor, Tensor]:
     """Intersection (m, S) of boxes (5, m) and (5, S), ≤ 0 where disjoint, and a spare buffer."""
     m, s = rows.shape[1], columns.shape[1]
     width, height, spare = workspace[:, : m * s].view(3, m, s)

@@ -37,7 +37,7 @@ whole_boxes = st.builds(
 )
 anchor_lists = st.lists(whole_boxes | st.sampled_from(EMPTY_BOXES), min_size=1, max_size=25)
 object_lists = st.lists(whole_boxes, min_size=0, max_size=12)
-blocks = st.sampled_from([(1, 1), (4, 3), (8192, 16)])
+blocks = st.sampled_from([(1, 1), (4, 3), (4000, 8)])
 few_examples = settings(deadline=None, max_examples=60)
 
 
@@ -218,16 +218,12 @@ def test_image_without_objects_to_match_is_background(bands):
     assert labels.dtype == matched_idxs.dtype == torch.int64
 
 
-def test_batch_without_images():
-    labels, matched_idxs = AnchorLabeler(num_classes=K)(feature_grid_anchors(64, 64), [])
-    assert labels.shape == matched_idxs.shape == (0, 9 * (64 + 16 + 4 + 1 + 1))
-
-
 def test_images_of_a_batch_are_labeled_independently():
     anchors, gts = feature_grid_anchors(128, 128), [random_gt(n, seed=n) for n in (3, 20, 1)]
     labels, matched_idxs = AnchorLabeler(num_classes=K)(anchors, gts)
     for i, gt in enumerate(gts):
         torch.testing.assert_close((labels[i], matched_idxs[i]), label(anchors, gt))
+    assert AnchorLabeler(num_classes=K)(anchors, [])[0].shape == (0, labels.shape[1])
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -284,17 +280,13 @@ class LargestTensor(TorchDispatchMode):
 def test_memory_does_not_grow_with_objects():
     anchors = feature_grid_anchors(400, 640)
     few, many = random_gt(8, seed=0, extent=600.0), random_gt(800, seed=0, extent=600.0)
-    largest = {}
-    for name, labeling, gt in [
-        ("few", label, few),
-        ("many", label, many),
-        ("detectron2", label_with_detectron2, many),
-    ]:
+    largest = []
+    for labeling, gt in [(label, few), (label, many), (label_with_detectron2, many)]:
         with LargestTensor() as mode:
             labeling(anchors, gt)
-        largest[name] = mode.numel
-    assert largest["many"] <= largest["few"]
-    assert largest["detectron2"] >= len(many) * sum(map(len, anchors))
+        largest.append(mode.numel)
+    assert largest[1] <= largest[0]
+    assert largest[2] >= len(many) * sum(map(len, anchors))
 
 
 @pytest.mark.gpu
