@@ -21,8 +21,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from focal_retina.analysis.report import write_training_report
-from focal_retina.data import register_from_spec
-from focal_retina.engine import Trainer, UserError, setup_config, user_errors
+from focal_retina.engine import Trainer, UserError, prepare_process, setup_config, user_errors
 
 
 def parse_args() -> argparse.Namespace:
@@ -34,12 +33,19 @@ def parse_args() -> argparse.Namespace:
         metavar="NAME=ANNOTATIONS.json:IMAGE_DIR",
         help="register a COCO-format data set, for DATASETS.TRAIN and TEST; repeatable",
     )
+    parser.add_argument(
+        "--import",
+        action="append",
+        default=[],
+        dest="imports",
+        metavar="FILE.py",
+        help="import a file first, such as one that registers a loss; repeatable",
+    )
     return parser.parse_args()
 
 
 def main(args: argparse.Namespace, cfg: CfgNode) -> None:
-    for spec in args.register:  # a process that `launch` started has an empty catalog
-        register_from_spec(spec)
+    prepare_process(args)  # one that `launch` started has empty registries
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="focal_retina")
     if cfg.MODEL.DEVICE == "cpu" and comm.get_world_size() > 1:

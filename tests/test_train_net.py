@@ -1,6 +1,7 @@
 """The command line: what a user types, what a user gets wrong, and a training in miniature."""
 
 import json
+import logging
 import os
 import re
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.utils.logger import setup_logger
 
 import train_net
 
@@ -55,6 +57,10 @@ def run(monkeypatch, capfd):
         return status, capfd.readouterr().err
 
     yield call
+    # Detectron2's handlers hold on to the stream that this test captured.
+    for name in ("detectron2", "fvcore", "focal_retina"):
+        logging.getLogger(name).handlers.clear()
+    setup_logger.cache_clear()
     for name in set(DatasetCatalog) & {"tiny"}:
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
@@ -81,8 +87,8 @@ def train(run, tiny_coco, tmp_path):
         (["--config-file", CONFIG, "MODEL.DEVICE"], "MODEL.DEVICE"),
         (["--config-file", CONFIG, "DATASETS.TRAIN", "('nowhere',)"], "'nowhere'.*--register"),
         (
-            ["--config-file", CONFIG, "MODEL.RETINANET.NUM_CLASSES", "4"],
-            "MODEL.RETINANET.NUM_CLASSES 6",
+            ["--config-file", CONFIG, "MODEL.RETINANET.NUM_CLASSES", "9"],
+            "MODEL.RETINANET.NUM_CLASSES 4",
         ),
         (["--config-file", CONFIG, "MODEL.WEIGHTS", "none.pth"], "none.pth does not exist"),
         (
@@ -90,6 +96,7 @@ def train(run, tiny_coco, tmp_path):
             "'FocalRetina' is not a registered model",
         ),
         (["--config-file", CONFIG, "--register", "x=none.json:."], "none.json"),
+        (["--config-file", CONFIG, "--import", "none.py"], "no file .*none.py"),
         (
             [
                 "--config-file",
@@ -133,7 +140,7 @@ def test_trains_evaluates_reports_and_resumes(train, tmp_path):
     assert train()[0] == 0
     assert (out / "model_final.pth").is_file()
     metrics = [json.loads(line) for line in (out / "metrics.json").read_text().splitlines()]
-    assert metrics[-1]["iteration"] == 2
+    assert metrics[-1]["iteration"] == 3
     assert "bbox/AP" in metrics[-1]
     for name in ("detections.png", "training.png"):
         assert (out / name).read_bytes().startswith(b"\x89PNG")
@@ -141,7 +148,7 @@ def test_trains_evaluates_reports_and_resumes(train, tmp_path):
 
     assert train("SOLVER.MAX_ITER", "5", flags=["--resume"])[0] == 0
     metrics = [json.loads(line) for line in (out / "metrics.json").read_text().splitlines()]
-    assert metrics[-1]["iteration"] == 4
+    assert metrics[-1]["iteration"] == 5
 
     status, _ = train("MODEL.WEIGHTS", out / "model_final.pth", flags=["--eval-only"])
     assert status == 0
@@ -150,6 +157,23 @@ def test_trains_evaluates_reports_and_resumes(train, tmp_path):
 def test_trains_detectron2s_own_model(train):
     """For a comparison with the stock model: one command, one word changed."""
     assert train("MODEL.META_ARCHITECTURE", "RetinaNet", "SOLVER.AMP.ENABLED", "False")[0] == 0
+
+
+def test_trains_with_a_loss_of_ones_own(train, tmp_path):
+    (tmp_path / "half_loss.py").write_text(
+        "from focal_retina.losses import CLS_LOSS_REGISTRY, DenseLoss\n"
+        "@CLS_LOSS_REGISTRY.register()\n"
+        "class HalfLoss(DenseLoss):\n"
+        "    def elementwise(self, x_t):\n"
+        "        return (1 - x_t.sigmoid()) / 2\n"
+    )
+    flags = ["--import", tmp_path / "half_loss.py"]
+    assert train("MODEL.FOCAL_RETINA.CLS_LOSS.NAME", "HalfLoss", flags=flags)[0] == 0
+    # The registry keeps it: a file that registers the name a second time is refused.
+    (tmp_path / "again.py").write_text((tmp_path / "half_loss.py").read_text())
+    status, err = train(flags=["--import", tmp_path / "again.py"])
+    assert status == 2
+    assert "'HalfLoss'" in err
 
 
 def test_two_processes_on_cpu(tiny_coco, tmp_path):

@@ -1,5 +1,12 @@
 from .precision import AutocastTrainer
-from .setup import UserError, setup_config, user_errors
+from .setup import UserError, prepare_process, setup_config, user_errors
 from .trainer import Trainer
 
-__all__ = ["AutocastTrainer", "Trainer", "UserError", "setup_config", "user_errors"]
+__all__ = [
+    "AutocastTrainer",
+    "Trainer",
+    "UserError",
+    "prepare_process",
+    "setup_config",
+    "user_errors",
+]

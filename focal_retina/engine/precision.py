@@ -10,7 +10,7 @@ from detectron2.config import CfgNode
 from detectron2.engine import AMPTrainer, SimpleTrainer
 from torch import nn, optim
 
-__all__ = ["AutocastTrainer", "build_step_trainer"]
+__all__ = ["AutocastTrainer", "build_step_trainer", "precision_of"]
 
 
 class AutocastTrainer(SimpleTrainer):
@@ -38,10 +38,8 @@ class AutocastTrainer(SimpleTrainer):
 _STEP_TRAINERS = {"fp32": SimpleTrainer, "bf16": AutocastTrainer, "fp16": AMPTrainer}
 
 
-def build_step_trainer(
-    cfg: CfgNode, model: nn.Module, data_loader: Iterable[list[dict]], optimizer: optim.Optimizer
-) -> SimpleTrainer:
-    """The trainer of ``MODEL.FOCAL_RETINA.PRECISION`` where ``SOLVER.AMP.ENABLED``, else of fp32.
+def precision_of(cfg: CfgNode) -> str:
+    """``MODEL.FOCAL_RETINA.PRECISION`` where ``SOLVER.AMP.ENABLED``, else "fp32".
 
     Raises:
         ValueError: an unknown precision, or fp16 without CUDA.
@@ -56,4 +54,14 @@ def build_step_trainer(
             f"fp16 training needs CUDA and MODEL.DEVICE is {cfg.MODEL.DEVICE!r}: "
             "set MODEL.FOCAL_RETINA.PRECISION bf16 (or SOLVER.AMP.ENABLED False)"
         )
-    return _STEP_TRAINERS[precision](model, data_loader, optimizer)
+    return precision
+
+
+def build_step_trainer(
+    cfg: CfgNode,
+    model: nn.Module,
+    data_loader: Iterable[list[dict]],
+    optimizer: optim.Optimizer,
+) -> SimpleTrainer:
+    """The trainer of one step in the precision of ``cfg``, see :func:`precision_of`."""
+    return _STEP_TRAINERS[precision_of(cfg)](model, data_loader, optimizer)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.util
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
@@ -17,8 +20,9 @@ from detectron2.utils.file_io import PathManager
 from ..config import add_focal_retina_config
 from ..config_file import merge_config_file
 from ..data import check_num_classes, register_from_spec
+from .precision import precision_of
 
-__all__ = ["UserError", "setup_config", "user_errors"]
+__all__ = ["UserError", "prepare_process", "setup_config", "user_errors"]
 
 _DENSE_DETECTORS = ("FocalRetinaNet", "RetinaNet")
 
@@ -47,8 +51,8 @@ def setup_config(args: argparse.Namespace) -> CfgNode:
     before training.
 
     Args:
-        args: of Detectron2's ``default_argument_parser``, with ``register`` (list of
-            ``NAME=ANNOTATIONS.json:IMAGE_DIR``).
+        args: of Detectron2's ``default_argument_parser``, with ``imports`` and ``register`` as
+            :func:`prepare_process` has them.
 
     Returns:
         The frozen config, its ``MODEL.DEVICE`` one that this machine has.
@@ -57,11 +61,39 @@ def setup_config(args: argparse.Namespace) -> CfgNode:
         UserError: missing file, unknown key, wrong class count, unwritable output and the like.
     """
     with user_errors():
-        for spec in args.register:
-            register_from_spec(spec)
+        prepare_process(args)
         cfg = _read_config(args)
         _check_config(cfg, resume=args.resume, eval_only=args.eval_only)
     return cfg
+
+
+def prepare_process(args: argparse.Namespace) -> None:
+    """Fill this process's registries with what the command line names; again changes nothing.
+
+    Args:
+        args: ``imports``, Python files to import, such as one that registers a loss; ``register``,
+            data sets as ``NAME=ANNOTATIONS.json:IMAGE_DIR``.
+    """
+    for path in args.imports:
+        _import_file(Path(path).resolve())
+    for spec in args.register:
+        register_from_spec(spec)
+
+
+def _import_file(path: Path) -> None:
+    if not path.is_file():
+        raise FileNotFoundError(f"--import: there is no file {path}")
+    name = path.stem
+    if name in sys.modules:
+        if getattr(sys.modules[name], "__file__", None) == str(path):
+            return
+        raise ValueError(f"--import {path}: a module named {name!r} is there already; rename yours")
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"--import {path}: not a Python file (its name should end in .py)")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
 
 
 def _read_config(args: argparse.Namespace) -> CfgNode:
@@ -87,6 +119,7 @@ def _check_config(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
     if cfg.MODEL.META_ARCHITECTURE in _DENSE_DETECTORS:
         train_names = () if eval_only else cfg.DATASETS.TRAIN
         check_num_classes(cfg.MODEL.RETINANET.NUM_CLASSES, [*train_names, *cfg.DATASETS.TEST])
+    precision_of(cfg)  # raises where there is none
     _check_output_dir(cfg.OUTPUT_DIR)
     has_checkpoint = DetectionCheckpointer(torch.nn.Identity(), cfg.OUTPUT_DIR).has_checkpoint()
     if cfg.MODEL.WEIGHTS and not (resume and has_checkpoint):

@@ -17,6 +17,7 @@ from torch import nn
 
 from ..data import CrowdKeepingMapper
 from ..evaluation import build_evaluator
+from .optimizer import build_optimizer
 from .precision import build_step_trainer
 
 __all__ = ["Trainer"]
@@ -59,6 +60,10 @@ class Trainer(DefaultTrainer):
             # views, not copies.
             model.to(memory_format=torch.channels_last)
         return model
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+        return build_optimizer(cfg, model)
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Iterable[list[dict]]:

@@ -1,4 +1,5 @@
 from .anchor_labeling import AnchorLabeler
+from .backbone import build_resnet_fpn_backbone_without_top_block
 from .head import DENSE_HEAD_REGISTRY, FocalRetinaNetHead, build_dense_head
 from .meta_arch import FocalRetinaNet
 from .postprocess import DensePostprocessor
@@ -10,4 +11,5 @@ __all__ = [
     "FocalRetinaNet",
     "FocalRetinaNetHead",
     "build_dense_head",
+    "build_resnet_fpn_backbone_without_top_block",
 ]

@@ -1,0 +1,58 @@
+"""Optimizers by config."""
+
+import pytest
+import torch
+from detectron2.config import get_cfg
+from detectron2.solver import build_optimizer as build_stock_optimizer
+from torch import nn
+
+from focal_retina import add_focal_retina_config
+from focal_retina.engine.optimizer import build_optimizer
+
+
+@pytest.fixture
+def cfg():
+    cfg = get_cfg()
+    add_focal_retina_config(cfg)
+    cfg.SOLVER.WEIGHT_DECAY_NORM = 0.0
+    cfg.SOLVER.BASE_LR = 0.01
+    return cfg
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+
+
+def test_default_is_detectron2s(cfg, model):
+    ours, stock = build_optimizer(cfg, model), build_stock_optimizer(cfg, model)
+    assert type(ours) is type(stock)
+    assert ours.state_dict() == stock.state_dict()
+
+
+def test_adamw_keeps_detectron2s_groups_and_values(cfg, model):
+    cfg.MODEL.FOCAL_RETINA.OPTIMIZER = "AdamW"
+    optimizer = build_optimizer(cfg, model)
+    assert isinstance(optimizer, torch.optim.AdamW)
+    assert {group["lr"] for group in optimizer.param_groups} == {0.01}
+    decay = {id(p): g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
+    assert decay[id(model[0].weight)] == cfg.SOLVER.WEIGHT_DECAY
+    assert decay[id(model[1].weight)] == 0.0
+
+
+def test_adamw_clips_the_gradients(cfg, model):
+    cfg.MODEL.FOCAL_RETINA.OPTIMIZER = "AdamW"
+    cfg.SOLVER.CLIP_GRADIENTS.ENABLED = True
+    cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE = 1.0
+    optimizer = build_optimizer(cfg, model)
+    for parameter in model.parameters():
+        parameter.grad = torch.full_like(parameter, -100.0)
+    optimizer.step()
+    assert all((p.grad == -1).all() for p in model.parameters())
+
+
+def test_unknown_optimizer_lists_the_known_ones(cfg, model):
+    cfg.MODEL.FOCAL_RETINA.OPTIMIZER = "Adam"
+    with pytest.raises(ValueError, match="'Adam'; it can be SGD, AdamW"):
+        build_optimizer(cfg, model)
