@@ -28,5 +28,5 @@ def test_files_and_pictures_that_it_names_exist():
 def test_commands_that_it_shows_name_real_files():
     for command in re.findall(r"^\./run (\S+)", README, flags=re.M):
         assert command == "-m" or (ROOT / command).is_file(), command
-    for config in re.findall(r"--config-file (\S+)", README):
+    for config in re.findall(r"--config-file (configs/[\w./-]+)", README):
         assert (ROOT / config).is_file(), config
