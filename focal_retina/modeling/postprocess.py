@@ -45,7 +45,10 @@ class DensePostprocessor:
         self.topk_candidates = topk_candidates
         self.nms_thresh = nms_thresh
         self.max_detections = max_detections
-        self._logit_thresh = _logit(score_thresh) - 1e-2  # a bf16 sigmoid is good for 3 digits
+        self._logit_thresh = _logit(score_thresh)
+        if math.isfinite(self._logit_thresh):
+            # Room for its rounding to the dtype of the logits, which is bf16's 8 bits at worst.
+            self._logit_thresh -= 1e-2 * (1 + abs(self._logit_thresh))
 
     def __call__(
         self,

@@ -74,6 +74,25 @@ def test_threshold_is_exact_around_itself():
     assert kept.pred_boxes.tensor[0].tolist() == [40, 40, 49, 49]
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_no_threshold_loses_a_candidate_of_any_dtype(dtype):
+    """Every bf16 logit from -8 to 0, against thresholds all along it."""
+    bits = torch.arange(2**16, dtype=torch.int32).to(torch.int16).view(torch.bfloat16).float()
+    logits = bits[(bits >= -8) & (bits <= -0.01)].unique().to(dtype)[:, None]
+    corner = torch.arange(len(logits))[:, None] * 20.0
+    anchors = [Boxes(torch.cat([corner, corner, corner + 9, corner + 9], dim=1))]
+    for score_thresh in torch.linspace(0.0005, 0.49, 200).tolist():
+        postprocessor = DensePostprocessor(
+            box2box_transform=TRANSFORM,
+            score_thresh=score_thresh,
+            topk_candidates=len(logits),
+            max_detections=len(logits),
+        )
+        scores, _ = postprocessor._level_candidates(anchors[0], logits, logits.expand(-1, 4))[1:]
+        expected = logits.float().sigmoid()
+        assert len(scores) == (expected > score_thresh).sum()
+
+
 @pytest.mark.parametrize("sizes", [(5, 3), (0, 3)])
 def test_nothing_above_the_threshold(sizes):
     anchors, logits, deltas = make_predictions(0, 2, sizes)
