@@ -152,6 +152,10 @@ def test_trains_evaluates_reports_and_resumes(train, tmp_path):
 
     status, _ = train("MODEL.WEIGHTS", out / "model_final.pth", flags=["--eval-only"])
     assert status == 0
+    # What was trained with loss scaling on a GPU is evaluated without one.
+    fp16 = ["MODEL.FOCAL_RETINA.PRECISION", "fp16", "MODEL.DEVICE", "cpu"]
+    status, _ = train("MODEL.WEIGHTS", out / "model_final.pth", *fp16, flags=["--eval-only"])
+    assert status == 0
 
 
 def test_trains_detectron2s_own_model(train):

@@ -119,7 +119,8 @@ def _check_config(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
     if cfg.MODEL.META_ARCHITECTURE in _DENSE_DETECTORS:
         train_names = () if eval_only else cfg.DATASETS.TRAIN
         check_num_classes(cfg.MODEL.RETINANET.NUM_CLASSES, [*train_names, *cfg.DATASETS.TEST])
-    precision_of(cfg)  # raises where there is none
+    if not eval_only:  # evaluation runs in fp32, whatever a checkpoint was trained in
+        precision_of(cfg)
     _check_output_dir(cfg.OUTPUT_DIR)
     has_checkpoint = DetectionCheckpointer(torch.nn.Identity(), cfg.OUTPUT_DIR).has_checkpoint()
     if cfg.MODEL.WEIGHTS and not (resume and has_checkpoint):
@@ -137,9 +138,8 @@ def _check_output_dir(output_dir: str) -> None:
 
 def _check_weights(path: str) -> None:
     try:
-        local_path = PathManager.get_local_path(
-            path.partition("?")[0]
-        )  # downloads, where it is a URL
+        # Downloads, where it is a URL
+        local_path = PathManager.get_local_path(path.partition("?")[0])
     except OSError as error:
         raise OSError(f"MODEL.WEIGHTS {path} cannot be fetched: {error}") from error
     if not os.path.isfile(local_path):
