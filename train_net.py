@@ -1,10 +1,10 @@
 """Train and evaluate, with Detectron2's command line.
 
-./run train_net.py --config-file configs/quickstart/shapes_R18.yaml
-./run train_net.py --config-file FILE --resume
-./run train_net.py --config-file FILE --eval-only MODEL.WEIGHTS model.pth
-./run train_net.py --config-file FILE --register mine_train=train.json:images DATASETS.TRAIN
-"('mine_train',)" …
+    ./run train_net.py --config-file configs/quickstart/shapes_R18.yaml
+    ./run train_net.py --config-file FILE --resume
+    ./run train_net.py --config-file FILE --eval-only MODEL.WEIGHTS model.pth
+    ./run train_net.py --config-file FILE --register mine=train.json:images \\
+        DATASETS.TRAIN "('mine',)" …
 """
 
 from __future__ import annotations

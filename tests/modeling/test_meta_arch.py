@@ -3,12 +3,16 @@
 import pytest
 import torch
 from detectron2 import model_zoo
-from detectron2.config import get_cfg
+from detectron2.config import LazyCall as L
+from detectron2.config import get_cfg, instantiate
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 
 import focal_retina
+from focal_retina.losses import EmaNormalizer, FocalLoss
+from focal_retina.modeling import AnchorLabeler, DensePostprocessor
+from focal_retina.modeling.box_loss import SmoothL1BoxLoss
 
 SIZES = [(64, 96), (96, 80), (64, 64)]  # (height, width); the last image has no object
 NUM_CLASSES = 7
@@ -145,6 +149,30 @@ def test_zoo_yaml_builds_with_only_the_meta_architecture_changed():
     model = build_model(cfg)
     assert isinstance(model, focal_retina.FocalRetinaNet)
     assert model.head.cls_score.out_channels == 9 * 80
+
+
+def test_lazy_config_of_detectron2s_zoo_with_our_classes():
+    """Constructed from explicit values: the same keys, and the same losses."""
+    lazy = model_zoo.get_config("common/models/retinanet.py").model
+    torch.manual_seed(0)
+    stock = instantiate(lazy)
+
+    transform, num_classes = lazy.box2box_transform, lazy.num_classes
+    ours_too = {"backbone", "head", "head_in_features", "anchor_generator", "num_classes"}
+    ours_too |= {"pixel_mean", "pixel_std", "input_format", "_target_"}
+    for argument in set(lazy) - ours_too:
+        del lazy[argument]
+    lazy._target_ = focal_retina.FocalRetinaNet
+    lazy.head._target_ = focal_retina.FocalRetinaNetHead
+    lazy.anchor_labeler = L(AnchorLabeler)(num_classes=num_classes)
+    lazy.cls_loss = L(FocalLoss)(alpha=0.25, gamma=2.0)
+    lazy.box_loss = L(SmoothL1BoxLoss)(box2box_transform=transform, beta=0.0)
+    lazy.loss_normalizer = L(EmaNormalizer)()
+    lazy.postprocessor = L(DensePostprocessor)(box2box_transform=transform)
+    ours = instantiate(lazy)
+    ours.load_state_dict(stock.state_dict(), strict=True)
+    batch = make_batch(0)
+    assert_losses_equal(losses_of(ours, batch), losses_of(stock, batch))
 
 
 def test_normalizer_survives_a_checkpoint():

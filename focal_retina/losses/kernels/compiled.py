@@ -228,7 +228,8 @@ def _scale_bf16(values, factor):
         values[i] = _store_bf16(_load_bf16(values[i]) * factor)
 
 
-@njit(nogil=True, fastmath=True)
+# Reordered, so that it is vectorised; not more, because a loss that is NaN must stay NaN.
+@njit(nogil=True, fastmath={"reassoc", "nsz"})
 def _sum(values):
     total = 0.0  # fp64
     for value in values:
