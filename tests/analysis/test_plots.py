@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from focal_retina.analysis import plots
 from focal_retina.analysis.detections import Comparison, LabeledBox
+from focal_retina.analysis.plots import detections
 from focal_retina.analysis.training_metrics import Series
 
 
@@ -56,7 +57,7 @@ def test_curves_of_a_run_that_was_not_evaluated(tmp_path, saved):
 
 def test_sheet_places_boxes_on_their_objects(tmp_path, saved):
     """Boxes of one image, enlarged twice, in the left and in the right panel."""
-    half = plots._PANEL // 2
+    half = detections._PANEL // 2
     truth, found = LabeledBox(0, (10, 20, 50, 60)), LabeledBox(1, (30, 40, 90, 80), 0.876)
     comparison = Comparison(image_file(tmp_path, half, half), (half, half), [truth], [found])
     plots.draw_detection_sheet([comparison], ["cat", "dog"], "title", tmp_path / "sheet.png")
@@ -64,13 +65,13 @@ def test_sheet_places_boxes_on_their_objects(tmp_path, saved):
     texts = {text.get_text() for text in axes.texts}
     assert {"cat", "dog 0.88", "title"} <= texts
     outlines = [p.get_bbox().extents for p in axes.patches if not p.get_fill()]
-    left, top = plots._MARGIN, plots._HEADER
-    right = left + plots._PANEL + plots._GAP
+    left, top = detections._MARGIN, detections._HEADER
+    right = left + detections._PANEL + detections._GAP
     np.testing.assert_allclose(outlines[0], np.add((left, top) * 2, (20, 40, 100, 120)))
     np.testing.assert_allclose(outlines[1], np.add((right, top) * 2, (60, 80, 180, 160)))
 
     pixels = cv2.imread(str(tmp_path / "sheet.png"))[..., ::-1].astype(int)
-    colors = [np.array(to_rgb(c)) * 255 for c in plots._class_colors(2)]
+    colors = [np.array(to_rgb(c)) * 255 for c in detections._class_colors(2)]
     at_left_edge, at_right_edge = pixels[top + 110, left + 20], pixels[top + 150, right + 60]
     assert np.abs(at_left_edge - colors[0]).max() < 60
     assert np.abs(at_right_edge - colors[1]).max() < 60
@@ -79,35 +80,35 @@ def test_sheet_places_boxes_on_their_objects(tmp_path, saved):
 
 @pytest.mark.parametrize("sizes", [[(4000, 3000)], [(16, 12)] * 4, [(300, 20), (20, 300)]])
 def test_panels_have_one_size_and_do_not_meet(sizes):
-    panels, height = plots._place_panels(sizes)
+    panels, height = detections._place_panels(sizes)
     taken = []
     for (width, size_height), panel in zip(sizes, panels, strict=True):
-        assert max(panel.width, panel.height) == plots._PANEL
+        assert max(panel.width, panel.height) == detections._PANEL
         assert panel.width / panel.height == pytest.approx(width / size_height, rel=0.05)
         assert panel.y + panel.height <= height
-        for x in (panel.x, panel.x + plots._PANEL + plots._GAP):
+        for x in (panel.x, panel.x + detections._PANEL + detections._GAP):
             taken.append((x, panel.y, x + panel.width, panel.y + panel.height))
     for index, one in enumerate(taken):
-        assert not any(plots._overlap(one, other) for other in taken[:index])
+        assert not any(detections._overlap(one, other) for other in taken[:index])
 
 
 def test_crowded_labels_neither_overlap_nor_leave_the_panel():
-    panel = plots._Panel(0, 0, 280, 200, 1.0)
+    panel = detections._Panel(0, 0, 280, 200, 1.0)
     rng = np.random.default_rng(0)
     taken = []
     for x, y in rng.uniform(0, 180, (80, 2)):
-        place = plots._free_place("platelets 0.55", (x, y, x + 30, y + 20), panel, taken)
+        place = detections._free_place("platelets 0.55", (x, y, x + 30, y + 20), panel, taken)
         if place is not None:
             taken.append(place)
     assert 10 < len(taken) < 80  # most find no place in such a crowd
     for index, one in enumerate(taken):
         assert one[0] >= 0 and one[1] >= 0 and one[2] <= 280 and one[3] <= 200
-        assert not any(plots._overlap(one, other) for other in taken[:index])
+        assert not any(detections._overlap(one, other) for other in taken[:index])
 
 
 @pytest.mark.parametrize("num_classes", [1, 6, 10, 80])
 def test_classes_have_different_colours(num_classes):
-    colors = plots._class_colors(num_classes)
+    colors = detections._class_colors(num_classes)
     assert len(set(colors[:num_classes])) == num_classes
 
 

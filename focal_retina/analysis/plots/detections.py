@@ -1,4 +1,4 @@
-"""Pictures as PNG files. The only module that knows matplotlib, and it needs no display."""
+"""Images with their ground truth and their detections."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from PIL import Image
 
-from .detections import Comparison, LabeledBox
-from .training_metrics import Series
+from ..detections import Comparison, LabeledBox
+from .style import DPI
 
-__all__ = ["draw_detection_sheet", "draw_training_curves"]
+__all__ = ["draw_detection_sheet"]
 
 # Told apart on photographs, and by readers who confuse red with green.
 _COLORS = (
@@ -27,7 +27,6 @@ _COLORS = (
     *("#ff7a1a", "#00d5c3", "#e8e337", "#ff5c5c", "#9fb6d9"),
 )
 
-_DPI = 120
 _CELLS_PER_ROW = 3
 _PANEL = 280  # pixels of an image's longer side
 _GAP = 4  # between ground truth and detections
@@ -35,64 +34,6 @@ _MARGIN = 18  # between pairs, and round the sheet
 _CELL_WIDTH = 2 * _PANEL + _GAP + _MARGIN
 _HEADER = 92  # title, legend and the columns' names
 _LABEL_SIZE = 6.5  # points
-
-
-def draw_training_curves(metrics: Mapping[str, Series], out_png: Path) -> None:
-    """Losses, AP where it was evaluated, and learning rate, over the iterations.
-
-    Args:
-        metrics: as :func:`~focal_retina.analysis.training_metrics.read_metrics` returns them.
-        out_png: the file to write.
-    """
-    figure = Figure(figsize=(11, 5.5), dpi=_DPI, layout="constrained")
-    grid = figure.add_gridspec(2, 2, width_ratios=(3, 2))
-    losses, precision, rate = (
-        figure.add_subplot(grid[where]) for where in ((slice(None), 0), (0, 1), (1, 1))
-    )
-
-    names = sorted(name for name in metrics if name.startswith("loss"))
-    _draw_series(
-        losses, "training loss", {n: metrics[n] for n in ("total_loss", *names) if n in metrics}
-    )
-    losses.set_ylim(bottom=0)
-
-    average_precision = {
-        name.replace("bbox/", ""): series
-        for name, series in metrics.items()
-        if name.endswith(("bbox/AP", "bbox/AP50", "bbox/AP75"))
-    }
-    _draw_series(precision, "COCO box AP, %", average_precision, marker="o")
-    for iterations, values in average_precision.values():
-        if math.isfinite(values[-1]):  # NaN: nothing to be found in the data set
-            precision.annotate(
-                f"{values[-1]:.1f}",
-                (iterations[-1], values[-1]),
-                xytext=(5, 3),
-                textcoords="offset points",
-                fontsize=8,
-            )
-    precision.set_ylim(0, 100)
-    if not average_precision:
-        precision.text(0.5, 0.5, "not evaluated", transform=precision.transAxes, ha="center")
-
-    _draw_series(rate, "learning rate", {"lr": metrics["lr"]} if "lr" in metrics else {})
-    last = max(series.iterations[-1] for series in metrics.values())
-    for axes in (losses, precision, rate):
-        axes.set_xlim(0, max(1, last) * 1.05)
-    rate.set_ylim(bottom=0)
-    losses.set_xlabel("iteration")
-    rate.set_xlabel("iteration")
-    figure.savefig(out_png)
-
-
-def _draw_series(axes: Axes, title: str, series: Mapping[str, Series], marker: str = "") -> None:
-    axes.set_title(title, loc="left", fontsize=10)
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
-    for name, (iterations, values) in series.items():
-        axes.plot(iterations, values, label=name, marker=marker, linewidth=1.5)
-    if len(series) > 1:
-        axes.legend(frameon=False, fontsize=9)
 
 
 class _Panel(NamedTuple):
@@ -123,7 +64,7 @@ def draw_detection_sheet(
     num_columns = min(len(comparisons), _CELLS_PER_ROW)
     width = num_columns * _CELL_WIDTH + _MARGIN
 
-    figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI)
+    figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))  # a unit is a pixel
     axes.set_axis_off()
     canvas = np.full((height, width, 3), 255, np.uint8)
@@ -212,7 +153,7 @@ def _free_place(
     text: str, box: _Rectangle, panel: _Panel, taken: Sequence[_Rectangle]
 ) -> _Rectangle | None:
     """A label's place above, below or in its box, inside the panel and off the labels there."""
-    letter = _LABEL_SIZE * _DPI / 72
+    letter = _LABEL_SIZE * DPI / 72
     width, height = 4 + 0.58 * letter * len(text), 1.3 * letter
     left = max(panel.x, min(box[0], panel.x + panel.width - width))
     for top in (box[1] - height, box[3], box[1]):
