@@ -1,0 +1,17 @@
+from .grid import flatten_overrides, read_sweep
+from .plan import CodeInputs
+from .results import TrialResult
+from .runner import TrialRunner, connect, default_gpus
+from .sweep import git_commit, run_sweep
+
+__all__ = [
+    "CodeInputs",
+    "TrialResult",
+    "TrialRunner",
+    "connect",
+    "default_gpus",
+    "flatten_overrides",
+    "git_commit",
+    "read_sweep",
+    "run_sweep",
+]

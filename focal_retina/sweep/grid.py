@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-__all__ = ["Figure", "Row", "Sweep", "Tuning", "read_sweep"]
+__all__ = ["Figure", "Row", "Sweep", "Tuning", "flatten_overrides", "read_sweep"]
 
 
 @dataclass(frozen=True)
@@ -78,3 +79,66 @@ class Sweep:
     overrides: dict[str, Any] = field(default_factory=dict)
     figure: Figure | None = None
     tuning: Tuning | None = None
+
+
+def read_sweep(path: Path | str) -> Sweep:
+    """Read a sweep file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not a sweep file; the message names the file and what is wrong in it.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no sweep file {path}")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not yaml: {error}") from error
+    try:
+        sweep = _build_sweep(path.stem, content)
+        _check(sweep)
+    except (TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"{path} is not a sweep file: {error}") from error
+    return sweep
+
+
+def _build_sweep(name: str, content: Any) -> Sweep:
+    if not isinstance(content, dict):
+        raise ValueError("its top level is no mapping")
+    fields = dict(content)
+    rows = fields.pop("rows", None)
+    if not isinstance(rows, list) or not rows:
+        raise ValueError('it has no list "rows"')
+    figure, tuning = fields.pop("figure", None), fields.pop("tuning", None)
+    return Sweep(
+        name=name,
+        # A row's name may be read as a number, such as 512.
+        rows=[Row(**{**row, "name": str(row.get("name", ""))}) for row in rows],
+        figure=None if figure is None else Figure(**figure),
+        tuning=None if tuning is None else Tuning(**tuning),
+        **fields,
+    )
+
+
+def _check(sweep: Sweep) -> None:
+    names = [row.name for row in sweep.rows]
+    if "" in names or len(set(names)) < len(names):
+        raise ValueError("every row needs a name of its own")
+    if sweep.reference not in names:
+        raise ValueError(f'"reference" is {sweep.reference!r}, which is no row')
+    for place in (sweep, *sweep.rows):
+        if not isinstance(place.overrides, dict):
+            raise ValueError(f'"overrides" of {place.name!r} is no mapping of config keys')
+    for row in sweep.rows:
+        if not isinstance(row.paper, dict):
+            raise ValueError(f'"paper" of {row.name!r} is no mapping of metrics')
+        if sweep.figure is not None and not isinstance(row.x, (int, float)):
+            raise ValueError(f'the figure needs a number "x" in row {row.name!r}')
+    if sweep.tuning is not None and (not sweep.tuning.values or sweep.tuning.seeds < 1):
+        raise ValueError('"tuning" needs at least one of "values" and one of "seeds"')
+
+
+def flatten_overrides(overrides: Mapping[str, Any]) -> list[Any]:
+    """``[key, value, key, value, …]``, as ``CfgNode.merge_from_list`` takes it."""
+    return [part for pair in overrides.items() for part in pair]

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from matplotlib.axes import Axes
 
-__all__ = ["DPI", "style_axes"]
+__all__ = ["DPI", "SERIES_COLORS", "style_axes"]
 
 DPI = 120
+
+# Okabe and Ito's, told apart by readers who confuse red with green; without their yellow, which is
+# too light for a line on white.
+SERIES_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 
 
 def style_axes(axes: Axes, title: str) -> None:

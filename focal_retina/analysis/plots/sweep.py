@@ -1,0 +1,311 @@
+"""The rows of a sweep in pictures: AP over a quantity and over time, losses over the iterations.
+
+Every picture is drawn for a light or for a dark page. A row has one colour in all of them.
+"""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib import colormaps, rc_context
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+
+from ..training_metrics import Series
+from .style import DPI, style_axes
+
+__all__ = [
+    "DARK",
+    "LIGHT",
+    "SweepPoint",
+    "Theme",
+    "TimePoint",
+    "draw_ap_against_time",
+    "draw_ap_over_x",
+    "draw_loss_curves",
+]
+
+
+class Theme(NamedTuple):
+    """Colours of the page that a picture is made for.
+
+    Attributes:
+        background: of page and picture.
+        text: also of lines that belong to no row.
+        paper: of the paper's numbers.
+        here: of ours.
+        row_colors: the part of the viridis colour map that stands out from the background.
+    """
+
+    background: str
+    text: str
+    paper: str
+    here: str
+    row_colors: tuple[float, float]
+
+
+LIGHT = Theme("#ffffff", "#24292f", "#8a5a00", "#0b62c4", (0.0, 0.8))
+DARK = Theme("#14181d", "#dfe5ec", "#e8b04a", "#69aef8", (0.25, 1.0))
+
+_LABEL_CHARACTERS = 26
+_LABEL_GAP = 0.055  # between labels at the margin, of the axes' height
+_DASHES: tuple[tuple[int, tuple[int, ...]], ...] = ((0, ()), (0, (5, 2)), (0, (1, 1)))
+
+
+class SweepPoint(NamedTuple):
+    """One row on the figure's x axis. AP in percent; NaN where there is none.
+
+    Attributes:
+        x: of the quantity that the rows differ in.
+        paper: the paper's AP.
+        seeds: our AP, a value a seed.
+        mean: of ``seeds``.
+        std: of ``seeds``.
+        paper_gain: the paper's AP less that of its reference row.
+        gain: the same of ours.
+        gain_margin: half-width of its 95 % interval.
+    """
+
+    x: float
+    paper: float
+    seeds: Sequence[float]
+    mean: float
+    std: float
+    paper_gain: float
+    gain: float
+    gain_margin: float
+
+
+class TimePoint(NamedTuple):
+    """Mean training time of a row in seconds, and its AP with the standard deviation."""
+
+    seconds: float
+    ap: float
+    std: float
+
+
+def draw_ap_over_x(
+    points: Sequence[SweepPoint],
+    *,
+    x_label: str,
+    log: bool,
+    reference: str,
+    theme: Theme,
+    out_png: Path,
+) -> None:
+    """Draw AP over x: the paper's, ours, and on one scale how far each is from its reference row.
+
+    The two APs have a panel each, since a small model on small data is far from the paper's.
+
+    Args:
+        points: one a row.
+        x_label: name of the x axis.
+        log: whether the x axis is logarithmic, a zero at its left end.
+        reference: name of the row that gains are counted from.
+        theme: LIGHT or DARK.
+        out_png: the file to write.
+    """
+    points = sorted(points, key=lambda point: point.x)
+    x = [point.x for point in points]
+    with _themed(theme):
+        figure = Figure(figsize=(11, 3.6), dpi=DPI, layout="constrained")
+        paper, here, gain = figure.subplots(1, 3)
+        of_paper = {"color": theme.paper, "marker": "s", "linestyle": (0, (4, 2))}
+        ours = {"color": theme.here, "marker": "o", "capsize": 3}
+
+        style_axes(paper, "AP in the paper, %")
+        paper.plot(x, [p.paper for p in points], **of_paper)
+
+        style_axes(here, "AP here, %: mean ± std; dots are seeds")
+        here.errorbar(x, [p.mean for p in points], _no_nan(p.std for p in points), **ours)
+        for point in points:
+            here.plot(
+                [point.x] * len(point.seeds),
+                point.seeds,
+                linestyle="",
+                marker=".",
+                markersize=5,
+                color=theme.text,
+                zorder=3,
+            )
+
+        style_axes(gain, f"AP less that of {_short(reference)}")
+        gain.axhline(0, color=theme.text, linewidth=0.8)
+        gain.plot(x, [p.paper_gain for p in points], label="paper", **of_paper)
+        gain.errorbar(
+            x,
+            [p.gain for p in points],
+            _no_nan(p.gain_margin for p in points),
+            label="here, 95 % interval",
+            **ours,
+        )
+        gain.legend(frameon=False, fontsize=8)
+
+        for axes, numbers, nothing in (
+            (paper, [p.paper for p in points], "no numbers in the paper"),
+            (here, [p.mean for p in points], "no result yet"),
+        ):
+            if not any(map(math.isfinite, numbers)):
+                axes.text(0.5, 0.5, nothing, transform=axes.transAxes, ha="center")
+                axes.yaxis.set_major_locator(NullLocator())
+        for axes in (paper, here, gain):
+            axes.set_xlabel(x_label)
+            _scale_x(axes, x, log)
+        figure.savefig(out_png)
+
+
+def draw_loss_curves(curves: Mapping[str, Series], *, theme: Theme, out_png: Path) -> None:
+    """Draw a loss over the iterations, a line a row, its name at the line's end.
+
+    Args:
+        curves: name of a row -> its curve; an empty one keeps the row's colour for it.
+        theme: LIGHT or DARK.
+        out_png: the file to write.
+    """
+    with _themed(theme):
+        figure, axes = _figure_with_margin(len(curves))
+        style_axes(axes, "total training loss")
+        colors = _row_colors(len(curves), theme)
+        ends = []
+        for index, ((name, (iterations, values)), color) in enumerate(
+            zip(curves.items(), colors, strict=True)
+        ):
+            if iterations:
+                dashes = _DASHES[index % len(_DASHES)]
+                axes.plot(iterations, values, color=color, linestyle=dashes, linewidth=1.6)
+                ends.append((name, iterations[-1], values[-1], color))
+        finite = [v for _, values in curves.values() for v in values if math.isfinite(v)]
+        if finite and min(finite) > 0:
+            axes.set_yscale("log")
+            axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axes.yaxis.set_minor_locator(NullLocator())
+        axes.set_xlim(left=0)
+        axes.set_xlabel("iteration")
+        _label_at_margin(axes, ends)
+        figure.savefig(out_png)
+
+
+def draw_ap_against_time(
+    points: Mapping[str, TimePoint], *, theme: Theme, out_png: Path
+) -> None:
+    """Draw AP against training time, a point a row, as the paper's Fig. 2 does for inference.
+
+    Args:
+        points: name of a row -> its numbers; NaN keeps the row's colour for it.
+        theme: LIGHT or DARK.
+        out_png: the file to write.
+    """
+    with _themed(theme):
+        figure, axes = _figure_with_margin(len(points))
+        style_axes(axes, "AP, %: mean ± std")
+        ends = []
+        minutes = max(p.seconds for p in points.values() if math.isfinite(p.seconds)) >= 120
+        unit = 60 if minutes else 1
+        for (name, point), color in zip(
+            points.items(), _row_colors(len(points), theme), strict=True
+        ):
+            seconds, ap, std = point
+            if math.isfinite(seconds) and math.isfinite(ap):
+                axes.errorbar(
+                    seconds / unit, ap, *_no_nan([std]), color=color, marker="o", capsize=3
+                )
+                ends.append((name, seconds / unit, ap, color))
+        axes.margins(x=0.1)
+        axes.set_xlabel(f"training and evaluation, {'minutes' if minutes else 'seconds'}")
+        _label_at_margin(axes, ends)
+        figure.savefig(out_png)
+
+
+@contextmanager
+def _themed(theme: Theme) -> Iterator[None]:
+    names = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
+    colors = {
+        **dict.fromkeys(names, theme.text),
+        **dict.fromkeys(("figure.facecolor", "axes.facecolor"), theme.background),
+        "grid.color": theme.text,
+    }
+    with rc_context({**colors, "font.size": 9}):
+        yield
+
+
+def _figure_with_margin(num_rows: int) -> tuple[Figure, Axes]:
+    """A figure whose right margin has room for a label a row."""
+    figure = Figure(figsize=(11, max(4.2, 0.6 + 0.26 * num_rows)), dpi=DPI)
+    figure.subplots_adjust(left=0.06, right=0.76, top=0.93, bottom=0.12)
+    return figure, figure.add_subplot()
+
+
+def _label_at_margin(axes: Axes, ends: Sequence[tuple[str, float, float, str]]) -> None:
+    """Write names right of the axes, none over another, each with a line to its point.
+
+    Args:
+        axes: with its scales set and everything drawn.
+        ends: name, x, y and colour of each.
+    """
+    axes.autoscale_view()
+    to_axes = axes.transScale + axes.transLimits
+    heights = [to_axes.transform((x, y))[1] if math.isfinite(y) else 0.0 for _, x, y, _ in ends]
+    for (name, x, y, color), height in zip(ends, _spread(heights, _LABEL_GAP), strict=True):
+        axes.annotate(
+            _short(name),
+            (x, y if math.isfinite(y) else axes.get_ylim()[0]),
+            xytext=(1.03, height),
+            textcoords="axes fraction",
+            va="center",
+            color=color,
+            annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.7, "alpha": 0.6},
+        )
+
+
+def _spread(heights: Sequence[float], gap: float) -> list[float]:
+    """The heights in [0, 1], moved apart to at least ``gap``, in the same order.
+
+    Each is pushed up by those below it; where they leave the top, the lot is pushed down again.
+    """
+    order = sorted(range(len(heights)), key=lambda i: heights[i])
+    placed = list(heights)
+    lowest = -math.inf
+    for index in order:
+        lowest = placed[index] = max(heights[index], lowest + gap)
+    highest = 1 + gap
+    for index in reversed(order):
+        highest = placed[index] = min(placed[index], highest - gap)
+    return placed
+
+
+def _scale_x(axes: Axes, x: Sequence[float], log: bool) -> None:
+    positive = [value for value in x if value > 0]
+    if not log or not positive:
+        return
+    if min(x) > 0:
+        axes.set_xscale("log")
+    else:
+        axes.set_xscale("symlog", linthresh=min(positive), linscale=0.5)
+    axes.xaxis.set_major_locator(FixedLocator(sorted(set(x))))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_locator(NullLocator())
+
+
+def _row_colors(num_rows: int, theme: Theme) -> list[str]:
+    positions = np.linspace(*theme.row_colors, max(num_rows, 2))[:num_rows]
+    return [to_hex(colormaps["viridis"](position)) for position in positions]
+
+
+def _no_nan(values: Iterable[float]) -> list[float]:
+    """Lengths of error bars, none where there is no number."""
+    return [value if math.isfinite(value) else 0.0 for value in values]
+
+
+def _short(name: str) -> str:
+    """As much of a row's name as fits beside a picture; a "$" is no formula."""
+    return textwrap.shorten(name, _LABEL_CHARACTERS, placeholder=" …").replace("$", r"\$")
