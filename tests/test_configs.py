@@ -1,35 +1,54 @@
 """Every yaml in configs/ is read, has the keys it claims, and builds."""
 
-from pathlib import Path
+import re
+import shlex
 
 import pytest
+import torch
+from config_files import CONFIGS, MODELS, SWEEPS, commands, differences, header, load, name_of
 from detectron2 import model_zoo
-from detectron2.config import get_cfg
+from detectron2.config import CfgNode, get_cfg
+from detectron2.data import transforms as T
+from detectron2.engine import default_argument_parser
 from detectron2.modeling import build_model
 
 from focal_retina import add_focal_retina_config, merge_config_file
+from focal_retina.data.augmentation import build_train_augmentation
+from focal_retina.modeling.box_loss import IoUBoxLoss
 
-ROOT = Path(__file__).parents[1]
-CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+
+def build_without_memory(cfg):
+    """The model on PyTorch's meta device: shapes and modules, no numbers."""
+    cfg = cfg.clone()
+    cfg.MODEL.DEVICE = "meta"
+    with torch.device("meta"):
+        return build_model(cfg)
 
 
-def load(path):
+def load_zoo(name: str) -> CfgNode:
+    """A config of Detectron2's zoo, with this package's model in the place of RetinaNet."""
     cfg = get_cfg()
     add_focal_retina_config(cfg)
-    merge_config_file(cfg, str(path))
+    merge_config_file(cfg, model_zoo.get_config_file(name))
+    assert cfg.MODEL.META_ARCHITECTURE == "RetinaNet"
+    cfg.MODEL.META_ARCHITECTURE = "FocalRetinaNet"
     cfg.MODEL.DEVICE = "cpu"
     return cfg
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: str(p.relative_to(ROOT)))
+# A backbone that loads its own weights cannot do so without memory.
+@pytest.mark.filterwarnings("ignore:.*copying from a non-meta parameter")
+@pytest.mark.parametrize("path", MODELS, ids=name_of)
 def test_builds(path):
     cfg = load(path)
-    model = build_model(cfg)
+    model = build_without_memory(cfg)
     assert type(model).__name__ == cfg.MODEL.META_ARCHITECTURE
-    assert model.head.cls_score.out_channels % cfg.MODEL.RETINANET.NUM_CLASSES == 0
+    (num_anchors,) = set(model.anchor_generator.num_cell_anchors)
+    assert model.head.cls_score.out_channels == num_anchors * cfg.MODEL.RETINANET.NUM_CLASSES
+    assert len(model.anchor_generator.num_cell_anchors) == len(cfg.MODEL.RETINANET.IN_FEATURES)
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: str(p.relative_to(ROOT)))
+@pytest.mark.parametrize("path", MODELS, ids=name_of)
 def test_detectron2s_own_reader_reads_it_without_unsafe_yaml(path):
     cfg = get_cfg()
     add_focal_retina_config(cfg)
@@ -38,10 +57,61 @@ def test_detectron2s_own_reader_reads_it_without_unsafe_yaml(path):
     assert cfg == load(path)
 
 
-def test_base_is_detectron2s_base_but_for_the_model():
-    stock = get_cfg()
-    add_focal_retina_config(stock)
-    merge_config_file(stock, model_zoo.get_config_file("Base-RetinaNet.yaml"))
-    stock.MODEL.META_ARCHITECTURE = "FocalRetinaNet"
-    stock.MODEL.DEVICE = "cpu"
-    assert load(ROOT / "configs" / "Base-FocalRetinaNet.yaml") == stock
+@pytest.mark.parametrize("path", [*MODELS, *SWEEPS], ids=name_of)
+def test_the_header_has_its_command_and_names_files_that_exist(path):
+    text = "\n".join(header(path))
+    named = re.findall(r"\b(?:configs|focal_retina|tools)/[\w./-]+\.(?:py|yaml)\b", text)
+    assert [x for x in named if not (CONFIGS.parent / x).is_file()] == []
+    assert path.name.startswith("Base-") or any(
+        f"configs/{name_of(path)}" in command for command in commands(path)
+    )
+
+
+@pytest.mark.parametrize("path", MODELS, ids=name_of)
+def test_its_training_commands_parse_and_merge(path):
+    for command in commands(path):
+        if command[1] == "train_net.py" and "--register" not in command:
+            arguments = default_argument_parser().parse_args(shlex.split(" ".join(command[2:])))
+            assert arguments.config_file == f"configs/{name_of(path)}"
+            load(path).merge_from_list(arguments.opts)
+
+
+@pytest.mark.parametrize(
+    "ours, zoo",
+    [
+        ("Base-FocalRetinaNet", "Base-RetinaNet"),
+        *(
+            (f"COCO/{name}", f"COCO-Detection/{name}")
+            for name in ("retinanet_R_50_FPN_1x", "retinanet_R_50_FPN_3x", "retinanet_R_101_FPN_3x")
+        ),
+    ],
+)
+def test_is_detectron2s_zoo_but_for_the_model(ours, zoo):
+    assert load(f"{ours}.yaml") == load_zoo(f"{zoo}.yaml")
+
+
+def test_modern_recipe_has_what_its_header_says():
+    cfg = load("COCO/retinanet_R_50_FPN_modern.yaml")
+    assert differences(cfg, load("COCO/retinanet_R_50_FPN_1x.yaml")) == {
+        "MODEL.RESNETS.NORM": "SyncBN",
+        "MODEL.RETINANET.NORM": "GN",
+        "MODEL.RETINANET.BBOX_REG_LOSS_TYPE": "giou",
+        "INPUT.LARGE_SCALE_JITTER.ENABLED": True,
+        "SOLVER.STEPS": (480000, 520000),
+        "SOLVER.MAX_ITER": 540000,
+    }
+    epochs = cfg.SOLVER.MAX_ITER * cfg.SOLVER.IMS_PER_BATCH / 118287  # images of COCO 2017's train
+    assert epochs == pytest.approx(72, abs=1.5)
+    kinds = [type(x) for x in build_train_augmentation(cfg)]
+    assert kinds == [T.ResizeScale, T.FixedSizeCrop, T.RandomFlip]
+
+    model = build_without_memory(cfg)
+    norms = [m for m in model.head.cls_subnet if isinstance(m, torch.nn.GroupNorm)]
+    assert len(norms) == cfg.MODEL.RETINANET.NUM_CONVS
+    assert isinstance(model.box_loss, IoUBoxLoss)
+    assert model.backbone.top_block.in_feature == "res5"
+    assert model.backbone.top_block.p6.in_channels == 2048  # C5's
+    resnet = model.backbone.bottom_up
+    frozen = [*resnet.stem.parameters(), *resnet.res2.parameters()]
+    assert not any(p.requires_grad for p in frozen)
+    assert all(p.requires_grad for p in resnet.res3.parameters())

@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..analysis.plots.sweep import (
-    DARK,
-    LIGHT,
     SweepPoint,
     TimePoint,
     draw_ap_against_time,
     draw_ap_over_x,
     draw_loss_curves,
 )
+from ..analysis.plots.themes import DARK, LIGHT
 from ..analysis.training_metrics import Series, read_metrics
 from .grid import Sweep
 from .statistics import Comparison, RowSummary, mean_curve

@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from ..analysis.plots.sweep import DARK, LIGHT
+from ..analysis.plots.themes import DARK, LIGHT
 from . import wording
 from .grid import Sweep
 from .pictures import draw_pictures, read_loss_curves
@@ -31,7 +31,7 @@ _HEADINGS = {
     Verdict.NOT_REPRODUCED: "Not reproduced",
     Verdict.UNDECIDED: "Undecided",
     Verdict.NO_ORDER: "Not ordered by the paper",
-    Verdict.NO_RESULT: "No result yet",
+    Verdict.NO_RESULT: "No result",
 }
 
 

@@ -3,7 +3,7 @@
 Two rows are compared by Welch's 95 % interval of the difference of their mean AP (B. L. Welch, "The
 generalization of 'Student's' problem when several different population variances are involved",
 Biometrika 1947). The seeds are its samples: it covers what another seed would have given, not what
-another set of test images would. Pairs are judged one by one, without a correction for their number.
+another set of test images would. Pairs are judged one by one; nothing corrects for their number.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Estimate:
 def estimate(values: Iterable[float]) -> Estimate:
     """Mean and sample standard deviation of the finite values.
 
-    AP is NaN where a model detects nothing at all; who shows the estimate says how many are left out.
+    AP is NaN where a model detects nothing at all: who shows the estimate has to say so.
     """
     finite = [value for value in values if math.isfinite(value)]
     return Estimate(
@@ -119,7 +119,7 @@ class Verdict(Enum):
     NOT_REPRODUCED = "not reproduced"
     UNDECIDED = "undecided"
     NO_ORDER = "no order in the paper"
-    NO_RESULT = "no result yet"
+    NO_RESULT = "no result"
 
 
 @dataclass(frozen=True)

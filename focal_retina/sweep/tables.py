@@ -64,7 +64,7 @@ def results_table(
         if metric == "AP":
             columns.append(Columns("AP − reference", subheadings))
     if sweep.tuning is not None:
-        columns.append(Columns(sweep.tuning.key, [""]))
+        columns.append(Columns(sweep.tuning.key.rpartition(".")[2], [""]))
     columns += [Columns(heading, [""]) for heading in ("seeds", "time", "peak memory")]
 
     by_name = {comparison.first.name: comparison for comparison in comparisons}

@@ -33,11 +33,11 @@ NOTHING = "–"
 
 RULE = (
     "An order of two rows counts as reproduced where the 95 % interval of the difference of their "
-    "mean AP (Welch's, over the seeds) lies wholly on the paper's side of zero, as not reproduced "
+    "mean AP (Welch’s, over the seeds) lies wholly on the paper’s side of zero, as not reproduced "
     "where it lies wholly on the other side, and as undecided where it contains zero or a row has "
-    "fewer than two seeds. The interval covers the choice of the seed, not that of the test images, "
-    "and is not corrected for the number of pairs: of twenty equal pairs, about one would be "
-    "declared different."
+    "fewer than two seeds. The interval covers the choice of the seed, not that of the test "
+    "images, and is not corrected for the number of pairs: of twenty equal pairs, about one would "
+    "be declared different."
 )
 
 
@@ -91,7 +91,7 @@ def _listed(names: Sequence[str], most: int = 4) -> str:
 
 
 def sentence(comparison: Comparison) -> str:
-    """Such as "FL γ 2 above CE (paper +2.9, here +4.1 ± 0.6)"; the order is the paper's if it has
+    """Such as "FL γ 2 above CE (paper +2.9, here +4.1 ± 0.6)"; the order is the paper’s if it has
     one, else ours."""
     paper, here = comparison.paper, comparison.here
     first, second = comparison.first.name, comparison.second.name
@@ -135,7 +135,7 @@ def _paper_best(best: RowSummary, summaries: Sequence[RowSummary]) -> str:
     highest = max(numbers.values())
     names = [name for name, value in numbers.items() if value == highest]
     if best.row.name in names:
-        return f", which is the paper's highest as well ({number(highest)})"
+        return f", which is the paper’s highest as well ({number(highest)})"
     return f"; in the paper it is {_listed(names)} ({number(highest)})"
 
 
@@ -145,6 +145,8 @@ def _count_orders(pairs: Sequence[Comparison]) -> list[str]:
         verdicts.count(verdict)
         for verdict in (Verdict.REPRODUCED, Verdict.NOT_REPRODUCED, Verdict.UNDECIDED)
     ]
+    if not pairs:
+        return []
     if not any(math.isfinite(pair.here.margin) for pair in pairs):
         return ["No order of two rows can be told: each row needs at least two finished seeds."]
     if not any(counts):
@@ -152,7 +154,7 @@ def _count_orders(pairs: Sequence[Comparison]) -> list[str]:
     same, opposite, undecided = (str(count or "none") for count in counts)
     return [
         f"Of {_count(sum(counts), 'pair')} of rows that the paper orders and that have a result "
-        f"here, {same} came out in the paper's order, {opposite} in the opposite one, and "
+        f"here, {same} came out in the paper’s order, {opposite} in the opposite one, and "
         f"{undecided} cannot be told at these seeds."
     ]
 
@@ -163,7 +165,7 @@ def remarks(
     results: Sequence[TrialResult],
     missing_curves: Sequence[str],
 ) -> list[str]:
-    """What a reader of the table has to know: the paper's words, and every gap in our numbers."""
+    """What a reader of the table has to know: the paper’s words, and every gap in our numbers."""
     found = [
         f"{s.row.name}: the paper says “{s.row.paper_note}”; here {_outcome(s)}."
         for s in summaries
@@ -189,7 +191,9 @@ def remarks(
     known = {row.name for row in sweep.rows}
     unknown = sorted({result.row for result in results} - known)
     if unknown:
-        found.append(f"Left out are results of rows that are not in this sweep: {_listed(unknown)}.")
+        found.append(
+            f"Left out are results of rows that are not in this sweep: {_listed(unknown)}."
+        )
     return found
 
 
@@ -204,7 +208,7 @@ def _outcome(summary: RowSummary) -> str:
 
 
 def trial_counts(sweep: Sweep, results: Sequence[TrialResult], num_seeds: int) -> str:
-    """Such as "21 of 7 rows × 3 seeds: 19 done, 1 failed, 1 unfinished"; then those of the tuning."""
+    """Such as "7 rows × 3 seeds: 19 done, 1 failed, 1 unfinished"; then those of the tuning."""
     rows = _count(len(sweep.rows), "row")
     stages = [("test", num_seeds, f"{rows} × {_count(num_seeds, 'seed')}")]
     if (tuning := sweep.tuning) is not None:
@@ -238,15 +242,15 @@ def failure(trial: TrialResult) -> str:
 
 
 def tuned_on(tuning: Tuning) -> str:
-    where = f"on {plain(tuning.datasets)}" if tuning.datasets else "on the config's own test set"
+    where = f"on {plain(tuning.datasets)}" if tuning.datasets else "on the config’s own test set"
     return (
-        f"AP {where} with {_count(tuning.seeds, 'seed')} a value, other seeds than the table's. "
+        f"AP {where} with {_count(tuning.seeds, 'seed')} a value, other seeds than the table’s. "
         "The value in bold was chosen for the row."
     )
 
 
 def plain(value: Any) -> str:
-    """A config value as it is read aloud: a float without trailing zeros, a list without brackets."""
+    """A config value for a reader: a float without trailing zeros, a list without brackets."""
     if isinstance(value, float):
         return f"{value:g}"
     return ", ".join(map(plain, value)) if isinstance(value, (list, tuple)) else str(value)

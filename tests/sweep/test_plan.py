@@ -1,0 +1,108 @@
+"""Which trials a sweep has, and what tells their results apart."""
+
+from dataclasses import replace
+
+import pytest
+import yaml
+from detectron2.config import get_cfg
+
+from focal_retina import add_focal_retina_config
+from focal_retina.sweep.grid import Row, Sweep, Tuning
+from focal_retina.sweep.plan import CodeInputs, config_hash, plan_tests, plan_tuning
+from focal_retina.sweep.results import TrialResult
+from focal_retina.sweep.sweep import choose_tuned
+
+GAMMA = "MODEL.RETINANET.FOCAL_LOSS_GAMMA"
+SWEEP = Sweep(
+    name="table",
+    title="",
+    setting="",
+    reference="CE",
+    rows=[Row("CE", {GAMMA: 0.0}), Row("FL, γ 2", {GAMMA: 2.0})],
+    tuning=Tuning("SOLVER.BASE_LR", [0.1, 0.2], datasets=["val"], seeds=2),
+)
+
+
+@pytest.fixture
+def cfg():
+    cfg = get_cfg()
+    add_focal_retina_config(cfg)
+    cfg.DATASETS.TEST = ("test",)
+    cfg.TEST.EXPECTED_RESULTS = [["bbox", "AP", 50.0, 1.0]]
+    cfg.freeze()
+    return cfg
+
+
+def read(trial):
+    return yaml.safe_load(trial.config_yaml)
+
+
+def test_tuning_and_test_do_not_share_seeds_nor_data(cfg):
+    tuning = plan_tuning(SWEEP, cfg, CodeInputs())
+    tests = plan_tests(SWEEP, cfg, CodeInputs(), range(1, 4), {"CE": 0.1, "FL, γ 2": 0.2})
+    assert len(tuning) == 2 * 2 * 2
+    assert len(tests) == 2 * 3
+    assert not {x.seed for x in tuning} & {x.seed for x in tests}
+    assert {x.test_dataset for x in tuning} == {"val"}
+    assert {x.test_dataset for x in tests} == {"test"}
+    assert {(x.row, read(x)["SOLVER"]["BASE_LR"]) for x in tests} == {("CE", 0.1), ("FL, γ 2", 0.2)}
+    assert len({x.directory for x in [*tuning, *tests]}) == len(tuning) + len(tests)
+
+
+def test_a_trial_is_the_base_with_its_rows_overrides_and_seed(cfg):
+    trial = plan_tests(SWEEP, cfg, CodeInputs(), [7])[1]
+    expected = cfg.clone()
+    expected.defrost()
+    expected.merge_from_list([GAMMA, 2.0, "SEED", 7, "TEST.EXPECTED_RESULTS", []])
+    expected.SOLVER.CHECKPOINT_PERIOD = min(5000, cfg.SOLVER.MAX_ITER // 5)
+    assert trial.config_yaml == expected.dump()
+    assert trial.config_hash == config_hash(expected, CodeInputs())
+
+
+def test_hash_is_of_everything_that_changes_the_numbers(cfg, tmp_path):
+    first = config_hash(cfg, CodeInputs())
+    elsewhere = cfg.clone()
+    elsewhere.defrost()
+    elsewhere.OUTPUT_DIR = "elsewhere"
+    assert config_hash(elsewhere, CodeInputs()) == first
+
+    elsewhere.SOLVER.WEIGHT_DECAY *= 2
+    loss = tmp_path / "loss.py"
+    loss.write_text("a = 1")
+    hashes = [config_hash(elsewhere, CodeInputs())]
+    hashes.append(config_hash(cfg, CodeInputs(register=("a=b:c",))))
+    hashes.append(config_hash(cfg, CodeInputs(imports=(str(loss),))))
+    loss.write_text("a = 2")
+    hashes.append(config_hash(cfg, CodeInputs(imports=(str(loss),))))
+    assert len({first, *hashes}) == 5
+
+
+def test_a_row_with_an_unknown_key_is_named(cfg):
+    wrong = replace(SWEEP, rows=[Row("CE", {"MODEL.NO_SUCH": 1})])
+    with pytest.raises(ValueError, match=r"row 'CE' of table: MODEL.NO_SUCH 1"):
+        plan_tests(wrong, cfg, CodeInputs(), [1])
+
+
+def result(row, tuned, ap, status="done"):
+    return TrialResult(row, 1001, "tune", tuned, status, {"AP": ap} if status == "done" else {})
+
+
+def test_the_tuned_value_is_that_of_the_highest_mean():
+    results = [
+        *(result("CE", 0.1, x) for x in (10, 30)),
+        *(result("CE", 0.2, x) for x in (25, 26)),
+        result("FL, γ 2", 0.1, 5),
+        result("FL, γ 2", 0.2, 0, "failed"),
+    ]
+    assert choose_tuned(SWEEP, results) == {"CE": 0.2, "FL, γ 2": 0.1}
+
+
+def test_a_value_that_finds_nothing_is_never_the_best():
+    nothing = result("CE", 0.1, float("nan"))
+    other = [result("CE", 0.2, 1), result("FL, γ 2", 0.1, 5)]
+    assert choose_tuned(SWEEP, [nothing, *other])["CE"] == 0.2
+
+
+def test_a_row_of_which_every_tuning_trial_failed_is_named():
+    with pytest.raises(ValueError, match="'CE'"):
+        choose_tuned(SWEEP, [result("CE", 0.1, 0, "failed"), result("FL, γ 2", 0.1, 5)])

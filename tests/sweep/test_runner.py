@@ -1,0 +1,124 @@
+"""Trials on a real Ray: done, failed, killed, resumed, and on two nodes."""
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+from ray.cluster_utils import Cluster
+
+from focal_retina.sweep.results import RESULT_FILE
+from focal_retina.sweep.runner import connect
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """Two Ray nodes on this machine, one core each."""
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    cluster.second_node = cluster.add_node(num_cpus=1)
+    cluster.wait_for_nodes()
+    with connect(cluster.address):
+        yield cluster
+    cluster.shutdown()
+
+
+@pytest.fixture
+def run(make_runner):
+    """Run trials; returns the results by row, and how many were finished at each poll."""
+
+    def call(trials, **options):
+        polled = []
+        results = make_runner(**options).run(trials, lambda x: polled.append(len(x)))
+        assert [x.row for x in results] == [x.row for x in trials]
+        return {x.row: x for x in results}, polled
+
+    return call
+
+
+def starts_of(root, trial):
+    return json.loads((root / trial.directory / "starts.json").read_text())
+
+
+def iterations_of(root, trial):
+    lines = (root / trial.directory / "metrics.json").read_text().splitlines()
+    return [json.loads(line)["iteration"] for line in lines]
+
+
+@pytest.mark.usefixtures("cluster")
+def test_failures_are_retried_resumed_and_reported_while_the_rest_goes_on(
+    run, make_trial, tmp_path
+):
+    names = {"fine": "", "fails": "fail", "recovers": "fail once", "killed": "kill once"}
+    trials = {name: make_trial(name, behaviour) for name, behaviour in names.items()}
+    results, polled = run(list(trials.values()), retries=1)
+
+    assert {n: (x.status, x.attempts) for n, x in results.items()} == {
+        "fine": ("done", 1),
+        "fails": ("failed", 2),
+        "recovers": ("done", 2),
+        "killed": ("done", 2),
+    }
+    assert results["fails"].error.endswith("the reason\nof the failure")
+    assert "exit status 3" in results["fails"].error
+    assert not results["fails"].metrics
+    for name in ("fine", "recovers", "killed"):
+        # One that was interrupted goes on from its checkpoint: no iteration is missing or twice.
+        assert iterations_of(tmp_path, trials[name]) == list(range(1, 11))
+        assert results[name].metrics["AP"] == 10.0
+        assert math.isnan(results[name].metrics["AP50"])
+        assert results[name].seconds > 0 and results[name].peak_memory_mb > 1
+        assert results[name].git_commit == "c0ffee"
+        assert not list((tmp_path / trials[name].directory).glob("model_0*.pth"))
+    assert (polled[0], polled[-1]) == (0, 4)
+
+    # The same sweep again: only the failed one is tried again.
+    again, polled = run(list(trials.values()), retries=0)
+    assert polled[0] == 3
+    assert again["fails"].attempts == 1
+    assert [len(starts_of(tmp_path, t)) for t in trials.values()] == [1, 3, 2, 2]
+    assert {n: x.metrics.get("AP") for n, x in again.items()} == {
+        n: x.metrics.get("AP") for n, x in results.items()
+    }
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_result_serves_another_table_with_the_same_config_and_no_other_one(
+    run, make_trial, tmp_path
+):
+    trial = make_trial("a")
+    run([trial])
+    same_config = replace(trial, row="b", directory="trials/b")
+    other_config = replace(trial, row="c", config_hash=trial.config_hash[:8] + "f" * 56)
+    results, _ = run([same_config])
+    assert results["b"].directory == trial.directory
+    assert not (tmp_path / "trials" / "b").exists()
+    run([other_config])
+    assert len(starts_of(tmp_path, trial)) == 2
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_damaged_result_is_named(run, make_trial, tmp_path):
+    trial = make_trial("a")
+    run([trial])
+    path = tmp_path / trial.directory / RESULT_FILE
+    path.write_text(path.read_text()[:50])
+    with pytest.raises(ValueError, match=rf"{RESULT_FILE} is not the result of a trial"):
+        run([trial])
+
+
+# The last one: it leaves the cluster with one node.
+def test_two_nodes_of_a_cluster_and_the_loss_of_one(cluster, make_runner, make_trial, tmp_path):
+    trials = [make_trial("a", "wait"), make_trial("b", "wait")]
+    raylets = set()
+
+    def lose_a_node_when_both_run(results):
+        if not raylets and all((tmp_path / x.directory / "starts.json").exists() for x in trials):
+            raylets.update(starts_of(tmp_path, x)[0]["raylet"] for x in trials)
+            cluster.remove_node(cluster.second_node)
+            for trial in trials:
+                (tmp_path / trial.directory / "go").touch()
+
+    results = make_runner(retries=1).run(trials, lose_a_node_when_both_run)
+    assert len(raylets) == 2, "the trials did not run on two nodes"
+    assert [x.status for x in results] == ["done", "done"]
+    assert sorted(x.attempts for x in results) == [1, 2]
