@@ -9,8 +9,10 @@ from pathlib import Path
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from ..evaluation.coco_evaluator import PRECISION_CURVES_FILE
+from ..evaluation.precision_curves import load_precision_curves
 from .detections import break_even_threshold, compare_images
-from .plots import draw_detection_sheet, draw_training_curves
+from .plots import draw_detection_sheet, draw_pr_curves, draw_training_curves
 from .training_metrics import read_metrics
 
 __all__ = ["write_detection_sheet", "write_training_report"]
@@ -46,25 +48,33 @@ def write_detection_sheet(dataset_name: str, results_json: Path, out_png: Path) 
 
 
 def write_training_report(cfg: CfgNode) -> None:
-    """Write training.png, and detections.png for each evaluated data set, to cfg.OUTPUT_DIR.
+    """Write training.png, and of each evaluated data set detections.png and pr_curves.png, to
+    cfg.OUTPUT_DIR.
 
-    The log then says where everything is. With several sets in DATASETS.TEST a sheet's name holds
-    its set's: detections_NAME.png.
+    The log then says where everything is. With several sets in DATASETS.TEST the names hold their
+    set's: detections_NAME.png. Precision and recall are those of COCO's metrics; a data set that
+    is evaluated by others has no pr_curves.png.
     """
     output = Path(cfg.OUTPUT_DIR)
     curves = output / "training.png"
     draw_training_curves(read_metrics(output / "metrics.json"), curves)
 
-    sheets = []
+    sheets, pr_curves = [], []
     for name in cfg.DATASETS.TEST:
+        suffix = f"_{name}" if len(cfg.DATASETS.TEST) > 1 else ""
+        folder = output / "inference" / name
         # One file, called coco_… or lvis_instances_results.json after the evaluator.
-        for results in (output / "inference" / name).glob("*_instances_results.json"):
-            suffix = f"_{name}" if len(cfg.DATASETS.TEST) > 1 else ""
+        for results in folder.glob("*_instances_results.json"):
             sheets.append(output / f"detections{suffix}.png")
             write_detection_sheet(name, results, sheets[-1])
+        if (folder / PRECISION_CURVES_FILE).exists():
+            precision = load_precision_curves(folder / PRECISION_CURVES_FILE)
+            pr_curves.append(output / f"pr_curves{suffix}.png")
+            draw_pr_curves(precision, f"{name}: precision and recall", pr_curves[-1])
 
     lines = [
         *(f"detections beside ground truth  {sheet}" for sheet in sheets),
+        *(f"precision against recall        {picture}" for picture in pr_curves),
         f"training curves                 {curves}",
         f"numbers, one json a line        {output / 'metrics.json'}",
         f"TensorBoard                     tensorboard --logdir {output}",

@@ -6,54 +6,26 @@ Every picture is drawn for a light or for a dark page. A row has one colour in a
 from __future__ import annotations
 
 import math
-import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
-from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
 from ..training_metrics import Series
 from .style import DPI, style_axes
+from .themes import Theme, row_colors, themed
 
 __all__ = [
-    "DARK",
-    "LIGHT",
     "SweepPoint",
-    "Theme",
     "TimePoint",
     "draw_ap_against_time",
     "draw_ap_over_x",
     "draw_loss_curves",
 ]
 
-
-class Theme(NamedTuple):
-    """Colours of the page that a picture is made for.
-
-    Attributes:
-        background: of page and picture.
-        text: also of lines that belong to no row.
-        paper: of the paper's numbers.
-        here: of ours.
-        row_colors: the part of the viridis colour map that stands out from the background.
-    """
-
-    background: str
-    text: str
-    paper: str
-    here: str
-    row_colors: tuple[float, float]
-
-
-LIGHT = Theme("#ffffff", "#24292f", "#8a5a00", "#0b62c4", (0.0, 0.8))
-DARK = Theme("#14181d", "#dfe5ec", "#e8b04a", "#69aef8", (0.25, 1.0))
 
 _LABEL_CHARACTERS = 26
 _LABEL_GAP = 0.055  # between labels at the margin, of the axes' height
@@ -110,14 +82,14 @@ def draw_ap_over_x(
         x_label: name of the x axis.
         log: whether the x axis is logarithmic, a zero at its left end.
         reference: name of the row that gains are counted from.
-        theme: LIGHT or DARK.
+        theme: of the page.
         out_png: the file to write.
     """
     points = sorted(points, key=lambda point: point.x)
     x = [point.x for point in points]
-    with _themed(theme):
+    with themed(theme):
         figure = Figure(figsize=(11, 3.6), dpi=DPI, layout="constrained")
-        paper, here, gain = figure.subplots(1, 3)
+        paper, here, gain = panels = figure.subplots(1, 3, sharex=True)
         of_paper = {"color": theme.paper, "marker": "s", "linestyle": (0, (4, 2))}
         ours = {"color": theme.here, "marker": "o", "capsize": 3}
 
@@ -151,14 +123,15 @@ def draw_ap_over_x(
 
         for axes, numbers, nothing in (
             (paper, [p.paper for p in points], "no numbers in the paper"),
-            (here, [p.mean for p in points], "no result yet"),
+            (here, [p.mean for p in points], "no result"),
         ):
             if not any(map(math.isfinite, numbers)):
                 axes.text(0.5, 0.5, nothing, transform=axes.transAxes, ha="center")
                 axes.yaxis.set_major_locator(NullLocator())
-        for axes in (paper, here, gain):
+        if log:
+            _scale_logarithmically(paper, x)  # the panels share their x axis
+        for axes in panels:
             axes.set_xlabel(x_label)
-            _scale_x(axes, x, log)
         figure.savefig(out_png)
 
 
@@ -167,25 +140,26 @@ def draw_loss_curves(curves: Mapping[str, Series], *, theme: Theme, out_png: Pat
 
     Args:
         curves: name of a row -> its curve; an empty one keeps the row's colour for it.
-        theme: LIGHT or DARK.
+        theme: of the page.
         out_png: the file to write.
     """
-    with _themed(theme):
+    with themed(theme):
         figure, axes = _figure_with_margin(len(curves))
         style_axes(axes, "total training loss")
-        colors = _row_colors(len(curves), theme)
+        colors = row_colors(len(curves), theme)
         ends = []
         for index, ((name, (iterations, values)), color) in enumerate(
             zip(curves.items(), colors, strict=True)
         ):
             if iterations:
                 dashes = _DASHES[index % len(_DASHES)]
-                axes.plot(iterations, values, color=color, linestyle=dashes, linewidth=1.6)
+                (line,) = axes.plot(iterations, values, color=color, linestyle=dashes)
+                line.set(linewidth=1.6, marker="o", markersize=4, markevery=[-1])
                 ends.append((name, iterations[-1], values[-1], color))
         finite = [v for _, values in curves.values() for v in values if math.isfinite(v)]
         if finite and min(finite) > 0:
             axes.set_yscale("log")
-            axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             axes.yaxis.set_minor_locator(NullLocator())
         axes.set_xlim(left=0)
@@ -194,53 +168,40 @@ def draw_loss_curves(curves: Mapping[str, Series], *, theme: Theme, out_png: Pat
         figure.savefig(out_png)
 
 
-def draw_ap_against_time(
-    points: Mapping[str, TimePoint], *, theme: Theme, out_png: Path
-) -> None:
+def draw_ap_against_time(points: Mapping[str, TimePoint], *, theme: Theme, out_png: Path) -> None:
     """Draw AP against training time, a point a row, as the paper's Fig. 2 does for inference.
 
     Args:
         points: name of a row -> its numbers; NaN keeps the row's colour for it.
-        theme: LIGHT or DARK.
+        theme: of the page.
         out_png: the file to write.
     """
-    with _themed(theme):
+    with themed(theme):
         figure, axes = _figure_with_margin(len(points))
         style_axes(axes, "AP, %: mean ± std")
         ends = []
         minutes = max(p.seconds for p in points.values() if math.isfinite(p.seconds)) >= 120
         unit = 60 if minutes else 1
         for (name, point), color in zip(
-            points.items(), _row_colors(len(points), theme), strict=True
+            points.items(), row_colors(len(points), theme), strict=True
         ):
             seconds, ap, std = point
             if math.isfinite(seconds) and math.isfinite(ap):
                 axes.errorbar(
-                    seconds / unit, ap, *_no_nan([std]), color=color, marker="o", capsize=3
+                    seconds / unit, ap, _no_nan([std]), color=color, marker="o", capsize=3
                 )
                 ends.append((name, seconds / unit, ap, color))
         axes.margins(x=0.1)
+        axes.set_xlim(left=0)
         axes.set_xlabel(f"training and evaluation, {'minutes' if minutes else 'seconds'}")
         _label_at_margin(axes, ends)
         figure.savefig(out_png)
 
 
-@contextmanager
-def _themed(theme: Theme) -> Iterator[None]:
-    names = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
-    colors = {
-        **dict.fromkeys(names, theme.text),
-        **dict.fromkeys(("figure.facecolor", "axes.facecolor"), theme.background),
-        "grid.color": theme.text,
-    }
-    with rc_context({**colors, "font.size": 9}):
-        yield
-
-
 def _figure_with_margin(num_rows: int) -> tuple[Figure, Axes]:
     """A figure whose right margin has room for a label a row."""
     figure = Figure(figsize=(11, max(4.2, 0.6 + 0.26 * num_rows)), dpi=DPI)
-    figure.subplots_adjust(left=0.06, right=0.76, top=0.93, bottom=0.12)
+    figure.subplots_adjust(left=0.06, right=0.8, top=0.93, bottom=0.12)
     return figure, figure.add_subplot()
 
 
@@ -261,9 +222,16 @@ def _label_at_margin(axes: Axes, ends: Sequence[tuple[str, float, float, str]]) 
             xytext=(1.03, height),
             textcoords="axes fraction",
             va="center",
-            color=color,
             annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.7, "alpha": 0.6},
+            arrowprops={
+                "arrowstyle": "-",
+                "color": color,
+                "linewidth": 0.8,
+                "linestyle": ":",
+                "relpos": (0, 0.5),
+                "shrinkA": 2,
+                "shrinkB": 0,
+            },
         )
 
 
@@ -283,9 +251,10 @@ def _spread(heights: Sequence[float], gap: float) -> list[float]:
     return placed
 
 
-def _scale_x(axes: Axes, x: Sequence[float], log: bool) -> None:
+def _scale_logarithmically(axes: Axes, x: Sequence[float]) -> None:
+    """A tick at each x; a zero stands at the left of the smallest positive one."""
     positive = [value for value in x if value > 0]
-    if not log or not positive:
+    if not positive:
         return
     if min(x) > 0:
         axes.set_xscale("log")
@@ -296,11 +265,6 @@ def _scale_x(axes: Axes, x: Sequence[float], log: bool) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
 
 
-def _row_colors(num_rows: int, theme: Theme) -> list[str]:
-    positions = np.linspace(*theme.row_colors, max(num_rows, 2))[:num_rows]
-    return [to_hex(colormaps["viridis"](position)) for position in positions]
-
-
 def _no_nan(values: Iterable[float]) -> list[float]:
     """Lengths of error bars, none where there is no number."""
     return [value if math.isfinite(value) else 0.0 for value in values]
@@ -308,4 +272,6 @@ def _no_nan(values: Iterable[float]) -> list[float]:
 
 def _short(name: str) -> str:
     """As much of a row's name as fits beside a picture; a "$" is no formula."""
-    return textwrap.shorten(name, _LABEL_CHARACTERS, placeholder=" …").replace("$", r"\$")
+    if len(name) > _LABEL_CHARACTERS:
+        name = name[: _LABEL_CHARACTERS - 1].rstrip() + "…"
+    return name.replace("$", r"\$")

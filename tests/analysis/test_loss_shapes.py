@@ -1,0 +1,95 @@
+"""The curves of figures 1, 5, 6 and 7, against what the paper's text says of them."""
+
+import math
+
+import pytest
+import torch
+
+from focal_retina.analysis.loss_shapes import evaluate, figures
+from focal_retina.losses import CrossEntropy, FocalLoss, FocalLossStar
+
+
+@pytest.fixture(scope="module")
+def by_name():
+    return {figure.name: figure for figure in figures()}
+
+
+def logit(p):
+    return torch.tensor(p, dtype=torch.float64).logit()
+
+
+def test_gamma_2_against_cross_entropy():
+    """Section 3.2: 100 times lower at p_t = .9, about 1000 times at .968, at most 4 times below."""
+    x_t = logit([0.9, 0.968, 0.5, 0.3, 0.01])
+    cross_entropy, _ = evaluate(CrossEntropy(alpha=-1), x_t)
+    focal, _ = evaluate(FocalLoss(alpha=-1, gamma=2), x_t)
+    ratio = cross_entropy / focal
+    assert ratio[0] == pytest.approx(100)
+    assert ratio[1] == pytest.approx(1000, rel=0.03)
+    assert (ratio[2:] <= 4 + 1e-9).all()
+
+
+def test_steepest_slope_of_gamma_2(by_name):
+    """-1.129 at x_t = -2.79 (from the derivative in appendix B)."""
+    x_t = torch.linspace(-5, 5, 10001, dtype=torch.float64)
+    _, gradient = evaluate(FocalLoss(alpha=-1, gamma=2), x_t)
+    assert gradient.min() == pytest.approx(-1.129, abs=5e-4)
+    assert x_t[gradient.argmin()] == pytest.approx(-2.79, abs=5e-3)
+    (curve,) = [c for c in by_name["fig6"].curves if c.family == "FL, γ = 2"]
+    assert min(curve.gradient) == pytest.approx(-1.129, abs=5e-4)
+
+
+@pytest.mark.parametrize(
+    "loss, derivative",
+    [
+        (CrossEntropy(alpha=-1), lambda p, x: p - 1),
+        (
+            FocalLoss(alpha=-1, gamma=2),
+            lambda p, x: (1 - p) ** 2 * (2 * p * math.log(p) + p - 1),
+        ),
+        (FocalLossStar(alpha=-1, gamma=2, beta=1), lambda p, x: 1 / (1 + math.exp(-2 * x - 1)) - 1),
+    ],
+)
+def test_derivatives_of_appendix_b(loss, derivative):
+    x_t = torch.linspace(-6, 6, 25, dtype=torch.float64)
+    _, gradient = evaluate(loss, x_t)
+    expected = [derivative(1 / (1 + math.exp(-x)), x) for x in x_t.tolist()]
+    torch.testing.assert_close(gradient, torch.tensor(expected, dtype=torch.float64))
+
+
+def test_gradient_is_that_of_the_values(by_name):
+    for figure in by_name.values():
+        p_or_x = torch.tensor(figure.x, dtype=torch.float64)
+        x_t = p_or_x.logit() if figure.name == "fig1" else p_or_x
+        for curve in figure.curves:
+            middle = torch.tensor(curve.loss).diff() / x_t.diff()
+            gradient = torch.tensor(curve.gradient)
+            torch.testing.assert_close(
+                middle[100:-100].double(),
+                ((gradient[1:] + gradient[:-1]) / 2)[100:-100].double(),
+                atol=2e-3,
+                rtol=0,
+            )
+
+
+def test_figure_1_falls_with_gamma_and_p(by_name):
+    curves = by_name["fig1"].curves
+    assert [c.parameters["gamma"] for c in curves] == [0, 0.5, 1, 2, 5]
+    losses = torch.tensor([c.loss for c in curves])
+    assert (losses.diff(dim=0) < 0).all()
+    assert (losses.diff(dim=1) < 0).all()
+    assert curves[0].loss[0] == pytest.approx(-math.log(by_name["fig1"].x[0]))
+
+
+def test_figure_7_holds_table_3_and_cross_entropy(by_name):
+    curves = {(c.parameters["gamma"], c.parameters["beta"]): c for c in by_name["fig7"].curves}
+    assert {(2, 1), (4, 0)} <= curves.keys()
+    assert all(c.parameters["alpha"] == 0.25 for c in curves.values())
+    x_t = torch.tensor(by_name["fig7"].x, dtype=torch.float64)
+    expected, _ = evaluate(CrossEntropy(alpha=0.25), x_t)
+    torch.testing.assert_close(torch.tensor(curves[1, 0].loss, dtype=torch.float64), expected)
+
+
+def test_figures_5_and_6_show_value_and_derivative_of_the_same_losses(by_name):
+    assert by_name["fig5"].curves == by_name["fig6"].curves
+    assert (by_name["fig5"].quantity, by_name["fig6"].quantity) == ("loss", "gradient")
