@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from detectron2.data import MetadataCatalog
-from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, LVISEvaluator
+from detectron2.evaluation import DatasetEvaluator, LVISEvaluator
+
+from .coco_evaluator import COCOEvaluator
 
 __all__ = ["build_evaluator"]
 

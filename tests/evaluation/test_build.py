@@ -2,10 +2,9 @@
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.evaluation import COCOEvaluator
 
 from focal_retina.data import register_coco_json
-from focal_retina.evaluation import build_evaluator
+from focal_retina.evaluation import COCOEvaluator, build_evaluator
 
 
 @pytest.fixture
@@ -17,7 +16,7 @@ def name(tiny_coco):
     MetadataCatalog.remove("tiny_to_evaluate")
 
 
-def test_coco_data_has_cocos_evaluator(name, tmp_path):
+def test_coco_data_has_the_fast_evaluator(name, tmp_path):
     assert type(build_evaluator(name, str(tmp_path))) is COCOEvaluator
 
 

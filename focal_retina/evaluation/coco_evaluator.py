@@ -1,0 +1,104 @@
+"""Detectron2's COCOEvaluator, its box metrics computed much faster."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import os
+from collections.abc import Hashable, Iterable
+from typing import Any
+
+from detectron2.evaluation import COCOEvaluator as Detectron2COCOEvaluator
+from detectron2.utils.file_io import PathManager
+
+from .box_metrics import evaluate_boxes
+from .precision_curves import PrecisionCurves
+
+__all__ = ["PRECISION_CURVES_FILE", "COCOEvaluator"]
+
+_logger = logging.getLogger(__name__)
+
+PRECISION_CURVES_FILE = "coco_precision_curves.npz"
+
+
+class COCOEvaluator(Detectron2COCOEvaluator):
+    """:class:`detectron2.evaluation.COCOEvaluator` with the metrics of :mod:`.box_metrics`.
+
+    Arguments, results and files are Detectron2's; several processes are gathered as there. Beside
+    its files stands ``coco_precision_curves.npz``, see :class:`PrecisionCurves`. Masks and
+    keypoints are left to Detectron2's own code.
+
+    An annotation without "iscrowd" is no crowd, and one without "area" has that of its box, which
+    the log says; Detectron2's fails at them after it has run the model.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        if self._do_evaluation:
+            _complete(self._coco_api.dataset["annotations"], self._metadata.name)
+
+    def _eval_predictions(
+        self, predictions: list[dict[str, Any]], img_ids: Iterable[Hashable] | None = None
+    ) -> None:
+        detections = list(itertools.chain.from_iterable(p["instances"] for p in predictions))
+        tasks = self._tasks or self._tasks_from_predictions(detections)
+        if list(tasks) != ["bbox"] or not detections or not self._do_evaluation:
+            super()._eval_predictions(predictions, img_ids)
+            return
+        self._to_dataset_categories(detections)
+        if self._output_dir:
+            self._write_json(detections)
+
+        coco_eval = evaluate_boxes(
+            self._coco_api, detections, image_ids=img_ids, max_dets=self._max_dets_per_image
+        )
+        class_names = self._metadata.get("thing_classes")
+        self._results["bbox"] = self._derive_coco_results(coco_eval, "bbox", class_names)
+        if self._output_dir:
+            names = class_names or [str(category) for category in coco_eval.params.catIds]
+            path = os.path.join(self._output_dir, PRECISION_CURVES_FILE)
+            PrecisionCurves.from_coco_eval(coco_eval, names).save(path)
+
+    def _to_dataset_categories(self, detections: list[dict[str, Any]]) -> None:
+        """Put the data set's category ids in place of the model's classes.
+
+        Raises:
+            ValueError: the model has more classes than the data set.
+        """
+        to_class = self._metadata.get("thing_dataset_id_to_contiguous_id")
+        if to_class is None:
+            return
+        to_category = {label: category for category, label in to_class.items()}
+        for detection in detections:
+            label = detection["category_id"]
+            if label not in to_category:
+                raise ValueError(
+                    f"a detection in image {detection['image_id']!r} has class {label}, but "
+                    f"{self._metadata.name} has {len(to_category)} classes: "
+                    "MODEL.RETINANET.NUM_CLASSES does not fit the data"
+                )
+            detection["category_id"] = to_category[label]
+
+    def _write_json(self, detections: list[dict[str, Any]]) -> None:
+        path = os.path.join(self._output_dir, "coco_instances_results.json")
+        _logger.info("Saving results to %s", path)
+        with PathManager.open(path, "w") as file:
+            file.write(json.dumps(detections))
+
+
+def _complete(annotations: list[dict[str, Any]], dataset_name: str) -> None:
+    """Add the fields that COCO's metrics need, in place."""
+    without_area = 0
+    for annotation in annotations:
+        annotation.setdefault("iscrowd", 0)
+        if "area" not in annotation:
+            _, _, width, height = annotation["bbox"]
+            annotation["area"] = width * height
+            without_area += 1
+    if without_area:
+        _logger.warning(
+            '%s: %d annotations have no "area"; APs, APm and APl go by the areas of their boxes',
+            dataset_name,
+            without_area,
+        )

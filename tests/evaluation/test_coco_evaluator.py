@@ -1,0 +1,163 @@
+"""COCOEvaluator against Detectron2's: the same results and files from the same outputs."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.evaluation import COCOEvaluator as StockEvaluator
+from detectron2.structures import Boxes, Instances
+from detectron2.utils import comm
+from pycocotools.coco import COCO
+
+from focal_retina.data import register_coco_json
+from focal_retina.evaluation import COCOEvaluator
+from focal_retina.evaluation.box_metrics import evaluate_boxes
+from focal_retina.evaluation.precision_curves import load_precision_curves
+
+COCO_SAMPLE = Path(__file__).parents[3] / "shared" / "data" / "coco_eval"
+NAME = "tiny_for_coco_evaluator"
+
+
+@pytest.fixture
+def json_file(tiny_coco):
+    path, folder = tiny_coco
+    register_coco_json(NAME, str(path), str(folder))
+    yield path
+    DatasetCatalog.remove(NAME)
+    MetadataCatalog.remove(NAME)
+
+
+def outputs_of(image_id):
+    """Detections near the middle of tiny_coco's 64 px images, in the classes 0 and 1."""
+    generator = torch.Generator().manual_seed(image_id)
+    corners = torch.rand(9, 2, generator=generator) * 30
+    instances = Instances((64, 64))
+    instances.pred_boxes = Boxes(torch.cat([corners, corners + 28], dim=1))
+    instances.scores = torch.rand(9, generator=generator)
+    instances.pred_classes = torch.randint(2, (9,), generator=generator)
+    return {"instances": instances}
+
+
+def evaluate(evaluator, image_ids=range(1, 7), **options):
+    evaluator.reset()
+    for image_id in image_ids:
+        evaluator.process([{"image_id": image_id}], [outputs_of(image_id)])
+    return evaluator.evaluate(**options)
+
+
+def assert_same(actual, expected):
+    assert list(actual["bbox"]) == list(expected["bbox"])
+    np.testing.assert_allclose(
+        list(actual["bbox"].values()), list(expected["bbox"].values()), rtol=0, atol=1e-12
+    )
+
+
+def test_results_and_files_are_detectron2s(json_file, tmp_path):
+    stock = evaluate(StockEvaluator(NAME, output_dir=str(tmp_path / "stock"), use_fast_impl=False))
+    ours = evaluate(COCOEvaluator(NAME, output_dir=str(tmp_path / "ours")))
+    assert type(ours) is type(stock)
+    assert {"AP", "APs", "AP-cat", "AP-dog"} < set(ours["bbox"])
+    assert 0 < ours["bbox"]["AP50"] < 100
+    assert_same(ours, stock)
+
+    files = {path.name for path in (tmp_path / "ours").iterdir()}
+    assert files == {path.name for path in (tmp_path / "stock").iterdir()} | {
+        "coco_precision_curves.npz"
+    }
+    results = "coco_instances_results.json"
+    assert (tmp_path / "ours" / results).read_text() == (tmp_path / "stock" / results).read_text()
+    predictions = [
+        torch.load(tmp_path / which / "instances_predictions.pth", weights_only=True)
+        for which in ("ours", "stock")
+    ]
+    assert predictions[0] == predictions[1]
+
+
+def test_curves_hold_the_ap_of_each_class(json_file, tmp_path):
+    results = evaluate(COCOEvaluator(NAME, output_dir=str(tmp_path)))["bbox"]
+    curves = load_precision_curves(tmp_path / "coco_precision_curves.npz")
+    assert curves.class_names == ["cat", "dog"]
+    assert curves.precision.shape == (10, 101, 2)
+    np.testing.assert_allclose(
+        100 * curves.average_precision(), [results["AP-cat"], results["AP-dog"]], rtol=1e-12
+    )
+
+
+def test_a_limit_of_detections_and_a_choice_of_images(json_file):
+    stock, ours = (
+        evaluate(cls(NAME, output_dir=None, max_dets_per_image=3), img_ids=[2, 5])
+        for cls in (StockEvaluator, COCOEvaluator)
+    )
+    assert_same(ours, stock)
+    assert ours["bbox"]["AP"] != evaluate(COCOEvaluator(NAME))["bbox"]["AP"]
+
+
+def test_no_predictions_give_nan_as_in_detectron2(json_file, tmp_path):
+    nothing = Instances((64, 64))
+    nothing.pred_boxes = Boxes(torch.zeros(0, 4))
+    nothing.scores, nothing.pred_classes = torch.zeros(0), torch.zeros(0, dtype=torch.int64)
+    evaluator = COCOEvaluator(NAME, output_dir=str(tmp_path))
+    evaluator.reset()
+    assert evaluator.evaluate() == {}
+    evaluator.process([{"image_id": 1}], [{"instances": nothing}])
+    results = evaluator.evaluate()["bbox"]
+    assert list(results) == ["AP", "AP50", "AP75", "APs", "APm", "APl"]
+    assert np.isnan(list(results.values())).all()
+
+
+def test_no_objects_give_nan_as_in_detectron2(json_file):
+    content = json.loads(json_file.read_text())
+    json_file.write_text(json.dumps({**content, "annotations": []}))
+    results = evaluate(COCOEvaluator(NAME))["bbox"]
+    assert np.isnan(list(results.values())).all()
+
+
+def test_annotations_without_area_and_iscrowd(json_file, caplog):
+    expected = evaluate(COCOEvaluator(NAME))
+    content = json.loads(json_file.read_text())
+    for annotation in content["annotations"]:
+        del annotation["area"], annotation["iscrowd"]
+    json_file.write_text(json.dumps(content))
+    assert_same(evaluate(COCOEvaluator(NAME)), expected)
+    assert '6 annotations have no "area"' in caplog.text
+
+
+def test_more_classes_than_the_data_set_has(json_file):
+    MetadataCatalog.get(NAME).thing_dataset_id_to_contiguous_id.pop(8)
+    with pytest.raises(ValueError, match=f"class 1, but {NAME} has 1 classes.*NUM_CLASSES"):
+        evaluate(COCOEvaluator(NAME))
+
+
+@pytest.mark.slow  # two processes that import everything
+def test_two_processes_give_the_numbers_of_one(json_file, tiny_coco, tmp_path):
+    expected = evaluate(COCOEvaluator(NAME))
+    arguments = (*map(str, tiny_coco), str(tmp_path / "two.json"))
+    torch.multiprocessing.spawn(_evaluate_half, (*arguments, str(tmp_path / "store")), nprocs=2)
+    rank_results = [json.loads((tmp_path / f"two.json.{rank}").read_text()) for rank in (0, 1)]
+    assert_same(rank_results[0], expected)
+    assert rank_results[1] == {}
+
+
+def _evaluate_half(rank, json_file, folder, out_json, store):
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{store}", rank=rank, world_size=2
+    )
+    comm.create_local_process_group(2)
+    register_coco_json(NAME, json_file, folder)
+    half = (range(1, 4), range(4, 7))[rank]  # as Detectron2's InferenceSampler splits
+    results = evaluate(COCOEvaluator(NAME), half)
+    Path(f"{out_json}.{rank}").write_text(json.dumps(results))
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.skipif(not COCO_SAMPLE.is_dir(), reason="the sample of COCO val2014 is not there")
+def test_cocos_own_example():
+    """AP .505 and AP50 .697 are what the COCO API's demo shows for these detections."""
+    coco_api = COCO(str(COCO_SAMPLE / "instances_val2014_100.json"))
+    results = COCO_SAMPLE / "instances_val2014_fakebbox100_results.json"
+    stats = evaluate_boxes(coco_api, json.loads(results.read_text())).stats
+    assert stats[0] == pytest.approx(0.505, abs=5e-4)
+    assert stats[1] == pytest.approx(0.697, abs=5e-4)
