@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import difflib
-import json
-import math
 import os
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
+
+from .coco_json import read_coco_json
 
 __all__ = [
     "Registration",
     "check_num_classes",
     "dataset_classes",
     "parse_registration",
-    "read_coco_json",
     "register_coco_json",
     "register_from_spec",
 ]
@@ -60,73 +59,6 @@ def parse_registration(spec: str) -> Registration:
     if not os.path.isdir(image_root):
         raise FileNotFoundError(f"cannot register {name!r}: no image folder {image_root}")
     return Registration(name, json_file, image_root)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _is_integer(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_box(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 4 and all(map(_is_number, value))
-
-
-class _Kind(NamedTuple):
-    description: str
-    matches: Callable[[Any], bool]
-
-
-_INTEGER = _Kind("an integer", _is_integer)
-_ID = _Kind("an integer or a string", lambda value: _is_integer(value) or isinstance(value, str))
-_STRING = _Kind("a string", lambda value: isinstance(value, str))
-_BOX = _Kind("four finite numbers [x, y, width, height]", _is_box)
-
-# What Detectron2 and pycocotools read of each entry.
-_FIELDS = {
-    "images": {"id": _ID, "file_name": _STRING, "width": _INTEGER, "height": _INTEGER},
-    "annotations": {"id": _ID, "image_id": _ID, "category_id": _INTEGER, "bbox": _BOX},
-    "categories": {"id": _INTEGER, "name": _STRING},
-}
-
-
-def read_coco_json(json_file: str) -> dict[str, Any]:
-    """Read a json file in COCO's instances format, and check that it is one.
-
-    Raises:
-        ValueError: the file is not json, or an entry lacks a field or has one of another type;
-            the message names file, entry and field.
-    """
-    try:
-        with open(json_file, encoding="utf-8") as file:
-            content = json.load(file)
-    except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError too
-        raise ValueError(f"{json_file} is not json: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{json_file} is not COCO json: its top level is no object")
-    for section, fields in _FIELDS.items():
-        entries = content.get(section)
-        if not isinstance(entries, list):
-            state = "is no list" if section in content else "is missing"
-            raise ValueError(f'{json_file} is not COCO json: "{section}" {state}')
-        for index, entry in enumerate(entries):
-            if not isinstance(entry, dict):
-                raise ValueError(f"{json_file}: {section}[{index}] is no object")
-            for field, kind in fields.items():
-                if field not in entry:
-                    raise ValueError(f'{json_file}: {section}[{index}] has no "{field}"')
-                if not kind.matches(entry[field]):
-                    raise ValueError(
-                        f'{json_file}: "{field}" of {section}[{index}] is {entry[field]!r}, '
-                        f"not {kind.description}"
-                    )
-    category_ids = [category["id"] for category in content["categories"]]
-    if not category_ids or len(set(category_ids)) < len(category_ids):
-        state = "holds an id twice" if category_ids else "is empty"
-        raise ValueError(f'{json_file}: "categories" {state}')
-    return content
 
 
 def register_coco_json(name: str, json_file: str, image_root: str) -> None:

@@ -20,9 +20,11 @@ from detectron2.utils.file_io import PathManager
 from ..config import add_focal_retina_config
 from ..config_file import merge_config_file
 from ..data import check_num_classes, register_from_spec
+from ..data.checks import check_datasets
+from .config_checks import check_keys, check_solver, check_values
 from .precision import precision_of
 
-__all__ = ["UserError", "prepare_process", "setup_config", "user_errors"]
+__all__ = ["UserError", "prepare_process", "read_config", "setup_config", "user_errors"]
 
 _DENSE_DETECTORS = ("FocalRetinaNet", "RetinaNet")
 
@@ -58,13 +60,29 @@ def setup_config(args: argparse.Namespace) -> CfgNode:
         The frozen config, its ``MODEL.DEVICE`` one that this machine has.
 
     Raises:
-        UserError: missing file, unknown key, wrong class count, unwritable output and the like.
+        UserError: missing file, unknown key, wrong class count, unusable data, unwritable output
+            and the like.
+    """
+    cfg = read_config(args)
+    with user_errors():
+        _check_config(cfg, args)
+        _check_data(cfg, eval_only=args.eval_only)
+    return cfg
+
+
+def read_config(args: argparse.Namespace) -> CfgNode:
+    """Read the config and register the data sets of ``--register``, without the checks of
+    :func:`setup_config`.
+
+    Args:
+        args: ``config_file``, ``opts`` (keys and values), and what :func:`prepare_process` needs.
+
+    Raises:
+        UserError: missing file, unknown key, value of a wrong type.
     """
     with user_errors():
         prepare_process(args)
-        cfg = _read_config(args)
-        _check_config(cfg, resume=args.resume, eval_only=args.eval_only)
-    return cfg
+        return _merge_config(args)
 
 
 def prepare_process(args: argparse.Namespace) -> None:
@@ -96,7 +114,7 @@ def _import_file(path: Path) -> None:
     spec.loader.exec_module(module)
 
 
-def _read_config(args: argparse.Namespace) -> CfgNode:
+def _merge_config(args: argparse.Namespace) -> CfgNode:
     if not args.config_file:
         raise ValueError(
             "no config: name one, such as --config-file configs/quickstart/shapes_R18.yaml"
@@ -104,27 +122,52 @@ def _read_config(args: argparse.Namespace) -> CfgNode:
     cfg = get_cfg()
     add_focal_retina_config(cfg)
     merge_config_file(cfg, args.config_file)
-    cfg.merge_from_list(args.opts)
+    try:
+        cfg.merge_from_list(args.opts)
+    except (TypeError, AttributeError) as error:  # a key below a value, or a value such as {[]: 1}
+        raise ValueError(f"KEY VALUE arguments {' '.join(args.opts)}: {error}") from error
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
     cfg.freeze()
     return cfg
 
 
-def _check_config(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
+def _check_config(cfg: CfgNode, args: argparse.Namespace) -> None:
     if cfg.MODEL.META_ARCHITECTURE not in META_ARCH_REGISTRY:
         raise ValueError(
             f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE!r} is not a registered model"
         )
+    check_values(cfg)
     if cfg.MODEL.META_ARCHITECTURE in _DENSE_DETECTORS:
-        train_names = () if eval_only else cfg.DATASETS.TRAIN
-        check_num_classes(cfg.MODEL.RETINANET.NUM_CLASSES, [*train_names, *cfg.DATASETS.TEST])
-    if not eval_only:  # evaluation runs in fp32, whatever a checkpoint was trained in
-        precision_of(cfg)
+        check_keys(cfg)
+        names = [*(() if args.eval_only else cfg.DATASETS.TRAIN), *cfg.DATASETS.TEST]
+        check_num_classes(cfg.MODEL.RETINANET.NUM_CLASSES, names)
+    if not args.eval_only:
+        check_solver(cfg, _world_size(args))
+        precision_of(cfg)  # evaluation runs in fp32, whatever a checkpoint was trained in
     _check_output_dir(cfg.OUTPUT_DIR)
     has_checkpoint = DetectionCheckpointer(torch.nn.Identity(), cfg.OUTPUT_DIR).has_checkpoint()
-    if cfg.MODEL.WEIGHTS and not (resume and has_checkpoint):
+    if cfg.MODEL.WEIGHTS and not (args.resume and has_checkpoint):
         _check_weights(cfg.MODEL.WEIGHTS)
+
+
+def _world_size(args: argparse.Namespace) -> int:
+    """Processes of the training: torchrun's, or those that Detectron2's launcher is to start."""
+    processes = max(1, getattr(args, "num_gpus", 1)) * getattr(args, "num_machines", 1)
+    return int(os.environ.get("WORLD_SIZE", processes))
+
+
+def _check_data(cfg: CfgNode, *, eval_only: bool) -> None:
+    """Check the data sets, once a machine: torchrun's other processes come here too."""
+    if int(os.environ.get("LOCAL_RANK", 0)) > 0:
+        return
+    options = cfg.MODEL.FOCAL_RETINA.DATA_CHECK
+    check_datasets(
+        () if eval_only else cfg.DATASETS.TRAIN,
+        cfg.DATASETS.TEST,
+        mode=options.MODE,
+        num_decoded=None if options.NUM_DECODED < 0 else options.NUM_DECODED,
+    )
 
 
 def _check_output_dir(output_dir: str) -> None:

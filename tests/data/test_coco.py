@@ -16,7 +16,6 @@ from focal_retina.data.coco import (
     check_num_classes,
     dataset_classes,
     parse_registration,
-    read_coco_json,
     register_coco_json,
     register_from_spec,
 )
@@ -113,100 +112,6 @@ def test_any_registration_parses_or_raises_value_or_file_error(spec):
         assert "register" in str(error)  # noqa: PT017, either outcome is right
     else:
         assert os.path.isfile(parsed.json_file) and os.path.isdir(parsed.image_root)
-
-
-# --- the json file ---
-
-
-def test_reads_what_is_right(write):
-    assert read_coco_json(write(coco())) == coco()
-
-
-@pytest.mark.parametrize(
-    "content, message",
-    [
-        ("", "is not json"),
-        ("{", "is not json"),
-        ("[" * 100_000, "is not json"),
-        ("[]", "its top level is no object"),
-        ({}, '"images" is missing'),
-        (coco(annotations={}), '"annotations" is no list'),
-        (coco(categories=[]), '"categories" is empty'),
-        (coco(categories=[{"id": 1, "name": "a"}] * 2), '"categories" holds an id twice'),
-        (coco(images=[3]), r"images\[0\] is no object"),
-        (
-            coco(images=[{"id": 1, "file_name": "a.jpg", "width": 8}]),
-            r'images\[0\] has no "height"',
-        ),
-        (
-            coco(categories=[{"id": "1", "name": "a"}]),
-            r'"id" of categories\[0\] is \'1\', not an int',
-        ),
-        (
-            coco(annotations=[{"id": 1, "image_id": 1, "category_id": 5, "bbox": [1, 2, 3]}]),
-            r'"bbox" of annotations\[0\] is \[1, 2, 3\], not four finite numbers',
-        ),
-        (
-            coco(
-                annotations=[
-                    {"id": 1, "image_id": 1, "category_id": 5, "bbox": [1, 2, 3, float("nan")]}
-                ]
-            ),
-            "not four finite numbers",
-        ),
-        (
-            coco(annotations=[{"id": 1, "image_id": 1, "category_id": True, "bbox": [1, 2, 3, 4]}]),
-            "is True, not an integer",
-        ),
-    ],
-)
-def test_malformed_files_are_named_with_entry_and_field(write, content, message):
-    path = write(content)
-    with pytest.raises(ValueError, match=message) as error:
-        read_coco_json(path)
-    assert path in str(error.value)
-
-
-def test_binary_file_is_not_json(tmp_path):
-    (tmp_path / "a.json").write_bytes(bytes(range(256)))
-    with pytest.raises(ValueError, match="is not json"):
-        read_coco_json(str(tmp_path / "a.json"))
-
-
-_JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(
-            st.sampled_from(["id", "name", "bbox", "images", "width"]), inner, max_size=3
-        )
-    ),
-    max_leaves=6,
-)
-
-
-@settings(deadline=None, max_examples=150)
-@given(data=st.data())
-def test_any_json_is_read_or_a_value_error(data, tmp_path_factory):
-    content = coco()
-    for section in data.draw(st.lists(st.sampled_from(sorted(content)), unique=True)):
-        entry = content[section][0]
-        if data.draw(st.booleans()):
-            content[section] = data.draw(_JSON)
-        else:
-            entry[data.draw(st.sampled_from(sorted(entry)))] = data.draw(_JSON)
-    path = tmp_path_factory.mktemp("fuzz") / "set.json"
-    path.write_text(json.dumps(content))
-    try:
-        read = read_coco_json(str(path))
-    except ValueError as error:
-        assert str(path) in str(error)  # noqa: PT017, either outcome is right
-        return
-    # What is accepted, Detectron2 loads, unless a category is unknown: it names that one itself.
-    register_coco_json(str(path), str(path), str(path.parent))
-    known = {category["id"] for category in read["categories"]}
-    if all(annotation["category_id"] in known for annotation in read["annotations"]):
-        assert len(DatasetCatalog.get(str(path))) == len(read["images"])
 
 
 # --- registration and classes ---

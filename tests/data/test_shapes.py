@@ -19,7 +19,7 @@ from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Boxes, BoxMode, Instances
 
 from focal_retina.data import shapes
-from focal_retina.data.coco import read_coco_json
+from focal_retina.data.coco_json import read_coco_json
 from focal_retina.data.shapes import generate_split, register_shapes, split_directory
 from focal_retina.data.shapes_config import SPLITS, ShapesConfig
 from focal_retina.data.shapes_outlines import CLASS_NAMES

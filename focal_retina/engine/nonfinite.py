@@ -1,0 +1,233 @@
+"""A loss or gradient that is not finite stops the training, with all that it takes to see why.
+
+What is dumped, in a folder of its own below ``OUTPUT_DIR/nonfinite``:
+
+=============  ====================================================================================
+report.json    iteration, losses, losses and offending boxes by level, images, parameters whose
+               gradients are not finite, and the command that replays the batch
+batch.pt       the images and objects as the model got them, states of the random generators
+model.pth      the weights and buffers before the step, as a checkpoint
+config.yaml    the whole config
+=============  ====================================================================================
+
+All are read without executing code (``torch.load(weights_only=True)``).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.engine import HookBase
+from detectron2.layers import FrozenBatchNorm2d
+from detectron2.structures import Boxes, Instances
+from detectron2.utils import comm
+from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
+
+from .rng import rng_state, set_rng_state
+
+__all__ = [
+    "BATCH_FILE",
+    "CONFIG_FILE",
+    "REPORT_FILE",
+    "WEIGHTS_FILE",
+    "NonFiniteGuard",
+    "autocast_of",
+    "to_batch",
+]
+
+_logger = logging.getLogger(__name__)
+
+BATCH_FILE, CONFIG_FILE = "batch.pt", "config.yaml"
+REPORT_FILE, WEIGHTS_FILE = "report.json", "model.pth"
+
+
+class NonFiniteGuard(HookBase):
+    """A hook of the step trainer, such as Detectron2's SimpleTrainer: after each backward pass, and
+    before the optimizer's step, it looks at the losses and the gradients.
+
+    The batch and the buffers are taken from the model's forward hooks, so that it goes with every
+    trainer. A GPU is waited for once, where Detectron2's own check of the losses would wait a
+    moment later and then has nothing to wait for. Under a gradient scaler (fp16), infinite
+    gradients are normal, and only the losses are looked at.
+    """
+
+    def __init__(self, model: nn.Module, *, config: str, folder: Path, gradient_period: int = 1):
+        """
+        Args:
+            model: what the trainer trains; DistributedDataParallel or not.
+            config: the whole config as yaml.
+            folder: dumps go to a folder in it, ``iter_0001234``, for other processes than the first
+                ``iter_0001234_rank1`` and so on.
+            gradient_period: iterations between two looks at the gradients, 0 for none. If one is
+                missed, the next loss is not finite; then the weights in the dump aren't either.
+        """
+        self._model = (
+            model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+        )
+        self._config = config
+        self._folder = folder
+        self._gradient_period = gradient_period
+        self._batch: list[dict[str, Any]] = []
+        self._losses: dict[str, Tensor] = {}
+        self._before: dict[str, Any] = {}
+        self._buffers: dict[str, Tensor] = {}
+        self._model.register_forward_pre_hook(self._before_forward)
+        self._model.register_forward_hook(self._after_forward)
+
+    def _before_forward(self, model: nn.Module, inputs: tuple[Any, ...]) -> None:
+        if not model.training:
+            return
+        self._batch = inputs[0]
+        device_type = next(model.parameters()).device.type
+        autocast = torch.is_autocast_enabled(device_type)
+        dtype = str(torch.get_autocast_dtype(device_type)).removeprefix("torch.")
+        self._before = {"rng": rng_state(), "autocast": dtype if autocast else None}
+        self._buffers = {
+            f"{prefix}.{name}" if prefix else name: buffer.clone()
+            for prefix, module in model.named_modules()
+            if not isinstance(module, FrozenBatchNorm2d)
+            for name, buffer in module.named_buffers(recurse=False)
+        }
+
+    def _after_forward(self, model: nn.Module, inputs: Any, output: Any) -> None:
+        if model.training:
+            losses = output if isinstance(output, Mapping) else {"total_loss": output}
+            self._losses = {name: loss.detach() for name, loss in losses.items()}
+
+    def after_backward(self) -> None:
+        """Look at this iteration.
+
+        Raises:
+            FloatingPointError: a loss or gradient is infinite or NaN; the dump is written.
+        """
+        total = torch.stack([loss.double() for loss in self._losses.values()]).sum()
+        if self._looks_at_gradients():
+            gradients = [p.grad for p in self._model.parameters() if p.grad is not None]
+            total = total + get_total_norm(gradients).to(total.device)
+        if torch.isfinite(total):
+            return
+        folder = self._dump()
+        losses = ", ".join(f"{name} {loss.item():g}" for name, loss in self._losses.items())
+        what = "loss" if any(not x.isfinite() for x in self._losses.values()) else "gradient"
+        raise FloatingPointError(
+            f"a {what} is not finite at iteration {self.trainer.iter} ({losses}); a report, the "
+            f"batch and the weights are in {folder}; to run it again: {_replay_command(folder)}"
+        )
+
+    def _looks_at_gradients(self) -> bool:
+        return (
+            self._gradient_period > 0
+            and self.trainer.iter % self._gradient_period == 0
+            and getattr(self.trainer, "grad_scaler", None) is None
+        )
+
+    def _dump(self) -> Path:
+        rank = comm.get_rank()
+        folder = self._folder / f"iter_{self.trainer.iter:07d}{f'_rank{rank}' if rank else ''}"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / CONFIG_FILE).write_text(self._config)
+        self._restore()
+        torch.save({"model": self._model.state_dict()}, folder / WEIGHTS_FILE)
+        torch.save({**self._before, "batch": _to_plain(self._batch)}, folder / BATCH_FILE)
+        report = {
+            "iteration": self.trainer.iter,
+            "losses": {name: loss.item() for name, loss in self._losses.items()},
+            "images": [_describe(x) for x in self._batch],
+            "parameters with gradients that are not finite": [
+                name
+                for name, parameter in self._model.named_parameters()
+                if parameter.grad is not None and not parameter.grad.isfinite().all()
+            ],
+            "replay": _replay_command(folder),
+        }
+        # Before what may fail
+        _write_json(folder, report)
+        _write_json(folder, {**report, "levels": self._levels()})
+        return folder
+
+    def _restore(self) -> None:
+        """Give the model the buffers that it had before this step."""
+        buffers = dict(self._model.named_buffers())
+        for name, value in self._buffers.items():
+            buffers[name].copy_(value)
+
+    def _levels(self) -> Any:
+        """The losses by level, or why they can't be had: the first error must not get lost."""
+        losses_by_level = getattr(self._model, "losses_by_level", None)
+        if losses_by_level is None:
+            return f"{type(self._model).__name__} has no losses_by_level"
+        set_rng_state(self._before["rng"])
+        device_type, dtype = next(self._model.parameters()).device.type, self._before["autocast"]
+        try:
+            with autocast_of(device_type, dtype):
+                return losses_by_level(self._batch)
+        except Exception as error:
+            _logger.exception("the losses by level could not be computed")
+            return f"{type(error).__name__}: {error}"
+
+
+def autocast_of(device_type: str, dtype: str | None) -> torch.autocast:
+    """The autocast context of a dump: ``dtype`` is "bfloat16", "float16", or None for none."""
+    if dtype is None:
+        return torch.autocast(device_type, enabled=False)
+    return torch.autocast(device_type, dtype=getattr(torch, dtype))
+
+
+def _replay_command(folder: Path) -> str:
+    return f"./run tools/replay_batch.py {folder}"
+
+
+def _write_json(folder: Path, report: dict[str, Any]) -> None:
+    (folder / REPORT_FILE).write_text(json.dumps(report, indent=2) + "\n")
+
+
+def _describe(x: Mapping[str, Any]) -> dict[str, Any]:
+    instances = x.get("instances")
+    return {
+        "file_name": x.get("file_name"),
+        "image_id": x.get("image_id"),
+        "shape": list(x["image"].shape),
+        "boxes": instances.gt_boxes.tensor.tolist() if instances is not None else None,
+        "classes": instances.gt_classes.tolist() if instances is not None else None,
+    }
+
+
+_PLAIN = (str, int, float, bool, Tensor)
+
+
+def _to_plain(batch: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Tensors, numbers and strings only; fields that are none of these, nor boxes, are left out."""
+    plain = []
+    for x in batch:
+        item: dict[str, Any] = {k: v for k, v in x.items() if isinstance(v, _PLAIN)}
+        if "instances" in x:
+            fields = x["instances"].get_fields()
+            item["instances"] = {
+                "image_size": x["instances"].image_size,
+                "boxes": {k: v.tensor for k, v in fields.items() if isinstance(v, Boxes)},
+                "tensors": {k: v for k, v in fields.items() if isinstance(v, Tensor)},
+            }
+        plain.append(item)
+    return plain
+
+
+def to_batch(plain: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The batch of a dump as the model got it."""
+    batch = []
+    for item in plain:
+        x = dict(item)
+        if "instances" in item:
+            fields = item["instances"]
+            x["instances"] = Instances(
+                tuple(fields["image_size"]),
+                **{name: Boxes(tensor) for name, tensor in fields["boxes"].items()},
+                **fields["tensors"],
+            )
+        batch.append(x)
+    return batch

@@ -1,0 +1,147 @@
+"""A dumped batch run again: the losses by level, and where the first number is not finite."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode, get_cfg
+from torch import Tensor, nn
+
+from ..config import add_focal_retina_config
+from ..config_file import merge_config_file
+from .nonfinite import BATCH_FILE, CONFIG_FILE, WEIGHTS_FILE, autocast_of, to_batch
+from .rng import set_rng_state
+from .trainer import Trainer
+
+__all__ = ["replay"]
+
+
+def replay(folder: Path) -> Iterator[str]:
+    """Rebuild the model of a dump of :mod:`.nonfinite` and run its batch through it.
+
+    Where the dump is of a GPU and there is none here, it runs on the CPU, whose numbers differ in
+    the last digits.
+
+    Args:
+        folder: of the dump.
+
+    Yields:
+        The lines of a report: losses, losses by level, the first activation and the first gradient
+        that is not finite.
+
+    Raises:
+        FileNotFoundError: the folder is no dump.
+        ValueError: its files are damaged.
+    """
+    cfg = _read_config(folder)
+    dump, weights = (_load(folder / name) for name in (BATCH_FILE, WEIGHTS_FILE))
+    model = Trainer.build_model(cfg).train()
+    model.load_state_dict(weights["model"])
+    batch = to_batch(dump["batch"])
+    autocast = partial(autocast_of, torch.device(cfg.MODEL.DEVICE).type, dump["autocast"])
+    arithmetic = dump["autocast"] or "float32"
+    yield f"{len(batch)} images on {cfg.MODEL.DEVICE} in {arithmetic}:"
+    for x in batch:
+        yield f"  {x.get('file_name', 'no file name')} (image id {x.get('image_id', 'none')})"
+
+    broken = [name for name, value in model.state_dict().items() if not value.isfinite().all()]
+    if broken:
+        yield f"weights that are not finite before the step: {_shorten(broken)}"
+    trace = _Trace(model)
+    set_rng_state(dump["rng"])
+    with autocast():
+        losses = model(batch)
+    for name, loss in losses.items():
+        yield f"{name} {loss.item():.9g}"
+    yield f"first activation that is not finite: {trace.activation or 'none'}"
+    sum(losses.values()).backward()
+    yield f"first gradient that is not finite, from the losses down: {trace.gradient or 'none'}"
+    bad = [
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.grad is not None and not parameter.grad.isfinite().all()
+    ]
+    yield f"parameters whose gradients are not finite: {_shorten(bad) or 'none'}"
+
+    losses_by_level = getattr(model, "losses_by_level", None)
+    if losses_by_level is not None:
+        model.load_state_dict(weights["model"])  # the buffers of before
+        set_rng_state(dump["rng"])
+        with autocast():
+            yield from _level_table(losses_by_level(batch))
+
+
+def _read_config(folder: Path) -> CfgNode:
+    if not (folder / CONFIG_FILE).is_file():
+        raise FileNotFoundError(f"{folder} is no dump of a batch: it has no {CONFIG_FILE}")
+    cfg = get_cfg()
+    add_focal_retina_config(cfg)
+    merge_config_file(cfg, str(folder / CONFIG_FILE))
+    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        cfg.MODEL.DEVICE = "cpu"
+    cfg.freeze()
+    return cfg
+
+
+def _load(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # a damaged archive raises one of many kinds
+        raise ValueError(f"{path} cannot be read: {error}") from error
+
+
+def _level_table(levels: list[dict[str, Any]]) -> Iterator[str]:
+    columns = ("loss_cls", "loss_box_reg", "num_positives", "max_logit", "max_delta")
+    yield "level  " + "".join(f"{name:>15}" for name in columns)
+    for index, level in enumerate(levels):
+        yield f"{index:<7}" + "".join(f"{level[name]:>15.6g}" for name in columns)
+    for index, level in enumerate(levels):
+        for box in level["boxes"]:
+            anchor, gt_box, deltas = (
+                ", ".join(f"{value:.4g}" for value in box[name])
+                for name in ("anchor", "gt_box", "deltas")
+            )
+            yield (
+                f"level {index}, image {box['image']}: box loss not finite at anchor ({anchor}) "
+                f"of object ({gt_box}) with deltas ({deltas})"
+            )
+
+
+def _shorten(names: list[str], limit: int = 5) -> str:
+    further = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + further
+
+
+class _Trace:
+    """The first module whose output, and whose output's gradient, is not finite."""
+
+    def __init__(self, model: nn.Module):
+        self.activation: str | None = None
+        self.gradient: str | None = None
+        for name, module in model.named_modules():
+            if not list(module.children()):
+                module.register_forward_hook(partial(self._on_output, name))
+
+    def _on_output(self, name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+        if not isinstance(output, Tensor):
+            return
+        kind = f"{name} ({type(module).__name__})"
+        if self.activation is None:
+            self.activation = _flaw(kind, output)
+        if output.requires_grad:
+            output.register_hook(partial(self._on_gradient, kind))
+
+    def _on_gradient(self, kind: str, gradient: Tensor) -> None:
+        if self.gradient is None:
+            self.gradient = _flaw(kind, gradient)
+
+
+def _flaw(kind: str, values: Tensor) -> str | None:
+    count = values.numel() - int(values.isfinite().sum())
+    return f"{kind}: {count} of {values.numel()} of shape {tuple(values.shape)}" if count else None

@@ -1,0 +1,287 @@
+"""The data check: each kind of finding, its degree, the cache, and leaving out."""
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from focal_retina.data import register_coco_json
+from focal_retina.data.checks import (
+    KINDS,
+    box_faults,
+    check_dataset,
+    check_datasets,
+    run,
+)
+from focal_retina.data.checks.boxes import guess_format
+
+REAL_DATA = Path(__file__).parents[2].parent / "shared" / "data"
+
+
+pytestmark = pytest.mark.usefixtures("catalogs")
+
+
+def kinds_of(report):
+    return {finding.kind: finding for finding in report.findings}
+
+
+def check(num_decoded=None):
+    return check_dataset("tiny", num_decoded=num_decoded)
+
+
+def test_a_sound_data_set_has_notes_only(register):
+    register()
+    report = check()
+    assert list(kinds_of(report)) == ["category_gaps"]  # 3 and 8
+    assert (report.num_images, report.num_objects, report.num_decoded) == (6, 6, 6)
+    assert report.class_names == ("cat", "dog") and report.class_counts == (3, 3)
+    check_datasets(["tiny"], [], mode="error", num_decoded=None)
+
+
+def box(values):
+    return lambda content: content["annotations"][2].update(bbox=values)
+
+
+def crowds_only(content):
+    for annotation in content["annotations"]:
+        annotation["iscrowd"] = 1
+
+
+def as_corners(content):
+    for annotation in content["annotations"]:
+        annotation["bbox"] = [30, 32, 60, 62]
+
+
+def as_fractions(content):
+    for annotation in content["annotations"]:
+        annotation["bbox"] = [0.1, 0.2, 0.3, 0.4]
+
+
+def twice_the_file(content):
+    content["images"][1]["file_name"] = "0.jpg"
+
+
+def same_image_again(content):
+    content["images"].append({**content["images"][0], "id": 70})
+    content["annotations"].append({**content["annotations"][0], "id": 70, "image_id": 70})
+
+
+FAULTS = [
+    # (what is done to the file, the kind found, a part of the first case)
+    (box([1, 2, float("nan"), 4]), "box_not_finite", "annotation 3, box [1, 2, nan, 4]"),
+    (box([1, 2, 3, float("inf")]), "box_not_finite", "2.jpg"),
+    (box([5, 5, -3, 4]), "negative_size", "2.jpg, annotation 3"),
+    (box([5, 5, 0, 4]), "zero_area", "2.jpg, annotation 3"),
+    (box([64, 5, 3, 4]), "box_outside", "in an image of 64×64"),
+    (box([-9, 5, 9, 4]), "box_outside", "annotation 3"),
+    (box([50, 5, 20, 4]), "box_over_border", "annotation 3"),
+    (as_corners, "box_format", "[x1, y1, x2, y2]"),
+    (as_fractions, "box_format", "fractions"),
+    (lambda c: c["annotations"][0].update(id=2), "duplicate_annotation_id", "annotation 2"),
+    (lambda c: c["annotations"][0].update(id=0), "annotation_id_zero", "annotation 0"),
+    (lambda c: c["annotations"][0].update(image_id=99), "unknown_image", "annotation 1"),
+    (lambda c: c["annotations"][0].update(category_id=4), "unknown_category", "category 4"),
+    (lambda c: c["annotations"][0].update(segmentation=[[]]), "no_polygon", "annotation 1"),
+    (lambda c: c["images"][0].update(id=2), "duplicate_image_id", "image 2, 2 times"),
+    (lambda c: c["images"][0].update(width=-64), "image_size", "0.jpg, image 1, -64×64"),
+    (lambda c: c["images"][0].update(width=65), "wrong_size", "annotated as 65×64, is 64×64"),
+    (lambda c: c["images"][0].update(file_name="x"), "missing_image", "x, image 1, no such file"),
+    (lambda c: c["images"][0].update(file_name="\0"), "missing_image", "no such file"),
+    (twice_the_file, "conflicting_image", "images 1, 2"),
+    (same_image_again, "repeated_image", "images 1, 70"),
+    (crowds_only, "no_objects", "0 objects"),
+    (lambda c: c["categories"].append({"id": 9, "name": "x"}), "class_without_objects", "9, x"),
+    (lambda c: c["categories"][1].update(name="cat"), "same_name", "categories 3, 8, cat"),
+    (lambda c: c["annotations"].pop(), "empty_images", "5.jpg, image 6"),
+]
+
+
+@pytest.mark.parametrize("change, kind, case", FAULTS)
+def test_each_fault_is_found_and_named(register, change, kind, case):
+    register(change)
+    finding = kinds_of(check())[kind]
+    assert finding.count >= 1
+    assert case in str(finding.cases[0])
+
+
+def test_every_kind_but_those_of_files_is_among_these_tests():
+    assert {kind for _, kind, _ in FAULTS} | {"unreadable_image", "category_gaps"} == set(KINDS)
+
+
+@pytest.mark.parametrize("change, kind, case", FAULTS)
+def test_errors_stop_and_warnings_do_not(register, caplog, change, kind, case):
+    register(change)
+    degree = kinds_of(check())[kind].degree(num_objects=6)
+    if degree == "error":
+        with pytest.raises(ValueError, match="data set 'tiny'") as error:
+            check_datasets(["tiny"], [], mode="error", num_decoded=None)
+        assert KINDS[kind].title in str(error.value)
+    elif not any(f.degree(6) == "error" for f in check().findings):
+        check_datasets(["tiny"], [], mode="error", num_decoded=None)
+    assert (case in caplog.text) == (degree != "note")
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff\xd8\xff\xe0 not a JPEG", b"text"], ids=["empty", "header", "text"]
+)
+def test_images_that_cannot_be_decoded(register, content):
+    folder = register()
+    (folder / "4.jpg").write_bytes(content)
+    finding = kinds_of(check())["unreadable_image"]
+    assert (finding.count, finding.cases[0].entry) == (1, "image 5")
+
+
+def test_truncated_image_and_a_pipe(register):
+    folder = register()
+    whole = (folder / "1.jpg").read_bytes()
+    (folder / "1.jpg").write_bytes(whole[: len(whole) // 2])
+    (folder / "2.jpg").unlink()
+    os.mkfifo(folder / "2.jpg")  # reading it would wait forever
+    found = kinds_of(check())
+    assert found["unreadable_image"].count == found["missing_image"].count == 1
+
+
+def test_a_sample_is_decoded_but_every_file_is_looked_for(register):
+    folder = register()
+    for name in ("0.jpg", "3.jpg"):
+        (folder / name).unlink()
+    (folder / "5.jpg").write_bytes(b"")
+    report = check(num_decoded=1)
+    assert report.num_decoded <= 2  # the draw, and the empty file
+    assert kinds_of(report)["missing_image"].count == 2
+    assert kinds_of(report)["unreadable_image"].count == 1
+
+
+def test_rotated_images_are_compared_as_the_mapper_reads_them(register):
+    """A camera's JPEG, stored lying and marked (EXIF) to be turned; the json gives it upright."""
+    from PIL import Image
+
+    folder = register(lambda c: c["images"][0].update(width=40, height=64))
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.new("RGB", (64, 40)).save(folder / "0.jpg", exif=exif)
+    assert "wrong_size" not in kinds_of(check())
+
+
+# --- degrees ---
+
+
+def test_few_boxes_without_area_are_a_warning_and_many_an_error(register):
+    """COCO train2017 has two."""
+
+    def change(content):
+        first = content["annotations"][0]
+        content["annotations"] += [{**first, "id": 100 + i} for i in range(194)]
+        content["annotations"][50]["bbox"] = [1, 1, 5, 0]
+        content["annotations"][51]["bbox"] = [1, 1, 0, 5]
+
+    register(change)
+    check_datasets(["tiny"], [], mode="error", num_decoded=0)
+    DatasetCatalog.remove("tiny")
+    MetadataCatalog.remove("tiny")
+    register(lambda content: content["annotations"][52].update(bbox=[1, 1, 5, 0]))
+    with pytest.raises(ValueError, match="boxes without area: 3"):
+        check_datasets(["tiny"], [], mode="error", num_decoded=0)
+
+
+def test_a_set_that_is_only_evaluated_may_be_without_objects(register):
+    register(crowds_only)
+    check_datasets([], ["tiny"], mode="error", num_decoded=0)
+    with pytest.raises(ValueError, match="no object to learn from"):
+        check_datasets(["tiny"], ["tiny"], mode="error", num_decoded=0)
+
+
+def test_off_and_a_wrong_mode(register):
+    register(box([1, 2, float("nan"), 4]))
+    check_datasets(["tiny"], [], mode="off", num_decoded=0)
+    with pytest.raises(ValueError, match="DATA_CHECK.MODE is 'warn'; use one of error, skip, off"):
+        check_datasets(["tiny"], [], mode="warn", num_decoded=0)
+
+
+def test_generated_sets_are_trusted(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    check_datasets(["focal_shapes_train"], [], mode="error", num_decoded=0)
+    assert not (tmp_path / "datasets").exists()
+
+
+# --- boxes ---
+
+_COORDINATE = st.floats(allow_nan=True, allow_infinity=True) | st.floats(-100, 100)
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.lists(st.tuples(*[_COORDINATE] * 4), min_size=1, max_size=5))
+def test_a_box_without_fault_has_area_in_its_image(rows):
+    boxes = np.array(rows)
+    faults = box_faults(boxes, np.tile([64.0, 48.0], (len(boxes), 1)))
+    assert (np.sum(list(faults.values()), axis=0) <= 1).all()
+    for x, y, w, h in boxes[~np.any(list(faults.values()), axis=0)].tolist():
+        assert min(x + w, 64) > max(x, 0) and min(y + h, 48) > max(y, 0)
+        assert x >= -1 and y >= -1 and x + w <= 65 and y + h <= 49
+
+
+def test_sound_boxes_have_no_other_format():
+    boxes = np.array([[10.0, 10, 30, 30], [0, 0, 64, 64]])
+    assert guess_format(boxes, np.full((2, 2), 64.0)) is None
+    assert guess_format(np.zeros((0, 4)), np.zeros((0, 2))) is None
+
+
+# --- the cache ---
+
+
+def test_a_second_check_reads_the_cache_until_something_changes(register, monkeypatch):
+    folder = register()
+    calls = []
+    monkeypatch.setattr(run, "check_images", lambda *a: calls.append(a) or ([], [], 0))
+    first = check()
+    assert check() == first and len(calls) == 1
+    check(num_decoded=2)
+    assert len(calls) == 2
+    os.utime(folder / "3.jpg", (1, 1))
+    check()
+    assert len(calls) == 3
+    (folder / "3.jpg").unlink()
+    check()
+    assert len(calls) == 4
+
+
+@pytest.mark.parametrize("damage", ["truncate", "other", "a file in its way"])
+def test_a_damaged_cache_costs_time_only(register, tmp_path, damage):
+    register(box([5, 5, 0, 4]))
+    first = check()
+    folder = tmp_path / "cache" / "focal_retina"
+    if damage == "a file in its way":
+        shutil.rmtree(folder)
+        folder.write_text("")
+    else:
+        for file in folder.iterdir():
+            file.write_text(file.read_text()[:9] if damage == "truncate" else '{"a": 1}')
+    assert check() == first
+
+
+# --- real data ---
+
+
+@pytest.mark.parametrize(
+    "json_file, images, zero_area",
+    [
+        ("cards/train.json", "cards/images", 0),
+        ("bccd/train.json", "bccd/images", 1),
+        ("bccd/val.json", "bccd/images", 1),
+        ("coco_tiny/annotations/instances_train2017.json", "coco_tiny/train2017", 0),
+        ("coco_tiny/annotations/instances_val2017.json", "coco_tiny/val2017", 0),
+    ],
+)
+def test_real_data_pass_with_what_is_known_of_them(json_file, images, zero_area):
+    if not (REAL_DATA / json_file).is_file():
+        pytest.skip(f"the real data set {REAL_DATA / json_file} is not here")
+    register_coco_json("real", str(REAL_DATA / json_file), str(REAL_DATA / images))
+    check_datasets(["real"], [], mode="error", num_decoded=5)
+    found = kinds_of(check_dataset("real", num_decoded=5))
+    assert set(found) <= {"zero_area", "category_gaps"}
+    assert (found["zero_area"].count if zero_area else 0) == zero_area

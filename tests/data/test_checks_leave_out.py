@@ -1,0 +1,73 @@
+"""Leaving out of a training what the data check found unusable."""
+
+from pathlib import Path
+
+import pytest
+from detectron2.config import get_cfg
+from detectron2.data import DatasetCatalog
+
+from focal_retina.config import add_focal_retina_config
+from focal_retina.data.checks import check_datasets, leave_out_unusable
+
+pytestmark = pytest.mark.usefixtures("catalogs")
+
+
+def spoil_a_box(content):
+    content["annotations"][2]["bbox"] = [1, 2, float("nan"), 4]
+
+
+def skipping(filter_empty=True):
+    cfg = get_cfg()
+    add_focal_retina_config(cfg)
+    cfg.MODEL.FOCAL_RETINA.DATA_CHECK.MODE = "skip"
+    cfg.MODEL.FOCAL_RETINA.DATA_CHECK.NUM_DECODED = -1
+    cfg.DATASETS.TRAIN = ("tiny",)
+    cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = filter_empty
+    return cfg
+
+
+def test_skip_leaves_out_and_counts(register, caplog):
+    def change(content):
+        content["annotations"][0]["bbox"] = [1, 2, float("nan"), 4]
+        content["annotations"].append({**content["annotations"][0], "id": 9, "bbox": [1, 1, 9, 9]})
+        content["annotations"][1]["bbox"] = [5, 5, -3, 4]
+        content["images"][4]["width"] = 99
+
+    folder = register(change)
+    (folder / "5.jpg").write_bytes(b"no image")
+    with pytest.raises(ValueError, match="DATA_CHECK.MODE skip"):
+        check_datasets(["tiny"], [], mode="error", num_decoded=None)
+    check_datasets(["tiny"], [], mode="skip", num_decoded=None)
+
+    records = DatasetCatalog.get("tiny")
+    kept = leave_out_unusable(skipping(filter_empty=False), records)
+    assert [Path(x["file_name"]).name for x in kept] == ["0.jpg", "1.jpg", "2.jpg", "3.jpg"]
+    assert [len(x["annotations"]) for x in kept] == [1, 0, 1, 1]
+    assert len(records[0]["annotations"]) == 2  # the records given are as they were
+    assert "images that can't be used: 2" in caplog.text
+    assert "boxes of negative width or height: 1" in caplog.text
+    # Without its only object, an image is one of those that FILTER_EMPTY_ANNOTATIONS takes away.
+    assert len(leave_out_unusable(skipping(), records)) == 3
+
+
+def test_skip_does_not_mend_everything(register):
+    register(lambda content: content["annotations"][0].update(id=2))
+    with pytest.raises(ValueError, match="annotations with the same id: 1") as error:
+        check_datasets(["tiny"], [], mode="skip", num_decoded=0)
+    assert "skip" not in str(error.value)
+
+
+def test_nothing_is_left_out_unless_asked_for(register):
+    register(spoil_a_box)
+    cfg = skipping()
+    cfg.MODEL.FOCAL_RETINA.DATA_CHECK.MODE = "error"
+    records = DatasetCatalog.get("tiny")
+    assert leave_out_unusable(cfg, records) is records
+
+
+def test_nothing_remains(register):
+    folder = register()
+    for file in folder.iterdir():
+        file.unlink()
+    with pytest.raises(ValueError, match="no usable image remains"):
+        leave_out_unusable(skipping(), DatasetCatalog.get("tiny"))

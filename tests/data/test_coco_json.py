@@ -1,0 +1,145 @@
+"""Reading COCO json: what is right is read, and what is not is named."""
+
+import json
+
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from focal_retina.data.coco import register_coco_json
+from focal_retina.data.coco_json import read_coco_json
+
+
+@pytest.fixture(autouse=True)
+def catalogs():
+    """Forget what a test registers."""
+    before = set(DatasetCatalog)
+    yield
+    for name in set(DatasetCatalog) - before:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
+def image(key):
+    return {"id": key, "file_name": f"{key}.jpg", "width": 8, "height": 6}
+
+
+def annotated(**changes):
+    """A file with one annotation, changed."""
+    annotation = {"id": 1, "image_id": 1, "category_id": 5, "bbox": [1, 1, 2, 2]}
+    return coco(annotations=[{**annotation, **changes}])
+
+
+def coco(**changes):
+    content = {
+        "images": [{"id": 1, "file_name": "a.jpg", "width": 8, "height": 6}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 5, "bbox": [1, 1, 2.5, 2]}],
+        "categories": [{"id": 5, "name": "cat"}, {"id": 2, "name": "dog"}],
+    }
+    return {**content, **changes}
+
+
+@pytest.fixture
+def write(tmp_path):
+    def call(content, name="set.json"):
+        path = tmp_path / name
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
+        return str(path)
+
+    return call
+
+
+def test_reads_what_is_right(write):
+    assert read_coco_json(write(coco())) == coco()
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("", "is not json"),
+        ("{", "is not json"),
+        ("[" * 100_000, "is not json"),
+        ("[]", "its top level is no object"),
+        ({}, '"images" is missing'),
+        (coco(annotations={}), '"annotations" is no list'),
+        (coco(categories=[]), '"categories" is empty'),
+        (coco(categories=[{"id": 1, "name": "a"}] * 2), '"categories" holds an id twice'),
+        (coco(images=[3]), r"images\[0\] is no object"),
+        (
+            coco(images=[{"id": 1, "file_name": "a.jpg", "width": 8}]),
+            r'images\[0\] has no "height"',
+        ),
+        (
+            coco(categories=[{"id": "1", "name": "a"}]),
+            r'categories\[0\] has "id" \'1\', which is not an integer',
+        ),
+        (
+            coco(annotations=[{"id": 1, "image_id": 1, "category_id": 5, "bbox": [1, 2, 3]}]),
+            r'annotations\[0\] has "bbox" \[1, 2, 3\], which is not four numbers',
+        ),
+        (annotated(bbox=[1, 2, 3, 10**400]), "which is not four numbers"),
+        (annotated(iscrowd=2), '"iscrowd" 2, which is not 0 or 1'),
+        (annotated(ignore=1), '"ignore" 1, which is not 0'),
+        (annotated(segmentation=[1, 2]), '"segmentation" .* which is not polygons'),
+        (coco(images=[image(1), image("1")]), "integers and strings as ids"),
+        (coco(images=[{}] * 9), r'images\[4\] has no "id"; and 4 more$'),
+        (
+            coco(annotations=[{"id": 1, "image_id": 1, "category_id": True, "bbox": [1, 2, 3, 4]}]),
+            "True, which is not an integer",
+        ),
+    ],
+)
+def test_malformed_files_are_named_with_entry_and_field(write, content, message):
+    path = write(content)
+    with pytest.raises(ValueError, match=message) as error:
+        read_coco_json(path)
+    assert path in str(error.value)
+
+
+def test_numbers_that_are_not_finite_are_numbers(write):
+    """The data check counts such boxes, and can leave them out."""
+    assert read_coco_json(write(annotated(bbox=[1, 2, 3, float("inf")])))
+
+
+def test_binary_file_is_not_json(tmp_path):
+    (tmp_path / "a.json").write_bytes(bytes(range(256)))
+    with pytest.raises(ValueError, match="is not json"):
+        read_coco_json(str(tmp_path / "a.json"))
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["id", "name", "bbox", "images", "width"]), inner, max_size=3
+        )
+    ),
+    max_leaves=6,
+)
+
+
+@settings(deadline=None, max_examples=150)
+@given(data=st.data())
+def test_any_json_is_read_or_a_value_error(data, tmp_path_factory):
+    content = coco()
+    for section in data.draw(st.lists(st.sampled_from(sorted(content)), unique=True)):
+        entry = content[section][0]
+        if data.draw(st.booleans()):
+            content[section] = data.draw(_JSON)
+        else:
+            fields = ["iscrowd", "ignore", "segmentation", *entry]
+            entry[data.draw(st.sampled_from(fields))] = data.draw(_JSON)
+    path = tmp_path_factory.mktemp("fuzz") / "set.json"
+    path.write_text(json.dumps(content))
+    try:
+        read = read_coco_json(str(path))
+    except ValueError as error:
+        assert str(path) in str(error)  # noqa: PT017, either outcome is right
+        return
+    # What is accepted, Detectron2 loads, unless a category is unknown: it names that one itself.
+    register_coco_json(str(path), str(path), str(path.parent))
+    known = {category["id"] for category in read["categories"]}
+    if all(annotation["category_id"] in known for annotation in read["annotations"]):
+        assert len(DatasetCatalog.get(str(path))) == len(read["images"])

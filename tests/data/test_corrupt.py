@@ -1,0 +1,125 @@
+"""Images that cannot be read: named or skipped, and nothing else is."""
+
+import copy
+import logging
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+from detectron2.config import get_cfg
+from detectron2.data import DatasetMapper, MapDataset
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from focal_retina import add_focal_retina_config
+from focal_retina.data.corrupt import (
+    CorruptImageError,
+    CorruptImageGuard,
+    build_corrupt_image_guard,
+)
+
+
+def jpeg(width=80, height=60, extension=".jpg"):
+    pixels = np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8)
+    return cv2.imencode(extension, pixels)[1].tobytes()
+
+
+def make_record(folder, content, name="a.jpg"):
+    if content is not None:
+        (folder / name).write_bytes(content)
+    return {
+        "file_name": str(folder / name),
+        "image_id": 42,
+        "width": 80,
+        "height": 60,
+        "annotations": [],
+    }
+
+
+def make_guard(mode="stop"):
+    cfg = get_cfg()
+    add_focal_retina_config(cfg)
+    cfg.MODEL.FOCAL_RETINA.CORRUPT_IMAGES = mode
+    return build_corrupt_image_guard(cfg, DatasetMapper(cfg, is_train=True))
+
+
+CORRUPT = {
+    "missing": (None, "FileNotFoundError"),
+    "empty": (b"", "UnidentifiedImageError"),
+    "text": (b"<html>404 not found</html>", "UnidentifiedImageError"),
+    "truncated": (jpeg()[: len(jpeg()) // 2], "truncated"),
+    "truncated png": (jpeg(extension=".png")[:2000], "truncated"),
+    "zeros": (bytes(5000), "UnidentifiedImageError"),
+    "wrong size": (jpeg(60, 80), "60 × 80 pixels, annotated as 80 × 60"),
+}
+
+
+@pytest.mark.parametrize("content, what", CORRUPT.values(), ids=CORRUPT)
+def test_stops_and_names_file_and_id(content, what, tmp_path):
+    with pytest.raises(CorruptImageError, match=r"a\.jpg \(image id 42\).*CORRUPT_IMAGES") as error:
+        make_guard()(make_record(tmp_path, content))
+    assert what in str(error.value)
+
+
+@pytest.mark.parametrize("content, what", CORRUPT.values(), ids=CORRUPT)
+def test_skips_counts_and_logs_each_file_once(content, what, tmp_path, caplog):
+    guard, record = make_guard("skip"), make_record(tmp_path, content)
+    with caplog.at_level(logging.WARNING):
+        assert [guard(copy.deepcopy(record)) for _ in range(3)] == [None] * 3
+        assert guard(make_record(tmp_path, b"", "b.jpg")) is None
+    assert guard.num_skipped == 4
+    messages = [r.message for r in caplog.records if "corrupt image" in r.message]
+    assert len(messages) == 2 and "a.jpg (image id 42)" in messages[0] and what in messages[0]
+
+
+def test_good_images_are_the_mappers(tmp_path):
+    record = make_record(tmp_path, jpeg())
+    guard = make_guard("skip")
+    assert guard(record)["image"].shape[0] == 3
+    assert guard.num_skipped == 0
+
+
+@pytest.mark.parametrize("skip", [True, False])
+def test_another_error_is_not_taken_for_a_corrupt_image(tmp_path, skip):
+    def mapper(record):
+        record.clear()  # mappers may change it
+        raise OSError("no space left for the cache")
+
+    guard = CorruptImageGuard(mapper, skip=skip, image_format="BGR")
+    with pytest.raises(OSError, match="no space left"):
+        guard(make_record(tmp_path, jpeg()))
+    with pytest.raises(OSError, match="no space left"):
+        guard({"image_id": 3})
+
+
+def test_detectron2s_loader_takes_another_image(tmp_path):
+    records = [make_record(tmp_path, b"", "0.jpg"), make_record(tmp_path, jpeg(), "1.jpg")]
+    mapped = MapDataset(records, make_guard("skip"))
+    assert mapped[0]["file_name"].endswith("1.jpg")
+
+
+def test_an_unknown_mode_lists_the_known_ones():
+    with pytest.raises(ValueError, match="'ignore'; it can be stop or skip"):
+        make_guard("ignore")
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    extension=st.sampled_from([".jpg", ".png", ".bmp"]),
+    cut=st.floats(0, 1),
+    flips=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(1, 255)), max_size=4),
+)
+def test_damaged_files_are_read_or_skipped_never_an_odd_error(
+    tmp_path_factory, extension, cut, flips
+):
+    content = bytearray(jpeg(extension=extension))
+    del content[int(cut * len(content)) :]
+    for where, mask in flips:
+        if content:
+            content[int(where * len(content))] ^= mask
+    folder = tmp_path_factory.mktemp("fuzz")
+    guard = make_guard("skip")
+    sample = guard(make_record(folder, bytes(content), f"x{zlib.crc32(content)}{extension}"))
+    assert (sample is None) == (guard.num_skipped == 1)
+    assert sample is None or sample["image"].shape[0] == 3

@@ -1,0 +1,178 @@
+"""Keys that do nothing, values that make no sense, and the learning rate."""
+
+import re
+from pathlib import Path
+
+import pytest
+from detectron2 import model_zoo
+from detectron2.config import CfgNode, get_cfg
+from detectron2.engine import DefaultTrainer
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from focal_retina.config import add_focal_retina_config
+from focal_retina.config_file import merge_config_file
+from focal_retina.engine import config_checks
+from focal_retina.engine.config_checks import (
+    check_keys,
+    check_solver,
+    check_values,
+    scaled_learning_rate,
+)
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+OUR_CONFIGS = [p for p in sorted(CONFIGS.rglob("*.yaml")) if p.parent.name != "sweeps"]
+ZOO = ["retinanet_R_50_FPN_1x", "retinanet_R_50_FPN_3x", "retinanet_R_101_FPN_3x"]
+
+
+def config(*options):
+    cfg = get_cfg()
+    add_focal_retina_config(cfg)
+    cfg.MODEL.META_ARCHITECTURE = "FocalRetinaNet"
+    cfg.SOLVER.BASE_LR = 0.01
+    cfg.merge_from_list(list(options))
+    return cfg
+
+
+def leaves(node, prefix=""):
+    for name, value in node.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, CfgNode):
+            yield from leaves(value, f"{key}.")
+        else:
+            yield key
+
+
+# --- keys that do nothing ---
+
+
+@pytest.mark.parametrize(
+    "key, value, instead",
+    [
+        ("ROI_HEADS.SCORE_THRESH_TEST", 0.3, "MODEL.RETINANET.SCORE_THRESH_TEST"),
+        ("ROI_HEADS.NMS_THRESH_TEST", 0.3, "MODEL.RETINANET.NMS_THRESH_TEST"),
+        ("ROI_HEADS.NUM_CLASSES", 3, "MODEL.RETINANET.NUM_CLASSES"),
+        ("RPN.IOU_THRESHOLDS", [0.3, 0.6], "MODEL.RETINANET.IOU_THRESHOLDS"),
+        ("RPN.POST_NMS_TOPK_TEST", 50, "TEST.DETECTIONS_PER_IMAGE"),
+    ],
+)
+def test_a_key_that_is_not_read_names_the_one_that_is(key, value, instead):
+    message = f"FocalRetinaNet does not read MODEL.{key} (set {instead} instead)"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        check_keys(config(f"MODEL.{key}", value))
+
+
+def test_all_of_them_are_listed():
+    cfg = config("MODEL.ROI_HEADS.NUM_CLASSES", 3, "MODEL.ROI_MASK_HEAD.NUM_CONV", 2)
+    with pytest.raises(ValueError, match=r"NUM_CLASSES.*ROI_MASK_HEAD.NUM_CONV \(leave it out\)"):
+        check_keys(cfg)
+
+
+def test_defaults_are_no_error_whether_tuple_or_list():
+    weights = list(get_cfg().MODEL.RPN.BBOX_REG_WEIGHTS)
+    check_keys(config("MODEL.ROI_HEADS.NUM_CLASSES", 80))
+    cfg = config()
+    cfg.MODEL.RPN.BBOX_REG_WEIGHTS = weights
+    check_keys(cfg)
+
+
+def test_counterparts_are_keys_that_exist():
+    cfg = config()
+    known = set(leaves(cfg))
+    for key, instead in config_checks._COUNTERPARTS.items():
+        assert f"MODEL.{key}" in known
+        assert config_checks._full_key(instead) in known
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_the_zoos_configs_pass(name):
+    cfg = config()
+    merge_config_file(cfg, model_zoo.get_config_file(f"COCO-Detection/{name}.yaml"))
+    check_keys(cfg)
+    check_values(cfg)
+
+
+@pytest.mark.parametrize("path", OUR_CONFIGS, ids=lambda p: p.stem)
+def test_our_own_configs_pass(path):
+    cfg = config()
+    merge_config_file(cfg, str(path))
+    check_keys(cfg)
+    check_values(cfg)
+    check_solver(cfg, 1)
+
+
+# --- values ---
+
+_BAD = {
+    "a positive number": [0, -1, float("nan"), float("inf")],
+    "a number of 0 or more": [-1, float("nan")],
+    "a number from 0 to 1": [-0.1, 1.5, float("nan")],
+    "a number between 0 and 1": [0, 1, float("nan")],
+    "one or more positive numbers": [[], [0], [[32, -1]], ["x"], [[]]],
+}
+_CASES = [
+    (key, value)
+    for key, range_ in config_checks._RANGES.items()
+    for value in _BAD[range_.description]
+]
+
+
+@pytest.mark.parametrize("key, value", _CASES)
+def test_values_that_no_training_can_mean(key, value):
+    cfg = config()
+    node = cfg
+    *path, name = key.split(".")
+    for part in path:
+        node = node[part]
+    node[name] = value
+    with pytest.raises(ValueError, match=re.escape(f"{key} is {value!r}, not ")):
+        check_values(cfg)
+
+
+# --- batch size, processes, learning rate ---
+
+
+def test_linear_scaling():
+    """Detectron2's Base-RetinaNet: 0.01 for 16 images."""
+    assert scaled_learning_rate(16) == 0.01
+    assert scaled_learning_rate(2) == 0.00125
+
+
+def test_a_rate_that_misfits_the_batch_is_a_warning_with_the_scaled_value(caplog):
+    check_solver(config("SOLVER.IMS_PER_BATCH", 2), 1)
+    assert "BASE_LR is 0.01 for batches of 2 images" in caplog.text
+    assert "would be 0.00125" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        (),
+        ("SOLVER.IMS_PER_BATCH", 2, "SOLVER.BASE_LR", 0.00125),
+        ("SOLVER.IMS_PER_BATCH", 12),
+        ("SOLVER.IMS_PER_BATCH", 2, "MODEL.FOCAL_RETINA.OPTIMIZER", "AdamW"),
+    ],
+)
+def test_a_rate_that_fits_is_none(caplog, options):
+    check_solver(config(*options), 1)
+    assert not caplog.text
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    batch=st.integers(1, 64),
+    reference=st.sampled_from([0, 1, 2, 4, 8]),
+    world_size=st.sampled_from([1, 2, 3, 8]),
+)
+def test_reference_world_size_is_honoured_as_detectron2_does(batch, reference, world_size):
+    cfg = config("SOLVER.IMS_PER_BATCH", batch, "SOLVER.REFERENCE_WORLD_SIZE", reference)
+    if reference and batch % reference:
+        with pytest.raises(ValueError, match="not divisible by SOLVER.REFERENCE_WORLD_SIZE"):
+            check_solver(cfg, world_size)
+        return
+    scaled = DefaultTrainer.auto_scale_workers(cfg, world_size)
+    if scaled.SOLVER.IMS_PER_BATCH % world_size:
+        with pytest.raises(ValueError, match="can't be divided among"):
+            check_solver(cfg, world_size)
+        return
+    check_solver(cfg, world_size)
