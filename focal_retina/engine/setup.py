@@ -125,7 +125,7 @@ def _merge_config(args: argparse.Namespace) -> CfgNode:
     try:
         cfg.merge_from_list(args.opts)
     except (TypeError, AttributeError) as error:  # a key below a value, or a value such as {[]: 1}
-        raise ValueError(f"KEY VALUE arguments {' '.join(args.opts)}: {error}") from error
+        raise ValueError(f"KEY VALUE arguments {' '.join(map(str, args.opts))}: {error}") from error
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
     cfg.freeze()

@@ -127,7 +127,8 @@ def _check(sweep: Sweep) -> None:
         raise ValueError("every row needs a name of its own")
     if sweep.reference not in names:
         raise ValueError(f'"reference" is {sweep.reference!r}, which is no row')
-    for place in (sweep, *sweep.rows):
+    places: list[Sweep | Row] = [sweep, *sweep.rows]
+    for place in places:
         if not isinstance(place.overrides, dict):
             raise ValueError(f'"overrides" of {place.name!r} is no mapping of config keys')
     for row in sweep.rows:

@@ -64,11 +64,12 @@ def run_sweep(
             tests = plan_tests(sweep, base, runner.inputs, seeds, chosen)
         results = [*tuning, *_run(runner, tests, sweep.name)]
 
+        command_line = shlex.join(command)
         about = {
             "sweep": sweep.name,
             "title": sweep.title,
             "base_config": base_config,
-            "command": shlex.join(command),
+            "command": command_line,
             "seeds": list(seeds),
             "tuned": chosen,
         }
@@ -76,7 +77,12 @@ def run_sweep(
         results = [replace(x, directory=f"../{x.directory}") for x in results]
         write_results(directory, results, about)
         write_sweep_report(
-            sweep, results, directory, command=about["command"], base_config=base_config
+            sweep,
+            results,
+            directory,
+            command=command_line,
+            base_config=base_config,
+            num_seeds=len(seeds),
         )
     return results
 
