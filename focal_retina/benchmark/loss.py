@@ -44,6 +44,10 @@ class Size:
     width: int
     classes: int
 
+    @property
+    def title(self) -> str:
+        return f"{self.images} × {self.height} × {self.width} px, K = {self.classes}"
+
 
 COMPARED = (
     Size(2, 800, 1344, 80),
@@ -71,13 +75,13 @@ def comparison_cases(device: torch.device) -> Iterator[Case]:
     """
     for size in COMPARED:
         inputs = make_inputs(size, device)
-        yield _title(size), {**our_candidates(*inputs), **peer_candidates(*inputs)}
+        yield size.title, {**our_candidates(*inputs), **peer_candidates(*inputs)}
 
 
 def scaling_cases(device: torch.device) -> Iterator[Case]:
     """Our loss alone as images, anchors and classes grow; see :func:`comparison_cases`."""
     for size in SCALING:
-        yield _title(size), our_candidates(*make_inputs(size, device))
+        yield size.title, our_candidates(*make_inputs(size, device))
 
 
 def make_inputs(size: Size, device: torch.device) -> tuple[list[Tensor], list[Tensor]]:
@@ -97,10 +101,6 @@ def make_inputs(size: Size, device: torch.device) -> tuple[list[Tensor], list[Te
         for r in level_sizes
     ]
     return [x.requires_grad_() for x in logits], list(labels.split(level_sizes, dim=1))
-
-
-def _title(size: Size) -> str:
-    return f"{size.images} × {size.height} × {size.width} px, K = {size.classes}"
 
 
 def our_candidates(logits: list[Tensor], labels: list[Tensor]) -> dict[str, Candidate]:

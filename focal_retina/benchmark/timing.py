@@ -16,12 +16,15 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from .stages import StagedCandidate, stage_seconds
 
 __all__ = ["COPY", "Case", "Row", "machine", "markdown", "measure", "write_json"]
 
@@ -42,6 +45,7 @@ class Row:
     seconds: float  # median of the runs
     saved_bytes: int  # what autograd keeps for backward
     peak_bytes: int | None  # highest use of memory above that before the call; None: not measured
+    stages: Mapping[str, float] = field(default_factory=dict)  # seconds; empty: not measured
 
 
 def measure(cases: Iterable[Case], device: torch.device, runs: int) -> Iterable[list[Row]]:
@@ -58,7 +62,14 @@ def measure(cases: Iterable[Case], device: torch.device, runs: int) -> Iterable[
     for title, candidates in cases:
         seconds = _seconds(list(candidates.values()), device, runs)
         yield [
-            Row(title, name, median, _saved_bytes(candidate), _peak_bytes(candidate, device))
+            Row(
+                title,
+                name,
+                median,
+                _saved_bytes(candidate),
+                _peak_bytes(candidate, device),
+                stage_seconds(candidate, device) if isinstance(candidate, StagedCandidate) else {},
+            )
             for (name, candidate), median in zip(candidates.items(), seconds, strict=True)
         ]
 
@@ -147,9 +158,15 @@ def markdown(rows: Sequence[Row]) -> str:
     if saves:
         columns.append(("saved for backward", lambda row: _megabytes(row.saved_bytes)))
     columns.append(("peak extra memory", lambda row: _megabytes(row.peak_bytes)))
+    stages = dict.fromkeys(name for row in rows for name in row.stages)
+    columns += [(name, partial(_stage_milliseconds, name)) for name in stages]
     lines = [[name for name, _ in columns], ["---"] + ["---:"] * (len(columns) - 1)]
     lines += [[show(row) for _, show in columns] for row in rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _stage_milliseconds(stage: str, row: Row) -> str:
+    return _milliseconds(row.stages[stage]) if stage in row.stages else "not measured"
 
 
 def _milliseconds(seconds: float) -> str:

@@ -1,4 +1,5 @@
 from .coco import check_num_classes, register_coco_json, register_from_spec
+from .loader import TrainLoader, build_train_loader, prepare_data_worker
 from .mapper import CrowdKeepingMapper
 from .shapes import register_shapes
 from .shapes_config import ShapesConfig
@@ -6,7 +7,10 @@ from .shapes_config import ShapesConfig
 __all__ = [
     "CrowdKeepingMapper",
     "ShapesConfig",
+    "TrainLoader",
+    "build_train_loader",
     "check_num_classes",
+    "prepare_data_worker",
     "register_coco_json",
     "register_from_spec",
     "register_shapes",

@@ -1,15 +1,39 @@
-"""Detectron2's mapper, for models that look at crowd annotations."""
+"""The mapper of training: a dataset dict in, what the model sees out."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
+from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper
 from detectron2.data import detection_utils as utils
 from detectron2.data.transforms import TransformList
 
-__all__ = ["CrowdKeepingMapper"]
+from .augmentation import build_train_augmentation
+
+__all__ = ["CrowdKeepingMapper", "build_train_mapper"]
+
+
+def build_train_mapper(cfg: CfgNode) -> DatasetMapper:
+    """The mapper that ``INPUT.MAPPER`` names, with the augmentations of
+    :func:`build_train_augmentation`; it keeps crowds where ``LABELING.CROWD_IOA_THRESH`` asks for
+    them.
+
+    Raises:
+        ValueError: an unknown name, or a config that the mapper can't serve.
+    """
+    bases: list[type[DatasetMapper]] = []
+    if cfg.MODEL.FOCAL_RETINA.LABELING.CROWD_IOA_THRESH is not None:
+        bases.append(CrowdKeepingMapper)
+    if cfg.INPUT.MAPPER == "opencv":
+        from .opencv_mapper import OpenCVMapper  # the package is imported without OpenCV
+
+        bases.append(OpenCVMapper)
+    elif cfg.INPUT.MAPPER != "detectron2":
+        raise ValueError(f"INPUT.MAPPER is {cfg.INPUT.MAPPER!r}; it can be detectron2, opencv")
+    mapper = type("TrainMapper", tuple(bases), {}) if bases else DatasetMapper
+    return mapper(cfg, is_train=True, augmentations=build_train_augmentation(cfg))
 
 
 class CrowdKeepingMapper(DatasetMapper):

@@ -1,15 +1,22 @@
+from .checkpoint import SafeCheckpointer
 from .command_line import add_data_arguments, exit_status
+from .interrupt import exit_status_of
+from .launch import launch_training
 from .precision import AutocastTrainer
-from .setup import UserError, prepare_process, setup_config, user_errors
+from .setup import UserError, prepare_process, read_config, setup_config, user_errors
 from .trainer import Trainer
 
 __all__ = [
     "AutocastTrainer",
+    "SafeCheckpointer",
     "Trainer",
     "UserError",
     "add_data_arguments",
     "exit_status",
+    "exit_status_of",
+    "launch_training",
     "prepare_process",
+    "read_config",
     "setup_config",
     "user_errors",
 ]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, NamedTuple
 
 from detectron2.config import CfgNode, get_cfg
+
+from ..modeling.inference import INFERENCE_PRECISIONS
 
 __all__ = ["check_keys", "check_solver", "check_values", "scaled_learning_rate"]
 
@@ -112,6 +114,10 @@ _SIZES = _Range(
 )
 
 
+def _one_of(choices: Collection[str]) -> _Range:
+    return _Range(" or ".join(choices), lambda x: x in choices)
+
+
 def _flat(value: Any) -> list[Any]:
     """The numbers of a number, a list of them, or a list of lists."""
     if isinstance(value, (list, tuple)):
@@ -120,6 +126,7 @@ def _flat(value: Any) -> list[Any]:
 
 
 _RANGES = {
+    "MODEL.FOCAL_RETINA.INFERENCE_PRECISION": _one_of(INFERENCE_PRECISIONS),
     "MODEL.RETINANET.NUM_CLASSES": _POSITIVE,
     "MODEL.RETINANET.NUM_CONVS": _NOT_NEGATIVE,
     "MODEL.RETINANET.PRIOR_PROB": _PROBABILITY,
@@ -150,7 +157,7 @@ _RANGES = {
 
 
 def check_values(cfg: CfgNode) -> None:
-    """Refuse numbers that no training can mean, such as a negative learning rate.
+    """Refuse values that no training can mean, such as a negative learning rate.
 
     Raises:
         ValueError: the message names the keys, their values and what they should be.

@@ -38,11 +38,12 @@ def user_errors() -> Iterator[None]:
     """Turn the errors of reading and building into :class:`UserError`.
 
     For what runs before the first iteration. A KeyError is a key that Detectron2's config does not
-    have, an AssertionError what its parser says of trailing arguments.
+    have, an AssertionError what its parser says of trailing arguments, an ImportError an extra that
+    is not installed.
     """
     try:
         yield
-    except (OSError, KeyError, ValueError, AssertionError) as error:
+    except (OSError, KeyError, ValueError, AssertionError, ImportError) as error:
         # The str() of a KeyError is the repr of its argument.
         message = error.args[0] if isinstance(error, KeyError) and error.args else error
         raise UserError(" ".join(str(message).split())) from error

@@ -1,35 +1,61 @@
-"""Detectron2's default trainer, on CPU and in bf16 too, with COCO evaluation."""
+"""Detectron2's default trainer: on CPU and in bf16 too, exactly resumed, with COCO evaluation."""
 
 from __future__ import annotations
 
+import logging
 import os
 import weakref
 from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
 
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
-from detectron2.data import build_detection_train_loader
-from detectron2.engine import DefaultTrainer, TrainerBase, create_ddp_model
+from detectron2.engine import DefaultTrainer, TrainerBase, create_ddp_model, hooks
 from detectron2.evaluation import DatasetEvaluator
+from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.utils import comm
+from fvcore.nn.precise_bn import get_bn_modules
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
-from ..data import CrowdKeepingMapper
+from ..data import TrainLoader, build_train_loader, prepare_data_worker
+from ..data.corrupt import build_corrupt_image_guard
+from ..data.mapper import build_train_mapper
 from ..evaluation import build_evaluator
+from ..modeling.compilation import compile_network
+from ..modeling.inference import inference_copy
+from .checkpoint import SafeCheckpointer
+from .interrupt import Interrupted, StopRequest
+from .nonfinite import NonFiniteGuard
 from .optimizer import build_optimizer
 from .precision import build_step_trainer
+from .resume import CheckpointHook, MetricsWriter
+from .rng import rng_state, set_rng_state
 
 __all__ = ["Trainer"]
 
+logger = logging.getLogger(__name__)
+
 
 class Trainer(DefaultTrainer):
-    """:class:`DefaultTrainer` with the step of ``MODEL.FOCAL_RETINA.PRECISION`` and several
-    processes on CPU.
+    """:class:`DefaultTrainer` with the step of ``MODEL.FOCAL_RETINA.PRECISION``, several processes
+    on CPU, and runs that go on after an interruption as if there had been none.
 
-    Detectron2's constructor fixes both the step trainer and the ``device_ids`` of
-    DistributedDataParallel, so this one stands in for it; everything else is inherited.
+    Detectron2's constructor fixes the step trainer, the checkpointer and the ``device_ids`` of
+    DistributedDataParallel, so this one stands in for it.
+
+    An iteration is the step, the checkpoint if one is due, then evaluation and writers. What
+    follows the checkpoint is done again at resume, as nobody knows how far it came. So a resumed
+    run has the losses, weights, evaluations and metrics of an uninterrupted one (bit for bit on
+    CPU with as many threads).
+
+    Attributes:
+        interrupted_by: the signal that ended :meth:`train` early, else None.
     """
+
+    # Iterations between two lines of metrics.json
+    WRITER_PERIOD = 20
 
     def __init__(self, cfg: CfgNode):
         TrainerBase.__init__(self)
@@ -42,23 +68,33 @@ class Trainer(DefaultTrainer):
         device_ids = None if on_cpu else [comm.get_local_rank()]
         model = create_ddp_model(model, broadcast_buffers=False, device_ids=device_ids)
         self._trainer = build_step_trainer(cfg, model, data_loader, optimizer)
+        guard = NonFiniteGuard(
+            model,
+            config=cfg.dump(),
+            folder=Path(cfg.OUTPUT_DIR, "nonfinite"),
+            gradient_period=cfg.MODEL.FOCAL_RETINA.GRADIENT_CHECK_PERIOD,
+        )
+        self._trainer.register_hooks([guard])
 
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        self.checkpointer = DetectionCheckpointer(
-            model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self)
-        )
+        self.checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
+        self.interrupted_by: int | None = None
+        self._stop = StopRequest()
+        self._rng_states: list[dict[str, Any]] = []  # one a process; in the main process alone
+        self._is_resumed = False
         self.register_hooks(self.build_hooks())
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
         model = super().build_model(cfg)
-        if cfg.SOLVER.AMP.ENABLED:
-            # The layout that fast low-precision convolutions want; the dense outputs are then
-            # views, not copies.
+        if cfg.SOLVER.AMP.ENABLED or cfg.MODEL.DEVICE == "cpu":
+            # The layout that fast convolutions want; the dense outputs are then views, not copies.
             model.to(memory_format=torch.channels_last)
+        if cfg.MODEL.FOCAL_RETINA.COMPILE:
+            compile_network(model)
         return model
 
     @classmethod
@@ -67,14 +103,134 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Iterable[list[dict]]:
-        keeps_crowds = cfg.MODEL.FOCAL_RETINA.LABELING.CROWD_IOA_THRESH is not None
-        # None is Detectron2's own mapper
-        return build_detection_train_loader(
-            cfg, mapper=CrowdKeepingMapper(cfg, is_train=True) if keeps_crowds else None
-        )
+        mapper = build_corrupt_image_guard(cfg, build_train_mapper(cfg))
+        return build_train_loader(cfg, mapper)
+
+    @classmethod
+    def test(
+        cls,
+        cfg: CfgNode,
+        model: nn.Module,
+        evaluators: DatasetEvaluator | list[DatasetEvaluator] | None = None,
+    ) -> dict[str, Any]:
+        """Detectron2's; a dense detector is evaluated as a copy in
+        ``MODEL.FOCAL_RETINA.INFERENCE_PRECISION``, its batch normalization folded."""
+        detector = model.module if isinstance(model, DistributedDataParallel) else model
+        if isinstance(detector, DenseDetector):
+            model = inference_copy(detector, cfg.MODEL.FOCAL_RETINA.INFERENCE_PRECISION)
+        return super().test(cfg, model, evaluators)
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[list[dict]]:
+        loader = super().build_test_loader(cfg, dataset_name)
+        loader.worker_init_fn = prepare_data_worker
+        return loader
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
         return build_evaluator(
             dataset_name, os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
         )
+
+    def build_hooks(self) -> list[hooks.HookBase | None]:
+        """Detectron2's hooks in its order, see the class."""
+        cfg = self.cfg
+        self._metrics_writer = MetricsWriter(
+            self.build_writers() if comm.is_main_process() else [],
+            period=self.WRITER_PERIOD,
+            metrics_file=Path(cfg.OUTPUT_DIR, "metrics.json"),
+        )
+        return [
+            hooks.IterationTimer(),
+            hooks.LRScheduler(),
+            self._build_precise_bn() if cfg.TEST.PRECISE_BN.ENABLED else None,
+            CheckpointHook(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, self._stop),
+            hooks.EvalHook(cfg.TEST.EVAL_PERIOD, self._evaluate),
+            self._metrics_writer,
+        ]
+
+    def _build_precise_bn(self) -> hooks.PreciseBN | None:
+        if not get_bn_modules(self.model):
+            return None
+        logger.warning("TEST.PRECISE_BN draws its images from the first on after each resume")
+        cfg = self.cfg.clone()
+        cfg.defrost()
+        cfg.DATALOADER.NUM_WORKERS = 0  # it is idle most of the time
+        return hooks.PreciseBN(
+            cfg.TEST.EVAL_PERIOD,
+            self.model,
+            self.build_train_loader(cfg),
+            cfg.TEST.PRECISE_BN.NUM_ITER,
+        )
+
+    def _evaluate(self) -> dict[str, Any]:
+        self._last_eval_results = self.test(self.cfg, self.model)
+        return self._last_eval_results
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """Go on from the last intact checkpoint in ``OUTPUT_DIR``, or load ``MODEL.WEIGHTS``.
+
+        Raises:
+            ValueError: a file that is damaged or would run code.
+        """
+        self._is_resumed = resume and self.checkpointer.has_checkpoint()
+        self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
+        if self._is_resumed:
+            self.start_iter = self.iter + 1  # the checkpoint has the iteration that was finished
+            if isinstance(self.data_loader, TrainLoader):
+                self.data_loader.start_iter = self.start_iter
+        elif resume:
+            self._metrics_writer.start_anew()
+
+    def train(self) -> dict[str, Any] | None:
+        """Train to the end, or to the first SIGTERM or Ctrl-C: see ``interrupted_by``.
+
+        Returns:
+            Evaluation results, where ``TEST.EXPECTED_RESULTS`` asks for their check.
+        """
+        with self._stop.listen():
+            try:
+                return super().train()
+            except Interrupted as interruption:
+                self.interrupted_by = interruption.signum
+                return None
+
+    def before_train(self) -> None:
+        super().before_train()
+        if not self._is_resumed:
+            return
+        if comm.get_rank() < len(self._rng_states):
+            set_rng_state(self._rng_states[comm.get_rank()])
+        else:
+            logger.warning("the checkpoint has no random states for this process")
+        self.iter = self.storage.iter = self.start_iter - 1
+        for hook in self._hooks_after_checkpoint():
+            hook.after_step()
+
+    def after_train(self) -> None:
+        if self.iter < self.max_iter:
+            # Failed or stopped. In the last iteration, too, where the hook would evaluate.
+            self._hooks[:] = [x for x in self._hooks if not isinstance(x, hooks.EvalHook)]
+        super().after_train()
+
+    def _hooks_after_checkpoint(self) -> list[hooks.HookBase]:
+        position = next(i for i, x in enumerate(self._hooks) if isinstance(x, CheckpointHook))
+        return self._hooks[position + 1 :]
+
+    def gather_rng_states(self) -> None:
+        """Collect the random states for the checkpoint; every process must call."""
+        self._rng_states = comm.gather(rng_state())
+
+    def state_dict(self) -> dict[str, Any]:
+        state = super().state_dict()
+        state["rng"] = self._rng_states
+        if isinstance(self.data_loader, TrainLoader):
+            state["data_loader"] = self.data_loader.state_dict()
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        # A checkpoint of Detectron2 has neither.
+        self._rng_states = state_dict.get("rng", [])
+        if "data_loader" in state_dict and isinstance(self.data_loader, TrainLoader):
+            self.data_loader.load_state_dict(state_dict["data_loader"])

@@ -1,5 +1,6 @@
 from .anchor_labeling import AnchorLabeler
 from .backbone import build_resnet_fpn_backbone_without_top_block
+from .efficientnet_lite import EfficientNetLite0, build_efficientnet_lite_fpn_backbone
 from .head import DENSE_HEAD_REGISTRY, FocalRetinaNetHead, build_dense_head
 from .meta_arch import FocalRetinaNet
 from .postprocess import DensePostprocessor
@@ -8,8 +9,10 @@ __all__ = [
     "DENSE_HEAD_REGISTRY",
     "AnchorLabeler",
     "DensePostprocessor",
+    "EfficientNetLite0",
     "FocalRetinaNet",
     "FocalRetinaNetHead",
     "build_dense_head",
+    "build_efficientnet_lite_fpn_backbone",
     "build_resnet_fpn_backbone_without_top_block",
 ]

@@ -6,7 +6,9 @@ from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.meta_arch.retinanet import RetinaNetHead
 from fvcore.common.registry import Registry
-from torch import nn
+from torch import Tensor, nn
+
+from .patches import can_run_on_patches, run_on_patches
 
 __all__ = ["DENSE_HEAD_REGISTRY", "FocalRetinaNetHead", "build_dense_head"]
 
@@ -14,7 +16,8 @@ DENSE_HEAD_REGISTRY = Registry("DENSE_HEAD")
 DENSE_HEAD_REGISTRY.__doc__ = """
 Registry of dense heads. A head is built as ``head(cfg, input_shape: list[ShapeSpec])`` and called
 with the list of feature maps, high resolution first; it returns per-level logits (N, A x K, H, W)
-and box deltas (N, A x 4, H, W).
+and box deltas (N, A x 4, H, W). It may offer :meth:`FocalRetinaNetHead.predict_positives`, which
+training then calls instead.
 """
 
 
@@ -75,6 +78,7 @@ class FocalRetinaNetHead(RetinaNetHead):
             norm=norm,
             prior_prob=0.5 if prior_prob is None else prior_prob,  # logit(0.5) = 0
         )
+        self.num_anchors = num_anchors
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: list[ShapeSpec]) -> dict:
@@ -82,3 +86,29 @@ class FocalRetinaNetHead(RetinaNetHead):
         if not cfg.MODEL.FOCAL_RETINA.HEAD.PRIOR_INIT:
             arguments["prior_prob"] = None
         return arguments
+
+    def predict_positives(
+        self, features: list[Tensor], image_idxs: Tensor, anchor_idxs: Tensor, groups: Tensor
+    ) -> tuple[list[Tensor], Tensor] | None:
+        """All logits, but box deltas of P anchors alone: those that training has a loss for.
+
+        Args:
+            features: per level (N, C, H, W).
+            image_idxs, anchor_idxs: (P,) int64, anchors counted over all levels of an image.
+            groups: (P,) int64, see :func:`run_on_patches`; such as each anchor's object.
+
+        Returns:
+            per level logits (N, A x K, H, W), and deltas (P, 4); None where calling the head is the
+            better way, because of a normalization layer or of many positives.
+        """
+        box_layers = [*self.bbox_subnet, self.bbox_pred]
+        if not can_run_on_patches(box_layers):
+            return None
+        deltas = run_on_patches(
+            box_layers, features, image_idxs, anchor_idxs // self.num_anchors, groups
+        )
+        if deltas is None:
+            return None
+        anchor_of_cell = (anchor_idxs % self.num_anchors)[:, None, None].expand(-1, 1, 4)
+        deltas = deltas.unflatten(1, (self.num_anchors, 4)).gather(1, anchor_of_cell)[:, 0]
+        return [self.cls_score(self.cls_subnet(x)) for x in features], deltas

@@ -24,7 +24,9 @@ from .anchor_labeling import AnchorLabeler, check_gt_instances
 from .box_loss import BoxLoss, build_box_loss
 from .class_counts import count_objects
 from .head import build_dense_head
+from .level_losses import losses_by_level
 from .postprocess import DensePostprocessor
+from .visualization import visualize_training
 
 __all__ = ["FocalRetinaNet"]
 
@@ -154,18 +156,15 @@ class FocalRetinaNet(DenseDetector):
         images = self.preprocess_image(batched_inputs)
         features = self.backbone(images.tensor)
         features = [features[f] for f in self.head_in_features]
-        predictions = self.head(features)
 
         if self.training:
             if self._is_time_to_visualize():
                 with torch.no_grad():
-                    self.visualize_training(
-                        batched_inputs, self.forward_inference(images, features, predictions)
-                    )
-            gt_instances = [x.to(self.device) for x in gt_instances]
-            return self.forward_training(images, features, predictions, gt_instances)
+                    predictions = self.head(features)
+                visualize_training(self, batched_inputs, images, features, predictions)
+            return self.forward_training(features, [x.to(self.device) for x in gt_instances])
 
-        results = self.forward_inference(images, features, predictions)
+        results = self.forward_inference(images, features, self.head(features))
         sizes = [
             (x.get("height", h), x.get("width", w))
             for x, (h, w) in zip(batched_inputs, images.image_sizes, strict=True)
@@ -176,16 +175,32 @@ class FocalRetinaNet(DenseDetector):
         ]
 
     def forward_training(
-        self,
-        images: ImageList,
-        features: list[Tensor],
-        predictions: list[list[Tensor]],
-        gt_instances: list[Instances],
+        self, features: list[Tensor], gt_instances: list[Instances]
     ) -> dict[str, Tensor]:
-        logits, deltas = self._transpose_dense_predictions(predictions, [self.num_classes, 4])
+        """Label first: the labels tell where box deltas are needed at all."""
         anchors = self.anchor_generator(features)
         labels, matched_idxs = self.anchor_labeler(anchors, gt_instances)
-        return self.losses(anchors, logits, deltas, labels, matched_idxs, gt_instances)
+        image_idxs, anchor_idxs = torch.nonzero(
+            (labels >= 0) & (labels != self.num_classes), as_tuple=True
+        )
+        positives = image_idxs, anchor_idxs
+        logits, deltas = self._predict(features, positives, matched_idxs[positives])
+        return self.losses(anchors, logits, deltas, labels, positives, matched_idxs, gt_instances)
+
+    def _predict(
+        self, features: list[Tensor], positives: tuple[Tensor, Tensor], objects: Tensor
+    ) -> tuple[list[Tensor], Tensor]:
+        """Logits (N, R_l, K) per level, and the deltas (P, 4) of positives."""
+        if hasattr(self.head, "predict_positives"):
+            predictions = self.head.predict_positives(features, *positives, objects)
+            if predictions is not None:
+                logits, deltas = predictions
+                (logits,) = self._transpose_dense_predictions([logits], [self.num_classes])
+                return logits, deltas
+        logits, dense_deltas = self._transpose_dense_predictions(
+            self.head(features), [self.num_classes, 4]
+        )
+        return logits, cat(dense_deltas, dim=1)[positives]
 
     def forward_inference(
         self, images: ImageList, features: list[Tensor], predictions: list[list[Tensor]]
@@ -199,8 +214,9 @@ class FocalRetinaNet(DenseDetector):
         self,
         anchors: list[Boxes],
         logits: list[Tensor],
-        deltas: list[Tensor],
+        deltas: Tensor,
         labels: Tensor,
+        positives: tuple[Tensor, Tensor],
         matched_idxs: Tensor,
         gt_instances: list[Instances],
     ) -> dict[str, Tensor]:
@@ -208,15 +224,16 @@ class FocalRetinaNet(DenseDetector):
         Args:
             anchors: per level, R_l boxes.
             logits: per level, (N, R_l, K).
-            deltas: per level, (N, R_l, 4).
+            deltas: (P, 4), of the positives.
             labels, matched_idxs: (N, R) int64, see :class:`AnchorLabeler`.
+            positives: image and anchor of each positive, int64 (P,) both.
             gt_instances: per image, the objects that ``matched_idxs`` counts.
 
         Returns:
             ``loss_cls`` and ``loss_box_reg``, 0-dim fp32, each divided by the normalizer.
         """
-        is_positive = (labels >= 0) & (labels != self.num_classes)
-        normalizer = self.loss_normalizer(is_positive.sum(dim=1))
+        image_idxs, anchor_idxs = positives
+        normalizer = self.loss_normalizer(image_idxs.bincount(minlength=len(labels)))
         loss_cls = normalized_loss(
             self.cls_loss,
             logits,
@@ -225,16 +242,19 @@ class FocalRetinaNet(DenseDetector):
             anchors=[x.tensor for x in anchors],
         )
 
-        image_idxs, anchor_idxs = torch.nonzero(is_positive, as_tuple=True)
         if has_event_storage():
             get_event_storage().put_scalar("num_pos_anchors", len(image_idxs) / len(labels))
         box_losses = self.box_loss(
-            cat(deltas, dim=1)[image_idxs, anchor_idxs],
+            deltas,
             Boxes.cat(anchors).tensor[anchor_idxs],
-            _gather_gt_boxes(gt_instances, image_idxs, matched_idxs[image_idxs, anchor_idxs]),
+            _gather_gt_boxes(gt_instances, image_idxs, matched_idxs[positives]),
         )
         loss_box_reg = (box_losses / normalizer.expand(len(labels))[image_idxs]).sum()
         return {"loss_cls": loss_cls, "loss_box_reg": loss_box_reg}
+
+    def losses_by_level(self, batched_inputs: list[dict]) -> list[dict]:
+        """Where the losses of a batch come from, see :mod:`.level_losses`."""
+        return losses_by_level(self, batched_inputs)
 
     def _is_time_to_visualize(self) -> bool:
         return (

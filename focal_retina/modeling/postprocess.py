@@ -83,10 +83,22 @@ class DensePostprocessor:
         image_size: tuple[int, int],
     ) -> Instances:
         """The same for one image: ``logits`` (R_l, K) and ``deltas`` (R_l, 4) per level."""
-        candidates = [
+        return self.select(*self.candidates(anchors, logits, deltas), image_size)
+
+    def candidates(
+        self, anchors: list[Boxes], logits: list[Tensor], deltas: list[Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What NMS is to choose from in one image: boxes (T, 4), scores (T,), classes (T,)."""
+        levels = [
             self._level_candidates(*level) for level in zip(anchors, logits, deltas, strict=True)
         ]
-        boxes, scores, classes = (torch.cat(parts) for parts in zip(*candidates, strict=True))
+        boxes, scores, classes = (torch.cat(parts) for parts in zip(*levels, strict=True))
+        return boxes, scores, classes
+
+    def select(
+        self, boxes: Tensor, scores: Tensor, classes: Tensor, image_size: tuple[int, int]
+    ) -> Instances:
+        """Per-class NMS among candidates, and of those that it leaves the highest scores."""
         keep = batched_nms(boxes, scores, classes, self.nms_thresh)[: self.max_detections]
         return Instances(
             image_size,

@@ -1,5 +1,7 @@
 """Optimizers by config."""
 
+import copy
+
 import pytest
 import torch
 from detectron2.config import get_cfg
@@ -25,10 +27,33 @@ def model():
     return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
 
 
-def test_default_is_detectron2s(cfg, model):
-    ours, stock = build_optimizer(cfg, model), build_stock_optimizer(cfg, model)
-    assert type(ours) is type(stock)
-    assert ours.state_dict() == stock.state_dict()
+@pytest.mark.parametrize("clip", [False, True])
+def test_default_steps_like_detectron2s(cfg, model, clip):
+    cfg.SOLVER.CLIP_GRADIENTS.ENABLED = clip
+    twin = copy.deepcopy(model)
+    for network, build in ((model, build_optimizer), (twin, build_stock_optimizer)):
+        optimizer = build(cfg, network)
+        generator = torch.Generator().manual_seed(1)
+        for _ in range(5):
+            for parameter in network.parameters():
+                parameter.grad = 10 * torch.randn(parameter.shape, generator=generator)
+            optimizer.step()
+    for ours, stock in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(ours, stock, rtol=1e-6, atol=1e-7)
+
+
+def test_resumes_from_detectron2s_state(cfg, model):
+    stock = build_stock_optimizer(cfg, model)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    stock.step()
+    ours = build_optimizer(cfg, model)
+    ours.load_state_dict(stock.state_dict())
+    ours.step()
+    for parameter in model.parameters():
+        # momentum 0.9 and gradient 1, twice, plus weight decay
+        momentum = ours.state[parameter]["momentum_buffer"]
+        assert momentum.sub(1.9).abs().max() < 1e-3
 
 
 def test_adamw_keeps_detectron2s_groups_and_values(cfg, model):

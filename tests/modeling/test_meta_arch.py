@@ -129,6 +129,38 @@ def test_detections_equal_detectron2(seed, overrides):
         )
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_few_objects_in_a_large_image_run_the_box_subnet_on_patches(dtype):
+    """The other comparisons are of images so small that whole maps are cheaper."""
+    stock, ours = make_pair(0, "MODEL.RESNETS.DEPTH", 18, "MODEL.RESNETS.RES2_OUT_CHANNELS", 64)
+    instances = Instances((288, 352))
+    instances.gt_boxes = Boxes(torch.tensor([[30.0, 20, 90, 70], [200, 100, 340, 280]]))
+    instances.gt_classes = torch.tensor([1, 3])
+    image = torch.randint(256, (3, 288, 352), generator=torch.Generator().manual_seed(0)).float()
+    batch = [{"image": image, "instances": instances}]
+
+    predict, used = ours.head.predict_positives, []
+
+    def spy(*args):
+        predictions = predict(*args)
+        used.append(predictions is not None)
+        return predictions
+
+    ours.head.predict_positives = spy
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype is torch.bfloat16):
+        expected, expected_grads = train_step(stock, batch)
+        actual, grads = train_step(ours, batch)
+    assert used == [True]
+    exact = dtype is torch.float32
+    for name, value in expected.items():
+        assert actual[name].dtype == torch.float32
+        rtol = 1e-5 if exact else 0.02
+        torch.testing.assert_close(actual[name], value.float(), rtol=rtol, atol=0)
+    for name, grad in expected_grads.items():
+        error = (grads[name] - grad).abs().max() / grad.abs().max()
+        assert error <= (1e-5 if exact else 0.2), f"{name}: {error}"
+
+
 def test_state_dict_has_detectron2s_keys_and_one_seed_gives_the_same_weights():
     torch.manual_seed(5)
     stock = build_model(make_cfg("RetinaNet")).state_dict()

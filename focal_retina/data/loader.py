@@ -1,0 +1,247 @@
+"""Training batches that a resumed run draws exactly as an uninterrupted one.
+
+B images a batch over W processes; this process maps its share, B / W of them.
+
+Which images, and the random numbers of their augmentation, are functions of (data set, seed,
+iteration, position in the batch): see :mod:`focal_retina.data.schedule`. They depend neither on W
+nor on the number of data workers, and nothing is read to get to an iteration.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import random
+import signal
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import (
+    DatasetFromList,
+    build_detection_train_loader,
+    get_detection_dataset_dicts,
+)
+from detectron2.utils import comm
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset
+
+from .checks import leave_out_unusable
+from .sampling import build_schedule
+from .schedule import TrainingSchedule
+
+__all__ = ["TrainLoader", "build_train_loader", "prepare_data_worker", "seeded"]
+
+logger = logging.getLogger(__name__)
+
+Mapper = Callable[[dict[str, Any]], dict[str, Any] | None]
+
+# Images that may stand in for one that the mapper leaves out, before that is an error
+_NUM_SPARES = 8
+
+
+@contextlib.contextmanager
+def seeded(*key: int) -> Iterator[None]:
+    """Random numbers of Python, NumPy and torch (CPU) from ``key``; afterwards theirs of before.
+
+    All three are global generators: Detectron2's augmentations draw from NumPy's, others may from
+    any.
+    """
+    generator = torch.default_generator
+    states = random.getstate(), np.random.get_state(), generator.get_state()  # noqa: NPY002
+    words = np.random.SeedSequence(key).generate_state(4)
+    random.seed(words.tobytes())
+    np.random.seed(words)  # noqa: NPY002
+    generator.manual_seed(int(words[0]) << 32 | int(words[1]))
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002
+        generator.set_state(states[2])
+
+
+def prepare_data_worker(worker_id: int = 0) -> None:
+    """One thread, and no ear for the signals that reach a whole process group.
+
+    The main process finishes its iteration after Ctrl-C or SIGTERM; for that it needs its data
+    workers. They leave when it does. For ``DataLoader(worker_init_fn=…)``.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    torch.set_num_threads(1)
+    if "cv2" in sys.modules:
+        sys.modules["cv2"].setNumThreads(1)
+
+
+class _MappedBatches(Dataset):
+    """(iteration, candidates) to the mapped share of that iteration's batch, in a data worker."""
+
+    def __init__(self, records: Any, mapper: Mapper, seed: int, first_position: int):
+        self._records = records
+        self._mapper = mapper
+        self._seed = seed
+        self._first_position = first_position
+
+    def __getitem__(self, item: tuple[int, NDArray[np.int64]]) -> tuple[list[dict], list[str]]:
+        iteration, candidates = item
+        samples: list[dict] = []
+        left_out: list[str] = []
+        for offset, indices in enumerate(candidates.T):
+            key = (self._seed, iteration, self._first_position + offset)
+            samples.append(self._first_usable(indices, key, left_out))
+        return samples, left_out
+
+    def _first_usable(
+        self, indices: NDArray[np.int64], key: tuple[int, ...], left_out: list[str]
+    ) -> dict[str, Any]:
+        names = []
+        for index in indices:
+            record = self._records[int(index)]
+            names.append(str(record.get("file_name", record.get("image_id"))))
+            with seeded(*key):
+                sample = self._mapper(record)
+            if sample is not None:
+                left_out += names[:-1]
+                return sample
+        raise ValueError(
+            f"iteration {key[1]}: the mapper left out {len(names)} images in a row: "
+            f"{', '.join(names)}; check the data set"
+        )
+
+
+class TrainLoader(Iterable[list[dict[str, Any]]]):
+    """Endless mapped batches, from iteration ``start_iter`` on.
+
+    An image for which the mapper returns None is replaced by the one at its position in the next
+    iteration's batch, that of the one after it, and so on: the batch stays a function of the data
+    set's files. ``num_left_out`` counts them.
+
+    Attributes:
+        seed: of order and augmentation; set it before the first batch, as ``start_iter``.
+    """
+
+    def __init__(
+        self,
+        *,
+        records: list[dict[str, Any]],
+        mapper: Mapper,
+        build_schedule: Callable[..., TrainingSchedule],
+        batch_size: int,
+        seed: int,
+        num_workers: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ):
+        """
+        Args:
+            records: n dataset dicts.
+            mapper: a dataset dict to a sample, or None to leave it out.
+            build_schedule: takes ``seed`` and returns the order of the images.
+            batch_size: B.
+            seed: 0 or more.
+            num_workers: data worker processes; each makes whole batches. 0: this process does.
+            rank: which of the W processes this is.
+            world_size: W.
+
+        Raises:
+            ValueError: B is not a multiple of W.
+        """
+        if batch_size % world_size:
+            raise ValueError(
+                f"SOLVER.IMS_PER_BATCH {batch_size} is not a multiple of {world_size} processes"
+            )
+        self.start_iter = 0
+        self.seed = seed
+        self.num_images = len(records)
+        self.num_left_out = 0
+        # In shared memory, and a new dict at each access, which the mapper may change
+        self._records = DatasetFromList(records, copy=False)
+        self._mapper = mapper
+        self._batch_size = batch_size
+        self._build_schedule = build_schedule
+        self._num_workers = num_workers
+        share = batch_size // world_size
+        self._share = slice(rank * share, (rank + 1) * share)
+
+    def __iter__(self) -> Iterator[list[dict[str, Any]]]:
+        dataset = _MappedBatches(self._records, self._mapper, self.seed, self._share.start)
+        loader = DataLoader(
+            dataset,
+            batch_size=None,
+            sampler=self._candidates(),
+            num_workers=self._num_workers,
+            worker_init_fn=prepare_data_worker,
+            # Else each iterator draws a number from the global generator
+            generator=torch.Generator().manual_seed(self.seed),
+        )
+        for samples, left_out in loader:
+            if left_out:
+                self.num_left_out += len(left_out)
+                logger.warning(
+                    f"replaced, as the mapper left them out: {', '.join(left_out)} "
+                    f"({self.num_left_out} times so far)"
+                )
+            yield samples
+
+    def state_dict(self) -> dict[str, int]:
+        return {"seed": self.seed, "num_images": self.num_images, "batch_size": self._batch_size}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Take over the seed; warn where the batches will be others all the same."""
+        self.seed = state["seed"]
+        for key, now in (("num_images", self.num_images), ("batch_size", self._batch_size)):
+            if state[key] != now:
+                logger.warning(
+                    f"{key} was {state[key]} when the checkpoint was written and is {now}: the "
+                    "order of the images is another one from here on"
+                )
+
+    def _candidates(self) -> Iterator[tuple[int, NDArray[np.int64]]]:
+        """(t, indices): column i has the image at position i of the share, then its spares."""
+        schedule = self._build_schedule(seed=self.seed)
+        window: deque[NDArray[np.int64]] = deque(maxlen=1 + _NUM_SPARES)
+        for ahead in itertools.count(self.start_iter):
+            window.append(schedule.batch(ahead)[self._share])
+            if len(window) == window.maxlen:
+                yield ahead - _NUM_SPARES, np.stack(window)
+
+
+def build_train_loader(cfg: CfgNode, mapper: Mapper) -> Iterable[list[dict[str, Any]]]:
+    """The loader of ``DATASETS.TRAIN``, honouring Detectron2's ``DATALOADER`` keys.
+
+    Its seed is ``cfg.SEED``; below 0, a random one that all processes share. Data sets that are
+    not lists of dicts (a user's torch ``Dataset``) are left to Detectron2's loader, whose order
+    starts anew at resume; a warning says so.
+
+    Raises:
+        ValueError: an unknown sampler, an image without a size, a batch that cannot be shared out.
+    """
+    records = get_detection_dataset_dicts(
+        cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
+    )
+    if not isinstance(records, list):
+        logger.warning(
+            f"DATASETS.TRAIN {cfg.DATASETS.TRAIN} is a {type(records).__name__}, not a list of "
+            "dicts: its images come in Detectron2's order, which starts anew at resume"
+        )
+        return build_detection_train_loader(cfg, dataset=records, mapper=mapper)
+    records = leave_out_unusable(cfg, records)
+    seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
+    if cfg.SEED < 0:
+        logger.info(f"SEED is {cfg.SEED}: the order of the images has the random seed {seed}")
+    return TrainLoader(
+        records=records,
+        mapper=mapper,
+        build_schedule=build_schedule(cfg, records),
+        batch_size=cfg.SOLVER.IMS_PER_BATCH,
+        seed=seed,
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+        rank=comm.get_rank(),
+        world_size=comm.get_world_size(),
+    )

@@ -1,0 +1,183 @@
+"""Which images make up the batch of iteration t, without replaying the iterations before it.
+
+n images in G groups (one group, or two by orientation), batches of B images over all processes.
+
+Epochs are permutations, laid end to end in one stream of images. Each group of images is a stream
+of its own within it; a batch is B consecutive images of one group, and batches follow one another
+in the order in which they become complete. That is what Detectron2's ``AspectRatioGroupedDataset``
+does, images left over at the end of an epoch being the first of a later batch. As the number of
+images that an epoch adds to a group is known beforehand, the batches before an epoch are counted,
+not made: any t costs one or two permutations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["TrainingSchedule", "orientation_groups"]
+
+# Epochs kept: a batch rarely reaches back beyond the epoch before its own.
+_CACHED_EPOCHS = 4
+# What one bisection asks for, and more
+_CACHED_COUNTS = 128
+# Streams of random numbers: epoch e has stream e, these two are far from any.
+_PHASE_STREAM = 2**63
+_SUBSET_STREAM = 2**63 + 1
+
+
+def orientation_groups(records: Sequence[dict[str, Any]]) -> NDArray[np.int64]:
+    """0 for images that are wider than high, else 1, as Detectron2 groups them.
+
+    Args:
+        records: dataset dicts, whose ``width`` and ``height`` come from the annotations.
+
+    Returns:
+        (n,).
+
+    Raises:
+        ValueError: a record without a size.
+    """
+    groups = np.empty(len(records), dtype=np.int64)
+    for i, record in enumerate(records):
+        if "width" not in record or "height" not in record:
+            raise ValueError(
+                f"{record.get('file_name', f'image {i}')}: the annotations do not give width and "
+                "height, by which DATALOADER.ASPECT_RATIO_GROUPING groups; set it to False"
+            )
+        groups[i] = record["width"] <= record["height"]
+    return groups
+
+
+@dataclass(frozen=True)
+class _Epoch:
+    images: list[NDArray[np.int64]]  # of each group, in this epoch's order
+    completed_group: NDArray[np.int64]  # group of each batch that becomes complete in this epoch
+    completed_count: NDArray[np.int64]  # and which batch of its group that is, from 0
+
+
+class TrainingSchedule:
+    """The images of any batch: a pure function of the arguments.
+
+    It does not depend on the number of processes: each takes its slice of the batch.
+    """
+
+    def __init__(
+        self,
+        *,
+        groups: NDArray[np.int64],
+        repeat_factors: NDArray[np.float64] | None = None,
+        subset_size: int | None = None,
+        batch_size: int,
+        seed: int,
+    ):
+        """
+        Args:
+            groups: (n,), the group of each image, 0 … G-1; a batch is from one group.
+            repeat_factors: (n,), how often an epoch has each image, on average; it may be a
+                fraction, and 0 leaves the image out. None: once each. Of a fraction every epoch
+                has its share: with 2.5 an image comes 2 and 3 times by turns, beginning with
+                either at random.
+            subset_size: train on that many of the images, which the seed chooses; None: on all.
+            batch_size: B.
+            seed: 0 or more.
+
+        Raises:
+            ValueError: no images, or no batches.
+        """
+        if batch_size < 1:
+            raise ValueError(f"the batch has {batch_size} images; it needs at least one")
+        self._seed = seed
+        if repeat_factors is None:
+            repeat_factors = np.ones(len(groups))
+        if subset_size is not None:
+            order = np.argsort(self._random_words(len(groups), stream=_SUBSET_STREAM))
+            repeat_factors = repeat_factors.copy()
+            repeat_factors[order[subset_size:]] = 0
+        if not (repeat_factors > 0).any():
+            raise ValueError("there are no images to train on")
+        self.batch_size = batch_size
+        self._groups = groups
+        self._num_groups = int(groups.max()) + 1
+        self._repeat_factors = repeat_factors.astype(np.float64)
+        # Where in its cycle of rounding up and down each image begins, in [0, 1)
+        self._phases = (
+            self._random_words(len(groups), stream=_PHASE_STREAM) >> np.uint64(11)
+        ) * 2.0**-53
+        self._epoch = lru_cache(_CACHED_EPOCHS)(self._make_epoch)
+        self._images_before = lru_cache(_CACHED_COUNTS)(self._count_images_before)
+
+    def batch(self, iteration: int) -> NDArray[np.int64]:
+        """Indices of the B images of iteration t, counted from 0."""
+        epoch_index = self._epoch_of(iteration)
+        epoch = self._epoch(epoch_index)
+        position = iteration - self._batches_before(epoch_index)
+        group = epoch.completed_group[position]
+        first = int(epoch.completed_count[position]) * self.batch_size
+        return self._group_images(group, first, epoch_index)
+
+    def _group_images(self, group: int, first: int, last_epoch: int) -> NDArray[np.int64]:
+        """B images of a group's stream from ``first`` on, the last of them in ``last_epoch``."""
+        pieces: list[NDArray[np.int64]] = []
+        missing = self.batch_size
+        end = first + missing
+        while missing:
+            start_of_epoch = self._images_before(last_epoch)[group]
+            images = self._epoch(last_epoch).images[group]
+            piece = images[max(0, first - start_of_epoch) : end - start_of_epoch]
+            pieces.insert(0, piece)
+            missing -= len(piece)
+            end -= len(piece)
+            last_epoch -= 1
+        return np.concatenate(pieces)
+
+    def _epoch_of(self, iteration: int) -> int:
+        """The epoch in which the batch of this iteration becomes complete, by bisection."""
+        low, high = 0, 1
+        while self._batches_before(high) <= iteration:
+            low, high = high, 2 * high
+        while high - low > 1:
+            middle = (low + high) // 2
+            if self._batches_before(middle) <= iteration:
+                low = middle
+            else:
+                high = middle
+        return low
+
+    def _batches_before(self, epoch: int) -> int:
+        """Batches complete at the start of an epoch."""
+        return int((self._images_before(epoch) // self.batch_size).sum())
+
+    def _appearances_before(self, epoch: int) -> NDArray[np.int64]:
+        """(n,), how often each image has come up at the start of an epoch."""
+        return np.floor(epoch * self._repeat_factors + self._phases).astype(np.int64)
+
+    def _count_images_before(self, epoch: int) -> NDArray[np.int64]:
+        """(G,), images of each group in the stream at the start of an epoch."""
+        counts = np.bincount(self._groups, self._appearances_before(epoch), self._num_groups)
+        return counts.astype(np.int64)
+
+    def _make_epoch(self, index: int) -> _Epoch:
+        repeats = self._appearances_before(index + 1) - self._appearances_before(index)
+        images = np.repeat(np.arange(len(repeats)), repeats)
+        keys = self._random_words(len(images), stream=index)
+        images = images[np.argsort(keys, kind="stable")]
+        groups = self._groups[images]
+
+        by_group = [images[groups == g] for g in range(self._num_groups)]
+        # How many images of its own group stand in the stream up to and with each image
+        count = np.empty(len(images), dtype=np.int64)
+        for g, before in enumerate(self._images_before(index)):
+            count[groups == g] = before + 1 + np.arange(len(by_group[g]))
+        completes = np.flatnonzero(count % self.batch_size == 0)
+        return _Epoch(by_group, groups[completes], count[completes] // self.batch_size - 1)
+
+    def _random_words(self, size: int, *, stream: int) -> NDArray[np.uint64]:
+        # The raw words of a bit generator are the same in every version of NumPy; the results of
+        # `Generator.permutation` are not promised to be.
+        return np.random.Philox(key=[self._seed, stream]).random_raw(size)

@@ -1,0 +1,175 @@
+"""Checkpoints that survive a kill at any moment, and are read without executing code."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import re
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.utils import comm
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from .restricted_pickle import array_globals, load_arrays
+
+__all__ = ["SafeCheckpointer", "atomic_write", "is_intact"]
+
+_PERIODIC_NAME = re.compile(r"model_(\d+)\.pth")
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | os.PathLike) -> Iterator[IO[bytes]]:
+    """Open a file that appears under its name complete and on the disk, or not at all.
+
+    It is written beside ``path``, under a hidden name, synced and renamed. A kill in between leaves
+    the hidden file behind, which the next write to ``path`` replaces.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.tmp")
+    with open(temporary, "wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    # The new name, too, has to reach the disk.
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def is_intact(path: str | os.PathLike) -> bool:
+    """Whether a ``.pth`` file is complete and every part of it has its checksum.
+
+    ``torch.save`` writes a zip archive with a CRC-32 of each tensor and of the pickle, at which
+    ``torch.load`` does not look.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if archive.testzip() is not None:
+                return False
+        _read_tensors(path, mmap=True)  # its table of contents, too, has to be right
+    except pickle.UnpicklingError:
+        return True  # whole, but not to be loaded: that says so
+    except (OSError, zipfile.BadZipFile, EOFError, ValueError, RuntimeError):
+        return False
+    return True
+
+
+class SafeCheckpointer(DetectionCheckpointer):
+    """:class:`DetectionCheckpointer` with atomic, checksummed files.
+
+    What it writes is Detectron2's own format, and Detectron2's checkpointer reads it. What it reads
+    (``.pth``, Detectron2's and Caffe2's ``.pkl``, ``.safetensors``) is tensors and plain values: a
+    file that would run code on loading is refused.
+    """
+
+    def save(self, name: str, **kwargs: Any) -> None:
+        """See :meth:`fvcore.common.checkpoint.Checkpointer.save`."""
+        if not self.save_dir or not self.save_to_disk:
+            return
+        states = {key: obj.state_dict() for key, obj in self.checkpointables.items()}
+        data = {"model": self.model.state_dict(), **states, **kwargs}
+        path = Path(self.save_dir, f"{name}.pth")
+        self.logger.info(f"Saving checkpoint to {path}")
+        with atomic_write(path) as file:
+            torch.save(data, file)
+        self.tag_last_checkpoint(path.name)
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        with atomic_write(Path(self.save_dir, "last_checkpoint")) as file:
+            file.write(last_filename_basename.encode())
+
+    def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
+        """Load the last checkpoint that is intact with everything in it, or ``path``'s weights.
+
+        Args:
+            path: file or URL of weights, for where there is nothing to resume; may be empty.
+            resume: look for a checkpoint in the output folder first.
+
+        Returns:
+            What was in the file and has not been loaded.
+
+        Raises:
+            ValueError: there are checkpoints, and none is intact.
+        """
+        if resume and self.has_checkpoint():
+            # One process chooses, as another may see the folder a moment later.
+            choice = self._last_intact() if comm.is_main_process() else None
+            path = comm.all_gather(choice)[0]
+            if not path:
+                raise ValueError(
+                    f"--resume: no checkpoint in {self.save_dir} is intact; start anew without it"
+                )
+            return self.load(path)
+        return self.load(path, checkpointables=[])
+
+    def _last_intact(self) -> str | None:
+        """The file that ``last_checkpoint`` names, or the newest before it that is not damaged."""
+        last = Path(self.get_checkpoint_file())
+        for candidate in [last, *self._periodic_before(last)]:
+            if is_intact(candidate):
+                return str(candidate)
+            self.logger.warning(
+                f"{candidate} is damaged or missing: going back to the checkpoint before it"
+            )
+        return None
+
+    def _periodic_before(self, last: Path) -> list[Path]:
+        """Numbered checkpoints older than ``last``, newest first."""
+        numbers = {
+            int(match[1]): path
+            for path in Path(self.save_dir).iterdir()
+            if (match := _PERIODIC_NAME.fullmatch(path.name))
+        }
+        match = _PERIODIC_NAME.fullmatch(last.name)
+        end = int(match[1]) if match else max(numbers, default=0) + 1
+        return [numbers[i] for i in sorted(numbers, reverse=True) if i < end]
+
+    def _load_file(self, filename: str) -> dict[str, Any]:
+        try:
+            if not filename.endswith(".pkl"):
+                return super()._load_file(filename)
+            with open(filename, "rb") as file:
+                return _from_zoo(load_arrays(file))
+        except (pickle.UnpicklingError, RuntimeError, EOFError, SafetensorError) as error:
+            raise ValueError(f"{filename} {_refusal(error)}") from error
+
+    def _torch_load(self, f: str) -> Any:
+        if f.endswith(".safetensors"):
+            return load_file(f)
+        return _read_tensors(f)
+
+
+def _read_tensors(path: str | os.PathLike, *, mmap: bool = False) -> Any:
+    with torch.serialization.safe_globals(array_globals()):
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+
+
+def _from_zoo(data: Any) -> dict[str, Any]:
+    """Detectron2's zoo format as it is; Caffe2's (Detectron, ImageNet) with what it needs."""
+    if not isinstance(data, dict):
+        raise pickle.UnpicklingError(f"it holds a {type(data).__name__}, not a dict of arrays")
+    if "model" in data and "__author__" in data:
+        return data
+    blobs = data.get("blobs", data)
+    blobs = {name: blob for name, blob in blobs.items() if not name.endswith("_momentum")}
+    return {"model": blobs, "__author__": "Caffe2", "matching_heuristics": True}
+
+
+def _refusal(error: Exception) -> str:
+    """What to tell of a file that cannot be read; torch's own text advises to read it anyhow."""
+    if match := re.search(r"(?:GLOBAL|asks for) `?([\w.]+)", str(error)):
+        return (
+            f"asks for {match[1]} to be called, and so is not read: weights are arrays and plain "
+            "values alone"
+        )
+    return "is no checkpoint, or damaged"

@@ -1,0 +1,124 @@
+"""The hooks of an exact resume: saving, stopping, and metrics without gaps or repeats."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from detectron2.engine import hooks
+from detectron2.utils.events import EventWriter, JSONWriter, TensorboardXWriter
+from fvcore.common.checkpoint import Checkpointer
+
+from .interrupt import Interrupted, StopRequest
+
+__all__ = ["CheckpointHook", "MetricsWriter", "drop_metrics_after"]
+
+# Detectron2's writers take the median of so many iterations.
+_WINDOW = 20
+# Timings of a process are not those of the next.
+_CLOCKS = {"time", "data_time", "rank_data_time", "eta_seconds"}
+
+
+class CheckpointHook(hooks.PeriodicCheckpointer):
+    """Detectron2's periodic checkpoints, and one more where a signal asks to stop.
+
+    Unlike Detectron2's it runs in every process: the checkpoint has the random states of all.
+    """
+
+    def __init__(self, checkpointer: Checkpointer, period: int, stop: StopRequest):
+        super().__init__(checkpointer, period)
+        self._stop = stop
+
+    def after_step(self) -> None:
+        """
+        Raises:
+            Interrupted: a signal came, and the iteration is saved.
+        """
+        iteration = self.trainer.iter
+        signum = self._stop.agreed()
+        is_due = (iteration + 1) % self.period == 0 or iteration >= self.max_iter - 1
+        if is_due or signum is not None:
+            self.trainer.gather_rng_states()
+        self.step(iteration)
+        if signum is not None:
+            if not is_due:
+                self.save(f"{self.file_prefix}_{iteration:07d}", iteration=iteration)
+            raise Interrupted(signum)
+
+
+class MetricsWriter(hooks.PeriodicWriter):
+    """Detectron2's periodic writer, whose resumed ``metrics.json`` is that of one run.
+
+    The checkpoint has the values that medians are taken of, and what has been written; lines that
+    a killed run wrote after it are dropped at resume.
+    """
+
+    def __init__(self, writers: Sequence[EventWriter], period: int, metrics_file: Path):
+        super().__init__(writers, period)
+        self._metrics_file = metrics_file
+        self._restored: dict[str, Any] | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        storage = getattr(self.trainer, "storage", None)
+        if storage is None:  # training has not begun
+            return {}
+        hints = storage.smoothing_hints()
+        return {
+            "scalars": {
+                name: {"smoothing_hint": hints[name], "values": history.values()[-_WINDOW:]}
+                for name, history in storage.histories().items()
+                if name not in _CLOCKS
+            },
+            "last_write": max((x._last_write for x in self._recorders()), default=-1),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._restored = state
+
+    def start_anew(self) -> None:
+        """Drop what a run that was killed before its first checkpoint has written."""
+        self._restored = {"scalars": {}, "last_write": -1}
+
+    def before_train(self) -> None:
+        if self._restored is None:
+            return
+        for name, scalar in self._restored["scalars"].items():
+            for value, iteration in scalar["values"]:
+                self.trainer.storage.put_scalar(
+                    name, value, smoothing_hint=scalar["smoothing_hint"], cur_iter=iteration
+                )
+        last_write = self._restored["last_write"]
+        for writer in self._recorders():
+            writer._last_write = last_write
+            if isinstance(writer, TensorboardXWriter):
+                writer._writer_args["purge_step"] = last_write + 1
+            else:
+                drop_metrics_after(last_write, self._metrics_file)
+
+    def _recorders(self) -> list[JSONWriter | TensorboardXWriter]:
+        """The writers that keep what they write: not the printer."""
+        return [x for x in self._writers if isinstance(x, (JSONWriter, TensorboardXWriter))]
+
+
+def drop_metrics_after(iteration: int, path: Path) -> None:
+    """Cut the last lines of a ``metrics.json`` that are of later iterations, or incomplete.
+
+    In place, as a writer may have the file open. Lines further up stay, whatever they are.
+    """
+    if not path.exists():
+        return
+    lines = path.read_bytes().splitlines(keepends=True)
+    size = sum(map(len, lines))
+    while lines and _is_after(iteration, lines[-1]):
+        size -= len(lines.pop())
+    os.truncate(path, size)
+
+
+def _is_after(iteration: int, line: bytes) -> bool:
+    try:
+        return json.loads(line)["iteration"] > iteration or not line.endswith(b"\n")
+    except (ValueError, KeyError, TypeError):
+        return True

@@ -1,0 +1,82 @@
+"""A copy of a detector for inference alone: normalization folded into convolutions, channels_last,
+and bf16 where it is asked for."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from detectron2.layers import Conv2d, FrozenBatchNorm2d
+from detectron2.modeling.meta_arch.dense_detector import DenseDetector
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+__all__ = ["INFERENCE_PRECISIONS", "fold_batch_norm", "inference_copy"]
+
+INFERENCE_PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def inference_copy(model: DenseDetector, precision: str = "fp32") -> DenseDetector:
+    """
+    Args:
+        model: a FocalRetinaNet or Detectron2's RetinaNet; it stays as it is.
+        precision: of backbone and head, ``fp32`` or ``bf16``. Scores, boxes and NMS are computed in
+            fp32 whatever stands here.
+
+    Returns:
+        A model with weights of its own, in evaluation mode. In fp32 its dense predictions are the
+        original's to rounding (1e-5 relative). It has other keys in its state dict, and can't be
+        trained.
+
+    Raises:
+        ValueError: an unknown precision.
+    """
+    if precision not in INFERENCE_PRECISIONS:
+        raise ValueError(
+            f"MODEL.FOCAL_RETINA.INFERENCE_PRECISION is {precision!r}; "
+            f"it can be {', '.join(INFERENCE_PRECISIONS)}"
+        )
+    detector = copy.deepcopy(model).eval().requires_grad_(False)
+    dtype = INFERENCE_PRECISIONS[precision]
+    for network in (detector.backbone, detector.head):
+        fold_batch_norm(network)
+        network.to(dtype=dtype).to(memory_format=torch.channels_last)
+    # The image is normalized in fp32 before.
+    detector.backbone.register_forward_pre_hook(lambda _, args: (args[0].to(dtype),))
+    return detector
+
+
+@torch.no_grad()
+def fold_batch_norm(network: nn.Module) -> None:
+    """Make the fixed affine map of each batch normalization part of its convolution, in place.
+
+    Concerns Detectron2's ``Conv2d``, whose ``norm`` is a FrozenBatchNorm2d or a BatchNorm2d that
+    uses its running statistics. Folded in float64, so that only the results are rounded.
+    """
+    for conv in network.modules():
+        if not isinstance(conv, Conv2d) or not _is_fixed(conv.norm):
+            continue
+        norm = conv.norm
+        weight, bias = fuse_conv_bn_weights(
+            conv.weight.double(),
+            _double(conv.bias),
+            norm.running_mean.double(),
+            norm.running_var.double(),
+            norm.eps,
+            _double(norm.weight),
+            _double(norm.bias),
+        )
+        dtype = conv.weight.dtype
+        conv.weight = nn.Parameter(weight.to(dtype), requires_grad=False)
+        conv.bias = nn.Parameter(bias.to(dtype), requires_grad=False)
+        conv.norm = None
+
+
+def _is_fixed(norm: nn.Module | None) -> bool:
+    if isinstance(norm, nn.BatchNorm2d | nn.SyncBatchNorm):
+        return not norm.training and norm.track_running_stats
+    return isinstance(norm, FrozenBatchNorm2d)
+
+
+def _double(x: Tensor | None) -> Tensor | None:
+    return None if x is None else x.double()

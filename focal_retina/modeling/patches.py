@@ -1,0 +1,137 @@
+"""Run a convolutional subnet only where its outputs are wanted.
+
+In training, box deltas are needed at positive anchors alone: about 1 cell of 100. Their receptive
+fields, cut out of the feature maps of all images and levels as square patches, make one small batch
+for the subnet, with the same outputs and gradients as whole maps to rounding.
+
+Shapes: N images, C channels, S cells of all levels in an image, P wanted cells, B patches of E x E
+    cells, of which the inner T x T are outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+__all__ = ["can_run_on_patches", "run_on_patches"]
+
+# T: most objects' positive cells on one level fit into a square of this side.
+PATCH_OUTPUTS = 4
+# Cutting out, masking and gathering cost, too: patches must spare half of the convolutions.
+MAX_SHARE_OF_DENSE = 0.5
+
+
+def can_run_on_patches(layers: Sequence[nn.Module]) -> bool:
+    """Whether the layers are 3x3 convolutions of stride 1 and ReLUs: each output depends on the
+    cells next to it, and on nothing like the statistics of a whole map."""
+    return all(type(layer) is nn.ReLU or _is_plain_3x3(layer) for layer in layers)
+
+
+def _is_plain_3x3(layer: nn.Module) -> bool:
+    return (
+        isinstance(layer, nn.Conv2d)
+        and (layer.kernel_size, layer.stride, layer.padding) == ((3, 3), (1, 1), (1, 1))
+        and (layer.dilation, layer.padding_mode) == ((1, 1), "zeros")
+        and getattr(layer, "norm", None) is None
+        and getattr(layer, "activation", None) is None
+    )
+
+
+def run_on_patches(
+    layers: Sequence[nn.Module],
+    features: Sequence[Tensor],
+    image_idxs: Tensor,
+    cell_idxs: Tensor,
+    groups: Tensor,
+) -> Tensor | None:
+    """Outputs of ``nn.Sequential(*layers)`` at some cells of some feature maps.
+
+    Args:
+        layers: see :func:`can_run_on_patches`.
+        features: per level (N, C, H, W).
+        image_idxs: (P,) int64, the image of each wanted cell.
+        cell_idxs: (P,) int64 in [0, S), counted row by row and level after level.
+        groups: (P,) int64. Cells of one image, level and group are taken for neighbours (such as
+            the positives of one object), which only decides how patches are laid.
+
+    Returns:
+        (P, C_out), or None where so many cells are wanted that whole maps are cheaper.
+    """
+    depth = sum(isinstance(layer, nn.Conv2d) for layer in layers)
+    cells = _Cells(features, image_idxs, cell_idxs)
+    patch_of_cell, corners = _lay_patches(cells, groups)
+    convolved = len(corners) * sum((PATCH_OUTPUTS + 2 * i) ** 2 for i in range(depth))
+    if convolved > MAX_SHARE_OF_DENSE * depth * cells.number:
+        return None
+
+    x, inside = _cut_patches(features, cells, corners, margin=depth)
+    for layer in layers:
+        if not isinstance(layer, nn.Conv2d):
+            x = layer(x)
+            continue
+        # Without padding, the patch loses its outermost cells. A cell outside the image is zero to
+        # every layer, as padding would have it.
+        inside = inside[..., 1:-1, 1:-1]
+        x = F.conv2d(x, layer.weight, layer.bias) * inside
+    top, left = corners[patch_of_cell, 2:].unbind(1)
+    return x[patch_of_cell, :, cells.y - top, cells.x - left]
+
+
+class _Cells:
+    """Where the wanted cells are: ``image``, ``level``, ``y``, ``x``, each int64 (P,)."""
+
+    def __init__(self, features: Sequence[Tensor], image_idxs: Tensor, cell_idxs: Tensor):
+        self.sizes = torch.tensor([x.shape[-2:] for x in features], device=cell_idxs.device)
+        counts = self.sizes.prod(dim=1)
+        self.first = counts.cumsum(0) - counts  # of each level
+        self.per_image = sum(x.shape[-2] * x.shape[-1] for x in features)  # S
+        self.number = len(features[0]) * self.per_image
+        self.image = image_idxs
+        self.level = torch.bucketize(cell_idxs, self.first, right=True) - 1
+        in_level = cell_idxs - self.first[self.level]
+        width = self.sizes[self.level, 1]
+        self.y, self.x = in_level // width, in_level % width
+
+
+def _lay_patches(cells: _Cells, groups: Tensor) -> tuple[Tensor, Tensor]:
+    """Cover the cells with squares of T x T, beginning at the top left of each group.
+
+    Returns:
+        the patch of each cell (P,), and of each patch its image, level, top and left (B, 4).
+    """
+    key = torch.stack([cells.image, cells.level, groups], dim=1)
+    key, group = torch.unique(key, dim=0, return_inverse=True)
+    top, left = (
+        position.new_zeros(len(key)).scatter_reduce_(0, group, position, "amin", include_self=False)
+        for position in (cells.y, cells.x)
+    )
+    row = (cells.y - top[group]) // PATCH_OUTPUTS
+    column = (cells.x - left[group]) // PATCH_OUTPUTS
+    patch, patch_of_cell = torch.unique(
+        torch.stack([group, row, column], dim=1), dim=0, return_inverse=True
+    )
+    group, row, column = patch.unbind(1)
+    corners = [top[group] + PATCH_OUTPUTS * row, left[group] + PATCH_OUTPUTS * column]
+    return patch_of_cell, torch.cat([key[group, :2], torch.stack(corners, dim=1)], dim=1)
+
+
+def _cut_patches(
+    features: Sequence[Tensor], cells: _Cells, corners: Tensor, margin: int
+) -> tuple[Tensor, Tensor]:
+    """Patches (B, C, E, E), E = T + 2 margin, and whether a cell lies in its map (B, 1, E, E)."""
+    image, level, top, left = corners[:, :, None, None].unbind(1)
+    offsets = torch.arange(-margin, PATCH_OUTPUTS + margin, device=corners.device)
+    y, x = top + offsets[:, None], left + offsets
+    height, width = cells.sizes[level].unbind(-1)
+    inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
+    index = image * cells.per_image + cells.first[level] + y * width + x
+
+    rows = torch.cat([feature.flatten(2).transpose(1, 2) for feature in features], dim=1)
+    rows = rows.flatten(0, 1)
+    nowhere = rows.new_zeros(1, rows.shape[1])
+    # An embedding, because the gradient of plain indexing is slow on a CPU.
+    patches = F.embedding(torch.where(inside, index, len(rows)), torch.cat([rows, nowhere]))
+    return patches.permute(0, 3, 1, 2), inside[:, None].to(patches.dtype)

@@ -1,0 +1,187 @@
+"""What a training works on, as pictures for TensorBoard, every ``VIS_PERIOD`` iterations: the first
+image of the batch, in the size and augmentation that the network sees.
+
+Detectron2's Visualizer draws, which is what its users know. Nothing random is drawn, so that a
+training goes the same way with and without pictures. Shapes: R anchors of all levels, M objects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from detectron2.data.detection_utils import convert_image_to_rgb
+from detectron2.structures import Boxes, ImageList, Instances, pairwise_iou
+from detectron2.structures.boxes import matched_pairwise_iou
+from detectron2.utils.events import get_event_storage
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from .meta_arch import FocalRetinaNet
+
+__all__ = ["draw_training_pictures", "visualize_training"]
+
+_MAX_ANCHORS = 16  # of a kind; more hide the image
+_MAX_ANCHORS_OF_OBJECT = 6
+_MAX_DETECTIONS = 20  # as many as Detectron2 draws
+_MIN_SIDE = 640  # pixels of a picture's longer side; a smaller image is enlarged
+_BLUE, _ORANGE, _GRAY, _WHITE = "#00b7ff", "#ff7a1a", "#9fb6d9", "#ffffff"
+_OBJECT_COLORS = ("#ffb000", "#00b7ff", "#ff4f9a", "#2bd96b", "#a57bff", "#e8e337", "#00d5c3")
+
+
+class _Outline(NamedTuple):
+    box: Tensor  # (4,): x0, y0, x1, y1
+    color: str
+    label: str = ""
+    line_style: str = "-"
+
+
+@torch.no_grad()
+def visualize_training(
+    model: FocalRetinaNet,
+    batched_inputs: list[dict],
+    images: ImageList,
+    features: list[Tensor],
+    predictions: list[list[Tensor]],
+) -> None:
+    """Put the pictures of :func:`draw_training_pictures` into the event storage.
+
+    Args:
+        model: in training mode.
+        batched_inputs, images, features, predictions: of this iteration, as ``forward`` has them.
+    """
+    first = ImageList(images.tensor[:1], images.image_sizes[:1])
+    (detections,) = model.forward_inference(
+        first, [x[:1] for x in features], [[x[:1] for x in levels] for levels in predictions]
+    )
+    gt = batched_inputs[0]["instances"].to(model.device)
+    anchors = model.anchor_generator(features)
+    labels, matched_idxs = model.anchor_labeler(anchors, [gt])
+    lowest_positive_band = model.anchor_labeler.iou_labels.index(1)
+    pictures = draw_training_pictures(
+        convert_image_to_rgb(batched_inputs[0]["image"].permute(1, 2, 0), model.input_format),
+        gt,
+        Boxes.cat(anchors),
+        labels[0],
+        matched_idxs[0],
+        detections,
+        num_classes=model.num_classes,
+        positive_iou=model.anchor_labeler.iou_thresholds[lowest_positive_band - 1],
+    )
+    for name, picture in pictures.items():
+        get_event_storage().put_image(name, picture.transpose(2, 0, 1))
+
+
+def draw_training_pictures(
+    image: np.ndarray,
+    gt: Instances,
+    anchors: Boxes,
+    labels: Tensor,
+    matched_idxs: Tensor,
+    detections: Instances,
+    *,
+    num_classes: int,
+    positive_iou: float,
+) -> dict[str, np.ndarray]:
+    """Draw one image's anchors by label, its objects with their anchors, and its detections.
+
+    Args:
+        image: (H, W, 3) RGB in [0, 255].
+        gt: ``gt_boxes`` (M, 4), ``gt_classes`` (M,).
+        anchors: R boxes.
+        labels, matched_idxs: (R,), see :class:`AnchorLabeler`.
+        detections: ``pred_boxes``, ``scores`` and ``pred_classes``, the highest score first.
+        num_classes: the label of background.
+        positive_iou: positive anchors with a lower IoU were promoted.
+
+    Returns:
+        By title uint8 (H', W', 3), RGB. Objects are dotted and white where nothing else is said.
+    """
+    image = np.asarray(image)
+    objects = [_Outline(box, _WHITE, line_style=":") for box in gt.gt_boxes.tensor]
+    positives = ((labels >= 0) & (labels != num_classes)).nonzero()[:, 0]
+    owners = matched_idxs[positives]
+    iou = matched_pairwise_iou(anchors[positives], gt.gt_boxes[owners])
+    ignored = (labels == -1).nonzero()[:, 0]
+    kinds = {
+        "ignored (gray)": (ignored, _GRAY),
+        "positive (blue)": (positives[iou >= positive_iou], _BLUE),
+        f"promoted below IoU {positive_iou:g} (orange)": (positives[iou < positive_iou], _ORANGE),
+    }
+    anchor_outlines = [
+        _Outline(box, color)
+        for idxs, color in kinds.values()
+        for box in anchors.tensor[_sample(idxs, _MAX_ANCHORS)]
+    ]
+    counts = "\n".join(f"{len(idxs)} {kind}" for kind, (idxs, _) in kinds.items())
+    top = detections[:_MAX_DETECTIONS]
+    return {
+        "anchors by label": _draw(
+            image, [*anchor_outlines, *objects], f"{counts}\nof {len(anchors)} anchors"
+        ),
+        "objects and their anchors": _draw(
+            image,
+            _matches(gt, anchors.tensor[positives], owners),
+            f"{len(positives)} anchors of {len(gt)} objects (dotted)",
+        ),
+        "top detections": _draw(
+            image,
+            [*objects, *_judged(top, gt)],
+            f"{len(top)} best of {len(detections)}\nright at IoU .5 (blue)\nwrong (orange)",
+        ),
+    }
+
+
+def _sample(idxs: Tensor, limit: int) -> Tensor:
+    """At most ``limit`` of them, evenly spread: over the levels and over the image."""
+    if len(idxs) <= limit:
+        return idxs
+    return idxs[torch.linspace(0, len(idxs) - 1, limit, device=idxs.device).long()]
+
+
+def _matches(gt: Instances, positives: Tensor, owners: Tensor) -> list[_Outline]:
+    """Each object with its anchors, in a colour of its own."""
+    outlines = []
+    for i, (box, label) in enumerate(zip(gt.gt_boxes.tensor, gt.gt_classes.tolist(), strict=True)):
+        color = _OBJECT_COLORS[i % len(_OBJECT_COLORS)]
+        its_anchors = (owners == i).nonzero()[:, 0]
+        outlines += [
+            _Outline(x, color) for x in positives[_sample(its_anchors, _MAX_ANCHORS_OF_OBJECT)]
+        ]
+        text = f"class {label}: {len(its_anchors)}"
+        outlines.append(_Outline(box, color, text, line_style=":"))
+    return outlines
+
+
+def _judged(detections: Instances, gt: Instances) -> list[_Outline]:
+    """Detections by whether they overlap an object of their class by half."""
+    iou = pairwise_iou(detections.pred_boxes, gt.gt_boxes)
+    same_class = detections.pred_classes[:, None] == gt.gt_classes[None]
+    is_right = (same_class & (iou >= 0.5)).any(dim=1).tolist()
+    return [
+        _Outline(box, _BLUE if right else _ORANGE, f"{label} {score:.2f}")
+        for box, label, score, right in zip(
+            detections.pred_boxes.tensor,
+            detections.pred_classes.tolist(),
+            detections.scores.tolist(),
+            is_right,
+            strict=True,
+        )
+    ]
+
+
+def _draw(image: np.ndarray, outlines: Iterable[_Outline], caption: str) -> np.ndarray:
+    from detectron2.utils.visualizer import (
+        Visualizer,
+    )  # matplotlib, which most trainings don't need
+
+    visualizer = Visualizer(image, scale=max(1.0, _MIN_SIDE / max(image.shape[:2])))
+    for box, color, label, line_style in outlines:
+        corners = box.tolist()
+        visualizer.draw_box(corners, alpha=0.9, edge_color=color, line_style=line_style)
+        if label:
+            visualizer.draw_text(label, corners[:2], color=color, horizontal_alignment="left")
+    visualizer.draw_text(caption, (2, 2), color=_WHITE, horizontal_alignment="left")
+    return visualizer.output.get_image()

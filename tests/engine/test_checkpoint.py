@@ -1,0 +1,218 @@
+"""Checkpoints: complete or absent, checked, and read without running what is in them."""
+
+import collections
+import contextlib
+import io
+import os
+import pickle
+import random
+
+import numpy as np
+import pytest
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+from torch import nn
+
+from focal_retina.engine.checkpoint import SafeCheckpointer, atomic_write, is_intact
+from focal_retina.engine.restricted_pickle import load_arrays
+from focal_retina.engine.rng import rng_state, set_rng_state
+
+
+class Bomb:
+    """Makes a folder when it is unpickled: what a malicious checkpoint would do."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+class State:
+    """A checkpointable with one value."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def state_dict(self):
+        return {"value": self.value}
+
+    def load_state_dict(self, state):
+        self.value = state["value"]
+
+
+def make_model(value=0.0):
+    model = nn.Linear(2, 1)
+    nn.init.constant_(model.weight, value)
+    nn.init.constant_(model.bias, value)
+    return model
+
+
+@pytest.fixture
+def save(tmp_path):
+    """Save a checkpoint whose weights and state are its iteration."""
+
+    def call(iteration, name=None):
+        checkpointer = SafeCheckpointer(
+            make_model(iteration), str(tmp_path), trainer=State(iteration)
+        )
+        checkpointer.save(name or f"model_{iteration:07d}", iteration=iteration)
+
+    return call
+
+
+def resume(folder, checkpointer_class=SafeCheckpointer):
+    """(weight, state, what was left over) after a resume."""
+    model, state = make_model(-1.0), State(-1)
+    checkpointer = checkpointer_class(model, str(folder), trainer=state)
+    rest = checkpointer.resume_or_load("", resume=True)
+    return model.weight[0, 0].item(), state.value, rest["iteration"]
+
+
+@pytest.mark.parametrize("checkpointer_class", [SafeCheckpointer, DetectionCheckpointer])
+def test_what_is_saved_is_resumed_by_detectron2_too(save, tmp_path, checkpointer_class):
+    save(3)
+    assert resume(tmp_path, checkpointer_class) == (3, 3, 3)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["last_checkpoint", "model_0000003.pth"]
+
+
+def test_what_detectron2_saved_is_resumed(tmp_path):
+    checkpointer = DetectionCheckpointer(make_model(4), str(tmp_path), trainer=State(4))
+    checkpointer.save("model_final", iteration=4)
+    assert resume(tmp_path) == (4, 4, 4)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "one bit", "empty", "missing"])
+def test_damaged_last_checkpoint_gives_way_to_the_one_before(save, tmp_path, caplog, damage):
+    for iteration in (2, 5, 8):
+        save(iteration)
+    save(11, "model_final")
+    for name, value in (("model_final.pth", 11), ("model_0000008.pth", 8)):
+        path = tmp_path / name
+        content = bytearray(path.read_bytes())
+        content[content.index(np.full(2, value, np.float32).tobytes())] ^= 1
+        if damage == "missing":
+            path.unlink()
+        else:
+            size = {"truncated": len(content) - 30, "empty": 0}.get(damage)
+            path.write_bytes(content if damage == "one bit" else path.read_bytes()[:size])
+    assert resume(tmp_path) == (5, 5, 5)
+    assert "model_final.pth is damaged or missing" in caplog.text
+
+
+def test_checkpoints_after_the_last_belong_to_another_run(save, tmp_path):
+    for iteration in (20, 2, 5):
+        save(iteration)
+    (tmp_path / "model_0000005.pth").write_bytes(b"")
+    assert resume(tmp_path) == (2, 2, 2)
+
+
+def test_no_intact_checkpoint_is_an_error(save, tmp_path):
+    save(2)
+    (tmp_path / "model_0000002.pth").write_bytes(b"")
+    with pytest.raises(ValueError, match="no checkpoint in .* is intact"):
+        resume(tmp_path)
+
+
+@given(st.integers(0, 10**6), st.integers(1, 255))
+@settings(deadline=None, max_examples=40)
+def test_no_damage_to_a_tensor_goes_unnoticed(tmp_path_factory, position, flip):
+    path = tmp_path_factory.mktemp("damage") / "a.pth"
+    tensor = torch.arange(100.0)
+    torch.save({"model": tensor}, path)
+    assert is_intact(path)
+    content = bytearray(path.read_bytes())
+    content[position % len(content)] ^= flip
+    path.write_bytes(content)
+    if is_intact(path):  # the byte was between the parts
+        assert torch.equal(torch.load(path, weights_only=True)["model"], tensor)
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path):
+    path = tmp_path / "a"
+    path.write_bytes(b"old")
+
+    def write_half():
+        with atomic_write(path) as file:
+            file.write(b"ne")
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_half()
+    assert path.read_bytes() == b"old"
+    with atomic_write(path) as file:
+        file.write(b"new")
+    assert path.read_bytes() == b"new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pkl", ".pyth", ".legacy.pth"])
+def test_a_malicious_file_does_not_run(tmp_path, suffix):
+    path, trace = tmp_path / f"weights{suffix}", tmp_path / "trace"
+    data = {"model": {"weight": Bomb(trace)}, "__author__": "nobody"}
+    if suffix == ".pkl":
+        path.write_bytes(pickle.dumps(data))
+    else:
+        torch.save(data, path, _use_new_zipfile_serialization="legacy" not in suffix)
+    with pytest.raises(ValueError, match=f"{path.name} .*mkdir.* not read"):
+        SafeCheckpointer(make_model()).load(str(path))
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pkl", ".safetensors"])
+@pytest.mark.parametrize("content", [b"", b"nonsense", b"PK\x03\x04nonsense"])
+def test_what_is_no_checkpoint_is_one_clear_error(tmp_path, suffix, content):
+    path = tmp_path / f"weights{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=f"{path.name} is no checkpoint, or damaged"):
+        SafeCheckpointer(make_model()).load(str(path))
+
+
+def test_reads_what_detectron2_reads(tmp_path):
+    arrays = {"weight": np.full((1, 2), 7.0, np.float32), "bias": np.zeros(1, np.float32)}
+    tensors = {name: torch.from_numpy(x) for name, x in arrays.items()}
+    zoo = {"model": arrays, "__author__": "Detectron2"}
+    for protocol in range(2, 6):  # Python 2 wrote 2
+        (tmp_path / f"{protocol}.pkl").write_bytes(pickle.dumps(zoo, protocol))
+    torch.save({"model": tensors}, tmp_path / "a.pth")
+    torch.save({"model": collections.OrderedDict(arrays)}, tmp_path / "numpy.pth")
+    torch.save(tensors, tmp_path / "bare.pth")
+    save_file(tensors, tmp_path / "a.safetensors")
+    for path in tmp_path.iterdir():
+        model = make_model()
+        SafeCheckpointer(model).load(str(path))
+        assert model.weight.tolist() == [[7.0, 7.0]], path
+
+
+def test_caffe2_weights_are_matched_by_name(tmp_path):
+    """As Detectron2 does: names of Detectron, momentum left out."""
+    blobs = {
+        "conv1_w": np.ones((4, 3, 7, 7), np.float32),
+        "conv1_w_momentum": np.zeros((4, 3, 7, 7), np.float32),
+    }
+    path = tmp_path / "a.pkl"
+    path.write_bytes(pickle.dumps({"blobs": blobs}, 2))
+    model = nn.ModuleDict({"stem": nn.ModuleDict({"conv1": nn.Conv2d(3, 4, 7, bias=False)})})
+    SafeCheckpointer(model).load(str(path))
+    assert (model["stem"]["conv1"].weight == 1).all()
+
+
+@given(st.binary(max_size=60))
+@settings(deadline=None, max_examples=100)
+def test_any_bytes_are_values_or_one_kind_of_error(content):
+    with contextlib.suppress(pickle.UnpicklingError):
+        load_arrays(io.BytesIO(content))
+
+
+def test_restored_random_states_go_on():
+    def draw():
+        return random.random(), np.random.rand(), torch.rand(1).item()  # noqa: NPY002
+
+    draw()
+    state = rng_state()
+    expected = draw()
+    set_rng_state(state)
+    assert draw() == expected

@@ -1,0 +1,222 @@
+"""A training that is killed and resumed is the uninterrupted one, bit for bit."""
+
+import io
+import os
+import random
+import signal
+import socket
+import time
+
+import pytest
+import torch
+from detectron2.engine import SimpleTrainer
+from tiny_training import assert_same_run, finish, metrics, start, train
+
+from focal_retina.engine import Trainer, checkpoint
+
+
+def kill():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def send(signum, iteration):
+    """The process sends itself a signal in the midst of an iteration."""
+    write_metrics = SimpleTrainer._write_metrics
+
+    def write_and_send(self, *args, **kwargs):
+        write_metrics(self, *args, **kwargs)
+        if self.iter == iteration:
+            os.kill(os.getpid(), signum)
+
+    SimpleTrainer._write_metrics = write_and_send
+
+
+def kill_in_first_step():
+    send(signal.SIGKILL, 1)
+
+
+def kill_in_half_a_checkpoint():
+    save = torch.save
+
+    def save_half(data, file):
+        if not isinstance(data, dict) or data["iteration"] < 5:
+            return save(data, file)
+        buffer = io.BytesIO()
+        save(data, buffer)
+        file.write(buffer.getvalue()[: buffer.tell() // 2])
+        file.flush()
+        return kill()
+
+    checkpoint.torch.save = save_half
+
+
+def kill_before_the_checkpoint_is_tagged():
+    replace = os.replace
+
+    def replace_and_kill(source, target):
+        replace(source, target)
+        if target.name == "model_0000005.pth":
+            kill()
+
+    checkpoint.os.replace = replace_and_kill
+
+
+def kill_in_evaluation():
+    """Of iteration 7, of which, with one every 4, there is a checkpoint."""
+    evaluate = Trainer._evaluate
+
+    def evaluate_or_die(self):
+        if self.iter == 7:
+            kill()
+        return evaluate(self)
+
+    Trainer._evaluate = evaluate_or_die
+
+
+def kill_in_last_evaluation():
+    Trainer.test = lambda *args: kill()
+
+
+def terminate():
+    send(signal.SIGTERM, 8)
+
+
+def interrupt():
+    send(signal.SIGINT, 9)
+
+
+def interrupt_twice():
+    send(signal.SIGINT, 0)
+    send(signal.SIGINT, 0)
+
+
+@pytest.fixture
+def training(tiny_coco, tmp_path):
+    """Run a training to its end in another process; a log beside it."""
+    logs = tmp_path / "log.txt"
+
+    def call(out, *, status=0, **options):
+        process = start(train_with, tiny_coco, tmp_path / out, options, log=logs)
+        finish(process, logs, status)
+        return logs.read_text()
+
+    return call
+
+
+def train_with(tiny_coco, out, options):
+    return train(tiny_coco, out, **options)
+
+
+def test_killed_runs_go_on_exactly(training, tmp_path):
+    """One run, killed at the worst moments one after the other, beside one that is left alone."""
+    training("expected")
+    plants = [
+        (kill_in_first_step, {}),
+        (kill_in_half_a_checkpoint, {}),
+        (kill_before_the_checkpoint_is_tagged, {}),
+        (kill_in_evaluation, {"SOLVER.CHECKPOINT_PERIOD": 4}),
+        (kill_in_last_evaluation, {}),
+    ]
+    for plant, options in plants:
+        training("out", before=plant, options=options, status=-signal.SIGKILL)
+    training("out", options={"DATALOADER.NUM_WORKERS": 2})
+    assert_same_run(tmp_path / "out", tmp_path / "expected")
+    iterations = [x["iteration"] for x in metrics(tmp_path / "out")]
+    assert sorted(set(iterations)) == sorted(iterations)
+    assert not list((tmp_path / "out").glob("*.tmp"))
+
+
+def test_stopped_runs_say_so_and_go_on_exactly(training, tmp_path):
+    training("expected")
+    training("out", before=interrupt_twice, status=-signal.SIGINT)
+    said = training("out", before=terminate, status=0)
+    assert "saving after this iteration" in said and "--resume goes on" in said
+    assert (tmp_path / "out" / "last_checkpoint").read_text() == "model_0000008.pth"
+    training("out", before=interrupt, status=130)
+    assert (tmp_path / "out" / "last_checkpoint").read_text() == "model_0000009.pth"
+
+    # The disk lost the end of the last checkpoint, and the one before it is taken.
+    (tmp_path / "out" / "model_0000009.pth").write_bytes(b"PK\x03\x04")
+    said = training("out")
+    assert "model_0000009.pth is damaged" in said
+    assert_same_run(tmp_path / "out", tmp_path / "expected")
+
+
+def torchrun_environment(rank, port):
+    return {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+
+
+def test_two_processes_are_one_of_twice_the_batch(tiny_coco, training, tmp_path):
+    """To 1e-5 in every loss; stopped through one of them, and resumed, on the way."""
+    options = {
+        # Statistics of a batch and padding to its largest image differ by process.
+        "MODEL.RESNETS.NORM": "FrozenBN",
+        "INPUT.MIN_SIZE_TRAIN": (64,),
+        "SOLVER.BASE_LR": 0.001,
+        "SOLVER.IMS_PER_BATCH": 4,
+        "SEED": 1,
+    }
+    training("expected", options=options)
+    for plant in (terminate, None):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        logs = [tmp_path / f"log{rank}.txt" for rank in range(2)]
+        processes = [
+            start(
+                train_with,
+                tiny_coco,
+                tmp_path / "out",
+                {
+                    "options": options,
+                    "before": plant if rank == 1 else None,
+                    "environment": torchrun_environment(rank, port),
+                },
+                log=logs[rank],
+            )
+            for rank in range(2)
+        ]
+        for process, log in zip(processes, logs, strict=True):
+            finish(process, log)
+    expected, found = metrics(tmp_path / "expected"), metrics(tmp_path / "out")
+    assert [x["iteration"] for x in found] == [x["iteration"] for x in expected]
+    for ours, theirs in zip(found, expected, strict=True):
+        for name in ("total_loss", "loss_cls", "loss_box_reg"):
+            if name in theirs:
+                assert ours[name] == pytest.approx(theirs[name], rel=1e-5, abs=1e-7)
+
+
+@pytest.mark.slow
+def test_killed_at_twenty_random_moments(tiny_coco, training, tmp_path):
+    begin = time.monotonic()
+    training("expected")
+    seconds = time.monotonic() - begin
+    generator = random.Random(0)
+    log = tmp_path / "log.txt"
+    for _ in range(20):
+        process = start(train_with, tiny_coco, tmp_path / "out", {}, log=log)
+        process.join(generator.uniform(0.2, 1.0) * seconds)
+        process.kill()
+        process.join()
+    training("out")
+    assert_same_run(tmp_path / "out", tmp_path / "expected")
+
+
+def test_random_seed_is_kept(training, tmp_path):
+    """SEED -1: another order in every run, but the same one after a resume."""
+    options = {"SEED": -1}
+    training("out", options=options, before=terminate)
+    seed = load_seed(tmp_path / "out" / "model_0000008.pth")
+    training("out", options=options)
+    assert load_seed(tmp_path / "out" / "model_final.pth") == seed
+
+
+def load_seed(path):
+    return torch.load(path, weights_only=True)["trainer"]["data_loader"]["seed"]

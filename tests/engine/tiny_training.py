@@ -1,0 +1,154 @@
+"""A training of a few seconds, for tests that kill it: run in processes of their own.
+
+They come from a fork server that has imported everything once, so that one costs a fork, and has
+no threads or state of the test process.
+"""
+
+import importlib
+import json
+import multiprocessing
+import os
+import sys
+import traceback
+from pathlib import Path
+
+import torch
+from detectron2.utils.env import seed_all_rng
+
+ROOT = Path(__file__).parents[2]
+MAX_ITER = 12
+CHECKPOINT_PERIOD = 3
+# `time` and its like differ between any two runs.
+CLOCKS = {"time", "data_time", "rank_data_time", "eta_seconds"}
+
+OPTIONS = {
+    "SEED": 5,
+    "OUTPUT_DIR": "",
+    "MODEL.WEIGHTS": "",
+    "MODEL.DEVICE": "cpu",
+    "MODEL.BACKBONE.NAME": "build_resnet_fpn_backbone_without_top_block",
+    "MODEL.BACKBONE.FREEZE_AT": 0,
+    "MODEL.RESNETS.DEPTH": 18,
+    "MODEL.RESNETS.RES2_OUT_CHANNELS": 64,
+    "MODEL.RESNETS.OUT_FEATURES": ["res3"],
+    "MODEL.RESNETS.NORM": "BN",
+    "MODEL.FPN.IN_FEATURES": ["res3"],
+    "MODEL.FPN.OUT_CHANNELS": 8,
+    "MODEL.ANCHOR_GENERATOR.SIZES": [[16, 28, 40]],
+    "MODEL.RETINANET.IN_FEATURES": ["p3"],
+    "MODEL.RETINANET.NUM_CONVS": 1,
+    "MODEL.RETINANET.NUM_CLASSES": 2,
+    "MODEL.FOCAL_RETINA.CLS_LOSS.KERNEL": "plain",
+    "DATASETS.TRAIN": ("tiny",),
+    "DATASETS.TEST": ("tiny",),
+    "DATALOADER.NUM_WORKERS": 0,
+    "INPUT.MIN_SIZE_TRAIN": (48, 56, 64),
+    "INPUT.MIN_SIZE_TEST": 64,
+    "SOLVER.IMS_PER_BATCH": 2,
+    "SOLVER.BASE_LR": 0.01,
+    "SOLVER.STEPS": (8,),
+    "SOLVER.MAX_ITER": MAX_ITER,
+    "SOLVER.CHECKPOINT_PERIOD": CHECKPOINT_PERIOD,
+    "SOLVER.WARMUP_ITERS": 4,
+    "TEST.EVAL_PERIOD": 4,
+    "TEST.EXPECTED_RESULTS": [],
+}
+
+
+def start(function, *arguments, log):
+    """Start ``function(*arguments)`` in a process of its own, its output going to ``log``."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["train_net", "torch.utils.tensorboard"])
+    process = context.Process(target=_logged, args=(function, arguments, str(log)))
+    process.start()
+    return process
+
+
+def finish(process, log, status=0):
+    """Wait for a process; its exit status must be ``status``."""
+    process.join(timeout=120)
+    assert process.exitcode == status, f"status {process.exitcode}\n{Path(log).read_text()[-4000:]}"
+
+
+def _logged(function, arguments, log):
+    with open(log, "a") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    torch.set_num_threads(1)
+    # Data workers as in a process that a user starts
+    multiprocessing.set_start_method("fork", force=True)
+    try:
+        status = function(*arguments)
+    except BaseException:
+        traceback.print_exc()
+        status = 70
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Skips the clean-up of multiprocessing, which would hide a status.
+    os._exit(status or 0)
+
+
+def train(tiny_coco, out, options=(), before=None, environment=()):
+    """Train with ``--resume`` through the command line, metrics every 2 iterations.
+
+    Args:
+        tiny_coco: the fixture.
+        out: output folder.
+        options: config keys that differ from ``OPTIONS``.
+        before: called first; it plants what kills the run.
+        environment: variables to set.
+
+    Returns:
+        train_net.py's exit status.
+    """
+    os.chdir(ROOT)
+    os.environ.update(environment)
+    train_net = importlib.import_module("train_net")
+    train_net.Trainer.WRITER_PERIOD = 2
+    # Pictures and the listing of libraries take longer than the training.
+    train_net.write_training_report = lambda cfg: None
+    train_net.default_setup = lambda cfg, args: seed_all_rng(cfg.SEED if cfg.SEED >= 0 else None)
+    if before is not None:
+        before()
+    json_file, folder = tiny_coco
+    values = {**OPTIONS, "OUTPUT_DIR": str(out), **dict(options)}
+    sys.argv = ["train_net.py", "--config-file", "configs/Base-FocalRetinaNet.yaml", "--resume"]
+    sys.argv += ["--register", f"tiny={json_file}:{folder}"]
+    sys.argv += [str(x) for item in values.items() for x in item]
+    return train_net.run()
+
+
+def metrics(out):
+    """The lines of metrics.json, without what a clock says. NaN (no AP) is the string "NaN"."""
+    lines = [
+        json.loads(line, parse_constant=str)
+        for line in Path(out, "metrics.json").read_text().splitlines()
+    ]
+    return [{k: v for k, v in line.items() if k not in CLOCKS} for line in lines]
+
+
+def tensors(out):
+    """Every tensor of the last checkpoint by its path: weights, momentum, random states."""
+    found = {}
+
+    def collect(value, path):
+        if isinstance(value, torch.Tensor):
+            found[path] = value
+        elif isinstance(value, dict):
+            for key, item in value.items():
+                collect(item, f"{path}/{key}")
+        elif isinstance(value, (list, tuple)):
+            for i, item in enumerate(value):
+                collect(item, f"{path}/{i}")
+
+    collect(torch.load(Path(out, "model_final.pth"), weights_only=True), "")
+    return found
+
+
+def assert_same_run(out, expected):
+    """Bit for bit: weights, optimizer and random states, and all metrics but times."""
+    assert metrics(out) == metrics(expected)
+    ours, theirs = tensors(out), tensors(expected)
+    assert ours.keys() == theirs.keys()
+    different = [name for name in ours if not torch.equal(ours[name], theirs[name])]
+    assert not different

@@ -1,0 +1,89 @@
+"""The copy for inference against the model that it was made from."""
+
+import pytest
+import torch
+from detectron2.config import get_cfg
+from detectron2.layers import Conv2d, FrozenBatchNorm2d
+from detectron2.model_zoo import get_config_file
+from detectron2.modeling import build_model
+from torch import nn
+
+from focal_retina import add_focal_retina_config, merge_config_file
+from focal_retina.modeling.inference import fold_batch_norm, inference_copy
+
+
+@pytest.fixture(params=["FrozenBN", "BN"])
+def model(request):
+    cfg = get_cfg()
+    add_focal_retina_config(cfg)
+    merge_config_file(cfg, get_config_file("COCO-Detection/retinanet_R_50_FPN_1x.yaml"))
+    cfg.MODEL.META_ARCHITECTURE = "FocalRetinaNet"
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.RESNETS.DEPTH = 18
+    cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64
+    cfg.MODEL.RESNETS.NORM = request.param
+    cfg.MODEL.RETINANET.NUM_CLASSES = 5
+    torch.manual_seed(0)
+    model = build_model(cfg)
+    for layer in model.modules():
+        if isinstance(layer, FrozenBatchNorm2d | nn.BatchNorm2d):
+            nn.init.uniform_(layer.weight, 0.5, 1.0)
+            nn.init.normal_(layer.bias, std=0.1)
+            layer.running_mean.normal_(std=0.1)
+            layer.running_var.uniform_(0.5, 1.5)
+    nn.init.normal_(model.head.cls_score.weight, std=0.1)
+    return model
+
+
+def predict(model):
+    """The dense outputs of a random image."""
+    image = torch.rand(1, 3, 96, 128, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        features = model.backbone(image)
+        logits, deltas = model.head([features[name] for name in model.head_in_features])
+        return [*logits, *deltas]
+
+
+def test_fp32_predictions_are_the_models_own(model):
+    copied = inference_copy(model.train(), "fp32")
+    assert model.training
+    assert not copied.training
+    for actual, expected in zip(predict(copied), predict(model.eval()), strict=True):
+        scale = expected.abs().max()
+        torch.testing.assert_close(actual / scale, expected / scale, rtol=0, atol=1e-5)
+        assert actual.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_bf16_runs_the_network_in_bf16_and_gives_fp32_detections(model):
+    copied = inference_copy(model, "bf16")
+    assert {x.dtype for x in predict(copied)} == {torch.bfloat16}
+    image = torch.randint(256, (3, 96, 128), generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        (result,) = copied([{"image": image}])
+        (wide,) = inference_copy(model)([{"image": image}])
+    detections = result["instances"]
+    assert len(detections) > 10
+    assert detections.scores.dtype == detections.pred_boxes.tensor.dtype == torch.float32
+    torch.testing.assert_close(
+        detections.scores[:5], wide["instances"].scores[:5], rtol=0.05, atol=0.05
+    )
+
+
+def test_the_model_is_left_alone_and_the_copy_has_no_norm(model):
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    copied = inference_copy(model, "bf16")
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert model.backbone.bottom_up.stem.conv1.norm is not None
+    norms = FrozenBatchNorm2d | nn.BatchNorm2d
+    assert not any(isinstance(layer, norms) for layer in copied.modules())
+
+
+def test_statistics_of_the_batch_are_not_folded():
+    conv = Conv2d(2, 3, 1, norm=nn.BatchNorm2d(3))
+    fold_batch_norm(conv.train())
+    assert isinstance(conv.norm, nn.BatchNorm2d)
+
+
+def test_unknown_precision_lists_the_known_ones():
+    with pytest.raises(ValueError, match="int8.*fp32, bf16"):
+        inference_copy(nn.Identity(), "int8")

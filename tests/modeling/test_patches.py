@@ -1,0 +1,106 @@
+"""A subnet on patches against the same subnet on whole feature maps."""
+
+import pytest
+import torch
+from detectron2.layers import ShapeSpec
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from focal_retina.modeling import FocalRetinaNetHead
+from focal_retina.modeling.patches import can_run_on_patches, run_on_patches
+
+CHANNELS = 3
+SIZES = [(40, 56), (20, 28), (3, 5)]  # of the levels
+CELLS = sum(h * w for h, w in SIZES)
+
+
+def make_layers(depth):
+    layers = []
+    for _ in range(depth):
+        layers += [nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1), nn.ReLU()]
+    return [*layers, nn.Conv2d(CHANNELS, 8, 3, padding=1)]
+
+
+def make_features(images=2):
+    return [torch.randn(images, CHANNELS, *size, requires_grad=True) for size in SIZES]
+
+
+def gradients(outputs, inputs):
+    weights = torch.linspace(-1, 1, outputs.numel()).view_as(outputs)
+    return torch.autograd.grad((outputs * weights).sum(), inputs, allow_unused=True)
+
+
+@given(seed=st.integers(0, 2**31), depth=st.integers(0, 3), count=st.integers(0, 3))
+@settings(deadline=None, max_examples=25)
+def test_outputs_and_gradients_equal_those_of_whole_maps(seed, depth, count):
+    torch.manual_seed(seed)
+    layers, features = make_layers(depth), make_features()
+    image_idxs = torch.randint(2, (count,))
+    # Corners and borders of maps are where padding matters
+    chosen = torch.tensor([0, 55, 39 * 56, 40 * 56 - 1, 40 * 56, CELLS - 1, CELLS - 8, 1100, 1101])
+    cell_idxs = chosen[torch.randint(len(chosen), (count,))]
+    actual = run_on_patches(layers, features, image_idxs, cell_idxs, torch.zeros_like(cell_idxs))
+    dense = [nn.Sequential(*layers)(x).flatten(2).transpose(1, 2) for x in features]
+    expected = torch.cat(dense, dim=1)[image_idxs, cell_idxs]
+    torch.testing.assert_close(actual, expected)
+
+    inputs = [*features, *nn.Sequential(*layers).parameters()]
+    for mine, theirs in zip(gradients(actual, inputs), gradients(expected, inputs), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_gives_way_to_whole_maps_where_many_cells_are_wanted():
+    cell_idxs = torch.arange(CELLS)
+    wanted = (torch.zeros_like(cell_idxs), cell_idxs, cell_idxs)
+    assert run_on_patches(make_layers(2), make_features(), *wanted) is None
+
+
+@pytest.mark.parametrize(
+    "layer, expected",
+    [
+        (nn.Conv2d(2, 2, 3, padding=1), True),
+        (nn.ReLU(), True),
+        (nn.Conv2d(2, 2, 3, padding=1, stride=2), False),
+        (nn.Conv2d(2, 2, 3, padding=0), False),
+        (nn.Conv2d(2, 2, 3, padding=1, padding_mode="reflect"), False),
+        (nn.Conv2d(2, 2, 1), False),
+        (nn.GroupNorm(1, 2), False),
+    ],
+)
+def test_which_layers_can_run_on_patches(layer, expected):
+    assert can_run_on_patches([layer]) is expected
+
+
+def make_head(norm=""):
+    torch.manual_seed(0)
+    return FocalRetinaNetHead(
+        input_shape=[ShapeSpec(channels=CHANNELS, stride=8)] * len(SIZES),
+        num_classes=2,
+        num_anchors=3,
+        conv_dims=[CHANNELS, CHANNELS],
+        norm=norm,
+    )
+
+
+def test_head_predicts_positives_as_it_predicts_all_anchors():
+    head, features = make_head(), make_features()
+    image_idxs = torch.tensor([0, 0, 0, 1])
+    anchor_idxs = torch.tensor([17, 18, 1500, 3 * CELLS - 2])
+    logits, deltas = head.predict_positives(features, image_idxs, anchor_idxs, anchor_idxs)
+    dense_logits, dense_deltas = head(features)
+    for actual, expected in zip(logits, dense_logits, strict=True):
+        torch.testing.assert_close(actual, expected)
+    rows = [
+        x.unflatten(1, (3, 4)).permute(0, 3, 4, 1, 2).reshape(len(x), -1, 4) for x in dense_deltas
+    ]
+    expected = torch.cat(rows, dim=1)[image_idxs, anchor_idxs]
+    assert expected.abs().min() > 0
+    torch.testing.assert_close(deltas, expected)
+
+
+def test_head_with_group_norm_needs_whole_maps():
+    idxs = torch.zeros(1, dtype=torch.int64)
+    head = make_head("")
+    head.bbox_subnet.insert(1, nn.GroupNorm(1, CHANNELS))
+    assert head.predict_positives(make_features(), idxs, idxs, idxs) is None

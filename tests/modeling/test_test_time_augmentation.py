@@ -1,0 +1,161 @@
+"""Test-time augmentation: nothing augmented changes nothing, mirroring is symmetric."""
+
+import numpy as np
+import pytest
+import torch
+from config_files import load
+from detectron2.evaluation import DatasetEvaluator, inference_on_dataset
+from detectron2.modeling import DatasetMapperTTA, build_model
+from detectron2.structures import Boxes, pairwise_iou
+from torch import nn
+
+from focal_retina.modeling.test_time_augmentation import (
+    DenseDetectorWithTTA,
+    build_detector_with_tta,
+)
+
+HEIGHT, WIDTH = 96, 160  # multiples of the stride: padding would break the symmetry
+OVERRIDES = ["MODEL.RETINANET.SCORE_THRESH_TEST", 0.3, "TEST.AUG.MIN_SIZES", [HEIGHT]]
+
+
+@pytest.fixture(scope="module")
+def cfg():
+    cfg = load("quickstart/shapes_R18.yaml")
+    cfg.merge_from_list(OVERRIDES)
+    cfg.TEST.AUG.MAX_SIZE = 400
+    return cfg
+
+
+@pytest.fixture(scope="module")
+def model(cfg):
+    """Random weights; logits of -2 +- 1.5 and deltas of 0 +- 0.3 (an untrained detector's scores
+    are all alike)."""
+    torch.manual_seed(0)
+    model = build_model(cfg).eval()
+    with torch.no_grad():
+        features = model.backbone(model.preprocess_image([{"image": make_image(0)}]).tensor)
+        logits, deltas = model.head([features[f] for f in model.head_in_features])
+        for layer, outputs, spread in (
+            (model.head.cls_score, logits, 1.5),
+            (model.head.bbox_pred, deltas, 0.3),
+        ):
+            layer.weight.mul_(spread / torch.cat([x.flatten() for x in outputs]).std())
+        model.head.cls_score.bias.fill_(-2)
+    return model
+
+
+def make_image(seed: int) -> torch.Tensor:
+    generator = np.random.default_rng(seed)
+    blocks = generator.integers(0, 256, (3, HEIGHT // 8, WIDTH // 8), dtype=np.uint8)
+    return torch.from_numpy(blocks.repeat(8, axis=1).repeat(8, axis=2))
+
+
+def fields(output: dict) -> tuple[torch.Tensor, ...]:
+    instances = output["instances"]
+    return instances.pred_boxes.tensor, instances.scores, instances.pred_classes
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_without_augmentation_it_is_plain_inference(cfg, model, batch_size):
+    mapper = DatasetMapperTTA(min_sizes=[HEIGHT], max_size=400, flip=False)
+    inputs = [{"image": make_image(seed)} for seed in (0, 1)]
+    with torch.no_grad():
+        plain = [model([x])[0] for x in inputs]
+    augmented = DenseDetectorWithTTA(model, mapper, batch_size)(inputs)
+    for ours, expected in zip(augmented, plain, strict=True):
+        assert len(expected["instances"]) > 10
+        assert ours["instances"].image_size == (HEIGHT, WIDTH)
+        for a, b in zip(fields(ours), fields(expected), strict=True):
+            assert torch.equal(a, b)
+
+
+def test_boxes_are_in_the_original_image(cfg, model):
+    """The input is half as large as the original, as after ResizeShortestEdge."""
+    mapper = DatasetMapperTTA(min_sizes=[HEIGHT], max_size=400, flip=False)
+    x = {"image": make_image(0), "height": 2 * HEIGHT, "width": 2 * WIDTH}
+    with torch.no_grad():
+        (plain,) = model([x])
+    (ours,) = DenseDetectorWithTTA(model, mapper)([x])
+    assert ours["instances"].image_size == (2 * HEIGHT, 2 * WIDTH)
+    for a, b in zip(fields(ours), fields(plain), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_with_mirroring_it_is_symmetric(cfg, model):
+    detector = build_detector_with_tta(cfg, model)
+    image = make_image(2)
+    (seen,), (mirrored,) = detector([{"image": image}]), detector([{"image": image.flip(2)}])
+    boxes, scores, classes = fields(mirrored)
+    back = torch.stack([WIDTH - boxes[:, 2], boxes[:, 1], WIDTH - boxes[:, 0], boxes[:, 3]], dim=1)
+    for a, b in zip(fields(seen), (back, scores, classes), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-3, rtol=1e-4)
+    with torch.no_grad():
+        (alone,) = model([{"image": image}])
+    assert not torch.allclose(alone["instances"].scores[:10], scores[:10])  # it is not symmetric
+
+
+def test_candidates_of_all_images_pass_nms_together(cfg, model):
+    """No two boxes of a class overlap more than the threshold, and the best of each image is kept
+    where no other image's suppresses it."""
+    cfg = cfg.clone()
+    cfg.TEST.AUG.MIN_SIZES = [64, HEIGHT, 128]
+    detector = build_detector_with_tta(cfg, model)
+    (output,) = detector([{"image": make_image(3)}])
+    boxes, scores, classes = fields(output)
+    assert len(boxes) == cfg.TEST.DETECTIONS_PER_IMAGE
+    assert scores.tolist() == sorted(scores.tolist(), reverse=True)
+    overlap = pairwise_iou(Boxes(boxes), Boxes(boxes)).fill_diagonal_(0)
+    # Clipping to the image comes after NMS, and can raise an IoU.
+    inside = (boxes[:, :2] > 0).all(1) & (boxes[:, 2:] < torch.tensor([WIDTH, HEIGHT])).all(1)
+    same = (classes[:, None] == classes) & inside[:, None] & inside
+    assert (overlap[same] <= cfg.MODEL.RETINANET.NMS_THRESH_TEST + 1e-4).all()
+
+    best_alone = []
+    for size in cfg.TEST.AUG.MIN_SIZES:
+        mapper = DatasetMapperTTA(min_sizes=[size], max_size=400, flip=True)
+        (alone,) = DenseDetectorWithTTA(model, mapper)([{"image": make_image(3)}])
+        best_alone.append(alone["instances"].scores.max())
+    torch.testing.assert_close(scores.max(), max(best_alone))
+
+
+def test_it_does_not_depend_on_the_batch_size(cfg, model):
+    mapper = DatasetMapperTTA(min_sizes=[64, 75, HEIGHT], max_size=400, flip=True)
+    x = {"image": make_image(4)}
+    one, many = (DenseDetectorWithTTA(model, mapper, size)([x])[0] for size in (1, 6))
+    for a, b in zip(fields(one), fields(many), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-3, rtol=1e-4)
+
+
+def test_an_image_without_candidates_has_no_detections(cfg, model):
+    quiet = build_model(cfg).eval()
+    nn.init.constant_(quiet.head.cls_score.bias, -20)
+    (output,) = build_detector_with_tta(cfg, quiet)([{"image": make_image(5)}])
+    assert len(output["instances"]) == 0
+
+
+class _Collect(DatasetEvaluator):
+    def __init__(self):
+        self.outputs = []
+
+    def process(self, inputs, outputs):
+        self.outputs += outputs
+
+    def evaluate(self):
+        return {"count": len(self.outputs)}
+
+
+def test_detectron2s_evaluation_takes_it(cfg, model):
+    loader = [[{"image": make_image(6)}]]
+    detector = build_detector_with_tta(cfg, model.train())
+    try:
+        evaluator = _Collect()
+        assert inference_on_dataset(detector, loader, evaluator) == {"count": 1}
+        assert detector.training and model.training  # put back
+    finally:
+        model.eval()
+    assert not evaluator.outputs[0]["instances"].scores.requires_grad
+
+
+def test_other_models_are_refused():
+    with pytest.raises(ValueError, match=r"TEST\.AUG.*Identity is not supported.*FocalRetinaNet"):
+        DenseDetectorWithTTA(nn.Identity(), DatasetMapperTTA([64], 400, False))
