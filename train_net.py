@@ -53,6 +53,8 @@ def main(args: argparse.Namespace, cfg: CfgNode) -> int:
             checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR)
             checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
         Trainer.test(cfg, model)
+        if cfg.TEST.AUG.ENABLED:
+            Trainer.test_with_TTA(cfg, model)
         return 0
 
     with user_errors():

@@ -1,13 +1,17 @@
 """focal_retina: RetinaNet with the focal loss (Lin et al., ICCV 2017) as a Detectron2 plugin.
 
 Importing the package registers ``FocalRetinaNet`` in Detectron2's ``META_ARCH_REGISTRY``, the dense
-head in ``DENSE_HEAD_REGISTRY`` and the classification losses in ``CLS_LOSS_REGISTRY``.
+head in ``DENSE_HEAD_REGISTRY`` and the classification losses in ``CLS_LOSS_REGISTRY``. Where
+another plugin has taken one of the names in Detectron2's registries, the import fails before it has
+added anything to them.
 """
 
 from .version import __version__
 
 try:
-    import detectron2 as _detectron2  # noqa: F401
+    from .registration import check_names_are_free
+
+    check_names_are_free()
 except ModuleNotFoundError as _error:
     if _error.name != "detectron2":
         raise
@@ -18,6 +22,7 @@ except ModuleNotFoundError as _error:
         name="detectron2",
     ) from None
 
+from . import interop as _interop  # noqa: F401 - registers what converted models need
 from .config import add_focal_retina_config
 from .config_file import get_config_file, merge_config_file
 from .data import register_shapes

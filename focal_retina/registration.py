@@ -10,7 +10,11 @@ import inspect
 from typing import Any
 
 from detectron2.data import DatasetCatalog
-from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
+from detectron2.modeling import (
+    ANCHOR_GENERATOR_REGISTRY,
+    BACKBONE_REGISTRY,
+    META_ARCH_REGISTRY,
+)
 
 __all__ = ["REGISTERED_NAMES", "check_names_are_free"]
 
@@ -19,7 +23,16 @@ REGISTERED_NAMES: list[tuple[Any, str, tuple[str, ...]]] = [
     (
         BACKBONE_REGISTRY,
         "BACKBONE_REGISTRY",
-        ("build_efficientnet_lite_fpn_backbone", "build_resnet_fpn_backbone_without_top_block"),
+        (
+            "build_efficientnet_lite_fpn_backbone",
+            "build_resnet_fpn_backbone_with_top_block",
+            "build_resnet_fpn_backbone_without_top_block",
+        ),
+    ),
+    (
+        ANCHOR_GENERATOR_REGISTRY,
+        "ANCHOR_GENERATOR_REGISTRY",
+        ("DetectronAnchorGenerator", "OdtkAnchorGenerator", "TorchvisionAnchorGenerator"),
     ),
     (
         DatasetCatalog,

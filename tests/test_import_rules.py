@@ -23,6 +23,7 @@ LIBRARIES = {
     "efficientnet_lite_pytorch",
     "onnx",
     "onnxruntime",
+    "onnxscript",
 }
 
 # room -> what it may import of the package and of the libraries above. "*" means anything of that

@@ -65,7 +65,9 @@ def test_wheel_holds_every_module_and_config_and_nothing_else(
         str(path.relative_to(checkout)) for path in checkout.glob("focal_retina/*/templates/*")
     }
     configs = {
-        f"focal_retina/{path.relative_to(checkout)}" for path in checkout.glob("configs/**/*.yaml")
+        f"focal_retina/{path.relative_to(checkout)}"
+        for pattern in ("configs/**/*.yaml", "configs/lazy/*.py")
+        for path in checkout.glob(pattern)
     }
     shipped = {name for name in wheel.namelist() if ".dist-info/" not in name}
     assert templates

@@ -13,9 +13,12 @@ ROOT = Path(__file__).parents[1]
 SCRIPT = """
 import importlib, importlib.util, json, sys
 from detectron2.data import DatasetCatalog
-from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
+from detectron2.modeling import (
+    ANCHOR_GENERATOR_REGISTRY, BACKBONE_REGISTRY, META_ARCH_REGISTRY,
+)
 
-REGISTRIES = {"meta": META_ARCH_REGISTRY, "backbone": BACKBONE_REGISTRY}
+REGISTRIES = {"meta": META_ARCH_REGISTRY, "backbone": BACKBONE_REGISTRY,
+              "anchors": ANCHOR_GENERATOR_REGISTRY}
 seen = {}
 
 def state():
@@ -84,7 +87,7 @@ def seen():
     return json.loads(done.stdout.splitlines()[-1])
 
 
-NOTHING = {"meta": [], "backbone": [], "data": []}
+NOTHING = {"meta": [], "backbone": [], "anchors": [], "data": []}
 
 
 @pytest.mark.parametrize(
@@ -105,10 +108,10 @@ def test_a_taken_name_is_an_error_that_says_by_whom_and_leaves_nothing(seen, cas
 def test_once_the_names_are_free_all_are_registered_and_no_others(seen):
     from focal_retina.registration import REGISTERED_NAMES
 
-    meta, backbone, data = (sorted(names) for _, _, names in REGISTERED_NAMES)
+    meta, backbone, anchors, data = (sorted(names) for _, _, names in REGISTERED_NAMES)
     assert seen["free"] == {
         "message": None,
-        "added": {"meta": meta, "backbone": backbone, "data": data},
+        "added": {"meta": meta, "backbone": backbone, "anchors": anchors, "data": data},
     }
 
 

@@ -20,9 +20,9 @@ from torch import Tensor
 
 from ..data import CrowdKeepingMapper
 from ..engine import UserError
+from ..engine.trained_model import load_trained_model
 from ..modeling import FocalRetinaNet
 from ..modeling.anchor_labeling import check_gt_instances
-from .trained_model import load_trained_model
 
 __all__ = ["build_labeled_loader", "labeled_predictions", "load_detector"]
 

@@ -24,8 +24,8 @@ from torch import nn
 
 from ..engine import Trainer, UserError, setup_config, user_errors
 from ..engine.checkpoint import atomic_write
+from ..engine.trained_model import load_trained_model
 from .speed_accuracy import PAPER_OTHERS, PAPER_RETINANET, Measurement
-from .trained_model import load_trained_model
 
 __all__ = [
     "Run",

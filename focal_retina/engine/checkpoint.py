@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 from .restricted_pickle import array_globals, load_arrays
 
-__all__ = ["SafeCheckpointer", "atomic_write", "is_intact"]
+__all__ = ["SafeCheckpointer", "atomic_write", "describe_refusal", "is_intact", "read_torch_file"]
 
 _PERIODIC_NAME = re.compile(r"model_(\d+)\.pth")
 
@@ -56,7 +56,7 @@ def is_intact(path: str | os.PathLike) -> bool:
         with zipfile.ZipFile(path) as archive:
             if archive.testzip() is not None:
                 return False
-        _read_tensors(path, mmap=True)  # its table of contents, too, has to be right
+        read_torch_file(path, mmap=True)  # its table of contents, too, has to be right
     except pickle.UnpicklingError:
         return True  # whole, but not to be loaded: that says so
     except (OSError, zipfile.BadZipFile, EOFError, ValueError, RuntimeError):
@@ -141,15 +141,16 @@ class SafeCheckpointer(DetectionCheckpointer):
             with open(filename, "rb") as file:
                 return _from_zoo(load_arrays(file))
         except (pickle.UnpicklingError, RuntimeError, EOFError, SafetensorError) as error:
-            raise ValueError(f"{filename} {_refusal(error)}") from error
+            raise ValueError(f"{filename} {describe_refusal(error)}") from error
 
     def _torch_load(self, f: str) -> Any:
         if f.endswith(".safetensors"):
             return load_file(f)
-        return _read_tensors(f)
+        return read_torch_file(f)
 
 
-def _read_tensors(path: str | os.PathLike, *, mmap: bool = False) -> Any:
+def read_torch_file(path: str | os.PathLike, *, mmap: bool = False) -> Any:
+    """Load a ``torch.save`` file that holds tensors, arrays and plain values alone."""
     with torch.serialization.safe_globals(array_globals()):
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
 
@@ -165,7 +166,7 @@ def _from_zoo(data: Any) -> dict[str, Any]:
     return {"model": blobs, "__author__": "Caffe2", "matching_heuristics": True}
 
 
-def _refusal(error: Exception) -> str:
+def describe_refusal(error: Exception) -> str:
     """What to tell of a file that cannot be read; torch's own text advises to read it anyhow."""
     if match := re.search(r"(?:GLOBAL|asks for) `?([\w.]+)", str(error)):
         return (

@@ -25,6 +25,7 @@ from ..data.mapper import build_train_mapper
 from ..evaluation import build_evaluator
 from ..modeling.compilation import compile_network
 from ..modeling.inference import inference_copy
+from ..modeling.test_time_augmentation import build_detector_with_tta
 from .checkpoint import SafeCheckpointer
 from .interrupt import Interrupted, StopRequest
 from .nonfinite import NonFiniteGuard
@@ -121,6 +122,17 @@ class Trainer(DefaultTrainer):
         return super().test(cfg, model, evaluators)
 
     @classmethod
+    def test_with_TTA(cls, cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
+        """:meth:`test` with the augmentations of ``TEST.AUG``; its results' names end in _TTA."""
+        detector = model.module if isinstance(model, DistributedDataParallel) else model
+        detector = inference_copy(detector, cfg.MODEL.FOCAL_RETINA.INFERENCE_PRECISION)
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, "TTA")
+        results = cls.test(cfg, build_detector_with_tta(cfg, detector))
+        return {f"{name}_TTA": metrics for name, metrics in results.items()}
+
+    @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[list[dict]]:
         loader = super().build_test_loader(cfg, dataset_name)
         loader.worker_init_fn = prepare_data_worker
@@ -146,6 +158,7 @@ class Trainer(DefaultTrainer):
             self._build_precise_bn() if cfg.TEST.PRECISE_BN.ENABLED else None,
             CheckpointHook(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, self._stop),
             hooks.EvalHook(cfg.TEST.EVAL_PERIOD, self._evaluate),
+            hooks.EvalHook(0, self._evaluate_with_tta) if cfg.TEST.AUG.ENABLED else None,
             self._metrics_writer,
         ]
 
@@ -166,6 +179,9 @@ class Trainer(DefaultTrainer):
     def _evaluate(self) -> dict[str, Any]:
         self._last_eval_results = self.test(self.cfg, self.model)
         return self._last_eval_results
+
+    def _evaluate_with_tta(self) -> dict[str, Any]:
+        return self.test_with_TTA(self.cfg, self.model)
 
     def resume_or_load(self, resume: bool = True) -> None:
         """Go on from the last intact checkpoint in ``OUTPUT_DIR``, or load ``MODEL.WEIGHTS``.

@@ -4,6 +4,8 @@ and bf16 where it is asked for."""
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
+from typing import Any
 
 import torch
 from detectron2.layers import Conv2d, FrozenBatchNorm2d
@@ -36,7 +38,11 @@ def inference_copy(model: DenseDetector, precision: str = "fp32") -> DenseDetect
             f"MODEL.FOCAL_RETINA.INFERENCE_PRECISION is {precision!r}; "
             f"it can be {', '.join(INFERENCE_PRECISIONS)}"
         )
-    detector = copy.deepcopy(model).eval().requires_grad_(False)
+    # A trainer's hooks stay with the original: they hold on to the trainer.
+    memo: dict[int, Any] = {
+        id(x): OrderedDict() for x in (model._forward_hooks, model._forward_pre_hooks)
+    }
+    detector = copy.deepcopy(model, memo).eval().requires_grad_(False)
     dtype = INFERENCE_PRECISIONS[precision]
     for network in (detector.backbone, detector.head):
         fold_batch_norm(network)

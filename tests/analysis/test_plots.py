@@ -5,26 +5,11 @@ import numpy as np
 import pytest
 from matplotlib import pyplot
 from matplotlib.colors import to_rgb
-from matplotlib.figure import Figure
 
 from focal_retina.analysis import plots
 from focal_retina.analysis.detections import Comparison, LabeledBox
 from focal_retina.analysis.plots import detections
 from focal_retina.analysis.training_metrics import Series
-
-
-@pytest.fixture
-def saved(monkeypatch):
-    """The figures that were written."""
-    figures = []
-    savefig = Figure.savefig
-
-    def record(figure, *arguments, **keywords):
-        figures.append(figure)
-        savefig(figure, *arguments, **keywords)
-
-    monkeypatch.setattr(Figure, "savefig", record)
-    return figures
 
 
 def image_file(folder, width, height, color=(40, 40, 40)):

@@ -3,26 +3,11 @@
 import cv2
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 
 from focal_retina.analysis import plots
 from focal_retina.analysis.loss_distribution import LossCdf, LossShares
 from focal_retina.analysis.loss_shapes import figures
 from focal_retina.analysis.speed_accuracy import PAPER_OTHERS, PAPER_RETINANET, Measurement
-
-
-@pytest.fixture
-def saved(monkeypatch):
-    """The figures that were written."""
-    found = []
-    savefig = Figure.savefig
-
-    def record(figure, *arguments, **keywords):
-        found.append(figure)
-        savefig(figure, *arguments, **keywords)
-
-    monkeypatch.setattr(Figure, "savefig", record)
-    return found
 
 
 def legend_texts(legend):

@@ -3,24 +3,9 @@
 import cv2
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 
 from focal_retina.analysis.plots import draw_pr_curves
 from focal_retina.evaluation.precision_curves import PrecisionCurves, load_precision_curves
-
-
-@pytest.fixture
-def saved(monkeypatch):
-    """The figures that were written."""
-    figures = []
-    savefig = Figure.savefig
-
-    def record(figure, *arguments, **keywords):
-        figures.append(figure)
-        savefig(figure, *arguments, **keywords)
-
-    monkeypatch.setattr(Figure, "savefig", record)
-    return figures
 
 
 def curves_of(average_precision):

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.colors import to_rgb
-from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from focal_retina.analysis.plots import sweep
@@ -24,20 +23,6 @@ from focal_retina.analysis.plots.themes import DARK, LIGHT, row_colors
 from focal_retina.analysis.training_metrics import Series
 
 NAN = math.nan
-
-
-@pytest.fixture
-def saved(monkeypatch):
-    """The figures that were written."""
-    figures = []
-    savefig = Figure.savefig
-
-    def record(figure, *arguments, **keywords):
-        figures.append(figure)
-        savefig(figure, *arguments, **keywords)
-
-    monkeypatch.setattr(Figure, "savefig", record)
-    return figures
 
 
 def draw_points(points, out_png, theme=LIGHT, log=True):

@@ -1,11 +1,11 @@
 """Registration of COCO json from the command line, and class counts against a config."""
 
-import json
 import os
 import re
 from pathlib import Path
 
 import pytest
+from coco_content import coco
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from hypothesis import given, settings
@@ -24,33 +24,7 @@ from focal_retina.data.shapes_outlines import CLASS_NAMES
 REAL_DATA = Path(__file__).parents[2].parent / "shared" / "data"
 
 
-@pytest.fixture(autouse=True)
-def catalogs():
-    """Forget what a test registers."""
-    before = set(DatasetCatalog)
-    yield
-    for name in set(DatasetCatalog) - before:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
-
-
-def coco(**changes):
-    content = {
-        "images": [{"id": 1, "file_name": "a.jpg", "width": 8, "height": 6}],
-        "annotations": [{"id": 1, "image_id": 1, "category_id": 5, "bbox": [1, 1, 2.5, 2]}],
-        "categories": [{"id": 5, "name": "cat"}, {"id": 2, "name": "dog"}],
-    }
-    return {**content, **changes}
-
-
-@pytest.fixture
-def write(tmp_path):
-    def call(content, name="set.json"):
-        path = tmp_path / name
-        path.write_text(content if isinstance(content, str) else json.dumps(content))
-        return str(path)
-
-    return call
+pytestmark = pytest.mark.usefixtures("catalogs")
 
 
 # --- NAME=ANNOTATIONS.json:IMAGE_DIR ---

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from coco_content import coco
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -29,25 +30,6 @@ def annotated(**changes):
     """A file with one annotation, changed."""
     annotation = {"id": 1, "image_id": 1, "category_id": 5, "bbox": [1, 1, 2, 2]}
     return coco(annotations=[{**annotation, **changes}])
-
-
-def coco(**changes):
-    content = {
-        "images": [{"id": 1, "file_name": "a.jpg", "width": 8, "height": 6}],
-        "annotations": [{"id": 1, "image_id": 1, "category_id": 5, "bbox": [1, 1, 2.5, 2]}],
-        "categories": [{"id": 5, "name": "cat"}, {"id": 2, "name": "dog"}],
-    }
-    return {**content, **changes}
-
-
-@pytest.fixture
-def write(tmp_path):
-    def call(content, name="set.json"):
-        path = tmp_path / name
-        path.write_text(content if isinstance(content, str) else json.dumps(content))
-        return str(path)
-
-    return call
 
 
 def test_reads_what_is_right(write):

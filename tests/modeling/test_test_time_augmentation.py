@@ -15,7 +15,10 @@ from focal_retina.modeling.test_time_augmentation import (
 )
 
 HEIGHT, WIDTH = 96, 160  # multiples of the stride: padding would break the symmetry
-OVERRIDES = ["MODEL.RETINANET.SCORE_THRESH_TEST", 0.3, "TEST.AUG.MIN_SIZES", [HEIGHT]]
+OVERRIDES = [
+    *("MODEL.RETINANET.SCORE_THRESH_TEST", 0.3, "MODEL.RETINANET.TOPK_CANDIDATES_TEST", 300),
+    *("TEST.AUG.MIN_SIZES", [HEIGHT]),
+]
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,9 @@ from typing import Any
 from detectron2.config import CfgNode
 from torch import nn
 
-from ..engine import SafeCheckpointer, Trainer, UserError
+from .checkpoint import SafeCheckpointer
+from .setup import UserError
+from .trainer import Trainer
 
 __all__ = ["load_trained_model"]
 

@@ -1,0 +1,143 @@
+"""Where detections go: pictures and videos in a folder, COCO json."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from detectron2.structures import BoxMode, Instances
+from PIL import Image
+
+from ..engine import UserError
+from ..engine.checkpoint import atomic_write
+from .drawing import draw_detections
+from .meta import ModelMeta
+from .sources import Frame, Source, Video, Webcam, import_cv2
+
+__all__ = ["CocoWriter", "PictureWriter", "ResultWriter"]
+
+
+class ResultWriter(Protocol):
+    """Takes the frames in order; ``close`` makes what was written whole, after an interruption,
+    too."""
+
+    def write(self, frame: Frame, instances: Instances) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class CocoWriter:
+    """One json with COCO's ``images``, ``categories`` and ``annotations``; the latter have a
+    ``score``, and are what COCO calls results. Ids of images count from 1; a frame of a video has
+    its number as ``frame``."""
+
+    def __init__(self, path: Path, meta: ModelMeta):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
+        self._category_ids = meta.category_ids
+        names = zip(meta.category_ids, meta.classes, strict=True)
+        self._contents: dict[str, list[dict[str, Any]]] = {
+            "images": [],
+            "categories": [{"id": i, "name": name} for i, name in names],
+            "annotations": [],
+        }
+
+    def write(self, frame: Frame, instances: Instances) -> None:
+        images, annotations = self._contents["images"], self._contents["annotations"]
+        height, width = frame.image.shape[:2]
+        record: dict[str, Any] = {"id": len(images) + 1, "file_name": frame.source.name}
+        record |= {"width": width, "height": height}
+        if isinstance(frame.source, Video):
+            record["frame"] = frame.number
+        images.append(record)
+        boxes = BoxMode.convert(instances.pred_boxes.tensor, BoxMode.XYXY_ABS, BoxMode.XYWH_ABS)
+        rows = zip(boxes.tolist(), instances.scores, instances.pred_classes, strict=True)
+        for box, score, label in rows:
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": record["id"],
+                    "category_id": self._category_ids[int(label)],
+                    "bbox": box,
+                    "area": box[2] * box[3],
+                    "iscrowd": 0,
+                    "score": float(score),
+                }
+            )
+
+    def close(self) -> None:
+        with atomic_write(self._path) as file:
+            file.write(json.dumps(self._contents).encode())
+
+
+class PictureWriter:
+    """Pictures and videos with the detections drawn into them, under the names of their sources."""
+
+    def __init__(self, folder: Path, sources: Sequence[Source], classes: Sequence[str]):
+        """
+        Args:
+            folder: gets the tree of files that ``sources`` have below their common folder.
+            sources: all that are to come.
+            classes: names, by class index.
+
+        Raises:
+            UserError: a picture would take the place of its source.
+        """
+        self._folder, self._classes = folder, classes
+        self._paths = _output_paths(folder, sources)
+        for source, path in self._paths.items():
+            if path.resolve() == source.path.resolve():
+                raise UserError(f"--output {folder}: {path} would be overwritten")
+        self._video: tuple[Source, Any] | None = None
+
+    def write(self, frame: Frame, instances: Instances) -> None:
+        picture = draw_detections(frame.image, instances, self._classes)
+        path = self._paths[frame.source]
+        if isinstance(frame.source, Video):
+            self._video_writer(frame.source, path, picture).write(picture)
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.ascontiguousarray(picture[:, :, ::-1])).save(path)
+
+    def _video_writer(self, source: Video, path: Path, picture: np.ndarray) -> Any:
+        if self._video is not None and self._video[0] is source:
+            return self._video[1]
+        self.close()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2 = import_cv2(f"writing {path}")
+        code = cv2.VideoWriter_fourcc(*"mp4v")  # every build of OpenCV has it
+        size = picture.shape[1], picture.shape[0]
+        writer = cv2.VideoWriter(str(path), code, source.frame_rate, size)
+        if not writer.isOpened():
+            raise UserError(f"OpenCV can't write {path}: this build lacks MPEG-4 video")
+        self._video = source, writer
+        return writer
+
+    def close(self) -> None:
+        if self._video is not None:
+            self._video[1].release()
+            self._video = None
+
+
+def _output_paths(folder: Path, sources: Sequence[Source]) -> dict[Source, Path]:
+    """A path for each source, no two the same; a webcam's is directly in the folder."""
+    parents = {x: os.path.abspath(x.path.parent) for x in sources if not isinstance(x, Webcam)}
+    common = os.path.commonpath(parents.values()) if parents else ""
+    paths = {}
+    for source in sources:
+        path = folder / os.path.relpath(parents.get(source, common), common) / source.path.name
+        wanted = ".mp4" if isinstance(source, Video) else _picture_suffix(path)
+        if path.suffix != wanted:  # added, so that a.mov and a.mp4 stay two
+            path = path.with_name(path.name + wanted)
+        paths[source] = path
+    return paths
+
+
+def _picture_suffix(path: Path) -> str:
+    Image.init()
+    image_format = Image.registered_extensions().get(path.suffix.lower())
+    return path.suffix if image_format in ("BMP", "JPEG", "PNG", "TIFF", "WEBP") else ".png"

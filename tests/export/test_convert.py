@@ -1,0 +1,120 @@
+"""Exported files run on their own, and find what the model finds."""
+
+import json
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from focal_retina.engine import UserError
+from focal_retina.export import (
+    DenseNetwork,
+    EagerPredictor,
+    build_meta,
+    convert,
+    export_program,
+    load_predictor,
+    quantize_onnx,
+)
+from focal_retina.export.comparison import compare
+
+
+@pytest.mark.parametrize("name", ["model.pt2", "model.onnx"])
+def test_same_detections_as_eager(exported, toy_model, images, name):
+    folder, meta = exported
+    eager = EagerPredictor(toy_model, meta)
+    # Nothing, a single object, and many: counts that a graph might take for cases of their own.
+    counts = {len(eager.predict([image])[0]) for image in images}
+    assert {0, 1} < counts and max(counts) > 50
+    agreement = compare(load_predictor(folder / name), eager, images)
+    assert agreement.images == 20
+    assert agreement.is_exact, agreement
+    assert agreement.score_error <= 1e-3 and agreement.box_error <= 1e-3
+
+
+def test_meta_json(exported, toy_cfg):
+    folder, meta = exported
+    contents = json.loads((folder / "meta.json").read_text())
+    assert contents["classes"] == ["class 0", "class 1"]
+    assert contents["with_nms"] is meta.with_nms
+    assert contents["score_thresh"] == toy_cfg.MODEL.RETINANET.SCORE_THRESH_TEST
+    assert contents["preprocessing"] == {
+        "input_format": "BGR",
+        "min_size": 64,
+        "max_size": 112,
+        "pixel_mean": toy_cfg.MODEL.PIXEL_MEAN,
+        "pixel_std": toy_cfg.MODEL.PIXEL_STD,
+        "size_divisibility": 16,
+        "smallest_side": 32,
+    }
+
+
+def test_onnx_by_itself(exported):
+    """What a user without this package sees: one file, names, free height and width."""
+    folder, meta = exported
+    model = onnx.load(folder / "model.onnx")
+    onnx.checker.check_model(model)
+    assert not any(x.external_data for x in model.graph.initializer)
+    assert not list(folder.glob("*.data"))
+    session = onnxruntime.InferenceSession(folder / "model.onnx")
+    (image,) = session.get_inputs()
+    assert image.name == "image" and image.type == "tensor(float)"
+    assert image.shape[:2] == [1, 3] and all(isinstance(x, str) for x in image.shape[2:])
+    names = [x.name for x in session.get_outputs()]
+    outputs = session.run(None, {"image": np.zeros((1, 3, 64, 96), np.float32)})
+    shapes = dict(zip(names, (x.shape for x in outputs), strict=True))
+    if meta.with_nms:
+        assert names == ["boxes", "scores", "classes"]
+        return
+    # 9 anchors a cell
+    assert shapes == {
+        "logits_p3": (1, 8 * 12 * 9, 2),
+        "logits_p4": (1, 4 * 6 * 9, 2),
+        "deltas_p3": (1, 8 * 12 * 9, 4),
+        "deltas_p4": (1, 4 * 6 * 9, 4),
+        "anchors_p3": (8 * 12 * 9, 4),
+        "anchors_p4": (4 * 6 * 9, 4),
+    }
+
+
+def test_int8(exported, images, tmp_path):
+    """Fewer bits, the same interface; the last layers keep theirs."""
+    folder, meta = exported
+    path = tmp_path / "model_int8.onnx"
+    quantize_onnx(folder / "model.onnx", path, images, meta.preprocessing)
+    meta.save(tmp_path)
+    convolutions = [x for x in onnx.load(path).graph.node if x.op_type == "Conv"]
+    fp32 = [x for x in convolutions if "DequantizeLinear" not in x.input[1]]
+    assert len(convolutions) > len(fp32) == 4  # two layers on two levels
+    assert path.stat().st_size < 0.5 * (folder / "model.onnx").stat().st_size
+    (found,) = load_predictor(path).predict(images[-1:])
+    assert len(found) > 0
+    if not meta.with_nms:
+        logits = [first_logits(x, meta, images[-1]) for x in (folder / "model.onnx", path)]
+        assert 0.9 < np.corrcoef(logits)[0, 1] < 1 - 1e-6
+
+
+def first_logits(path, meta, image):
+    padded = meta.preprocessing.pad(meta.preprocessing.resize(image))
+    session = onnxruntime.InferenceSession(path)
+    return session.run(["logits_p3"], {"image": padded.numpy()})[0].flatten()
+
+
+def test_missing_package(monkeypatch):
+    monkeypatch.setattr(convert, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"onnx is not installed: pip install .*\[export\]"):
+        convert.save_onnx(None, "model.onnx", [])
+
+
+class Untraceable(DenseNetwork):
+    """Its outputs' number depends on the image."""
+
+    def forward(self, image):
+        return tuple(image.flatten()[: int(image.sum())])
+
+
+def test_what_pytorch_cannot_translate(toy_cfg, toy_model):
+    meta = build_meta(toy_cfg, toy_model)
+    with pytest.raises(UserError, match=r"PyTorch .* can't translate this model to torch.export"):
+        export_program(Untraceable(toy_model), meta.preprocessing)

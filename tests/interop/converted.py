@@ -1,0 +1,57 @@
+"""Models from converted weights, for the tests of focal_retina.interop."""
+
+import torch
+from detectron2.config import CfgNode, get_cfg
+from detectron2.modeling import build_model
+
+from focal_retina import add_focal_retina_config
+from focal_retina.interop.convert import Conversion, convert
+from focal_retina.interop.convert_file import settings_of
+from focal_retina.interop.formats import WEIGHT_FORMATS
+
+RATIOS = (0.5, 1.0, 2.0)
+
+
+def to_detectron2(data, name: str, num_classes: int = 80, **kwargs) -> Conversion:
+    source = WEIGHT_FORMATS[name]
+    structure = source.structure(num_classes, 9, RATIOS)
+    return convert(data, source, WEIGHT_FORMATS["detectron2"], structure, **kwargs)
+
+
+def from_detectron2(conversion: Conversion, name: str) -> Conversion:
+    formats = WEIGHT_FORMATS
+    return convert(conversion.data, formats["detectron2"], formats[name], conversion.structure)
+
+
+def config_of(settings: dict) -> CfgNode:
+    cfg = get_cfg()
+    add_focal_retina_config(cfg)
+    cfg.merge_from_other_cfg(CfgNode(settings))
+    cfg.MODEL.DEVICE = "cpu"
+    return cfg
+
+
+def build_detector(conversion: Conversion):
+    """FocalRetinaNet by the settings of the conversion, with its weights and no other."""
+    model = build_model(config_of(settings_of(conversion, is_config=True))).eval()
+    model.load_state_dict(conversion.tensors, strict=True)
+    return model
+
+
+@torch.no_grad()
+def predict(model, image):
+    """Logits (R, K), deltas (R, 4) and anchors (R, 4) of one image, and what the network saw."""
+    images = model.preprocess_image([{"image": image}])
+    features = model.backbone(images.tensor)
+    features = [features[name] for name in model.head_in_features]
+    anchors = model.anchor_generator(features)
+    logits, deltas = model._transpose_dense_predictions(
+        model.head(features), [model.num_classes, 4]
+    )
+    boxes = torch.cat([level.tensor for level in anchors])
+    return torch.cat(logits, dim=1)[0], torch.cat(deltas, dim=1)[0], boxes, images.tensor
+
+
+def ratios_fastest(rows):
+    """(R, …) in the order of anchors of torchvision and mmdetection to Detectron2's, for 3 x 3."""
+    return rows.unflatten(0, (-1, 3, 3)).transpose(1, 2).flatten(0, 2)

@@ -1,0 +1,130 @@
+"""Converted models beside torchvision's own: the same logits, deltas and anchors."""
+
+from functools import cache
+
+import pytest
+import torch
+from converted import build_detector, from_detectron2, predict, ratios_fastest, to_detectron2
+from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
+from foreign_models import randomize
+from torchvision.models import detection
+from torchvision.models.detection._utils import overwrite_eps
+from torchvision.models.detection.image_list import ImageList
+from torchvision.ops.misc import FrozenBatchNorm2d
+
+BUILDERS = {
+    "torchvision-v1": detection.retinanet_resnet50_fpn,
+    "torchvision-v2": detection.retinanet_resnet50_fpn_v2,
+}
+COCO_IDS = [category["id"] for category in COCO_CATEGORIES if category["isthing"]]
+# The second is no multiple of 128, so that strides of P6 and P7 are not 64 and 128 in torchvision.
+SIZES = [(128, 256), (150, 96)]
+
+
+def build_theirs(name):
+    model = randomize(BUILDERS[name](weights=None, weights_backbone=None))
+    for module in model.backbone.body.modules():
+        if hasattr(module, "bn3"):
+            module.bn3.weight.data *= 0.3  # else activations grow with every residual block
+    return model
+
+
+@cache
+def build_both(name):
+    theirs = build_theirs(name)
+    conversion = to_detectron2(theirs.state_dict(), name)
+    return name, theirs, conversion, build_detector(conversion)
+
+
+@pytest.fixture(params=BUILDERS)
+def models(request):
+    return build_both(request.param)
+
+
+@torch.no_grad()
+def predict_theirs(model, pixels):
+    """Logits (R, 91), deltas and anchors of preprocessed pixels, in Detectron2's order."""
+    features = list(model.backbone(pixels).values())
+    outputs = model.head(features)
+    (anchors,) = model.anchor_generator(ImageList(pixels, [tuple(pixels.shape[2:])]), features)
+    rows = outputs["cls_logits"][0], outputs["bbox_regression"][0], anchors
+    return [ratios_fastest(r) for r in rows]
+
+
+def image_of(size):
+    return torch.randint(0, 256, (3, *size), generator=torch.Generator().manual_seed(1)).float()
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_raw_outputs_are_torchvisions(models, size):
+    _, theirs, conversion, ours = models
+    assert conversion.report.is_complete
+    image = image_of(size)
+    logits, deltas, anchors, seen = predict(ours, image)
+
+    transformed = theirs.transform.normalize(image / 255)
+    pixels = theirs.transform.batch_images([transformed], size_divisible=32)
+    torch.testing.assert_close(seen, pixels, atol=1e-5, rtol=0)
+    their_logits, their_deltas, their_anchors = predict_theirs(theirs, pixels)
+    assert 0.5 < logits.std() < 20  # a comparison of zeros would say nothing
+    torch.testing.assert_close(logits, their_logits[:, COCO_IDS], atol=1e-4, rtol=0)
+    torch.testing.assert_close(deltas, their_deltas, atol=1e-4, rtol=0)
+    torch.testing.assert_close(anchors, their_anchors, atol=1e-4, rtol=0)
+
+
+def test_detectron2s_own_anchors_are_up_to_a_pixel_off(models):
+    """Why there is a TorchvisionAnchorGenerator."""
+    anchors = models[2].structure.anchors
+    plain = type(anchors)("DefaultAnchorGenerator", anchors.sizes, anchors.ratios, 0.0)
+    assert 0.4 < anchors.distance(plain) <= 1
+
+
+def test_back_to_torchvision(models):
+    name, theirs, conversion, _ = models
+    back = from_detectron2(conversion, name)
+    assert back.report.is_complete
+    assert back.structure == conversion.structure
+    used = torch.tensor([91 * a + row for a in range(9) for row in COCO_IDS])
+    for key, tensor in theirs.state_dict().items():
+        if "cls_logits" in key:
+            tensor, back.tensors[key] = tensor[used], back.tensors[key][used]
+        if "num_batches_tracked" not in key:
+            assert torch.equal(back.tensors[key], tensor), key
+
+
+def test_torchvision_loads_it_and_unused_rows_never_detect():
+    name, _, conversion, _ = build_both("torchvision-v2")
+    model = BUILDERS[name](weights=None, weights_backbone=None)
+    model.load_state_dict(from_detectron2(conversion, name).tensors, strict=True)
+    unused = sorted(set(range(91)) - set(COCO_IDS))
+    bias = model.head.classification_head.cls_logits.bias.view(9, 91)[:, unused]
+    torch.testing.assert_close(bias.sigmoid(), torch.full_like(bias, 0.01))
+
+
+def test_names_of_the_published_v1_file_and_its_epsilon():
+    """``RetinaNet_ResNet50_FPN_Weights.COCO_V1`` has names of before torchvision 0.13, and is run
+    with an epsilon of 0 in its frozen batch norms."""
+    name, theirs, *_ = build_both("torchvision-v1")
+    frozen = BUILDERS[name](weights=None, weights_backbone=None)
+    for module in list(frozen.backbone.body.modules()):
+        for child_name, child in list(module.named_children()):
+            if isinstance(child, torch.nn.BatchNorm2d):
+                setattr(module, child_name, FrozenBatchNorm2d(child.num_features))
+    frozen.load_state_dict(theirs.state_dict(), strict=False)
+    overwrite_eps(frozen, 0.0)
+    frozen.eval()
+
+    old = {}
+    for key, tensor in frozen.state_dict().items():
+        for blocks in ("inner_blocks", "layer_blocks"):
+            for i in range(3):
+                key = key.replace(f"fpn.{blocks}.{i}.0.", f"fpn.{blocks}.{i}.")
+        for i in range(4):
+            key = key.replace(f"_head.conv.{i}.0.", f"_head.conv.{2 * i}.")
+        old[key] = tensor
+    assert "head.regression_head.conv.6.bias" in old
+    conversion = to_detectron2(old, name, bn_eps=0.0)
+    assert conversion.report.is_complete
+    logits, _, _, seen = predict(build_detector(conversion), image_of(SIZES[0]))
+    their_logits, *_ = predict_theirs(frozen, seen)
+    torch.testing.assert_close(logits, their_logits[:, COCO_IDS], atol=1e-4, rtol=0)

@@ -1,0 +1,212 @@
+"""What the docs tell a user to type works: every command parses, and the cheap ones are run."""
+
+import argparse
+import ast
+import functools
+import importlib.util
+import inspect
+import logging
+import re
+import runpy
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from detectron2.config import LazyConfig
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.utils.logger import setup_logger
+
+from focal_retina.engine import read_config
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+EXAMPLES = sorted((ROOT / "docs" / "examples").glob("*.py"))
+RUN_PAGE = ROOT / "docs" / "train_your_data.md"
+
+# Commands that are parsed and not run, by what stands in them.
+ONLY_PARSED = {
+    r"pip install": "changes the environment; test_packaging.py installs the package",
+    r"-m pytest": "the tests themselves",
+    r"configs/(COCO|paper|lazy)/": "COCO: test_examples.py and test_train_net.py run it small",
+    r"configs/quickstart/shapes_R18\.yaml|output/quickstart/": "minutes: .ci/run trains it",
+    r"configs/finetune/": "train_your_data.md has the same commands, which are run",
+    r"configs/sweeps/": "many trainings: tests/sweep runs one in miniature",
+    r"tools/benchmark\.py": "minutes: tests/benchmark runs its parts",
+    r"tools/(export_model|predict|convert_weights)\.py": "has tests of its own, which run it",
+    r"tools/replay_batch\.py": "needs the dump of a failed training, as its own tests make one",
+}
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), flags=re.S | re.M)
+
+
+def commands_of(page: Path) -> list[str]:
+    lines = "\n".join(blocks(page, "sh")).replace("\\\n", " ").splitlines()
+    return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+
+
+COMMANDS = [
+    pytest.param(page, command, id=f"{page.stem}: {' '.join(command.split())[:70]}")
+    for page in PAGES
+    for command in commands_of(page)
+]
+
+
+@functools.cache
+def load_script(path: Path):
+    spec = importlib.util.spec_from_file_location(f"script_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def parse(script: Path, arguments: list[str], monkeypatch) -> argparse.Namespace:
+    """What the script's own parser makes of the arguments."""
+    parse_args = load_script(script).parse_args
+    monkeypatch.setattr(sys, "argv", [script.name, *arguments])
+    return parse_args(arguments) if inspect.signature(parse_args).parameters else parse_args()
+
+
+def check_config(args: argparse.Namespace) -> None:
+    """The config of this repository that is named, if one is, has every key that is set."""
+    if not str(getattr(args, "config_file", None)).startswith("configs/"):
+        return
+    path, opts = ROOT / args.config_file, getattr(args, "opts", [])
+    if path.suffix == ".py":
+        LazyConfig.apply_overrides(LazyConfig.load(str(path)), opts)
+        return
+    read_config(argparse.Namespace(config_file=str(path), opts=opts, imports=[], register=[]))
+
+
+@pytest.mark.parametrize("page, command", COMMANDS)
+def test_commands_parse_and_name_real_files_and_keys(page, command, monkeypatch):
+    program, *words = shlex.split(command, comments=True)
+    if program == "pip":
+        assert words[0] == "install"
+        return
+    assert program in ("./run", "python"), command
+    if words[0] == "-m":
+        assert importlib.util.find_spec(words[1])
+        return
+    script = ROOT / words[0]
+    assert script.is_file(), command
+    for word in words[1:]:
+        if re.match(r"(configs|docs|tools|focal_retina)/", word):
+            assert (ROOT / word).exists(), word
+    check_config(parse(script, words[1:], monkeypatch))
+
+
+@pytest.mark.parametrize("page, command", COMMANDS)
+def test_each_command_is_run_or_has_a_reason_not_to_be(page, command):
+    is_run = page == RUN_PAGE or "tools/plot_losses.py" in command
+    assert is_run or any(re.search(pattern, command) for pattern in ONLY_PARSED), command
+
+
+SMALL = [
+    *("MODEL.RETINANET.NUM_CLASSES", 2, "MODEL.FPN.OUT_CHANNELS", 8, "MODEL.DEVICE", "cpu"),
+    *("MODEL.RETINANET.NUM_CONVS", 1, "SOLVER.IMS_PER_BATCH", 2, "DATALOADER.NUM_WORKERS", 0),
+    # Up to 64 pixels P6 is one cell, from which PyTorch's CPU convolution of stride 2 returns
+    # arbitrary numbers as P7's bf16 gradient.
+    *("INPUT.MIN_SIZE_TRAIN", "(96,)", "INPUT.MIN_SIZE_TEST", 96, "SOLVER.MAX_ITER", 2),
+    # An untrained model says 0.01 everywhere.
+    *("MODEL.RETINANET.SCORE_THRESH_TEST", 0.001, "TEST.AUG.MIN_SIZES", "(64,96)"),
+]
+
+
+@pytest.fixture
+def workplace(tiny_coco, tmp_path, monkeypatch):
+    """A folder with the files that RUN_PAGE speaks of, and the configs of this repository."""
+    annotations, _ = tiny_coco  # its images are tmp_path / "images"
+    for name in ("train.json", "val.json"):
+        shutil.copy(annotations, tmp_path / name)
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    monkeypatch.chdir(tmp_path)
+    # It asks compilers and drivers for their versions, which takes seconds.
+    monkeypatch.setattr("detectron2.engine.defaults.collect_env_info", lambda: "")
+    yield tmp_path
+    for name in ("photos_train", "photos_val"):
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+    for name in ("detectron2", "fvcore", "focal_retina"):
+        logging.getLogger(name).handlers.clear()
+    setup_logger.cache_clear()
+
+
+@pytest.mark.slow
+def test_the_page_on_ones_own_data_runs_from_top_to_bottom(workplace, monkeypatch):
+    pytest.importorskip("efficientnet_lite_pytorch")
+    for command in commands_of(RUN_PAGE):
+        _, script, *arguments = shlex.split(command)
+        monkeypatch.setattr(sys, "argv", [script, *arguments, *map(str, SMALL)])
+        with pytest.raises(SystemExit) as exit_:
+            runpy.run_path(str(ROOT / script), run_name="__main__")
+        assert exit_.value.code == 0, command
+    # All that the table of step 3 promises
+    output = workplace / "output" / "photos"
+    names = re.findall(r"`([\w/.]+)`", RUN_PAGE.read_text().split("holds:")[1].split("##")[0])
+    assert len(names) == 7
+    assert not [name for name in names if not (output / name).exists()]
+    assert "<html" in (workplace / "report.html").read_text()
+
+
+def test_the_figures_of_the_losses_are_drawn(tmp_path, monkeypatch):
+    (command,) = (x for x in commands_of(ROOT / "docs" / "redo_the_paper.md") if "plot_losses" in x)
+    _, script, *arguments = shlex.split(command)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [script, *arguments])
+    with pytest.raises(SystemExit) as exit_:
+        runpy.run_path(str(ROOT / script), run_name="__main__")
+    assert exit_.value.code == 0
+    assert {p.suffix for p in (tmp_path / "output" / "losses").iterdir()} == {".png", ".json"}
+
+
+def anchor(heading: str) -> str:
+    """The link target that GitHub gives a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
+def test_links_and_named_files_exist(page):
+    text = page.read_text()
+    for target in re.findall(r"\]\((?!http)([^)]+)\)", text):
+        name, _, fragment = target.partition("#")
+        linked = page.parent / name if name else page
+        assert linked.exists(), target
+        if fragment:
+            headings = re.findall(r"^#+ (.+)$", linked.read_text(), flags=re.M)
+            assert fragment in map(anchor, headings), target
+    for name in re.findall(r"`((?:(?:focal_retina|docs|configs)/[\w./-]+)|tools/\w+\.py)`", text):
+        assert (ROOT / name).exists(), name
+
+
+@pytest.mark.parametrize("snippet", blocks(ROOT / "docs" / "plugin.md", "python"))
+def test_python_in_plugin_md_is_that_of_the_examples_or_runs(snippet):
+    if not any(snippet in path.read_text() for path in EXAMPLES):
+        scope = {}
+        exec(snippet, scope)
+        assert scope["model"].num_classes == 20
+
+
+def message_templates() -> str:
+    """Every string of the sources, … for what is formatted into it, one a line."""
+    strings = []
+    for path in [*(ROOT / "focal_retina").rglob("*.py"), ROOT / "train_net.py"]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                parts = (x.value if isinstance(x, ast.Constant) else "…" for x in node.values)
+                strings.append("".join(map(str, parts)))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                strings.append(re.sub(r"%[gdsr]", "…", node.value))
+    return "\n".join(strings)
+
+
+def test_headings_of_troubleshoot_are_messages_of_the_program():
+    headings = re.findall(r"^### (.+)$", (ROOT / "docs" / "troubleshoot.md").read_text(), re.M)
+    assert len(headings) > 30
+    templates = message_templates()
+    # A … at the end stands for the rest of the message
+    unknown = [h for h in headings if h.strip("`").removesuffix("…") not in templates]
+    assert not unknown

@@ -1,0 +1,168 @@
+"""LVIS's 1,203 classes and 1,000 objects in an image: the promises of docs/scaling.md hold in a
+whole training step, and the evaluation gets through."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from config_files import load
+from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_test_loader
+from detectron2.evaluation import inference_on_dataset
+from detectron2.modeling import build_model
+from detectron2.structures import Boxes, Instances
+from detectron2.utils.events import EventStorage
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from focal_retina.benchmark.timing import measure
+from focal_retina.data import build_train_loader, check_num_classes, register_coco_json
+from focal_retina.data.checks import check_datasets
+from focal_retina.data.mapper import build_train_mapper
+from focal_retina.evaluation import build_evaluator
+
+NUM_CLASSES, NUM_OBJECTS, SIDE = 1203, 1000, 192
+NAME = "lvis_like"
+
+
+@pytest.fixture(scope="module")
+def boxes():
+    """XYXY (M, 4) in whole pixels."""
+    generator = np.random.default_rng(0)
+    size = generator.integers(6, 40, (NUM_OBJECTS, 2))
+    corner = generator.integers(0, SIDE - size)
+    return np.concatenate([corner, corner + size], axis=1)
+
+
+@pytest.fixture(scope="module")
+def data_set(tmp_path_factory, boxes):
+    """One image of 1,000 objects, each of another class; category ids have gaps, as LVIS's do."""
+    folder = tmp_path_factory.mktemp("lvis_like")
+    pixels = np.random.default_rng(1).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+    cv2.imwrite(str(folder / "1.png"), pixels)
+    ids = [2 * k + 1 for k in range(NUM_CLASSES)]
+    annotations = [
+        {
+            "id": i + 1,
+            "image_id": 1,
+            "category_id": ids[i],
+            "bbox": [int(x) for x in (x0, y0, x1 - x0, y1 - y0)],
+            "area": int((x1 - x0) * (y1 - y0)),
+            "iscrowd": 0,
+        }
+        for i, (x0, y0, x1, y1) in enumerate(boxes)
+    ]
+    content = {
+        "images": [{"id": 1, "file_name": "1.png", "width": SIDE, "height": SIDE}],
+        "annotations": annotations,
+        "categories": [{"id": k, "name": f"class {k}"} for k in ids],
+    }
+    path = folder / "annotations.json"
+    path.write_text(json.dumps(content))
+    register_coco_json(NAME, str(path), str(folder))
+    yield NAME
+    DatasetCatalog.remove(NAME)
+    MetadataCatalog.remove(NAME)
+
+
+@pytest.fixture(scope="module")
+def cfg():
+    cfg = load("quickstart/shapes_R18.yaml")
+    cfg.merge_from_list(
+        [
+            *("MODEL.RETINANET.NUM_CLASSES", NUM_CLASSES, "MODEL.FPN.OUT_CHANNELS", 8),
+            *("MODEL.RETINANET.NUM_CONVS", 1, "TEST.DETECTIONS_PER_IMAGE", NUM_OBJECTS),
+            *("INPUT.MIN_SIZE_TRAIN", (SIDE,), "INPUT.MIN_SIZE_TEST", SIDE),
+            *("DATASETS.TRAIN", (NAME,), "DATASETS.TEST", (NAME,), "SOLVER.IMS_PER_BATCH", 1),
+            *("DATALOADER.NUM_WORKERS", 0, "MODEL.RESNETS.NORM", "FrozenBN"),
+            *("MODEL.FPN.NORM", "", "MODEL.RETINANET.NORM", ""),
+        ]
+    )
+    return cfg
+
+
+@pytest.fixture(scope="module")
+def model(cfg):
+    """Random weights; logits spread such that about 1 in 100 scores above the threshold."""
+    torch.manual_seed(0)
+    model = build_model(cfg).to(memory_format=torch.channels_last).eval()
+    with torch.no_grad():
+        image = torch.randint(256, (3, SIDE, SIDE)).float()
+        features = model.backbone(model.preprocess_image([{"image": image}]).tensor)
+        logits, _ = model.head([features[f] for f in model.head_in_features])
+        model.head.cls_score.weight.mul_(0.7 / torch.cat([x.flatten() for x in logits]).std())
+    return model
+
+
+class LargestTensor(TorchDispatchMode):
+    """Records the bytes of the largest tensor that any operator returns."""
+
+    nbytes = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, (tuple, list)) else [result]:
+            if isinstance(tensor, torch.Tensor):
+                self.nbytes = max(self.nbytes, tensor.numel() * tensor.element_size())
+        return result
+
+
+def test_a_training_step_needs_no_tensor_larger_than_the_logits_of_a_level(cfg, model, data_set):
+    """No one-hot target, no mask, no levels in one piece, no matrix of objects by anchors; and the
+    loss keeps the logits' bytes, once."""
+    batch = next(iter(build_train_loader(cfg, build_train_mapper(cfg))))
+    assert [len(x["instances"]) for x in batch] == [NUM_OBJECTS]
+    seen = []
+    handle = model.cls_loss.register_forward_pre_hook(lambda _, args: seen.append(args))
+    with EventStorage(), LargestTensor() as largest:
+        losses = model.train()(batch)
+        sum(losses.values()).backward()
+    handle.remove()
+    assert all(x.isfinite() for x in losses.values())
+
+    ((logits, labels),) = seen
+    level_bytes = [x.numel() * x.element_size() for x in logits]
+    assert largest.nbytes == max(level_bytes)
+    assert len(torch.cat([y.flatten() for y in labels]).unique()) > NUM_OBJECTS / 2
+
+    leaves = [x.detach().requires_grad_() for x in logits]
+
+    def loss_and_gradient():
+        total, _ = model.cls_loss(leaves, labels)
+        total.backward()
+        for leaf in leaves:
+            leaf.grad = None
+
+    ((row,),) = measure([("step", {"ours": loss_and_gradient})], torch.device("cpu"), runs=1)
+    assert row.saved_bytes == sum(level_bytes)
+    if row.peak_bytes is not None:  # it is read from Linux's /proc
+        assert row.peak_bytes < 0.5 * sum(level_bytes)
+
+
+def test_data_of_many_classes_is_checked_and_evaluated(cfg, model, data_set, tmp_path):
+    check_num_classes(NUM_CLASSES, [NAME])
+    check_datasets([NAME], [NAME], mode="error", num_decoded=None)
+    results = inference_on_dataset(
+        model, build_detection_test_loader(cfg, NAME), build_evaluator(NAME, str(tmp_path))
+    )
+    assert len(results["bbox"]) == 6 + NUM_CLASSES
+    detections = json.loads((tmp_path / "coco_instances_results.json").read_text())
+    assert 0 < len(detections) <= NUM_OBJECTS
+    assert {x["category_id"] for x in detections} <= {2 * k + 1 for k in range(NUM_CLASSES)}
+
+
+def test_perfect_detections_of_all_objects_have_an_ap_of_100(data_set, boxes, tmp_path):
+    instances = Instances(
+        (SIDE, SIDE),
+        pred_boxes=Boxes(torch.from_numpy(boxes).float()),
+        scores=torch.linspace(1, 0.5, NUM_OBJECTS),
+        pred_classes=torch.arange(NUM_OBJECTS),
+    )
+    evaluator = build_evaluator(NAME, str(tmp_path))
+    evaluator.reset()
+    evaluator.process([{"image_id": 1}], [{"instances": instances}])
+    metrics = evaluator.evaluate()["bbox"]
+    assert metrics["AP"] == pytest.approx(100)
+    assert metrics["AP-class 1"] == pytest.approx(100)
+    # A class without objects has no AP, rather than one of 0.
+    assert np.isnan(metrics[f"AP-class {2 * NUM_CLASSES - 1}"])

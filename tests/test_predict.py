@@ -1,0 +1,291 @@
+"""tools/predict.py as a user calls it, on a model of toy size."""
+
+import json
+import shlex
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools.coco import COCO
+from toy_run import make_run
+
+from focal_retina.engine import UserError, exit_status
+from focal_retina.export import load_predictor, sources, writers
+from focal_retina.export.prediction import predict_sources
+
+TOOLS = Path(__file__).parents[1] / "tools"
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory):
+    return make_run(tmp_path_factory.mktemp("predict") / "run")
+
+
+@pytest.fixture
+def predict(monkeypatch, capsys, run_dir):
+    """Call the tool; returns (exit status, stderr). The model is the toy's if none is named."""
+
+    def call(*arguments):
+        monkeypatch.syspath_prepend(str(TOOLS))
+        monkeypatch.setattr(sys, "argv", ["tools/predict.py"])
+        import predict as tool
+
+        arguments = [str(x) for x in arguments]
+        if not {"--model", "--config-file"} & set(arguments):
+            arguments = ["--model", str(run_dir), *arguments]
+        return exit_status(lambda: tool.main(arguments)), capsys.readouterr().err
+
+    yield call
+    sys.modules.pop("predict", None)
+
+
+def noise(height=60, width=80, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Two pictures of one name, one of them in a subfolder, and a text."""
+    folder = tmp_path / "photos"
+    (folder / "below").mkdir(parents=True)
+    Image.fromarray(noise()).save(folder / "a.png")
+    Image.fromarray(noise(90, 50, seed=1)).save(folder / "below" / "a.png")
+    (folder / "notes.txt").write_text("no picture")
+    return folder
+
+
+@pytest.fixture
+def clip(tmp_path):
+    """A video of 5 frames, 12 a second."""
+    path = tmp_path / "clip.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 12, (96, 64))
+    for i in range(5):
+        writer.write(noise(64, 96, seed=i))
+    writer.release()
+    return path
+
+
+def test_folder(predict, photos, tmp_path):
+    found, picture_folder = tmp_path / "found.json", tmp_path / "found"
+    arguments = ("--json", found, "--output", picture_folder, "--batch-size", 2)
+    status, _ = predict(*arguments, "--threshold", 0.3, photos)
+    assert status == 0
+
+    coco = COCO(str(found))
+    assert [x["file_name"] for x in coco.imgs.values()] == [
+        str(photos / "a.png"),
+        str(photos / "below" / "a.png"),
+    ]
+    assert [(x["width"], x["height"]) for x in coco.imgs.values()] == [(80, 60), (50, 90)]
+    assert [x["name"] for x in coco.cats.values()] == ["class 0", "class 1"]
+    annotations = coco.loadAnns(coco.getAnnIds())
+    assert {x["image_id"] for x in annotations} == {1, 2}
+    for x in annotations:
+        assert x["score"] >= 0.3 and x["category_id"] in coco.cats
+        left, top, width, height = x["bbox"]
+        image = coco.imgs[x["image_id"]]
+        assert left >= 0 and left + width <= image["width"] + 1e-3
+        assert top >= 0 and top + height <= image["height"] + 1e-3
+
+    for name in ("a.png", "below/a.png"):
+        drawn, original = Image.open(picture_folder / name), Image.open(photos / name)
+        assert drawn.size == original.size
+        assert np.any(np.asarray(drawn) != np.asarray(original))
+    assert not (picture_folder / "notes.txt").exists()
+
+
+def test_globs_and_repetitions(predict, photos, tmp_path):
+    found = tmp_path / "found.json"
+    pattern = str(photos / "**" / "*.png")
+    assert predict("--json", found, pattern, photos / "a.png", photos)[0] == 0
+    assert len(json.loads(found.read_text())["images"]) == 2
+
+
+def test_exif_orientation(predict, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by 90 degrees
+    Image.fromarray(noise(60, 80)).save(tmp_path / "turned.jpg", exif=exif)
+    assert predict("--json", tmp_path / "x.json", tmp_path / "turned.jpg")[0] == 0
+    (image,) = json.loads((tmp_path / "x.json").read_text())["images"]
+    assert (image["width"], image["height"]) == (60, 80)
+
+
+def test_video(predict, clip, tmp_path):
+    found = tmp_path / "found.json"
+    status, _ = predict("--output", tmp_path / "out", "--json", found, "--batch-size", 2, clip)
+    assert status == 0
+    capture = cv2.VideoCapture(str(tmp_path / "out" / "clip.avi.mp4"))
+    assert capture.get(cv2.CAP_PROP_FPS) == pytest.approx(12)
+    frames = []
+    while (frame := capture.read())[0]:
+        frames.append(frame[1])
+    assert len(frames) == 5 and frames[0].shape == (64, 96, 3)
+    images = json.loads(found.read_text())["images"]
+    assert [(x["file_name"], x["frame"]) for x in images] == [(str(clip), i) for i in range(5)]
+
+
+def test_webcam(predict, tmp_path, monkeypatch):
+    """A camera is OpenCV's capture of a number, which here gives three frames."""
+    opened = []
+
+    class Camera:
+        def __init__(self, place):
+            opened.append(place)
+            self.left = 3
+
+        def read(self):
+            self.left -= 1
+            return self.left >= 0, noise()
+
+        def get(self, key):
+            return 0.0
+
+        def release(self):
+            pass
+
+    monkeypatch.setattr(cv2, "VideoCapture", Camera)
+    assert predict("--json", tmp_path / "x.json", "2")[0] == 0
+    assert opened == [2]
+    images = json.loads((tmp_path / "x.json").read_text())["images"]
+    assert [(x["file_name"], x["frame"]) for x in images] == [("webcam 2", i) for i in range(3)]
+
+
+def test_unreadable_files_are_passed_over(predict, photos, tmp_path):
+    whole = (photos / "a.png").read_bytes()
+    (photos / "b.png").write_bytes(whole[: len(whole) // 2])
+    (photos / "c.jpg").write_bytes(b"nonsense")
+    (photos / "d.mp4").write_bytes(b"nonsense")
+    found = tmp_path / "found.json"
+    status, err = predict("--json", found, photos, tmp_path / "none.jpg")
+    assert status == 1
+    for name in (photos / "b.png", photos / "c.jpg", photos / "d.mp4"):
+        assert f"{name}: passed over: " in err
+    assert f"{tmp_path / 'none.jpg'}: passed over: no such file" in err
+    assert len(json.loads(found.read_text())["images"]) == 2
+
+
+def test_interruption_leaves_what_is_done(predict, clip, tmp_path, monkeypatch):
+    """Ctrl-C at the third frame: two are in the json and in the video, which is whole."""
+    read = sources.Video.frames
+
+    def frames(self):
+        for frame in read(self):
+            if frame.number == 2:
+                raise KeyboardInterrupt
+            yield frame
+
+    monkeypatch.setattr(sources.Video, "frames", frames)
+    found = tmp_path / "found.json"
+    status, err = predict("--json", found, "--output", tmp_path / "out", clip)
+    assert status == 130 and "interrupted" in err
+    assert len(json.loads(found.read_text())["images"]) == 2
+    capture = cv2.VideoCapture(str(tmp_path / "out" / "clip.avi.mp4"))
+    assert [capture.read()[0] for _ in range(3)] == [True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--json", "x.json", "empty"], "empty: no image and no video there"),
+        (["--json", "x.json", "*.none"], r"*.none: no image and no video there"),
+        (["--json", "x.json", "--threshold", "0.01", "a.png"], "is below the model's own, 0.05"),
+        (["--output", ".", "a.png"], "a.png would be overwritten"),
+        (["--model", "none.onnx", "--json", "x.json", "a.png"], "there is no file none.onnx"),
+        (["--model", "empty", "--json", "x.json", "a.png"], "there is no file empty/config.yaml"),
+        (["--json", "x.json", "a.png", "--opts", "MODEL.NONE", "1"], "MODEL.NONE"),
+    ],
+)
+def test_user_errors(predict, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    Image.fromarray(noise()).save("a.png")
+    status, err = predict(*arguments)
+    assert status == 2
+    assert message in err and "Traceback" not in err
+    assert not (tmp_path / "x.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["a.png"], "nothing to write: name --output, --json or both"),
+        (["--json", "x.json", "--threshold", "2", "a.png"], "--threshold: from 0 to 1"),
+        (["--json", "x.json", "--batch-size", "0", "a.png"], "--batch-size: at least 1"),
+        (["--config-file", "x", "--model", "y", "--json", "x.json", "a.png"], "not allowed with"),
+    ],
+)
+def test_wrong_arguments(predict, capsys, arguments, message):
+    with pytest.raises(SystemExit, match="2"):
+        predict(*arguments)
+    assert message in capsys.readouterr().err
+
+
+def test_video_without_opencv(predict, clip, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    status, err = predict("--json", tmp_path / "x.json", clip)
+    assert status == 2 and "focal_retina[opencv]" in err
+
+
+def test_config_file_and_weights(predict, run_dir, photos, tmp_path):
+    """The same as the training's folder."""
+    arguments = ["--config-file", run_dir / "config.yaml", photos]
+    weights = ["--opts", "MODEL.WEIGHTS", run_dir / "model_final.pth"]
+    assert predict("--json", tmp_path / "a.json", *arguments, *weights)[0] == 0
+    assert predict("--json", tmp_path / "b.json", photos)[0] == 0
+    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
+    status, err = predict("--json", tmp_path / "a.json", *arguments)
+    assert status == 2 and "MODEL.WEIGHTS is empty" in err
+
+
+def test_frames_keep_their_order_over_batches(run_dir, photos, clip):
+    """Batches go over the borders of sources; an unreadable one costs no other."""
+    seen = []
+
+    class Recorder:
+        def write(self, frame, instances):
+            seen.append((frame.source.path.name, frame.number))
+
+        def close(self):
+            seen.append("closed")
+
+    inputs = [str(photos / "a.png"), "none.jpg", str(clip)]
+    unreadable = predict_sources(
+        load_predictor(run_dir), sources.find_sources(inputs), [Recorder()], batch_size=4
+    )
+    assert unreadable == 1
+    assert seen == [("a.png", 0), *(("clip.avi", i) for i in range(5)), "closed"]
+
+
+def test_where_pictures_go(tmp_path):
+    """Trees below the common folder, a video under its own name, and none above another."""
+    names = ["/data/a/1.jpg", "/data/b/1.jpg", "/data/clip.mov", "/data/clip.mp4", "/data/x.gif"]
+    found = [*map(sources._file, map(Path, names)), sources.Webcam(0)]
+    paths = writers.PictureWriter(tmp_path, found, [])._paths.values()
+    assert [str(x.relative_to(tmp_path)) for x in paths] == [
+        "a/1.jpg",
+        "b/1.jpg",
+        "clip.mov.mp4",
+        "clip.mp4",
+        "x.gif.png",
+        "webcam0.mp4",
+    ]
+
+
+def test_commands_of_the_docs(predict, monkeypatch):
+    """They are understood: the next step is to look for the inputs."""
+    text = (TOOLS.parent / "docs" / "deploy.md").read_text()
+    commands = [x for x in text.splitlines() if x.startswith("./run tools/predict.py")]
+    assert len(commands) == 4
+
+    def look(inputs):
+        raise UserError(f"looking for {inputs}")
+
+    monkeypatch.syspath_prepend(str(TOOLS))
+    monkeypatch.setattr("predict.find_sources", look)
+    for command in commands:
+        arguments = shlex.split(command, comments=True)[2:]
+        status, err = predict(*arguments)
+        assert status == 2 and "looking for" in err
