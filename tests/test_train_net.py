@@ -146,16 +146,20 @@ def test_trains_evaluates_reports_and_resumes(train, tmp_path):
         assert (out / name).read_bytes().startswith(b"\x89PNG")
     assert list(out.glob("events.out.tfevents.*"))
 
-    assert train("SOLVER.MAX_ITER", "5", flags=["--resume"])[0] == 0
+    augmented = ["TEST.AUG.ENABLED", "True", "TEST.AUG.MIN_SIZES", "(64,)"]
+    assert train("SOLVER.MAX_ITER", "5", *augmented, flags=["--resume"])[0] == 0
     metrics = [json.loads(line) for line in (out / "metrics.json").read_text().splitlines()]
     assert metrics[-1]["iteration"] == 5
+    assert {"bbox/AP", "bbox_TTA/AP"} <= metrics[-1].keys()
 
     status, _ = train("MODEL.WEIGHTS", out / "model_final.pth", flags=["--eval-only"])
     assert status == 0
     # What was trained with loss scaling on a GPU is evaluated without one.
     fp16 = ["MODEL.FOCAL_RETINA.PRECISION", "fp16", "MODEL.DEVICE", "cpu"]
-    status, _ = train("MODEL.WEIGHTS", out / "model_final.pth", *fp16, flags=["--eval-only"])
+    further = [*fp16, *augmented]
+    status, _ = train("MODEL.WEIGHTS", out / "model_final.pth", *further, flags=["--eval-only"])
     assert status == 0
+    assert list(out.glob("TTA/inference/tiny/*.json"))
 
 
 def test_trains_detectron2s_own_model(train):

@@ -75,6 +75,11 @@ def prepare_data_worker(worker_id: int = 0) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     torch.set_num_threads(1)
+
+
+def _leave_opencv_one_thread() -> None:
+    """For the data workers to come. In this process, because in a forked one OpenCV would wait for
+    threads of its pool that were not forked with it."""
     if "cv2" in sys.modules:
         sys.modules["cv2"].setNumThreads(1)
 
@@ -170,6 +175,8 @@ class TrainLoader(Iterable[list[dict[str, Any]]]):
         self._share = slice(rank * share, (rank + 1) * share)
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
+        if self._num_workers > 0:
+            _leave_opencv_one_thread()
         dataset = _MappedBatches(self._records, self._mapper, self.seed, self._share.start)
         loader = DataLoader(
             dataset,

@@ -4,6 +4,7 @@ import functools
 import itertools
 import random
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -70,6 +71,18 @@ def test_begins_at_any_iteration(start_iter):
 
 def test_data_workers_change_nothing():
     assert take(make_loader(num_workers=2, start_iter=1), 5) == EXPECTED[1:6]
+
+
+def resize_and_draw(record):
+    cv2.resize(np.zeros((2000, 2000, 3), np.uint8), (1000, 1000))
+    return draw(record)
+
+
+def test_data_workers_after_opencv_has_used_threads_here():
+    """A forked process does not have OpenCV's threads, and must not wait for them."""
+    cv2.setNumThreads(4)
+    resize_and_draw({"index": 0})
+    assert take(make_loader(resize_and_draw, num_workers=1), 2) == EXPECTED[:2]
 
 
 @pytest.mark.parametrize("world_size", [2, 4])
