@@ -142,7 +142,7 @@ def test_trains_evaluates_reports_and_resumes(train, tmp_path):
     metrics = [json.loads(line) for line in (out / "metrics.json").read_text().splitlines()]
     assert metrics[-1]["iteration"] == 3
     assert "bbox/AP" in metrics[-1]
-    for name in ("detections.png", "pr_curves.png", "training.png"):
+    for name in ("detections.png", "training.png"):
         assert (out / name).read_bytes().startswith(b"\x89PNG")
     assert list(out.glob("events.out.tfevents.*"))
 
