@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import subprocess
 import sys
@@ -220,15 +221,20 @@ def last_iteration(directory: Path) -> int:
 def read_box_metrics(directory: Path, dataset: str) -> dict[str, float]:
     """COCO's box numbers in the last row of metrics.json, in percent, by their names there.
 
-    Detectron2 puts the data set's name before them where several were evaluated.
+    Detectron2 puts the data set's name before them where several were evaluated. Of a model that
+    detects nothing at all it says NaN; its AP is 0.
     """
     prefixes = ("bbox/", f"{dataset}/bbox/")
-    return {
+    metrics = {
         key.removeprefix(prefix): value
         for key, value in last_row(directory).items()
         for prefix in prefixes
         if key.startswith(prefix)
     }
+    averages = ("AP", "AP50", "AP75")
+    if all(math.isnan(metrics.get(name, 0.0)) for name in averages):
+        metrics.update(dict.fromkeys(averages, 0.0))
+    return metrics
 
 
 def _tail(path: Path) -> str:

@@ -63,7 +63,7 @@ class Estimate:
 def estimate(values: Iterable[float]) -> Estimate:
     """Mean and sample standard deviation of the finite values.
 
-    AP is NaN where a model detects nothing at all: who shows the estimate has to say so.
+    AP is NaN where an evaluation gave none: who shows the estimate has to say so.
     """
     finite = [value for value in values if math.isfinite(value)]
     return Estimate(

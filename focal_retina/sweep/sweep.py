@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import math
 import shlex
 import statistics
 import subprocess
@@ -104,8 +103,7 @@ def choose_tuned(sweep: Sweep, results: Sequence[TrialResult]) -> dict[str, Any]
                 if (x.row, x.tuned, x.status) == (row.name, value, "done")
             ]
             if aps:
-                # Detectron2's AP is NaN where nothing was detected.
-                scores[value] = statistics.fmean(0.0 if math.isnan(ap) else ap for ap in aps)
+                scores[value] = statistics.fmean(aps)
         if not scores:
             raise ValueError(f"every tuning trial of {row.name!r} failed: see their console.txt")
         chosen[row.name] = max(scores, key=scores.__getitem__)

@@ -175,8 +175,8 @@ def remarks(
         without = [str(trial.seed) for trial in summary.without_ap]
         if without:
             found.append(
-                f"{summary.row.name}: no AP with seed {_listed(without)}, as when a model detects "
-                "nothing at all; means and intervals are those of the other seeds."
+                f"{summary.row.name}: its evaluation gave no AP with seed {_listed(without)}; "
+                "means and intervals are those of the other seeds."
             )
         if summary.failed and summary.done:
             found.append(

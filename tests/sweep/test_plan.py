@@ -97,12 +97,6 @@ def test_the_tuned_value_is_that_of_the_highest_mean():
     assert choose_tuned(SWEEP, results) == {"CE": 0.2, "FL, γ 2": 0.1}
 
 
-def test_a_value_that_finds_nothing_is_never_the_best():
-    nothing = result("CE", 0.1, float("nan"))
-    other = [result("CE", 0.2, 1), result("FL, γ 2", 0.1, 5)]
-    assert choose_tuned(SWEEP, [nothing, *other])["CE"] == 0.2
-
-
 def test_a_row_of_which_every_tuning_trial_failed_is_named():
     with pytest.raises(ValueError, match="'CE'"):
         choose_tuned(SWEEP, [result("CE", 0.1, 0, "failed"), result("FL, γ 2", 0.1, 5)])

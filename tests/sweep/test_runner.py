@@ -8,7 +8,7 @@ import pytest
 from ray.cluster_utils import Cluster
 
 from focal_retina.sweep.results import RESULT_FILE
-from focal_retina.sweep.runner import connect
+from focal_retina.sweep.runner import connect, read_box_metrics
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +104,18 @@ def test_a_damaged_result_is_named(run, make_trial, tmp_path):
     path.write_text(path.read_text()[:50])
     with pytest.raises(ValueError, match=rf"{RESULT_FILE} is not the result of a trial"):
         run([trial])
+
+
+@pytest.mark.parametrize("prefix", ["bbox/", "val/bbox/"])
+def test_a_model_that_detects_nothing_has_an_ap_of_zero(tmp_path, prefix):
+    names = ("AP", "AP50", "AP75", "APs", "APm", "APl")  # what Detectron2 says of it
+    row = {"iteration": 10, **{f"{prefix}{name}": math.nan for name in names}}
+    (tmp_path / "metrics.json").write_text(json.dumps(row) + "\n")
+    metrics = read_box_metrics(tmp_path, "val")
+    assert [metrics[name] for name in names[:3]] == [0, 0, 0]
+    # One without small objects in its data set keeps the NaN that is due.
+    (tmp_path / "metrics.json").write_text(json.dumps({**row, f"{prefix}AP": 3.0}) + "\n")
+    assert read_box_metrics(tmp_path, "val")["AP"] == 3.0
 
 
 # The last one: it leaves the cluster with one node.

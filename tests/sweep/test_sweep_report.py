@@ -248,7 +248,7 @@ def test_nan_ap_is_left_out_and_said(write_report, tmp_path, finished):
     write_report(SWEEP, results, tmp_path, num_seeds=3)
     page, _, lines = read(tmp_path)
     assert lines[2][2] == "50.2 ± 0.3" and lines[2][-3] == "2 of 3"
-    assert "γ 0, α .75: no AP with seed 0, as when a model detects nothing" in page.text
+    assert "γ 0, α .75: its evaluation gave no AP with seed 0;" in page.text
     assert "nan" not in page.text
 
 
