@@ -60,7 +60,7 @@ class Trial:
         return f"{self.row}{tuned} #{self.seed}"
 
 
-def config_hash(cfg: CfgNode, inputs: CodeInputs = CodeInputs()) -> str:
+def config_hash(cfg: CfgNode, inputs: CodeInputs) -> str:
     """sha256 of everything that decides a trial's numbers: the whole config but for the folder that
     it writes to, and ``inputs``."""
     cfg = cfg.clone()

@@ -47,7 +47,11 @@ class Progress:
 
     def __call__(self, results: Sequence[TrialResult]) -> None:
         finished = {result.directory for result in results}
-        rows = {t.directory: last_row(self.root / t.directory) for t in self.trials}
+        rows = {
+            t.directory: last_row(self.root / t.directory)
+            for t in self.trials
+            if t.directory not in finished
+        }
         iterations = {
             t.directory: t.max_iter
             if t.directory in finished
