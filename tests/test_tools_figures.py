@@ -13,6 +13,7 @@ from detectron2.modeling import build_model
 
 from focal_retina import add_focal_retina_config, merge_config_file
 from focal_retina.analysis.labeled_predictions import build_labeled_loader, labeled_predictions
+from focal_retina.analysis.loss_report import read_loss_cdfs
 from focal_retina.engine import UserError, exit_status, prepare_process
 
 ROOT = Path(__file__).parents[1]
@@ -98,7 +99,10 @@ def test_analyze_loss(tool, run_dir, register, tmp_path):
     assert samples["positives"] >= 6
     assert numbers["shares"]["level"]["names"] == ["p3", "p4"]
     assert numbers["shares"]["class"]["names"] == ["cat", "dog"]
-    assert set(numbers["cdf"]["negatives"]) == {"0", "0.5", "1", "2"}
+    measured = read_loss_cdfs(output / "loss_distribution.json")
+    assert (measured.images, measured.samples) == (6, samples)
+    assert list(measured.cdfs["negatives"]) == [0, 0.5, 1, 2]
+    assert measured.cdfs["positives"][2].loss == numbers["cdf"]["positives"]["2"]["loss"]
     assert f"6 images, {samples['negatives']:,} negatives" in out
     assert "hardest 20% of positives hold" in out
 
@@ -108,6 +112,13 @@ def test_analyze_loss(tool, run_dir, register, tmp_path):
     assert status == 0
     numbers = json.loads((tmp_path / "other" / "loss_distribution.json").read_text())
     assert (numbers["images"], numbers["gammas"], numbers["alpha"]) == (1, [3.0], -1.0)
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"images": 3, "cdf": {"positives": {"0": {}}}}'])
+def test_what_is_no_loss_distribution_is_named(tmp_path, text):
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(ValueError, match=r"a\.json is no loss distribution"):
+        read_loss_cdfs(tmp_path / "a.json")
 
 
 def test_labels_are_those_of_training(run_dir, register):

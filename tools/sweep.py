@@ -29,6 +29,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--gpus-per-trial", type=float, default=sweeps.default_gpus())
     parser.add_argument("--retries", type=int, default=1, help="of a failed trial")
     parser.add_argument("--train-script", type=Path, default=ROOT / "train_net.py")
+    parser.add_argument(
+        "--loss-cdfs",
+        action="store_const",
+        const=ROOT / "tools" / "analyze_loss.py",
+        help="also measure where the loss of each row's trained model is",
+    )
     add_data_arguments(parser)
     parser.add_argument("opts", nargs="*", help="config keys and their values")
     return parser.parse_intermixed_args(namespace=argparse.Namespace(resume=False, eval_only=False))
@@ -49,9 +55,16 @@ def main() -> int:
             retries=args.retries,
             git_commit=sweeps.git_commit(ROOT),
         )
-        about = {"command": ["./run", *sys.argv], "base_config": args.config_file}
         with sweeps.connect(args.address):
-            results = sweeps.run_sweep(sweep, cfg, runner, range(1, args.seeds + 1), **about)
+            results = sweeps.run_sweep(
+                sweep,
+                cfg,
+                runner,
+                range(1, args.seeds + 1),
+                command=["./run", *sys.argv],
+                base_config=args.config_file,
+                loss_script=args.loss_cdfs,
+            )
     print(f"report: {args.output / sweep.name / 'report.html'}")
     return int(any(x.status == "failed" for x in results))
 

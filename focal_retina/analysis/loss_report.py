@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import NamedTuple
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
@@ -17,7 +18,16 @@ from .labeled_predictions import labeled_predictions
 from .loss_distribution import SATURATION, SCORE_BORDERS, SIGNS, LossCdf, LossDistribution
 from .plots import draw_loss_cdfs, draw_loss_shares
 
-__all__ = ["measure_loss_distribution", "summary", "write_loss_distribution"]
+__all__ = [
+    "NUMBERS_FILE",
+    "MeasuredCdfs",
+    "measure_loss_distribution",
+    "read_loss_cdfs",
+    "summary",
+    "write_loss_distribution",
+]
+
+NUMBERS_FILE = "loss_distribution.json"
 
 # What the summary tells of.
 _HARDEST = (("positives", 0.2), ("negatives", 0.2), ("negatives", 0.01))
@@ -106,9 +116,41 @@ def write_loss_distribution(
         },
         "shares": {part: asdict(share) for part, share in shares.items()},
     }
-    (output / "loss_distribution.json").write_text(json.dumps(contents) + "\n")
+    (output / NUMBERS_FILE).write_text(json.dumps(contents) + "\n")
     draw_loss_cdfs(cdfs, _sample_counts(distribution), output / "fig4.png")
     draw_loss_shares(shares, distribution.gammas, alpha, output / "loss_shares.png")
+
+
+class MeasuredCdfs(NamedTuple):
+    """Figure 4 of one model.
+
+    Attributes:
+        images: how many it was measured on.
+        samples: sign -> how many there are.
+        cdfs: sign -> γ -> curve, None where there is no loss.
+    """
+
+    images: int
+    samples: dict[str, int]
+    cdfs: dict[str, dict[float, LossCdf | None]]
+
+
+def read_loss_cdfs(path: Path) -> MeasuredCdfs:
+    """Read the curves out of the json that :func:`write_loss_distribution` wrote.
+
+    Raises:
+        OSError: there is no such file.
+        ValueError: it is another kind of file, or cut off.
+    """
+    try:
+        content = json.loads(path.read_text())
+        cdfs = {
+            sign: {float(gamma): cdf and LossCdf(**cdf) for gamma, cdf in by_gamma.items()}
+            for sign, by_gamma in content["cdf"].items()
+        }
+        return MeasuredCdfs(content["images"], content["samples"], cdfs)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is no loss distribution ({error}): remove it") from error
 
 
 def summary(distribution: LossDistribution, num_images: int) -> str:

@@ -10,19 +10,21 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from ..analysis.loss_report import MeasuredCdfs
 from ..analysis.plots.sweep import (
     SweepPoint,
     TimePoint,
     draw_ap_against_time,
     draw_ap_over_x,
     draw_loss_curves,
+    draw_row_loss_cdfs,
 )
 from ..analysis.plots.themes import DARK, LIGHT
 from ..analysis.training_metrics import Series, read_metrics
 from .grid import Sweep
 from .statistics import Comparison, RowSummary, mean_curve
 
-__all__ = ["Picture", "draw_pictures", "read_loss_curves"]
+__all__ = ["Picture", "draw_loss_picture", "draw_pictures", "read_loss_curves"]
 
 FOLDER = "plots"
 
@@ -110,6 +112,24 @@ def draw_pictures(
         draw = partial(draw_loss_curves, curves)
         pictures.append(_picture("loss_curves", "Training loss", caption, draw, directory))
     return pictures
+
+
+def draw_loss_picture(sweep: Sweep, losses: Mapping[str, MeasuredCdfs], directory: Path) -> Picture:
+    """Draw where the loss of the rows' models is, as a PNG in ``directory / "plots"``.
+
+    Args:
+        sweep: the table; a row that was not measured keeps its colour.
+        losses: name of a row -> what was measured, of at least one.
+        directory: the report's.
+    """
+    cdfs = {row.name: losses[row.name].cdfs if row.name in losses else {} for row in sweep.rows}
+    title = "Where the loss of the trained models is"
+    caption = (
+        "The share of all positives’, or of all negatives’, loss that the hardest of them hold: "
+        "figure 4 of the paper from the side of the high losses. Every model is measured with the "
+        "same losses, whatever it was trained with: cross-entropy (γ 0) and the focal loss of γ 2."
+    )
+    return _picture("loss_cdfs", title, caption, partial(draw_row_loss_cdfs, cdfs), directory)
 
 
 def _picture(

@@ -13,7 +13,8 @@ from markupsafe import Markup
 from ..analysis.plots.themes import DARK, LIGHT
 from . import wording
 from .grid import Sweep
-from .pictures import draw_pictures, read_loss_curves
+from .loss_cdfs import read_row_losses
+from .pictures import draw_loss_picture, draw_pictures, read_loss_curves
 from .results import TrialResult, write_atomically
 from .statistics import (
     Comparison,
@@ -22,7 +23,7 @@ from .statistics import (
     compare_with_reference,
     summarize,
 )
-from .tables import results_table, tuning_table
+from .tables import loss_table, results_table, tuning_table
 
 __all__ = ["write_sweep_report"]
 
@@ -65,6 +66,7 @@ def write_sweep_report(
     comparisons = compare_with_reference(sweep, summaries)
     pairs = compare_all_pairs(summaries)
     curves, missing = read_loss_curves(summaries, directory)
+    losses = read_row_losses(summaries, directory)
     facts = {
         "Paper’s numbers": sweep.setting,
         "Base config": base_config,
@@ -85,6 +87,9 @@ def write_sweep_report(
         "tuning": tuning_table(sweep, summaries, results),
         "tuned_on": sweep.tuning and wording.tuned_on(sweep.tuning),
         "pictures": draw_pictures(sweep, summaries, comparisons, curves, directory),
+        "losses": losses and loss_table(sweep, losses),
+        "loss_picture": losses and draw_loss_picture(sweep, losses, directory),
+        "measured_on": losses and wording.measured_on(losses),
         "pairs": _group(pairs),
         "failures": [(wording.failure(r), r.error) for r in results if r.status != "done"],
         "themes": {"light": LIGHT, "dark": DARK},

@@ -6,6 +6,8 @@ import json
 import logging
 import math
 import os
+import re
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -16,10 +18,12 @@ from typing import Any
 
 import ray
 import torch
+from tqdm import tqdm
 
 import focal_retina
 
 from . import process
+from .loss_cdfs import loss_folder, read_trial_losses
 from .plan import CodeInputs, Trial
 from .process import CONSOLE_FILE, read_usage, write_atomically
 from .results import RESULT_FILE, TrialResult, read_result, write_result
@@ -29,6 +33,7 @@ __all__ = ["TrialRunner", "connect", "default_gpus", "find_result"]
 _logger = logging.getLogger(__name__)
 
 _ERROR_LINES = 15
+_SECONDS_TO_CONNECT = 10.0
 _PACKAGE_ROOT = str(Path(focal_retina.__file__).parents[1])
 
 # A function of the standard library, so that Ray's workers import neither torch nor Detectron2.
@@ -48,6 +53,7 @@ def connect(address: str | None) -> Iterator[None]:
     Raises:
         ConnectionError: there is no cluster at ``address``.
     """
+    _check_reachable(address)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -58,6 +64,21 @@ def connect(address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_reachable(address: str | None) -> None:
+    """Ray tries an address that nothing listens at for minutes, and tells it in its log alone."""
+    match = re.fullmatch(r"(?:ray://)?\[?(.+?)\]?:(\d+)", address or "")
+    if match is None:  # "auto" and the like, which Ray looks up itself
+        return
+    try:
+        with socket.create_connection((match[1], int(match[2])), _SECONDS_TO_CONNECT):
+            pass
+    except (OSError, OverflowError) as error:
+        raise ConnectionError(
+            f"--address {address}: no Ray cluster answers there ({error}); start one with "
+            "`ray start --head`, or leave --address out to run on this machine"
+        ) from error
 
 
 def find_result(root: Path, trial: Trial) -> TrialResult | None:
@@ -139,19 +160,60 @@ class TrialRunner:
                     results[trial.directory] = self._collect(trial, number, error)
         return [results[t.directory] for t in trials]  # type: ignore[misc]
 
+    def measure_losses(self, results: Sequence[TrialResult], script: Path) -> list[TrialResult]:
+        """Measure where the loss of trained models is, into each trial's folder.
+
+        Args:
+            results: of :meth:`run`, done; one that is measured already is left as it is.
+            script: with analyze_loss.py's command line.
+
+        Returns:
+            Those that could not be measured; :func:`loss_folder`'s console.txt says why.
+        """
+        running = {
+            self._start_measuring(result, script): result
+            for result in results
+            if read_trial_losses(self.root / result.directory) is None
+        }
+        bar = tqdm(total=len(running), desc="loss distributions", unit="model")
+        waiting = list(running)
+        with bar:
+            while waiting:
+                finished, waiting = ray.wait(waiting)
+                bar.update(len(finished))
+        return [
+            result
+            for result in running.values()
+            if read_trial_losses(self.root / result.directory) is None
+        ]
+
+    def _start_measuring(self, result: TrialResult, script: Path) -> ray.ObjectRef:
+        trial = self.root / result.directory
+        output = loss_folder(trial)
+        output.mkdir(exist_ok=True)
+        arguments = ["--config-file", str(trial / "config.yaml"), *self.inputs.arguments()]
+        arguments += ["--output", str(output), "MODEL.WEIGHTS", str(trial / "model_final.pth")]
+        label = f"{result.row} #{result.seed}: loss distribution"
+        return self._start(label, output, script.resolve(), arguments)
+
     def _submit(self, trial: Trial) -> ray.ObjectRef:
         directory = self.root / trial.directory
         directory.mkdir(parents=True, exist_ok=True)
         write_atomically(directory / "config.yaml", trial.config_yaml)
         arguments = ["--config-file", str(directory / "config.yaml"), "--resume"]
         arguments += [*self.inputs.arguments(), "OUTPUT_DIR", str(directory)]
-        command = [sys.executable, process.__file__, directory, self.train_script, *arguments]
+        return self._start(trial.label, directory, self.train_script, arguments)
+
+    def _start(
+        self, label: str, directory: Path, script: Path, arguments: Sequence[str]
+    ) -> ray.ObjectRef:
+        command = [sys.executable, process.__file__, directory, script, *arguments]
         packages = os.pathsep.join([_PACKAGE_ROOT, os.environ.get("PYTHONPATH", "")])
         variables = {"OMP_NUM_THREADS": str(self.cpus_per_trial), "PYTHONPATH": packages}
         return _call.options(
             num_cpus=self.cpus_per_trial,
             num_gpus=self.gpus_per_trial,
-            name=trial.label,
+            name=label,
             runtime_env={"env_vars": variables},
         ).remote(
             [str(part) for part in command],

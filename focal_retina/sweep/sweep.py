@@ -15,11 +15,14 @@ from typing import Any
 from detectron2.config import CfgNode
 
 from .grid import Sweep
+from .loss_cdfs import loss_folder, trials_to_measure
 from .plan import Trial, plan_tests, plan_tuning
+from .process import CONSOLE_FILE
 from .progress import Progress
 from .report import write_sweep_report
 from .results import TrialResult, write_results
 from .runner import TrialRunner
+from .statistics import summarize
 
 __all__ = ["choose_tuned", "git_commit", "run_sweep"]
 
@@ -32,6 +35,7 @@ def run_sweep(
     *,
     command: Sequence[str],
     base_config: str,
+    loss_script: Path | None = None,
 ) -> list[TrialResult]:
     """Run what is unfinished, and write results.json, results.csv and the report.
 
@@ -43,13 +47,15 @@ def run_sweep(
         seeds: of the test.
         command: of this sweep, for the report.
         base_config: the base config's file, for the report.
+        loss_script: tools/analyze_loss.py, if the report is to show where the loss of a trained
+            model of each row is.
 
     Returns:
         The results of tuning and test; failed ones among them.
 
     Raises:
         ValueError: a row that cannot be planned; a row for which every tuning trial failed; another
-            sweep that uses ``runner.root`` now.
+            sweep that uses ``runner.root`` now; after the report: a loss that was not measured.
     """
     directory = runner.root / sweep.name
     directory.mkdir(parents=True, exist_ok=True)
@@ -62,6 +68,10 @@ def run_sweep(
             chosen = choose_tuned(sweep, tuning)
             tests = plan_tests(sweep, base, runner.inputs, seeds, chosen)
         results = [*tuning, *_run(runner, tests, sweep.name)]
+        unmeasured = []
+        if loss_script is not None:
+            trained = trials_to_measure(summarize(sweep, results))
+            unmeasured = runner.measure_losses(trained, loss_script)
 
         command_line = shlex.join(command)
         about = {
@@ -83,6 +93,10 @@ def run_sweep(
             base_config=base_config,
             num_seeds=len(seeds),
         )
+    if unmeasured:
+        folder = loss_folder(runner.root / unmeasured[0].directory)
+        names = "; ".join(x.row for x in unmeasured)
+        raise ValueError(f"the loss was not measured of {names}: see {folder / CONSOLE_FILE}")
     return results
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from ..analysis.loss_report import MeasuredCdfs
 from . import wording
 from .grid import Sweep
 from .results import TrialResult
 from .statistics import Comparison, Estimate, RowSummary, tuning_estimates
 
-__all__ = ["Cell", "Columns", "Table", "TableRow", "results_table", "tuning_table"]
+__all__ = ["Cell", "Columns", "Table", "TableRow", "loss_table", "results_table", "tuning_table"]
 
 
 class Cell(NamedTuple):
@@ -122,6 +123,37 @@ def tuning_table(
                 ],
             )
             for summary in summaries
+        ],
+    )
+
+
+def loss_table(sweep: Sweep, losses: Mapping[str, MeasuredCdfs]) -> Table:
+    """How concentrated the loss of each measured row's model is, for every γ that was measured."""
+    gammas = list(next(iter(losses.values())).cdfs["positives"])
+    parts = [("positives", 0.2), ("negatives", 0.01)]
+
+    def cell(measured: MeasuredCdfs, sign: str, gamma: float, share: float) -> Cell:
+        cdf = measured.cdfs[sign].get(gamma)
+        return Cell(wording.NOTHING if cdf is None else f"{100 * cdf.hardest(share):.0f} %")
+
+    return Table(
+        [
+            Columns(f"in the hardest {share:.0%} of {sign}", [f"γ {gamma:g}" for gamma in gammas])
+            for sign, share in parts
+        ],
+        [
+            TableRow(
+                row.name,
+                "",
+                row.name == sweep.reference,
+                [
+                    cell(losses[row.name], sign, gamma, share)
+                    for sign, share in parts
+                    for gamma in gammas
+                ],
+            )
+            for row in sweep.rows
+            if row.name in losses
         ],
     )
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..analysis.loss_report import MeasuredCdfs
 from .grid import Sweep, Tuning
 from .results import TrialResult
 from .statistics import Comparison, Difference, Estimate, RowSummary, Verdict
@@ -18,6 +19,7 @@ __all__ = [
     "failure",
     "headline",
     "mean_and_std",
+    "measured_on",
     "memory",
     "number",
     "plain",
@@ -184,6 +186,7 @@ def remarks(
                 f"{_count(len(summary.failed) + len(summary.done), 'trial')} failed; means and "
                 "intervals are those of the others."
             )
+        found += _remark_on_edge(sweep, summary)
         if len(summary.tuned) > 1:
             found.append(f"{summary.row.name}: trained with different values: {summary.tuned}.")
     if missing_curves:
@@ -195,6 +198,20 @@ def remarks(
             f"Left out are results of rows that are not in this sweep: {_listed(unknown)}."
         )
     return found
+
+
+def _remark_on_edge(sweep: Sweep, summary: RowSummary) -> list[str]:
+    """One where the chosen value is the smallest or largest number of at least three."""
+    if sweep.tuning is None or len(sweep.tuning.values) < 3:
+        return []
+    numbers = [v for v in sweep.tuning.values if isinstance(v, (int, float))]
+    ends = {"smallest": min(numbers), "largest": max(numbers)} if numbers else {}
+    return [
+        f"{summary.row.name}: the chosen {sweep.tuning.key}, {plain(value)}, is the {which} that "
+        "was tried; a better one may lie beyond it."
+        for which, value in ends.items()
+        if summary.tuned == [value]
+    ]
 
 
 def _outcome(summary: RowSummary) -> str:
@@ -246,6 +263,16 @@ def tuned_on(tuning: Tuning) -> str:
     return (
         f"AP {where} with {_count(tuning.seeds, 'seed')} a value, other seeds than the table’s. "
         "The value in bold was chosen for the row."
+    )
+
+
+def measured_on(losses: Mapping[str, MeasuredCdfs]) -> str:
+    """Such as "On 67 images of the test set: 5,031 positives, 1,203,300 negatives"."""
+    images, samples, _ = next(iter(losses.values()))
+    counts = ", ".join(f"{samples[sign]:,} {sign}" for sign in ("positives", "negatives"))
+    return (
+        f"Share of the loss that the hardest samples hold, on {_count(images, 'test image')} "
+        f"({counts}); for each row the model of its first finished seed."
     )
 
 

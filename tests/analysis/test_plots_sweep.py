@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from matplotlib.colors import to_rgb
 from matplotlib.text import Text
 
+from focal_retina.analysis.loss_distribution import LossCdf
 from focal_retina.analysis.plots import sweep
 from focal_retina.analysis.plots.sweep import (
     SweepPoint,
@@ -18,6 +19,7 @@ from focal_retina.analysis.plots.sweep import (
     draw_ap_against_time,
     draw_ap_over_x,
     draw_loss_curves,
+    draw_row_loss_cdfs,
 )
 from focal_retina.analysis.plots.themes import DARK, LIGHT, row_colors
 from focal_retina.analysis.training_metrics import Series
@@ -69,6 +71,23 @@ def test_panels_without_numbers_say_so(tmp_path, saved):
     draw_points([SweepPoint(1.0, NAN, [], NAN, NAN, NAN, NAN, NAN)], tmp_path / "ap.png")
     texts = [text.get_text() for axes in saved[0].axes for text in axes.texts]
     assert texts == ["no numbers in the paper", "no result"]
+
+
+def test_loss_of_the_hardest_samples_is_drawn_by_row(tmp_path, saved):
+    curve = LossCdf(samples=[0.0, 0.75, 1.0], loss=[0.0, 0.25, 1.0], error=0.0)
+    cdfs = {
+        "CE": {"positives": {0.0: curve, 2.0: None}, "negatives": {0.0: curve, 2.0: curve}},
+        "failed": {},
+        "FL": {"positives": {0.0: curve, 1.0: curve}, "negatives": {}},
+    }
+    draw_row_loss_cdfs(cdfs, theme=DARK, out_png=tmp_path / "cdfs.png")
+    panels = saved[0].axes
+    assert [len(axes.lines) for axes in panels] == [2, 1, 0, 1]
+    assert panels[0].lines[0].get_xydata().tolist() == [[1, 1], [0.25, 0.75], [0, 0]]
+    colors = row_colors(3, DARK)
+    assert [line.get_color() for line in panels[0].lines] == [colors[0], colors[2]]
+    (legend,) = saved[0].legends
+    assert [text.get_text() for text in legend.get_texts()] == ["CE", "FL"]
 
 
 def test_loss_curves_are_named_at_their_ends(tmp_path, saved):

@@ -57,7 +57,8 @@ def write_report(monkeypatch):
     def draw(*arguments, theme, out_png, **options):
         out_png.touch()
 
-    for name in ("draw_ap_over_x", "draw_ap_against_time", "draw_loss_curves"):
+    drawings = ("ap_over_x", "ap_against_time", "loss_curves", "row_loss_cdfs")
+    for name in [f"draw_{drawing}" for drawing in drawings]:
         monkeypatch.setattr(pictures, name, draw)
     return write_sweep_report
 
@@ -290,6 +291,50 @@ def test_tuning_shows_what_was_tried_and_chosen(write_report, tmp_path, make_tri
     assert "| γ 0, α .75 (reference) | 40.0 | **44.0** |" in markdown
     assert "AP on cards\\_val with 1 seed a value" in markdown
     assert "2 rows × 2 values × 1 seed: 2 done, 1 failed, 1 unfinished" in page.text
+
+
+@pytest.mark.parametrize(
+    ("values", "chosen", "end"),
+    [
+        ([0.1, 1.0, 10.0], 10.0, "largest"),
+        ([10.0, 0.1, 1.0], 0.1, "smallest"),
+        ([0.1, 1.0, 10.0], 1.0, None),
+        ([0.1, 1.0], 1.0, None),
+        (["a", "b", "c"], "c", None),
+    ],
+)
+def test_a_choice_at_the_end_of_what_was_tried_is_remarked(
+    write_report, tmp_path, make_trial, values, chosen, end
+):
+    sweep = replace(SWEEP, rows=ROWS[:1], tuning=Tuning("SOLVER.BASE_LR", values))
+    write_report(sweep, [make_trial(ROWS[0], 1, 50.0, tuned=chosen)], tmp_path)
+    remark = f"the chosen SOLVER.BASE_LR, {chosen:g}, is the {end}" if end else "a better one may"
+    assert (remark in read(tmp_path)[0].text) == (end is not None)
+
+
+def test_losses_of_the_first_finished_seeds_models_are_shown(write_report, tmp_path, finished):
+    curve = {"samples": [0.0, 0.8, 1.0], "loss": [0.0, 0.25, 1.0], "error": 0.0}
+    content = {
+        "images": 3,
+        "samples": {"positives": 1234, "negatives": 400},
+        "cdf": {"positives": {"0": curve, "2": None}, "negatives": {"0": curve, "2": curve}},
+    }
+    first = next(x for x in finished if x.row == ROWS[2].name)
+    folder = tmp_path / first.directory / "loss_distribution"
+    folder.mkdir()
+    (folder / "loss_distribution.json").write_text(json.dumps(content))
+    write_report(SWEEP, finished, tmp_path)
+    page, markdown, _ = read(tmp_path)
+    table = [[cell.strip() for cell in line] for line in page.tables[1]]
+    assert table == [
+        ["row", "in the hardest 20% of positives", "in the hardest 1% of negatives"],
+        ["γ 0", "γ 2", "γ 0", "γ 2"],
+        ["γ 2, α .25", "75 %", "–", "4 %", "4 %"],  # .75 of the loss evenly in 20 % of samples
+    ]
+    assert "on 3 test images (1,234 positives, 400 negatives)" in page.text
+    assert "| γ 2, α .25 | 75 % | – | 4 % | 4 % |" in markdown
+    assert "![Where the loss of the trained models is](plots/loss_cdfs.png)" in markdown
+    assert len(page.addresses) == 2 * 4
 
 
 def test_results_of_unknown_rows_are_not_lost_silently(write_report, tmp_path, finished):

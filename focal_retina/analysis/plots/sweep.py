@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
+from ..loss_distribution import LossCdf
 from ..training_metrics import Series
 from .style import DPI, style_axes
 from .themes import Theme, row_colors, themed
@@ -24,9 +25,11 @@ __all__ = [
     "draw_ap_against_time",
     "draw_ap_over_x",
     "draw_loss_curves",
+    "draw_row_loss_cdfs",
 ]
 
 
+_CDF_GAMMAS = (0.0, 2.0)  # cross-entropy, and the paper's focal loss
 _LABEL_CHARACTERS = 26
 _LABEL_GAP = 0.055  # between labels at the margin, of the axes' height
 _DASHES: tuple[tuple[int, tuple[int, ...]], ...] = ((0, ()), (0, (5, 2)), (0, (1, 1)))
@@ -195,6 +198,49 @@ def draw_ap_against_time(points: Mapping[str, TimePoint], *, theme: Theme, out_p
         axes.set_xlim(left=0)
         axes.set_xlabel(f"training and evaluation, {'minutes' if minutes else 'seconds'}")
         _label_at_margin(axes, ends)
+        figure.savefig(out_png)
+
+
+def draw_row_loss_cdfs(
+    cdfs: Mapping[str, Mapping[str, Mapping[float, LossCdf | None]]],
+    *,
+    theme: Theme,
+    out_png: Path,
+) -> None:
+    """Draw what share of the loss the hardest samples hold: a column a sign, a line of panels a γ.
+
+    Args:
+        cdfs: name of a row -> sign -> γ -> curve; an empty mapping keeps the row's colour for it.
+        theme: of the page.
+        out_png: the file to write.
+    """
+    with themed(theme):
+        figure = Figure(figsize=(11, 7.5), dpi=DPI, layout="constrained")
+        panels = figure.subplots(len(_CDF_GAMMAS), 2, sharex="col", sharey=True)
+        colors = row_colors(len(cdfs), theme)
+        for gamma, (positives, negatives) in zip(_CDF_GAMMAS, panels, strict=True):
+            for sign, axes in (("positives", positives), ("negatives", negatives)):
+                style_axes(axes, f"loss of {sign}, γ = {gamma:g}")
+                for index, ((name, of_row), color) in enumerate(
+                    zip(cdfs.items(), colors, strict=True)
+                ):
+                    cdf = of_row.get(sign, {}).get(gamma)
+                    if cdf is not None:
+                        hardest = [1 - x for x in cdf.samples], [1 - y for y in cdf.loss]
+                        dashes = _DASHES[index % len(_DASHES)]
+                        axes.plot(*hardest, color=color, linestyle=dashes, label=_short(name))
+            positives.set(xlim=(0, 1), ylim=(0, 1.02), ylabel="share of their loss")
+            negatives.set(xscale="log", xlim=(1e-5, 1))
+        positives.set_xlabel("fraction of positives, hardest first")
+        negatives.set_xlabel("fraction of negatives, hardest first")
+        handles = {
+            label: handle
+            for axes in panels.flat
+            for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+        }
+        figure.legend(
+            handles.values(), handles.keys(), loc="outside lower center", ncols=4, frameon=False
+        )
         figure.savefig(out_png)
 
 
