@@ -130,6 +130,7 @@ def tuning_table(
 def loss_table(sweep: Sweep, losses: Mapping[str, MeasuredCdfs]) -> Table:
     """How concentrated the loss of each measured row's model is, for every γ that was measured."""
     gammas = list(next(iter(losses.values())).cdfs["positives"])
+    subheadings = [f"γ {gamma:g}" for gamma in gammas]
     parts = [("positives", 0.2), ("negatives", 0.01)]
 
     def cell(measured: MeasuredCdfs, sign: str, gamma: float, share: float) -> Cell:
@@ -138,7 +139,7 @@ def loss_table(sweep: Sweep, losses: Mapping[str, MeasuredCdfs]) -> Table:
 
     return Table(
         [
-            Columns(f"in the hardest {share:.0%} of {sign}", [f"γ {gamma:g}" for gamma in gammas])
+            Columns(f"in the hardest {100 * share:g} % of {sign}", subheadings)
             for sign, share in parts
         ],
         [

@@ -34,12 +34,12 @@ __all__ = [
 NOTHING = "–"
 
 RULE = (
-    "An order of two rows counts as reproduced where the 95 % interval of the difference of their "
-    "mean AP (Welch’s, over the seeds) lies wholly on the paper’s side of zero, as not reproduced "
-    "where it lies wholly on the other side, and as undecided where it contains zero or a row has "
-    "fewer than two seeds. The interval covers the choice of the seed, not that of the test "
-    "images, and is not corrected for the number of pairs: of twenty equal pairs, about one would "
-    "be declared different."
+    "Two rows are told apart where the 95 % interval of the difference of their mean AP (Welch’s, "
+    "over the seeds) lies wholly on one side of zero; a row with fewer than two seeds is told from "
+    "none. An order of the paper counts as reproduced where that is the paper’s side, as not "
+    "reproduced where it is the other, and else as undecided. The interval covers the choice of "
+    "the seed, not that of the test images, and is not corrected for the number of pairs: of "
+    "twenty equal pairs, about one would be declared different."
 )
 
 
@@ -152,7 +152,12 @@ def _count_orders(pairs: Sequence[Comparison]) -> list[str]:
     if not any(math.isfinite(pair.here.margin) for pair in pairs):
         return ["No order of two rows can be told: each row needs at least two finished seeds."]
     if not any(counts):
-        return ["The paper has no numbers for these rows to compare with."]
+        measured = [pair.here for pair in pairs if pair.verdict is not Verdict.NO_RESULT]
+        apart = sum(here.sign != 0 for here in measured) or "none"
+        return [
+            "The paper has no numbers for these rows to compare with. Of "
+            f"{_count(len(measured), 'pair')} of rows, {apart} can be told apart at these seeds."
+        ]
     same, opposite, undecided = (str(count or "none") for count in counts)
     return [
         f"Of {_count(sum(counts), 'pair')} of rows that the paper orders and that have a result "

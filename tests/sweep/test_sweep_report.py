@@ -254,9 +254,9 @@ def test_nan_ap_is_left_out_and_said(write_report, tmp_path, finished):
 
 
 def test_rows_without_numbers_of_the_paper(write_report, tmp_path, make_trial):
-    rows = [Row(name, {}) for name in ("FL", "CE")]
+    rows = [Row(name, {}) for name in ("FL", "CE", "OHEM")]
     sweep = Sweep("cards", "Cards", "", "FL", rows)
-    aps = [(45.0, 45.2), (40.0, 40.2)]
+    aps = [(45.0, 45.2), (40.0, 40.2), (40.1, 40.3)]
     results = [
         make_trial(row, seed, ap)
         for row, both in zip(rows, aps, strict=True)
@@ -267,6 +267,7 @@ def test_rows_without_numbers_of_the_paper(write_report, tmp_path, make_trial):
     assert lines[0][:5] == ["row", "AP", "AP − reference", "AP50", "AP75"]
     assert "paper" not in lines[1]
     assert "The paper has no numbers for these rows to compare with." in page.text
+    assert "Of 3 pairs of rows, 2 can be told apart at these seeds." in page.text
     assert "CE below FL (here −5.0 ±" in page.text
 
 
@@ -327,7 +328,7 @@ def test_losses_of_the_first_finished_seeds_models_are_shown(write_report, tmp_p
     page, markdown, _ = read(tmp_path)
     table = [[cell.strip() for cell in line] for line in page.tables[1]]
     assert table == [
-        ["row", "in the hardest 20% of positives", "in the hardest 1% of negatives"],
+        ["row", "in the hardest 20 % of positives", "in the hardest 1 % of negatives"],
         ["γ 0", "γ 2", "γ 0", "γ 2"],
         ["γ 2, α .25", "75 %", "–", "4 %", "4 %"],  # .75 of the loss evenly in 20 % of samples
     ]
