@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
-from dataclasses import astuple
+from dataclasses import fields
 from types import ModuleType
 from typing import Any
 
@@ -68,7 +68,8 @@ def dense_loss_sum(
         labels,
         [torch.is_grad_enabled() and x.requires_grad for x in logits],
         formula.name,
-        list(astuple(formula)),
+        # not astuple, whose copies PyTorch 2.8 cannot trace
+        [getattr(formula, field.name) for field in fields(formula)],
         *_numbers_or_tensor(logits[0], positive_weight, negative_weight),
         kernel,
     )
