@@ -183,7 +183,8 @@ def draw_ap_against_time(points: Mapping[str, TimePoint], *, theme: Theme, out_p
         figure, axes = _figure_with_margin(len(points))
         style_axes(axes, "AP, %: mean ± std")
         ends = []
-        minutes = max(p.seconds for p in points.values() if math.isfinite(p.seconds)) >= 120
+        longest = max(p.seconds for p in points.values() if math.isfinite(p.seconds))
+        minutes = longest >= 120
         unit = 60 if minutes else 1
         for (name, point), color in zip(
             points.items(), row_colors(len(points), theme), strict=True
@@ -194,8 +195,7 @@ def draw_ap_against_time(points: Mapping[str, TimePoint], *, theme: Theme, out_p
                     seconds / unit, ap, _no_nan([std]), color=color, marker="o", capsize=3
                 )
                 ends.append((name, seconds / unit, ap, color))
-        axes.margins(x=0.1)
-        axes.set_xlim(left=0)
+        axes.set_xlim(0, 1.1 * longest / unit or 1)
         axes.set_xlabel(f"training and evaluation, {'minutes' if minutes else 'seconds'}")
         _label_at_margin(axes, ends)
         figure.savefig(out_png)
