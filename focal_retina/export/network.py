@@ -136,4 +136,6 @@ def _nms_by_class(
     classes = torch.cat((classes, classes.new_zeros(2)))
     moved = boxes + (classes * (boxes.max() + 1))[:, None]
     keep = nms(moved, scores, iou_threshold)
-    return keep[: torch.sym_min(keep.shape[0] - 2, max_detections)]
+    num_kept = torch.sym_min(keep.shape[0] - 2, max_detections)
+    torch._check(num_kept <= keep.shape[0])  # PyTorch 2.8 does not see it by itself
+    return keep[:num_kept]
