@@ -191,9 +191,9 @@ def remarks(
                 f"{_count(len(summary.failed) + len(summary.done), 'trial')} failed; means and "
                 "intervals are those of the others."
             )
-        found += _remark_on_edge(sweep, summary)
         if len(summary.tuned) > 1:
             found.append(f"{summary.row.name}: trained with different values: {summary.tuned}.")
+    found += _remarks_on_ends(sweep, summaries)
     if missing_curves:
         found.append(f"No loss curve could be read of {_listed(missing_curves)}.")
     known = {row.name for row in sweep.rows}
@@ -205,17 +205,18 @@ def remarks(
     return found
 
 
-def _remark_on_edge(sweep: Sweep, summary: RowSummary) -> list[str]:
-    """One where the chosen value is the smallest or largest number of at least three."""
+def _remarks_on_ends(sweep: Sweep, summaries: Sequence[RowSummary]) -> list[str]:
+    """Which rows chose the smallest or largest of at least three numbers."""
     if sweep.tuning is None or len(sweep.tuning.values) < 3:
         return []
     numbers = [v for v in sweep.tuning.values if isinstance(v, (int, float))]
     ends = {"smallest": min(numbers), "largest": max(numbers)} if numbers else {}
+    rows = {end: [s.row.name for s in summaries if s.tuned == [v]] for end, v in ends.items()}
     return [
-        f"{summary.row.name}: the chosen {sweep.tuning.key}, {plain(value)}, is the {which} that "
+        f"{_listed(names)}: the chosen {sweep.tuning.key}, {plain(ends[end])}, is the {end} that "
         "was tried; a better one may lie beyond it."
-        for which, value in ends.items()
-        if summary.tuned == [value]
+        for end, names in rows.items()
+        if names
     ]
 
 

@@ -307,9 +307,11 @@ def test_tuning_shows_what_was_tried_and_chosen(write_report, tmp_path, make_tri
 def test_a_choice_at_the_end_of_what_was_tried_is_remarked(
     write_report, tmp_path, make_trial, values, chosen, end
 ):
-    sweep = replace(SWEEP, rows=ROWS[:1], tuning=Tuning("SOLVER.BASE_LR", values))
-    write_report(sweep, [make_trial(ROWS[0], 1, 50.0, tuned=chosen)], tmp_path)
-    remark = f"the chosen SOLVER.BASE_LR, {chosen:g}, is the {end}" if end else "a better one may"
+    sweep = replace(SWEEP, rows=ROWS[:2], tuning=Tuning("SOLVER.BASE_LR", values))
+    trials = [make_trial(row, 1, 50.0, tuned=chosen) for row in ROWS[:2]]
+    write_report(sweep, trials, tmp_path)
+    told = "γ 0, α .75; γ .5, α .50: the chosen SOLVER.BASE_LR, {:g}, is the {}"
+    remark = told.format(chosen, end) if end else "a better one may"
     assert (remark in read(tmp_path)[0].text) == (end is not None)
 
 
