@@ -1,7 +1,8 @@
+from .cluster import connect, default_gpus
 from .grid import flatten_overrides, read_sweep
 from .plan import CodeInputs
 from .results import TrialResult
-from .runner import TrialRunner, connect, default_gpus
+from .runner import TrialRunner
 from .sweep import git_commit, run_sweep
 
 __all__ = [

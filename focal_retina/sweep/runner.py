@@ -6,18 +6,13 @@ import json
 import logging
 import math
 import os
-import re
-import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import ray
-import torch
 from tqdm import tqdm
 
 import focal_retina
@@ -28,57 +23,16 @@ from .plan import CodeInputs, Trial
 from .process import CONSOLE_FILE, read_usage, write_atomically
 from .results import RESULT_FILE, TrialResult, read_result, write_result
 
-__all__ = ["TrialRunner", "connect", "default_gpus", "find_result"]
+__all__ = ["TrialRunner", "find_result"]
 
 _logger = logging.getLogger(__name__)
 
 _ERROR_LINES = 15
-_SECONDS_TO_CONNECT = 10.0
 _PACKAGE_ROOT = str(Path(focal_retina.__file__).parents[1])
 
 # A function of the standard library, so that Ray's workers import neither torch nor Detectron2.
 # Retries are counted here, not by Ray.
 _call = ray.remote(max_retries=0)(subprocess.call)
-
-
-def default_gpus() -> float:
-    """GPUs a trial: one where there are any, else none."""
-    return 1.0 if torch.cuda.is_available() else 0.0
-
-
-@contextmanager
-def connect(address: str | None) -> Iterator[None]:
-    """Join the Ray cluster at ``address``, or start Ray on this machine and end it afterwards.
-
-    Raises:
-        ConnectionError: there is no cluster at ``address``.
-    """
-    _check_reachable(address)
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if address is None:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        options["num_cpus"] = len(os.sched_getaffinity(0))
-        options["include_dashboard"] = False
-    ray.init(address=address or "local", **options)
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-def _check_reachable(address: str | None) -> None:
-    """Ray tries an address that nothing listens at for minutes, and tells it in its log alone."""
-    match = re.fullmatch(r"(?:ray://)?\[?(.+?)\]?:(\d+)", address or "")
-    if match is None:  # "auto" and the like, which Ray looks up itself
-        return
-    try:
-        with socket.create_connection((match[1], int(match[2])), _SECONDS_TO_CONNECT):
-            pass
-    except (OSError, OverflowError) as error:
-        raise ConnectionError(
-            f"--address {address}: no Ray cluster answers there ({error}); start one with "
-            "`ray start --head`, or leave --address out to run on this machine"
-        ) from error
 
 
 def find_result(root: Path, trial: Trial) -> TrialResult | None:
@@ -175,9 +129,8 @@ class TrialRunner:
             for result in results
             if read_trial_losses(self.root / result.directory) is None
         }
-        bar = tqdm(total=len(running), desc="loss distributions", unit="model")
         waiting = list(running)
-        with bar:
+        with tqdm(total=len(running), desc="loss distributions", unit="model") as bar:
             while waiting:
                 finished, waiting = ray.wait(waiting)
                 bar.update(len(finished))

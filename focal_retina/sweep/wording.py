@@ -273,7 +273,7 @@ def tuned_on(tuning: Tuning) -> str:
 
 
 def measured_on(losses: Mapping[str, MeasuredCdfs]) -> str:
-    """Such as "On 67 images of the test set: 5,031 positives, 1,203,300 negatives"."""
+    """What the table of losses holds, and on how many images and samples it was measured."""
     images, samples, _ = next(iter(losses.values()))
     counts = ", ".join(f"{samples[sign]:,} {sign}" for sign in ("positives", "negatives"))
     return (

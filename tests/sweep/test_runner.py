@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from ray.cluster_utils import Cluster
 
+from focal_retina.sweep.cluster import connect
 from focal_retina.sweep.loss_cdfs import loss_folder, read_trial_losses
 from focal_retina.sweep.plan import CodeInputs
 from focal_retina.sweep.results import RESULT_FILE, TrialResult
-from focal_retina.sweep.runner import connect, read_box_metrics
+from focal_retina.sweep.runner import read_box_metrics
 
 
 @pytest.fixture(scope="module")
