@@ -9,8 +9,6 @@
 Several processes: --num-gpus 2 (on CPU, too), or torchrun --nproc-per-node 2 train_net.py …
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 
@@ -43,7 +41,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def main(args: argparse.Namespace, cfg: CfgNode) -> int:
-    prepare_process(args)  # one that was just started has empty registries
+    prepare_process(args.imports, args.register)  # one that was just started has empty registries
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="focal_retina")
 
@@ -67,9 +65,7 @@ def main(args: argparse.Namespace, cfg: CfgNode) -> int:
     except (FloatingPointError, CorruptImageError) as error:
         # Of a data worker's error the last line is the message, the others are a traceback.
         raise UserError(str(error).splitlines()[-1]) from error
-    if trainer.interrupted_by is None:
-        return 0
-    if comm.is_main_process():
+    if trainer.interrupted_by is not None and comm.is_main_process():
         print("train_net.py: saved; the same command with --resume goes on", file=sys.stderr)
     return exit_status_of(trainer.interrupted_by)
 
@@ -80,16 +76,23 @@ def report_if_finished(trainer: Trainer) -> None:
 
 
 def start(args: argparse.Namespace) -> int:
-    cfg = setup_config(args)
+    cfg = setup_config(
+        args.config_file,
+        args.opts,
+        register=args.register,
+        imports=args.imports,
+        resume=args.resume,
+        eval_only=args.eval_only,
+        num_processes=max(1, args.num_gpus) * args.num_machines,
+    )
     if not args.eval_only:
         warn_of_unreached_objects(cfg)
     return launch_training(main, args, cfg)
 
 
 def run() -> int:
-    args = parse_args()
     interrupted = "interrupted; --resume goes on from the last checkpoint"
-    return exit_status(lambda: start(args), interrupted)
+    return exit_status(lambda: start(parse_args()), interrupted)
 
 
 if __name__ == "__main__":

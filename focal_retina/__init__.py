@@ -1,23 +1,20 @@
 """focal_retina: RetinaNet with the focal loss (Lin et al., ICCV 2017) as a Detectron2 plugin.
 
 Importing the package registers ``FocalRetinaNet`` in Detectron2's ``META_ARCH_REGISTRY``, the dense
-head in ``DENSE_HEAD_REGISTRY`` and the classification losses in ``CLS_LOSS_REGISTRY``. Where
-another plugin has taken one of the names in Detectron2's registries, the import fails before it has
-added anything to them.
+head in ``DENSE_HEAD_REGISTRY`` and the classification losses in ``CLS_LOSS_REGISTRY``.
 """
 
 from .version import __version__
 
 try:
-    from .registration import check_names_are_free
-
-    check_names_are_free()
+    import detectron2 as _detectron2  # noqa: F401
 except ModuleNotFoundError as _error:
     if _error.name != "detectron2":
         raise
     raise ModuleNotFoundError(
-        "focal_retina needs Detectron2: install it from its repository with "
-        "`pip install 'git+https://github.com/facebookresearch/detectron2.git'`, "
+        "focal_retina needs Detectron2: with torch, 'setuptools<81' and wheel installed, "
+        "`pip install --no-build-isolation "
+        "'git+https://github.com/facebookresearch/detectron2.git'`; "
         "or let `./run` in a clone of focal_retina make an environment that has it.",
         name="detectron2",
     ) from None

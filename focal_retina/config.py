@@ -5,11 +5,7 @@ gamma, prior, thresholds at test time). What is new stands under ``MODEL.FOCAL_R
 ``INPUT.LARGE_SCALE_JITTER``; the defaults are Detectron2's behaviour.
 """
 
-from __future__ import annotations
-
 from detectron2.config import CfgNode as CN
-
-__all__ = ["add_focal_retina_config", "with_focal_retina_defaults"]
 
 
 def add_focal_retina_config(cfg: CN) -> None:

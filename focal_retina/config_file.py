@@ -5,8 +5,6 @@ anchor sizes with ``!!python/object/apply:eval``. Here that one tag is evaluated
 (numbers, lists, comprehensions over lists), and every other Python tag is refused.
 """
 
-from __future__ import annotations
-
 import ast
 import operator
 from collections.abc import Callable
@@ -16,8 +14,6 @@ from typing import Any
 import yaml
 from detectron2.config import CfgNode
 from detectron2.utils.file_io import PathManager
-
-__all__ = ["get_config_file", "load_yaml_with_base", "merge_config_file"]
 
 _BASE_KEY = "_BASE_"
 _EVAL_TAG = "tag:yaml.org,2002:python/object/apply:eval"

@@ -6,8 +6,6 @@ A standing environment has in VENV/.run
 What was killed half-way has no manifest, and is made anew.
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import fcntl

@@ -3,8 +3,6 @@
 Standard library only. Messages go to stderr, since stdout belongs to the user's command.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess

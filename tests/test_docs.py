@@ -18,7 +18,7 @@ from detectron2.config import LazyConfig
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.logger import setup_logger
 
-from focal_retina.engine import read_config
+from focal_retina.engine import load_config
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -78,7 +78,7 @@ def check_config(args: argparse.Namespace) -> None:
     if path.suffix == ".py":
         LazyConfig.apply_overrides(LazyConfig.load(str(path)), opts)
         return
-    read_config(argparse.Namespace(config_file=str(path), opts=opts, imports=[], register=[]))
+    load_config(path, opts)
 
 
 @pytest.mark.parametrize("page, command", COMMANDS)

@@ -104,7 +104,7 @@ def test_a_file_that_differs(export_model, run_dir, register, monkeypatch):
 
 
 def test_user_errors(export_model, run_dir, register, tmp_path):
-    status, _, err = export_model("--model", tmp_path, *register)
+    status, _, err = export_model("--model", tmp_path)
     assert status == 2 and "there is no file" in err
     status, _, err = export_model("--model", run_dir)
     assert status == 2 and "'tiny'" in err
@@ -130,4 +130,4 @@ def test_commands_of_the_docs(export_model, monkeypatch):
     for command in commands:
         arguments = shlex.split(command.partition("export_model.py")[2])
         status, _, err = export_model(*arguments)
-        assert status == 2 and "there is no file output/quickstart" in err
+        assert status == 2 and "config file output/quickstart" in err

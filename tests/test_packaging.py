@@ -1,7 +1,5 @@
 """The package as others install it: a wheel, an editable install, and what both ship."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

@@ -1,6 +1,5 @@
 """The figure tools as a user calls them, in this process and on a model of toy size."""
 
-import argparse
 import json
 import sys
 from pathlib import Path
@@ -123,7 +122,7 @@ def test_what_is_no_loss_distribution_is_named(tmp_path, text):
 
 def test_labels_are_those_of_training(run_dir, register):
     """Detectron2's own model labels the same anchors the same way."""
-    prepare_process(argparse.Namespace(imports=[], register=register[1:]))
+    prepare_process([], register[1:])
     cfg = get_cfg()
     add_focal_retina_config(cfg)
     merge_config_file(cfg, str(run_dir / "config.yaml"))

@@ -1,5 +1,4 @@
 """Show which predictions of a model hold its focal loss: the paper's figure 4, and more.
-
 ./run tools/analyze_loss.py --config-file FILE MODEL.WEIGHTS model.pth
 
 The images are those of DATASETS.TEST; trailing arguments change the config as in train_net.py.
@@ -33,7 +32,6 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, metavar="DIR", help="default: in OUTPUT_DIR")
     add_data_arguments(parser)
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE")
-    parser.set_defaults(resume=False, eval_only=True)
     args = parser.parse_args(argv)
     if args.images < 1 or (args.alpha or 0) > 1:
         parser.error("--images: at least 1; --alpha: at most 1")
@@ -42,7 +40,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
-    cfg = setup_config(args)
+    cfg = setup_config(
+        args.config_file, args.opts, register=args.register, imports=args.imports, eval_only=True
+    )
     output = args.output or Path(cfg.OUTPUT_DIR) / "loss_distribution"
     alpha = cfg.MODEL.RETINANET.FOCAL_LOSS_ALPHA if args.alpha is None else args.alpha
     with user_errors():

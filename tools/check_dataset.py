@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from focal_retina.analysis.dataset_report import config_problems, inspect_datasets, write_html
-from focal_retina.engine import add_data_arguments, exit_status, read_config, user_errors
+from focal_retina.engine import add_data_arguments, exit_status, load_config, user_errors
 
 
 def parse_args() -> argparse.Namespace:
@@ -29,7 +29,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> int:
     args = parse_args()
-    cfg = read_config(args)
+    cfg = load_config(args.config_file, args.opts, register=args.register, imports=args.imports)
     with user_errors():
         problems = config_problems(cfg)
         inspections = inspect_datasets(cfg, all_images=args.all_images)

@@ -27,7 +27,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     with user_errors():
-        prepare_process(args)
+        prepare_process(args.imports, args.register)
         for line in replay(args.dump):
             print(line, flush=True)
 

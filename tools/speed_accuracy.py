@@ -35,7 +35,6 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, default=Path("output/speed_accuracy"), metavar="DIR")
     add_data_arguments(parser)
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE")
-    parser.set_defaults(resume=False, eval_only=True)
     args = parser.parse_args(argv)
     if args.images < 1 or min(args.sizes) < 1:
         parser.error("--images and --sizes: at least 1")

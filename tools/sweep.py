@@ -37,7 +37,7 @@ def parse_args() -> argparse.Namespace:
     )
     add_data_arguments(parser)
     parser.add_argument("opts", nargs="*", help="config keys and their values")
-    return parser.parse_intermixed_args(namespace=argparse.Namespace(resume=False, eval_only=False))
+    return parser.parse_intermixed_args()
 
 
 def main() -> int:
@@ -45,7 +45,9 @@ def main() -> int:
     with user_errors():
         sweep = sweeps.read_sweep(args.sweep_file)
         args.opts = [*sweeps.flatten_overrides(sweep.overrides), *args.opts]
-        cfg = setup_config(args)
+        cfg = setup_config(
+            args.config_file, args.opts, register=args.register, imports=args.imports
+        )
         runner = sweeps.TrialRunner(
             root=args.output,
             train_script=args.train_script,

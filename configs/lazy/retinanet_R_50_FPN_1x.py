@@ -42,6 +42,5 @@ model = L(FocalRetinaNet)(
     num_classes=zoo.model.num_classes,
     pixel_mean=zoo.model.pixel_mean,
     pixel_std=zoo.model.pixel_std,
-    input_format=zoo.model.input_format,
 )
 model.head._target_ = FocalRetinaNetHead

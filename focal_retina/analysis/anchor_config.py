@@ -1,7 +1,5 @@
 """The anchors of a config, beside the objects of its training sets."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Sequence
 
@@ -21,8 +19,6 @@ from ..data.checks import (
     load_table,
 )
 from .anchor_coverage import AnchorGrid, Coverage, measure_coverage
-
-__all__ = ["build_anchor_grid", "input_size", "positive_iou", "warn_of_unreached_objects"]
 
 _logger = logging.getLogger(__name__)
 

@@ -12,23 +12,12 @@ nearest in x and nearest in y.
 Shapes: M objects, L levels, A anchor shapes of all levels, K classes, B = 3 buckets of size.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ..data.checks import AnnotationTable, box_faults
-
-__all__ = [
-    "SIZE_BUCKETS",
-    "AnchorGrid",
-    "Coverage",
-    "best_anchor_iou",
-    "measure_coverage",
-    "resized_objects",
-]
 
 SIZE_BUCKETS = ("small", "medium", "large")
 _BUCKET_BORDERS = (32.0**2, 96.0**2)  # COCO's, here of the box's area in the original image
@@ -76,7 +65,7 @@ class Coverage:
         return [self.class_names, self.threshold, self.counts.tolist(), self.unreached.tolist()]
 
     @classmethod
-    def from_json(cls, content: list[Any]) -> Coverage:
+    def from_json(cls, content: list[Any]) -> "Coverage":
         """The inverse of :meth:`to_json`.
 
         Raises:
@@ -172,7 +161,7 @@ def measure_coverage(
     threshold: float,
     short_edge: int,
     max_size: int,
-) -> Coverage:
+) -> "Coverage":
     """Count the objects that no anchor reaches, by class and size.
 
     Args:

@@ -3,8 +3,6 @@
 Shapes: M objects, L levels.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 from collections.abc import Iterator
@@ -13,8 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from .anchor_coverage import AnchorGrid, best_anchor_iou
-
-__all__ = ["ENOUGH", "AnchorSuggestion", "suggest_anchors"]
 
 ENOUGH = 0.01  # share of the objects that may stay unreached
 

@@ -1,7 +1,5 @@
 """The data sets of a config, checked and measured, as text and as one HTML file."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +12,6 @@ from ..data.coco import check_num_classes, dataset_classes
 from .anchor_config import build_anchor_grid, input_size, positive_iou
 from .anchor_coverage import SIZE_BUCKETS, Coverage, measure_coverage, resized_objects
 from .anchor_suggestion import ENOUGH, AnchorSuggestion, suggest_anchors
-
-__all__ = ["Inspection", "config_problems", "inspect_datasets", "write_html"]
 
 
 @dataclass(frozen=True)

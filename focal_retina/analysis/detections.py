@@ -1,14 +1,10 @@
 """Detections beside ground truth, image by image: what a picture sheet shows."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from detectron2.structures import BoxMode
-
-__all__ = ["Comparison", "LabeledBox", "break_even_threshold", "compare_images"]
 
 
 class LabeledBox(NamedTuple):

@@ -4,8 +4,6 @@ An image is resized as for a test, one image a batch, without augmentation; its 
 the padding too, are labeled by the model's own anchor labeler. The model is in evaluation mode.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Iterable, Iterator
 
@@ -23,8 +21,6 @@ from ..engine import UserError
 from ..engine.trained_model import load_trained_model
 from ..modeling import FocalRetinaNet
 from ..modeling.anchor_labeling import check_gt_instances
-
-__all__ = ["build_labeled_loader", "labeled_predictions", "load_detector"]
 
 _SEED = 0
 
@@ -87,9 +83,6 @@ def labeled_predictions(
         gt_instances = [x["instances"] for x in batch]
         names = [x["file_name"] for x in batch]
         check_gt_instances(gt_instances, model.num_classes, names)
-        features = model.backbone(model.preprocess_image(batch).tensor)
-        features = [features[name] for name in model.head_in_features]
-        logits, _ = model._transpose_dense_predictions(model.head(features), [model.num_classes, 4])
-        anchors = model.anchor_generator(features)
+        anchors, logits, _ = model.dense_predictions(model.preprocess_image(batch).tensor)
         labels, _ = model.anchor_labeler(anchors, [x.to(model.device) for x in gt_instances])
         yield names[0], logits, list(labels.split([len(x) for x in anchors], dim=1))

@@ -9,8 +9,6 @@ Shapes: N images, R_l anchors of level l, L levels, K classes, G gammas, B bins,
     Where 2 stands for a dimension of signs, negatives come first; of quantities, the loss.
 """
 
-from __future__ import annotations
-
 import functools
 import itertools
 import math
@@ -22,15 +20,6 @@ import torch
 from torch import Tensor
 
 from ..losses.kernels import Focal
-
-__all__ = [
-    "SATURATION",
-    "SCORE_BORDERS",
-    "SIGNS",
-    "LossCdf",
-    "LossDistribution",
-    "LossShares",
-]
 
 SIGNS = ("negatives", "positives")
 

@@ -1,7 +1,5 @@
 """From a model and labeled images to figure 4, as pictures, numbers and sentences."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -17,15 +15,6 @@ from ..modeling import FocalRetinaNet
 from .labeled_predictions import labeled_predictions
 from .loss_distribution import SATURATION, SCORE_BORDERS, SIGNS, LossCdf, LossDistribution
 from .plots import draw_loss_cdfs, draw_loss_shares
-
-__all__ = [
-    "NUMBERS_FILE",
-    "MeasuredCdfs",
-    "measure_loss_distribution",
-    "read_loss_cdfs",
-    "summary",
-    "write_loss_distribution",
-]
 
 NUMBERS_FILE = "loss_distribution.json"
 

@@ -4,8 +4,6 @@ They come from the loss modules themselves: values from their readable form, der
 backward pass of what a training calls.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,8 +12,6 @@ from torch import Tensor
 
 from ..losses import CrossEntropy, DenseLoss, FocalLoss, FocalLossStar
 from ..losses.base import dense_loss
-
-__all__ = ["FIGURE_7_BETAS", "FIGURE_7_GAMMAS", "LossCurve", "LossFigure", "evaluate", "figures"]
 
 # The paper does not list what its figure 7 shows. This grid holds α-CE, which is (γ, β) = (1, 0),
 # and both settings of Table 3, (2, 1) and (4, 0).

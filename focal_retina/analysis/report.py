@@ -1,7 +1,5 @@
 """What a training leaves for the eye, beside its checkpoints and numbers."""
 
-from __future__ import annotations
-
 import json
 import logging
 from pathlib import Path
@@ -14,8 +12,6 @@ from ..evaluation.precision_curves import load_precision_curves
 from .detections import break_even_threshold, compare_images
 from .plots import draw_detection_sheet, draw_pr_curves, draw_training_curves
 from .training_metrics import read_metrics
-
-__all__ = ["write_detection_sheet", "write_training_report"]
 
 _logger = logging.getLogger(__name__)
 

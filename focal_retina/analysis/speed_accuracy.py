@@ -1,16 +1,7 @@
 """AP against inference time, as numbers: the paper's figure 2, and what was measured beside it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
-
-__all__ = [
-    "PAPER_OTHERS",
-    "PAPER_RETINANET",
-    "Measurement",
-    "upper_envelope",
-]
 
 # (ms an image on an M40, AP on COCO test-dev), from the paper's table 1e; shorter sides 400 to 800.
 PAPER_RETINANET = {

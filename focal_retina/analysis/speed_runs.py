@@ -1,7 +1,5 @@
 """Measuring AP and inference time of trained models at several image sizes."""
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import hashlib
@@ -23,18 +21,9 @@ from detectron2.utils.file_io import PathManager
 from torch import nn
 
 from ..engine import Trainer, UserError, setup_config, user_errors
-from ..engine.checkpoint import atomic_write
 from ..engine.trained_model import load_trained_model
+from ..files import atomic_write
 from .speed_accuracy import PAPER_OTHERS, PAPER_RETINANET, Measurement
-
-__all__ = [
-    "Run",
-    "config_hash",
-    "measure_runs",
-    "parse_run",
-    "read_measurements",
-    "write_measurements",
-]
 
 _WARM_UP = 5
 
@@ -111,11 +100,10 @@ def measure_runs(
 
 
 def _read_config(args: argparse.Namespace, run: Run, output: Path) -> CfgNode:
-    arguments = argparse.Namespace(**vars(args))
-    arguments.config_file = run.config_file
-    arguments.opts = [*args.opts, "MODEL.WEIGHTS", run.weights]
-    arguments.opts += ["OUTPUT_DIR", str(output / run.name)]
-    cfg = setup_config(arguments)
+    opts = [*args.opts, "MODEL.WEIGHTS", run.weights, "OUTPUT_DIR", str(output / run.name)]
+    cfg = setup_config(
+        run.config_file, opts, register=args.register, imports=args.imports, eval_only=True
+    )
     if len(cfg.DATASETS.TEST) != 1:
         raise UserError(f"{run.config_file}: DATASETS.TEST {cfg.DATASETS.TEST} must name one set")
     return cfg

@@ -1,13 +1,9 @@
 """The numbers of a training, out of the metrics.json that Detectron2 writes as it goes."""
 
-from __future__ import annotations
-
 import json
 import logging
 from pathlib import Path
 from typing import NamedTuple
-
-__all__ = ["Series", "read_metrics"]
 
 _logger = logging.getLogger(__name__)
 

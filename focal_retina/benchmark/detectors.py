@@ -1,7 +1,5 @@
 """The detectors that benchmarks compare, and what they work on: random weights, random images."""
 
-from __future__ import annotations
-
 import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.model_zoo import get_config_file
@@ -13,8 +11,6 @@ from ..config import add_focal_retina_config
 from ..config_file import merge_config_file
 from .labeling import make_gt
 from .loss import Size
-
-__all__ = ["make_batch", "make_cfg", "make_ours", "make_stock", "make_torchvision"]
 
 OBJECTS_PER_IMAGE = 8  # COCO has 7.3 on average
 ZOO_CONFIG = "COCO-Detection/retinanet_R_50_FPN_1x.yaml"

@@ -3,8 +3,6 @@
 Nothing is loaded ahead in another process, so the data's time is seen in full.
 """
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,8 +14,6 @@ from .loader import jpeg_records, mapped, mapper_pair
 from .loss import Size
 from .timing import Case
 from .train import DEFAULT_SIZE, step_candidates
-
-__all__ = ["DEFAULT_SIZE", "comparison_cases"]
 
 NUM_FILES = 16
 

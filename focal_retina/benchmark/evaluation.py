@@ -4,8 +4,6 @@ The data and the candidates are here; how they are measured is :mod:`.timing`'s 
 needs minutes a call at the larger size, and is called four times more often than ``--runs`` says.
 """
 
-from __future__ import annotations
-
 import contextlib
 import copy
 import io
@@ -22,8 +20,6 @@ from pycocotools.cocoeval import COCOeval
 
 from ..evaluation.box_metrics import evaluate_boxes
 from .timing import Case
-
-__all__ = ["Size", "comparison_cases", "make_data", "scaling_cases"]
 
 OBJECTS_PER_IMAGE = 8
 IMAGE_SIZE = (640, 480)  # width, height

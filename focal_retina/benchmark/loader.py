@@ -1,7 +1,5 @@
 """What ``tools/benchmark.py loader`` measures: a JPEG file to a training sample, in one process."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -21,8 +19,6 @@ from .detectors import make_cfg
 from .labeling import make_gt
 from .loss import Size
 from .timing import Case
-
-__all__ = ["DEFAULT_SIZE", "comparison_cases", "jpeg_records", "mapped", "mapper_pair"]
 
 DEFAULT_SIZE = Size(16, 480, 640, 80)
 # Shortest sides that training resizes to: the zoo's, which enlarge, and one that shrinks.

@@ -4,8 +4,6 @@ The inputs and the candidates are here; how they are measured is :mod:`.timing`'
 R anchors of all levels, K classes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -19,15 +17,6 @@ from ..losses import FocalLoss
 from ..modeling.anchor_labeling import AnchorLabeler
 from .labeling import make_anchors, make_gt
 from .timing import COPY, Candidate, Case
-
-__all__ = [
-    "Size",
-    "comparison_cases",
-    "make_inputs",
-    "our_candidates",
-    "peer_candidates",
-    "scaling_cases",
-]
 
 ALPHA, GAMMA = 0.25, 2.0
 OBJECTS_PER_IMAGE = 8

@@ -1,7 +1,5 @@
 """Where the time of a candidate goes, by the functions that it calls on the way."""
 
-from __future__ import annotations
-
 import statistics
 import time
 from collections import defaultdict
@@ -12,8 +10,6 @@ from typing import Any
 from unittest import mock
 
 import torch
-
-__all__ = ["Stage", "StagedCandidate", "stage_seconds"]
 
 REST = "rest"
 

@@ -5,8 +5,6 @@ candidates of a case run in one process, in turn, round after round, so that a c
 machine's load meets all of them.
 """
 
-from __future__ import annotations
-
 import ctypes
 import datetime
 import gc
@@ -25,8 +23,6 @@ import torch
 from torch import Tensor
 
 from .stages import StagedCandidate, stage_seconds
-
-__all__ = ["COPY", "Case", "Row", "machine", "markdown", "measure", "write_json"]
 
 Candidate = Callable[[], object]
 Case = tuple[str, Mapping[str, Candidate]]

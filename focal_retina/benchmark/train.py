@@ -4,8 +4,6 @@ A step is forward, backward and the optimizer's, as the trainers of both do it, 
 there already; :mod:`.end2end` adds the data.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 
 import torch
@@ -18,8 +16,6 @@ from .detectors import make_batch, make_cfg, make_ours, make_stock
 from .loss import Size
 from .stages import Stage, StagedCandidate
 from .timing import Case
-
-__all__ = ["DEFAULT_SIZE", "Batches", "comparison_cases", "step_candidates"]
 
 DEFAULT_SIZE = Size(2, 480, 640, 80)
 # By name where it makes the batch of a step.

@@ -1,12 +1,8 @@
 """What happens to a training image before the model sees it."""
 
-from __future__ import annotations
-
 from detectron2.config import CfgNode
 from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
-
-__all__ = ["build_train_augmentation"]
 
 
 def build_train_augmentation(cfg: CfgNode) -> list[T.Augmentation]:

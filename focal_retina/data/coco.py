@@ -1,7 +1,5 @@
 """Data sets in COCO format: registering them, and comparing their classes with a config."""
 
-from __future__ import annotations
-
 import difflib
 import os
 from collections.abc import Iterable
@@ -11,15 +9,6 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 
 from .coco_json import read_coco_json
-
-__all__ = [
-    "Registration",
-    "check_num_classes",
-    "dataset_classes",
-    "parse_registration",
-    "register_coco_json",
-    "register_from_spec",
-]
 
 _SPEC = "NAME=ANNOTATIONS.json:IMAGE_DIR"
 

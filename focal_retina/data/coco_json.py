@@ -4,15 +4,11 @@ What is checked here is the form that Detectron2 and pycocotools need to read th
 Whether the content makes sense is the matter of :mod:`focal_retina.data.checks`.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from detectron2.utils.file_io import PathManager
-
-__all__ = ["read_coco_json"]
 
 _SHOWN = 5  # malformed entries that a message lists
 

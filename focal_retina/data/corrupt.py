@@ -1,14 +1,10 @@
 """An image that cannot be read in mid-training: stop and name it, or skip and count it."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from detectron2.data import detection_utils as utils
-
-__all__ = ["CorruptImageError", "CorruptImageGuard", "build_corrupt_image_guard"]
 
 _logger = logging.getLogger(__name__)
 

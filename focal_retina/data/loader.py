@@ -7,8 +7,6 @@ iteration, position in the batch): see :mod:`focal_retina.data.schedule`. They d
 nor on the number of data workers, and nothing is read to get to an iteration.
 """
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import logging
@@ -34,8 +32,6 @@ from torch.utils.data import DataLoader, Dataset
 from .checks import leave_out_unusable
 from .sampling import build_schedule
 from .schedule import TrainingSchedule
-
-__all__ = ["TrainLoader", "build_train_loader", "prepare_data_worker", "seeded"]
 
 logger = logging.getLogger(__name__)
 

@@ -1,7 +1,5 @@
 """The mapper of training: a dataset dict in, what the model sees out."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
@@ -11,8 +9,6 @@ from detectron2.data import detection_utils as utils
 from detectron2.data.transforms import TransformList
 
 from .augmentation import build_train_augmentation
-
-__all__ = ["CrowdKeepingMapper", "build_train_mapper"]
 
 
 def build_train_mapper(cfg: CfgNode) -> DatasetMapper:

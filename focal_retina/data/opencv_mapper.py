@@ -5,8 +5,6 @@ shrunk to half or less is decoded at a half, a quarter or an eighth, and flips c
 are part of the one copy into the tensor.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import cv2
@@ -17,8 +15,6 @@ from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
 from detectron2.utils.file_io import PathManager
 from fvcore.transforms.transform import PadTransform
-
-__all__ = ["OpenCVMapper"]
 
 _READ_FLAGS = {
     1: cv2.IMREAD_COLOR,

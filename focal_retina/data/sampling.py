@@ -3,8 +3,6 @@
 n images. Each of Detectron2's training samplers comes to how often an epoch has each image.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -16,8 +14,6 @@ from detectron2.data.samplers import RepeatFactorTrainingSampler
 from numpy.typing import NDArray
 
 from .schedule import TrainingSchedule, orientation_groups
-
-__all__ = ["build_schedule"]
 
 Records = list[dict[str, Any]]
 

@@ -10,8 +10,6 @@ images that an epoch adds to a group is known beforehand, the batches before an 
 not made: any t costs one or two permutations.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,8 +17,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-__all__ = ["TrainingSchedule", "orientation_groups"]
 
 # Epochs kept: a batch rarely reaches back beyond the epoch before its own.
 _CACHED_EPOCHS = 4

@@ -10,8 +10,6 @@ parameters or a newer generator never meet old data. A split's folder appears by
 everything in it is written: where it exists, it is complete.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
@@ -27,8 +25,6 @@ from tqdm import tqdm
 
 from .shapes_config import GENERATOR_VERSION, SPLITS, ShapesConfig
 from .shapes_outlines import CLASS_NAMES
-
-__all__ = ["generate_split", "register_shapes", "split_directory"]
 
 
 def split_directory(config: ShapesConfig, split: str, root: Path) -> Path:

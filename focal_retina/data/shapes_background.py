@@ -5,8 +5,6 @@ Every function draws its randomness from the generator that it is given, and not
 Random scalars stay Python floats (`math`, not `np`): NumPy's would make float64 of the images.
 """
 
-from __future__ import annotations
-
 import colorsys
 import math
 
@@ -14,15 +12,6 @@ import cv2
 import numpy as np
 
 from .shapes_outlines import Rng
-
-__all__ = [
-    "coordinates",
-    "develop",
-    "draw_lines",
-    "paint_background",
-    "random_color",
-    "value_noise",
-]
 
 
 def random_color(

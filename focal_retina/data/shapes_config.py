@@ -1,10 +1,6 @@
 """The parameters of the generated shapes data set."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-
-__all__ = ["GENERATOR_VERSION", "SPLITS", "ShapesConfig"]
 
 # To be raised with every change that alters an image or a box, so that old data are not used.
 GENERATOR_VERSION = 1

@@ -3,14 +3,10 @@
 A contour is an array (P, 2) of points (x, y) in any unit: who draws it sets size and direction.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-
-__all__ = ["CLASS_NAMES", "CLASS_OUTLINES", "DISTRACTORS", "Outline", "Rng"]
 
 Rng = np.random.Generator
 

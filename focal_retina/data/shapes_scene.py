@@ -10,8 +10,6 @@ An image is float32 (H, W, 3), RGB in [0, 1]; a contour is (P, 2) points (x, y),
 covers [i, i+1] × [j, j+1], as COCO's boxes have it.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 
@@ -28,8 +26,6 @@ from .shapes_background import (
 )
 from .shapes_config import SPLITS, ShapesConfig
 from .shapes_outlines import CLASS_NAMES, CLASS_OUTLINES, DISTRACTORS, Outline, Rng
-
-__all__ = ["SceneObject", "render_scene"]
 
 _SUPERSAMPLING = 4
 _SHADOW_MARGIN = 6  # pixels round a shape that its shadow may reach

@@ -3,7 +3,7 @@ from .command_line import add_data_arguments, exit_status
 from .interrupt import exit_status_of
 from .launch import launch_training
 from .precision import AutocastTrainer
-from .setup import UserError, prepare_process, read_config, setup_config, user_errors
+from .setup import UserError, load_config, prepare_process, setup_config, user_errors
 from .trainer import Trainer
 
 __all__ = [
@@ -15,8 +15,8 @@ __all__ = [
     "exit_status",
     "exit_status_of",
     "launch_training",
+    "load_config",
     "prepare_process",
-    "read_config",
     "setup_config",
     "user_errors",
 ]

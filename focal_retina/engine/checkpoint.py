@@ -1,15 +1,11 @@
 """Checkpoints that survive a kill at any moment, and are read without executing code."""
 
-from __future__ import annotations
-
-import contextlib
 import os
 import pickle
 import re
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
@@ -17,33 +13,10 @@ from detectron2.utils import comm
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from ..files import atomic_write
 from .restricted_pickle import array_globals, load_arrays
 
-__all__ = ["SafeCheckpointer", "atomic_write", "describe_refusal", "is_intact", "read_torch_file"]
-
 _PERIODIC_NAME = re.compile(r"model_(\d+)\.pth")
-
-
-@contextlib.contextmanager
-def atomic_write(path: str | os.PathLike) -> Iterator[IO[bytes]]:
-    """Open a file that appears under its name complete and on the disk, or not at all.
-
-    It is written beside ``path``, under a hidden name, synced and renamed. A kill in between leaves
-    the hidden file behind, which the next write to ``path`` replaces.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "wb") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    # The new name, too, has to reach the disk.
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def is_intact(path: str | os.PathLike) -> bool:

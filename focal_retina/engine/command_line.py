@@ -1,14 +1,10 @@
 """What the command-line tools have in common."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Callable
 
 from .setup import UserError
-
-__all__ = ["add_data_arguments", "exit_status"]
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:

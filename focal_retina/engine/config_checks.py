@@ -1,7 +1,5 @@
 """Values that make no sense, keys that do nothing, and a learning rate that misfits the batch."""
 
-from __future__ import annotations
-
 import logging
 import math
 from collections.abc import Callable, Collection, Iterator
@@ -10,8 +8,6 @@ from typing import Any, NamedTuple
 from detectron2.config import CfgNode, get_cfg
 
 from ..modeling.inference import INFERENCE_PRECISIONS
-
-__all__ = ["check_keys", "check_solver", "check_values", "scaled_learning_rate"]
 
 _logger = logging.getLogger(__name__)
 

@@ -5,8 +5,6 @@ a command. Either way all processes of a training have to stop after the same it
 waits for the others in the next.
 """
 
-from __future__ import annotations
-
 import contextlib
 import multiprocessing
 import os
@@ -18,14 +16,6 @@ from types import FrameType
 
 from detectron2.utils import comm
 
-__all__ = [
-    "Interrupted",
-    "StopRequest",
-    "exit_status_of",
-    "forward_to_children",
-    "leave_ctrl_c_to_parent",
-]
-
 
 class Interrupted(BaseException):
     """Training stopped after a saved iteration, as a signal asked. No error, so no traceback."""
@@ -35,7 +25,7 @@ class Interrupted(BaseException):
         self.signum = signum
 
 
-def exit_status_of(signum: int) -> int:
+def exit_status_of(signum: int | None) -> int:
     """130 for Ctrl-C, as shells have it; 0 for SIGTERM, which asked for nothing but an end."""
     return 130 if signum == signal.SIGINT else 0
 

@@ -1,7 +1,5 @@
 """One training in one process or several: Detectron2's ``--num-gpus``, or torchrun."""
 
-from __future__ import annotations
-
 import argparse
 import os
 from collections.abc import Callable
@@ -16,8 +14,6 @@ from torch.multiprocessing import ProcessExitedException
 from .command_line import exit_status
 from .interrupt import exit_status_of, forward_to_children, leave_ctrl_c_to_parent
 from .setup import UserError
-
-__all__ = ["launch_training"]
 
 Main = Callable[[argparse.Namespace, CfgNode], int]
 

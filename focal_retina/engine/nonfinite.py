@@ -3,8 +3,8 @@
 What is dumped, in a folder of its own below ``OUTPUT_DIR/nonfinite``:
 
 =============  ====================================================================================
-report.json    iteration, losses, losses and offending boxes by level, images, parameters whose
-               gradients are not finite, and the command that replays the batch
+report.json    iteration, losses, losses by level, images, parameters whose gradients are not
+               finite, and the command that replays the batch
 batch.pt       the images and objects as the model got them, states of the random generators
 model.pth      the weights and buffers before the step, as a checkpoint
 config.yaml    the whole config
@@ -12,8 +12,6 @@ config.yaml    the whole config
 
 All are read without executing code (``torch.load(weights_only=True)``).
 """
-
-from __future__ import annotations
 
 import json
 import logging
@@ -29,17 +27,8 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
+from ..modeling import FocalRetinaNet
 from .rng import rng_state, set_rng_state
-
-__all__ = [
-    "BATCH_FILE",
-    "CONFIG_FILE",
-    "REPORT_FILE",
-    "WEIGHTS_FILE",
-    "NonFiniteGuard",
-    "autocast_of",
-    "to_batch",
-]
 
 _logger = logging.getLogger(__name__)
 
@@ -159,17 +148,40 @@ class NonFiniteGuard(HookBase):
 
     def _levels(self) -> Any:
         """The losses by level, or why they can't be had: the first error must not get lost."""
-        losses_by_level = getattr(self._model, "losses_by_level", None)
-        if losses_by_level is None:
-            return f"{type(self._model).__name__} has no losses_by_level"
+        if not isinstance(self._model, FocalRetinaNet):
+            return f"{type(self._model).__name__} has no losses by level"
         set_rng_state(self._before["rng"])
         device_type, dtype = next(self._model.parameters()).device.type, self._before["autocast"]
         try:
             with autocast_of(device_type, dtype):
-                return losses_by_level(self._batch)
+                return losses_by_level(self._model, self._batch)
         except Exception as error:
             _logger.exception("the losses by level could not be computed")
             return f"{type(error).__name__}: {error}"
+
+
+@torch.no_grad()
+def losses_by_level(model: FocalRetinaNet, batched_inputs: list[dict]) -> list[dict[str, float]]:
+    """Where the losses of a training batch come from, a dict a level.
+
+    The levels add up to the losses of the batch, but for OHEM, which mines among the anchors that
+    it is given. The normalizer counts the batch.
+    """
+    images = model.preprocess_image(batched_inputs)
+    predictions = model.label_and_predict(images.tensor, batched_inputs)
+    normalizer = model.loss_normalizer(
+        predictions.image_idxs.bincount(minlength=len(batched_inputs))
+    )
+    return [
+        {
+            **{name: loss.item() for name, loss in model.losses(level, normalizer).items()},
+            "num_anchors": level.labels.numel(),
+            "num_positives": len(level.image_idxs),
+            "max_logit": level.logits[0].abs().max().item(),
+            "max_delta": level.deltas.abs().max().item() if len(level.deltas) else 0.0,
+        }
+        for level in predictions.levels()
+    ]
 
 
 def autocast_of(device_type: str, dtype: str | None) -> torch.autocast:

@@ -1,7 +1,5 @@
 """Detectron2's SGD, or AdamW, over Detectron2's parameter groups and gradient clipping."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
@@ -9,8 +7,6 @@ from detectron2.config import CfgNode
 from detectron2.solver import get_default_optimizer_params
 from detectron2.solver.build import maybe_add_gradient_clipping
 from torch import nn
-
-__all__ = ["build_optimizer"]
 
 
 def _sgd_options(cfg: CfgNode) -> dict[str, Any]:

@@ -1,7 +1,5 @@
 """One training step in the arithmetic that ``SOLVER.AMP`` asks for."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterable
 
@@ -9,8 +7,6 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.engine import AMPTrainer, SimpleTrainer
 from torch import nn, optim
-
-__all__ = ["AutocastTrainer", "build_step_trainer", "precision_of"]
 
 
 class AutocastTrainer(SimpleTrainer):

@@ -1,23 +1,26 @@
 """A dumped batch run again: the losses by level, and where the first number is not finite."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from torch import Tensor, nn
 
-from ..config import add_focal_retina_config
-from ..config_file import merge_config_file
-from .nonfinite import BATCH_FILE, CONFIG_FILE, WEIGHTS_FILE, autocast_of, to_batch
+from ..modeling import FocalRetinaNet
+from .nonfinite import (
+    BATCH_FILE,
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    autocast_of,
+    losses_by_level,
+    to_batch,
+)
 from .rng import set_rng_state
+from .setup import load_config
 from .trainer import Trainer
-
-__all__ = ["replay"]
 
 
 def replay(folder: Path) -> Iterator[str]:
@@ -67,24 +70,17 @@ def replay(folder: Path) -> Iterator[str]:
     ]
     yield f"parameters whose gradients are not finite: {_shorten(bad) or 'none'}"
 
-    losses_by_level = getattr(model, "losses_by_level", None)
-    if losses_by_level is not None:
+    if isinstance(model, FocalRetinaNet):
         model.load_state_dict(weights["model"])  # the buffers of before
         set_rng_state(dump["rng"])
         with autocast():
-            yield from _level_table(losses_by_level(batch))
+            yield from _level_table(losses_by_level(model, batch))
 
 
 def _read_config(folder: Path) -> CfgNode:
     if not (folder / CONFIG_FILE).is_file():
         raise FileNotFoundError(f"{folder} is no dump of a batch: it has no {CONFIG_FILE}")
-    cfg = get_cfg()
-    add_focal_retina_config(cfg)
-    merge_config_file(cfg, str(folder / CONFIG_FILE))
-    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
-        cfg.MODEL.DEVICE = "cpu"
-    cfg.freeze()
-    return cfg
+    return load_config(folder / CONFIG_FILE)
 
 
 def _load(path: Path) -> Any:
@@ -101,16 +97,6 @@ def _level_table(levels: list[dict[str, Any]]) -> Iterator[str]:
     yield "level  " + "".join(f"{name:>15}" for name in columns)
     for index, level in enumerate(levels):
         yield f"{index:<7}" + "".join(f"{level[name]:>15.6g}" for name in columns)
-    for index, level in enumerate(levels):
-        for box in level["boxes"]:
-            anchor, gt_box, deltas = (
-                ", ".join(f"{value:.4g}" for value in box[name])
-                for name in ("anchor", "gt_box", "deltas")
-            )
-            yield (
-                f"level {index}, image {box['image']}: box loss not finite at anchor ({anchor}) "
-                f"of object ({gt_box}) with deltas ({deltas})"
-            )
 
 
 def _shorten(names: list[str], limit: int = 5) -> str:

@@ -4,8 +4,6 @@ Detectron2's zoo (``.pkl``) is pickled dicts of NumPy arrays, some written by Py
 name any function and have it called on loading; here only those that build such dicts are found.
 """
 
-from __future__ import annotations
-
 import codecs
 import pickle
 from collections import OrderedDict
@@ -13,8 +11,6 @@ from collections.abc import Callable
 from typing import IO, Any
 
 import numpy as np
-
-__all__ = ["array_globals", "load_arrays"]
 
 
 def _latin1_bytes(text: str, encoding: str = "latin1") -> bytes:

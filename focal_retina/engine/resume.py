@@ -1,7 +1,5 @@
 """The hooks of an exact resume: saving, stopping, and metrics without gaps or repeats."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Sequence
@@ -13,8 +11,6 @@ from detectron2.utils.events import EventWriter, JSONWriter, TensorboardXWriter
 from fvcore.common.checkpoint import Checkpointer
 
 from .interrupt import Interrupted, StopRequest
-
-__all__ = ["CheckpointHook", "MetricsWriter", "drop_metrics_after"]
 
 # Detectron2's writers take the median of so many iterations.
 _WINDOW = 20

@@ -1,14 +1,10 @@
 """The random number generators of one process, as plain values for a checkpoint."""
 
-from __future__ import annotations
-
 import random
 from typing import Any
 
 import numpy as np
 import torch
-
-__all__ = ["rng_state", "set_rng_state"]
 
 
 def rng_state() -> dict[str, Any]:

@@ -1,14 +1,11 @@
 """From a command line to a config that is known to work, or one line that says why not."""
 
-from __future__ import annotations
-
-import argparse
 import contextlib
 import importlib.util
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -23,8 +20,6 @@ from ..data import check_num_classes, register_from_spec
 from ..data.checks import check_datasets
 from .config_checks import check_keys, check_solver, check_values
 from .precision import precision_of
-
-__all__ = ["UserError", "prepare_process", "read_config", "setup_config", "user_errors"]
 
 _DENSE_DETECTORS = ("FocalRetinaNet", "RetinaNet")
 
@@ -49,53 +44,71 @@ def user_errors() -> Iterator[None]:
         raise UserError(" ".join(str(message).split())) from error
 
 
-def setup_config(args: argparse.Namespace) -> CfgNode:
-    """Read the config, register the data sets of ``--register``, and check what can be checked
-    before training.
+def setup_config(
+    source: str | Path | None,
+    opts: Sequence[str] = (),
+    *,
+    register: Sequence[str] = (),
+    imports: Sequence[str] = (),
+    resume: bool = False,
+    eval_only: bool = False,
+    num_processes: int = 1,
+) -> CfgNode:
+    """:func:`load_config`, and check what can be checked before training.
 
     Args:
-        args: of Detectron2's ``default_argument_parser``, with ``imports`` and ``register`` as
-            :func:`prepare_process` has them.
-
-    Returns:
-        The frozen config, its ``MODEL.DEVICE`` one that this machine has.
+        source, opts, register, imports: see :func:`load_config`.
+        resume: a checkpoint in OUTPUT_DIR takes the place of MODEL.WEIGHTS.
+        eval_only: the training set is neither needed nor checked.
+        num_processes: of the training, where torchrun does not say it.
 
     Raises:
         UserError: missing file, unknown key, wrong class count, unusable data, unwritable output
             and the like.
     """
-    cfg = read_config(args)
+    cfg = load_config(source, opts, register=register, imports=imports)
     with user_errors():
-        _check_config(cfg, args)
-        _check_data(cfg, eval_only=args.eval_only)
+        _check_config(cfg, resume=resume, eval_only=eval_only, num_processes=num_processes)
+        _check_data(cfg, eval_only=eval_only)
     return cfg
 
 
-def read_config(args: argparse.Namespace) -> CfgNode:
-    """Read the config and register the data sets of ``--register``, without the checks of
-    :func:`setup_config`.
+def load_config(
+    source: str | Path | None,
+    opts: Sequence[str] = (),
+    *,
+    register: Sequence[str] = (),
+    imports: Sequence[str] = (),
+) -> CfgNode:
+    """The one way from files and words to a config.
 
     Args:
-        args: ``config_file``, ``opts`` (keys and values), and what :func:`prepare_process` needs.
+        source: a yaml; or the folder of a finished training, which is its ``config.yaml`` with
+            ``model_final.pth`` as MODEL.WEIGHTS.
+        opts: keys and values in turn; they have the last word.
+        register, imports: see :func:`prepare_process`.
+
+    Returns:
+        The frozen config, its MODEL.DEVICE one that this machine has.
 
     Raises:
         UserError: missing file, unknown key, value of a wrong type.
     """
     with user_errors():
-        prepare_process(args)
-        return _merge_config(args)
+        prepare_process(imports, register)
+        return _merge_config(source, opts)
 
 
-def prepare_process(args: argparse.Namespace) -> None:
-    """Fill this process's registries with what the command line names; again changes nothing.
+def prepare_process(imports: Sequence[str], register: Sequence[str]) -> None:
+    """Fill this process's registries; again changes nothing.
 
     Args:
-        args: ``imports``, Python files to import, such as one that registers a loss; ``register``,
-            data sets as ``NAME=ANNOTATIONS.json:IMAGE_DIR``.
+        imports: Python files to import, such as one that registers a loss.
+        register: data sets, each ``NAME=ANNOTATIONS.json:IMAGE_DIR``.
     """
-    for path in args.imports:
+    for path in imports:
         _import_file(Path(path).resolve())
-    for spec in args.register:
+    for spec in register:
         register_from_spec(spec)
 
 
@@ -115,25 +128,33 @@ def _import_file(path: Path) -> None:
     spec.loader.exec_module(module)
 
 
-def _merge_config(args: argparse.Namespace) -> CfgNode:
-    if not args.config_file:
+def _merge_config(source: str | Path | None, opts: Sequence[str]) -> CfgNode:
+    if not source:
         raise ValueError(
             "no config: name one, such as --config-file configs/quickstart/shapes_R18.yaml"
         )
     cfg = get_cfg()
     add_focal_retina_config(cfg)
-    merge_config_file(cfg, args.config_file)
+    path = Path(source)
+    if path.is_dir():
+        weights = path / "model_final.pth"
+        for file in (path / "config.yaml", weights):
+            if not file.is_file():
+                raise FileNotFoundError(f"{path} is no finished training: there is no file {file}")
+        opts = ["MODEL.WEIGHTS", str(weights), *opts]
+        path = path / "config.yaml"
+    merge_config_file(cfg, str(path))
     try:
-        cfg.merge_from_list(args.opts)
+        cfg.merge_from_list(list(opts))
     except (TypeError, AttributeError) as error:  # a key below a value, or a value such as {[]: 1}
-        raise ValueError(f"KEY VALUE arguments {' '.join(map(str, args.opts))}: {error}") from error
+        raise ValueError(f"KEY VALUE arguments {' '.join(map(str, opts))}: {error}") from error
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
     cfg.freeze()
     return cfg
 
 
-def _check_config(cfg: CfgNode, args: argparse.Namespace) -> None:
+def _check_config(cfg: CfgNode, *, resume: bool, eval_only: bool, num_processes: int) -> None:
     if cfg.MODEL.META_ARCHITECTURE not in META_ARCH_REGISTRY:
         raise ValueError(
             f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE!r} is not a registered model"
@@ -141,21 +162,15 @@ def _check_config(cfg: CfgNode, args: argparse.Namespace) -> None:
     check_values(cfg)
     if cfg.MODEL.META_ARCHITECTURE in _DENSE_DETECTORS:
         check_keys(cfg)
-        names = [*(() if args.eval_only else cfg.DATASETS.TRAIN), *cfg.DATASETS.TEST]
+        names = [*(() if eval_only else cfg.DATASETS.TRAIN), *cfg.DATASETS.TEST]
         check_num_classes(cfg.MODEL.RETINANET.NUM_CLASSES, names)
-    if not args.eval_only:
-        check_solver(cfg, _world_size(args))
+    if not eval_only:
+        check_solver(cfg, int(os.environ.get("WORLD_SIZE", num_processes)))
         precision_of(cfg)  # evaluation runs in fp32, whatever a checkpoint was trained in
     _check_output_dir(cfg.OUTPUT_DIR)
     has_checkpoint = DetectionCheckpointer(torch.nn.Identity(), cfg.OUTPUT_DIR).has_checkpoint()
-    if cfg.MODEL.WEIGHTS and not (args.resume and has_checkpoint):
+    if cfg.MODEL.WEIGHTS and not (resume and has_checkpoint):
         _check_weights(cfg.MODEL.WEIGHTS)
-
-
-def _world_size(args: argparse.Namespace) -> int:
-    """Processes of the training: torchrun's, or those that Detectron2's launcher is to start."""
-    processes = max(1, getattr(args, "num_gpus", 1)) * getattr(args, "num_machines", 1)
-    return int(os.environ.get("WORLD_SIZE", processes))
 
 
 def _check_data(cfg: CfgNode, *, eval_only: bool) -> None:

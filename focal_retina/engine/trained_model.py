@@ -1,7 +1,5 @@
 """A config's model with trained weights, all of them."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -10,8 +8,6 @@ from torch import nn
 from .checkpoint import SafeCheckpointer
 from .setup import UserError
 from .trainer import Trainer
-
-__all__ = ["load_trained_model"]
 
 
 def load_trained_model(cfg: CfgNode) -> nn.Module:

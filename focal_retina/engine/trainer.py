@@ -1,7 +1,5 @@
 """Detectron2's default trainer: on CPU and in bf16 too, exactly resumed, with COCO evaluation."""
 
-from __future__ import annotations
-
 import logging
 import os
 import weakref
@@ -33,8 +31,7 @@ from .optimizer import build_optimizer
 from .precision import build_step_trainer
 from .resume import CheckpointHook, MetricsWriter
 from .rng import rng_state, set_rng_state
-
-__all__ = ["Trainer"]
+from .training_pictures import TrainingPictures
 
 logger = logging.getLogger(__name__)
 
@@ -159,8 +156,15 @@ class Trainer(DefaultTrainer):
             CheckpointHook(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, self._stop),
             hooks.EvalHook(cfg.TEST.EVAL_PERIOD, self._evaluate),
             hooks.EvalHook(0, self._evaluate_with_tta) if cfg.TEST.AUG.ENABLED else None,
+            self._build_training_pictures() if cfg.VIS_PERIOD > 0 else None,
             self._metrics_writer,
         ]
+
+    def _build_training_pictures(self) -> TrainingPictures | None:
+        cfg = self.cfg
+        if cfg.MODEL.META_ARCHITECTURE != "FocalRetinaNet" or not comm.is_main_process():
+            return None
+        return TrainingPictures(self.model, period=cfg.VIS_PERIOD, input_format=cfg.INPUT.FORMAT)
 
     def _build_precise_bn(self) -> hooks.PreciseBN | None:
         if not get_bn_modules(self.model):

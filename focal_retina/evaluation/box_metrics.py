@@ -20,8 +20,6 @@ possible here. It is handed columns of numbers and gives back precision and reca
 compare with pycocotools' bit for bit; the averages are made of them by pycocotools itself.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import logging
@@ -33,8 +31,6 @@ import numpy as np
 from detectron2.evaluation.coco_evaluation import COCOevalMaxDets
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-
-__all__ = ["evaluate_boxes"]
 
 _logger = logging.getLogger(__name__)
 

@@ -1,13 +1,9 @@
 """The evaluator of a data set, by its metadata."""
 
-from __future__ import annotations
-
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator, LVISEvaluator
 
 from .coco_evaluator import COCOEvaluator
-
-__all__ = ["build_evaluator"]
 
 _EVALUATORS = {"coco": COCOEvaluator, "lvis": LVISEvaluator}
 

@@ -1,7 +1,5 @@
 """Detectron2's COCOEvaluator, its box metrics computed much faster."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import logging
@@ -14,8 +12,6 @@ from detectron2.utils.file_io import PathManager
 
 from .box_metrics import evaluate_boxes
 from .precision_curves import PrecisionCurves
-
-__all__ = ["PRECISION_CURVES_FILE", "COCOEvaluator"]
 
 _logger = logging.getLogger(__name__)
 

@@ -3,16 +3,12 @@
 Shapes: T thresholds of IoU, R recalls, K classes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from pycocotools.cocoeval import COCOeval
-
-__all__ = ["PrecisionCurves", "load_precision_curves"]
 
 
 class PrecisionCurves(NamedTuple):
@@ -24,7 +20,7 @@ class PrecisionCurves(NamedTuple):
     class_names: Sequence[str]
 
     @classmethod
-    def from_coco_eval(cls, coco_eval: COCOeval, class_names: Sequence[str]) -> PrecisionCurves:
+    def from_coco_eval(cls, coco_eval: COCOeval, class_names: Sequence[str]) -> "PrecisionCurves":
         """Of an accumulated evaluation, at the largest number of detections."""
         return cls(
             precision=coco_eval.eval["precision"][:, :, :, 0, -1],
@@ -43,7 +39,7 @@ class PrecisionCurves(NamedTuple):
         np.savez_compressed(path, **{**self._asdict(), "class_names": np.array(self.class_names)})
 
 
-def load_precision_curves(path: str | Path) -> PrecisionCurves:
+def load_precision_curves(path: str | Path) -> "PrecisionCurves":
     """Read what :meth:`PrecisionCurves.save` wrote."""
     with np.load(path) as arrays:
         curves = PrecisionCurves(*(arrays[name] for name in PrecisionCurves._fields))

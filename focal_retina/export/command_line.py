@@ -1,16 +1,12 @@
 """How the tools of this room are told which model: ``--model`` or ``--config-file``."""
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 
 from detectron2.config import CfgNode
 
-from ..engine import UserError, add_data_arguments, prepare_process, read_config, user_errors
-from .predictor import Predictor, build_eager_predictor, load_predictor, run_folder_options
-
-__all__ = ["add_model_arguments", "predictor_of", "read_model_config"]
+from ..engine import UserError, add_data_arguments, load_config, prepare_process, user_errors
+from .predictor import Predictor, build_eager_predictor, load_predictor
 
 
 def add_model_arguments(parser: argparse.ArgumentParser, kinds: str) -> None:
@@ -36,12 +32,9 @@ def read_model_config(args: argparse.Namespace) -> CfgNode:
     Raises:
         UserError: a missing file, an unknown key and the like.
     """
-    given = argparse.Namespace(**vars(args))
-    if args.model is not None:
-        with user_errors():
-            given.config_file, opts = run_folder_options(args.model)
-        given.opts = [*opts, *args.opts]
-    return read_config(given)
+    return load_config(
+        args.model or args.config_file, args.opts, register=args.register, imports=args.imports
+    )
 
 
 def predictor_of(args: argparse.Namespace) -> Predictor:
@@ -56,5 +49,5 @@ def predictor_of(args: argparse.Namespace) -> Predictor:
             return build_eager_predictor(read_model_config(args))
         if args.opts:
             raise UserError(f"{args.model} has its config in it: leave out {' '.join(args.opts)}")
-        prepare_process(args)
+        prepare_process(args.imports, args.register)
         return load_predictor(args.model)

@@ -1,7 +1,5 @@
 """Whether two predictors find the same, and what AP each has."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,8 +15,6 @@ from tqdm import tqdm
 from ..data import check_num_classes
 from ..evaluation import build_evaluator
 from .predictor import Predictor
-
-__all__ = ["Agreement", "average_precision", "compare", "sample_images"]
 
 TOLERANCE = 1e-3  # of scores, and of boxes in pixels
 # fp32 has 7 digits, and an exponential of the network's output scales the box.

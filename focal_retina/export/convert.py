@@ -1,7 +1,5 @@
 """From a trained model to ``model.pt2`` and ``model.onnx``."""
 
-from __future__ import annotations
-
 import logging
 import warnings
 from importlib.util import find_spec
@@ -14,8 +12,6 @@ from torch.onnx.errors import OnnxExporterError
 from ..engine import UserError
 from .meta import Preprocessing
 from .network import DenseNetwork
-
-__all__ = ["export_program", "save_onnx", "save_program"]
 
 _logger = logging.getLogger(__name__)
 

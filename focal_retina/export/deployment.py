@@ -1,7 +1,5 @@
 """What ``tools/export_model.py`` does: write files, measure their agreement, AP and speed."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,8 +14,6 @@ from .meta import build_meta
 from .network import DenseNetwork, DetectionNetwork
 from .predictor import EagerPredictor, Predictor, load_detector, load_predictor
 from .quantization import quantize_onnx
-
-__all__ = ["compare_all", "evaluate_all", "export", "timing_case"]
 
 EAGER, FOLDED, PROGRAM, ONNX, INT8 = "eager", "eager-folded", "torch.export", "onnx", "onnx-int8"
 

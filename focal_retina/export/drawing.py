@@ -1,15 +1,11 @@
 """Detections on an image: outlines with class names and scores."""
 
-from __future__ import annotations
-
 import colorsys
 from collections.abc import Sequence
 
 import numpy as np
 from detectron2.structures import Instances
 from PIL import Image, ImageDraw, ImageFont
-
-__all__ = ["draw_detections"]
 
 
 def draw_detections(image: np.ndarray, instances: Instances, classes: Sequence[str]) -> np.ndarray:

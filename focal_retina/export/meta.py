@@ -1,8 +1,6 @@
 """What an exported file's user has to know, as ``meta.json`` beside it: classes, thresholds and how
 an image becomes the network's input."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import logging
@@ -18,10 +16,8 @@ from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.modeling.box_regression import Box2BoxTransform
 from torch import Tensor
 
-from ..engine.checkpoint import atomic_write
+from ..files import atomic_write
 from ..modeling import DensePostprocessor, FocalRetinaNet
-
-__all__ = ["META_FILE", "ModelMeta", "Preprocessing", "build_meta"]
 
 META_FILE = "meta.json"
 
@@ -114,7 +110,7 @@ class ModelMeta:
             file.write(f"{json.dumps(dataclasses.asdict(self), indent=1)}\n".encode())
 
     @classmethod
-    def load(cls, folder: Path) -> ModelMeta:
+    def load(cls, folder: Path) -> "ModelMeta":
         """Read ``meta.json``.
 
         Raises:
@@ -134,7 +130,7 @@ class ModelMeta:
             ) from error
 
 
-def build_meta(cfg: CfgNode, model: FocalRetinaNet, *, with_nms: bool = True) -> ModelMeta:
+def build_meta(cfg: CfgNode, model: FocalRetinaNet, *, with_nms: bool = True) -> "ModelMeta":
     """Describe ``model``, which was built of ``cfg``. Class names are those of the registered data
     sets DATASETS.TEST and TRAIN; where none fits they are ``class 0`` and so on."""
     divisibility = model.backbone.size_divisibility

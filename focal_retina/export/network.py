@@ -4,8 +4,6 @@ Shapes: one image, H and W multiples of the size divisibility, R_l anchors of le
     detections.
 """
 
-from __future__ import annotations
-
 import torch
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from detectron2.modeling.meta_arch.dense_detector import permute_to_N_HWA_K
@@ -14,8 +12,6 @@ from torchvision.ops import nms
 
 from ..modeling import FocalRetinaNet
 from ..modeling.inference import inference_copy
-
-__all__ = ["DenseNetwork", "DetectionNetwork"]
 
 
 class DenseNetwork(nn.Module):

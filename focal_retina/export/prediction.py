@@ -1,7 +1,5 @@
 """From sources to results, what ``tools/predict.py`` does."""
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import sys
@@ -13,8 +11,6 @@ from ..engine import UserError
 from .predictor import Predictor
 from .sources import Frame, Source, UnreadableError
 from .writers import ResultWriter
-
-__all__ = ["predict_sources"]
 
 
 def predict_sources(

@@ -1,9 +1,6 @@
 """One interface to a detector in PyTorch, in a ``.pt2`` and in an ``.onnx``."""
 
-from __future__ import annotations
-
 import abc
-import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -14,22 +11,12 @@ from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
-from ..engine import UserError, read_config
+from ..engine import UserError, load_config
 from ..engine.trained_model import load_trained_model
 from ..modeling import FocalRetinaNet
 from ..modeling.inference import inference_copy
 from .convert import require_packages
 from .meta import ModelMeta, build_meta
-
-__all__ = [
-    "EagerPredictor",
-    "GraphPredictor",
-    "Predictor",
-    "build_eager_predictor",
-    "load_detector",
-    "load_predictor",
-    "run_folder_options",
-]
 
 Graph = Callable[[Tensor], Sequence[Tensor]]
 
@@ -124,28 +111,13 @@ def load_predictor(path: str | Path) -> Predictor:
     """
     path = Path(path)
     if path.is_dir():
-        config_file, opts = run_folder_options(path)
-        args = argparse.Namespace(config_file=config_file, opts=opts, imports=[], register=[])
-        return build_eager_predictor(read_config(args))
+        return build_eager_predictor(load_config(path))
     if path.suffix not in _GRAPH_LOADERS:
         raise UserError(f"{path}: expected a training's folder, or a file *.pt2 or *.onnx")
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
     meta = ModelMeta.load(path.parent)
     return GraphPredictor(_GRAPH_LOADERS[path.suffix](path), meta)
-
-
-def run_folder_options(folder: Path) -> tuple[str, list[str]]:
-    """Config file and KEY VALUE arguments for what ``train_net.py`` left in a folder.
-
-    Raises:
-        FileNotFoundError: ``config.yaml`` or ``model_final.pth`` is missing.
-    """
-    config_file, weights = folder / "config.yaml", folder / "model_final.pth"
-    for path in (config_file, weights):
-        if not path.is_file():
-            raise FileNotFoundError(f"there is no file {path}")
-    return str(config_file), ["MODEL.WEIGHTS", str(weights)]
 
 
 def load_detector(cfg: CfgNode) -> FocalRetinaNet:

@@ -4,8 +4,6 @@ Static quantization, since the ranges of a detector's activations are much alike
 image, and to find them anew in each costs more than 8 bits save.
 """
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -14,8 +12,6 @@ import numpy as np
 
 from .convert import require_packages
 from .meta import Preprocessing
-
-__all__ = ["quantize_onnx"]
 
 # They make the scores and deltas themselves; the other convolutions do 99% of the arithmetic.
 _FP32_LAYERS = ("cls_score", "bbox_pred")

@@ -1,7 +1,5 @@
 """Where images come from: files, folders, globs, videos and webcams."""
 
-from __future__ import annotations
-
 import abc
 import glob
 from collections.abc import Iterable, Iterator
@@ -14,8 +12,6 @@ from detectron2.data.detection_utils import read_image
 from PIL import Image
 
 from ..engine import UserError
-
-__all__ = ["Frame", "ImageFile", "Source", "UnreadableError", "Video", "Webcam", "find_sources"]
 
 VIDEO_SUFFIXES = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"}
 DEFAULT_FRAME_RATE = 30.0  # of a camera or a file that tells none
@@ -30,7 +26,7 @@ class Frame:
     """An image, (H, W, 3) uint8 BGR, and its number in its source, from 0."""
 
     image: np.ndarray
-    source: Source
+    source: "Source"
     number: int
 
 

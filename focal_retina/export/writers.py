@@ -1,7 +1,5 @@
 """Where detections go: pictures and videos in a folder, COCO json."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Sequence
@@ -13,12 +11,10 @@ from detectron2.structures import BoxMode, Instances
 from PIL import Image
 
 from ..engine import UserError
-from ..engine.checkpoint import atomic_write
+from ..files import atomic_write
 from .drawing import draw_detections
 from .meta import ModelMeta
 from .sources import Frame, Source, Video, Webcam, import_cv2
-
-__all__ = ["CocoWriter", "PictureWriter", "ResultWriter"]
 
 
 class ResultWriter(Protocol):

@@ -5,8 +5,6 @@ ratios. A model converted from there regresses from those anchors, so it needs t
 Their order is Detectron2's: aspect ratios vary fastest.
 """
 
-from __future__ import annotations
-
 import torch
 from detectron2.modeling.anchor_generator import (
     ANCHOR_GENERATOR_REGISTRY,
@@ -14,8 +12,6 @@ from detectron2.modeling.anchor_generator import (
     DefaultAnchorGenerator,
 )
 from torch import Tensor
-
-__all__ = ["DetectronAnchorGenerator", "OdtkAnchorGenerator", "TorchvisionAnchorGenerator"]
 
 
 class _AdjustedAnchorGenerator(DefaultAnchorGenerator):

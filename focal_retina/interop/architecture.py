@@ -1,11 +1,7 @@
 """Variants of RetinaNet with a ResNet, as far as they differ in their tensors."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
-
-__all__ = ["AFFINE", "BATCH_NORM", "BLOCKS", "CONV", "CONV_BIAS", "Architecture"]
 
 # Parameters of a module
 CONV = ("weight",)

@@ -1,7 +1,5 @@
 """ResNet-FPN whose P6 and P7 are computed as other libraries do."""
 
-from __future__ import annotations
-
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY
@@ -10,8 +8,6 @@ from detectron2.modeling.backbone.resnet import build_resnet_backbone
 from torch import Tensor
 
 from ..config import with_focal_retina_defaults
-
-__all__ = ["build_resnet_fpn_backbone_with_top_block"]
 
 
 class _LinearP6P7(LastLevelP6P7):

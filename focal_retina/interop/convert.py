@@ -1,7 +1,5 @@
 """Weights of one library to another's, by way of Detectron2's names and order."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,8 +12,6 @@ from .reading import BN_EPS, read_tensors, to_detectron2
 from .report import Report
 from .structure import Structure
 from .writing import adapt, is_neutral
-
-__all__ = ["Conversion", "convert"]
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,5 @@
 """A file of weights to another library's, and the settings that its model needs."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,8 +15,6 @@ from .files import load_weights, save_weights
 from .formats import WEIGHT_FORMATS
 from .reading import BN_EPS
 from .structure import Structure
-
-__all__ = ["convert_file", "settings_of", "write_conversion"]
 
 
 def convert_file(

@@ -1,7 +1,5 @@
 """Files of weights, read without executing what they hold and written all at once."""
 
-from __future__ import annotations
-
 import pickle
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,10 +10,9 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from ..engine.checkpoint import atomic_write, describe_refusal, read_torch_file
+from ..engine.checkpoint import describe_refusal, read_torch_file
 from ..engine.restricted_pickle import load_arrays
-
-__all__ = ["load_weights", "save_weights"]
+from ..files import atomic_write
 
 
 def _load_pickle(path: Path) -> Any:

@@ -1,7 +1,5 @@
 """The libraries whose RetinaNet weights can be read and written, a :class:`WeightFormat` each."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
@@ -12,8 +10,6 @@ from torch import Tensor
 from . import layouts
 from .architecture import BLOCKS, Architecture
 from .structure import STRIDES, AnchorSettings, Pixels, Structure
-
-__all__ = ["WEIGHT_FORMATS", "WeightFormat"]
 
 _IMAGENET_RGB = Pixels("RGB", (123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 _CAFFE_BGR = Pixels("BGR", (103.53, 116.28, 123.675), (1.0, 1.0, 1.0))

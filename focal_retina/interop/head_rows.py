@@ -4,8 +4,6 @@ Shapes: K classes, A anchors a position = S sizes x Q aspect ratios. A classific
     rows channels, a box output A x 4; there may be more rows than classes.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch
@@ -13,8 +11,6 @@ from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 from torch import Tensor
 
 from .structure import AnchorSettings
-
-__all__ = ["class_rows", "count_rows", "read_channels", "rows_to_write", "write_channels"]
 
 _COCO_IDS = [category["id"] for category in COCO_CATEGORIES if category["isthing"]]
 _COCO_ROWS = 91  # rows 0, and 1 to 90 for category numbers, eleven of which nothing has

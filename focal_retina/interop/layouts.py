@@ -4,20 +4,9 @@ Each function takes an :class:`Architecture` and returns a dict of Detectron2's 
 library's. What a library has no tensor for is left out.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 
 from .architecture import AFFINE, BATCH_NORM, CONV, CONV_BIAS, Architecture
-
-__all__ = [
-    "caffe2_keys",
-    "detectron2_keys",
-    "legacy_torchvision_keys",
-    "mmdet_keys",
-    "odtk_keys",
-    "torchvision_keys",
-]
 
 _FPN_STAGES = (3, 4, 5)
 _SUBNETS = ("cls_subnet", "bbox_subnet")

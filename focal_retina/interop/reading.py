@@ -1,7 +1,5 @@
 """A library's weights to Detectron2's names, classes and order of anchors."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -15,8 +13,6 @@ from .formats import WeightFormat
 from .layouts import detectron2_keys
 from .report import Report
 from .structure import STRIDES, Structure
-
-__all__ = ["BN_EPS", "BOX_OUTPUT", "CLS_OUTPUT", "STEM", "read_tensors", "to_detectron2"]
 
 STEM = "backbone.bottom_up.stem.conv1.weight"
 CLS_OUTPUT, BOX_OUTPUT = "head.cls_score", "head.bbox_pred"

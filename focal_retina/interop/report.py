@@ -1,10 +1,6 @@
 """What a conversion of weights did and could not do."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
-
-__all__ = ["Report"]
 
 
 @dataclass

@@ -3,8 +3,6 @@
 Shapes: K classes, A anchors a position = sizes x aspect ratios, L levels.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,8 +11,6 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.modeling.anchor_generator import ANCHOR_GENERATOR_REGISTRY
 from torch import Tensor
-
-__all__ = ["STRIDES", "AnchorSettings", "Pixels", "Structure"]
 
 STRIDES = (8, 16, 32, 64, 128)  # of P3 to P7
 
@@ -32,11 +28,11 @@ class Pixels:
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
-    def in_order(self, order: str) -> Pixels:
+    def in_order(self, order: str) -> "Pixels":
         step = 1 if order == self.order else -1
         return Pixels(order, self.mean[::step], self.std[::step])
 
-    def adapt(self, weight: Tensor, target: Pixels) -> Tensor:
+    def adapt(self, weight: Tensor, target: "Pixels") -> Tensor:
         """First convolution's weight (C, 3, H, W) for pixels as ``target`` has them.
 
         The output is the same if the means are the same colour. A difference of means could not be
@@ -75,7 +71,7 @@ class AnchorSettings:
             for cell, stride in zip(generator.cell_anchors, STRIDES, strict=True)
         ]
 
-    def distance(self, other: AnchorSettings) -> float:
+    def distance(self, other: "AnchorSettings") -> float:
         """Largest difference of a coordinate of an anchor, in pixels."""
         pairs = zip(self.first_boxes(), other.first_boxes(), strict=True)
         return max((a - b).abs().max().item() for a, b in pairs)
@@ -102,7 +98,7 @@ class Structure:
     box_weights: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)
 
     @classmethod
-    def from_config(cls, cfg: CfgNode) -> Structure:
+    def from_config(cls, cfg: CfgNode) -> "Structure":
         """
         Raises:
             ValueError: the model is no RetinaNet on P3 to P7 of a ResNet.

@@ -1,7 +1,5 @@
 """Weights under Detectron2's names to what another library fixes."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 
@@ -14,8 +12,6 @@ from .formats import WeightFormat
 from .reading import BN_EPS, BOX_OUTPUT, CLS_OUTPUT, STEM
 from .report import Report
 from .structure import Structure
-
-__all__ = ["adapt", "is_neutral"]
 
 _SAME_PIXEL = 1e-4  # anchors nearer than this are the same
 _SAME_MEAN = 1e-2  # of values of 0 to 255

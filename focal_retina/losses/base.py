@@ -5,8 +5,6 @@ other (a background anchor has none of its own), x a logit, x_t = y·x, p_t = σ
 section 3). Whatever the kernels compute is tested against this file.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,8 +13,6 @@ from torch import Tensor, nn
 
 from .class_alpha import check_alpha, resolve_alpha
 from .kernels import Focal, FocalStar, dense_loss_sum
-
-__all__ = ["DenseLoss", "KernelLoss", "dense_loss"]
 
 
 def dense_loss(

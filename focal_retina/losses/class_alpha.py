@@ -4,12 +4,8 @@ The positive of class k weighs α_k and a negative of class k 1 - α_k. A scalar
 weights at all, as in Detectron2 and fvcore.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
-
-__all__ = ["balanced_alpha", "check_alpha", "resolve_alpha"]
 
 
 def check_alpha(alpha: float | Sequence[float]) -> None:

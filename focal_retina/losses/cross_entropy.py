@@ -1,7 +1,5 @@
 """CE and α-CE (paper section 3.1, Table 1a)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from torch import Tensor
@@ -10,8 +8,6 @@ from torch.nn import functional as F
 from .base import KernelLoss
 from .kernels import Focal
 from .registry import CLS_LOSS_REGISTRY
-
-__all__ = ["CrossEntropy"]
 
 
 @CLS_LOSS_REGISTRY.register()

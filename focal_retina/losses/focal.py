@@ -1,7 +1,5 @@
 """The focal loss (paper section 3.2, Tables 1b and 1e)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,8 +9,6 @@ from torch.nn import functional as F
 from .base import KernelLoss
 from .kernels import Focal
 from .registry import CLS_LOSS_REGISTRY
-
-__all__ = ["FocalLoss", "focal_loss"]
 
 
 def focal_loss(x_t: Tensor, gamma: float) -> Tensor:

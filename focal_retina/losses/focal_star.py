@@ -1,7 +1,5 @@
 """FL*, the other form of the focal loss (paper appendix A, Table 3)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,8 +9,6 @@ from torch.nn import functional as F
 from .base import KernelLoss
 from .kernels import FocalStar
 from .registry import CLS_LOSS_REGISTRY
-
-__all__ = ["FocalLossStar", "focal_loss_star"]
 
 
 def focal_loss_star(x_t: Tensor, gamma: float, beta: float) -> Tensor:

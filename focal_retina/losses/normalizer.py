@@ -8,21 +8,10 @@ DistributedDataParallel averages gradients over workers. So a count is added up 
 divided by W: then W workers of N images train as one worker of W·N images does.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
-
-__all__ = [
-    "BatchNormalizer",
-    "EmaNormalizer",
-    "ImageNormalizer",
-    "normalized_loss",
-    "num_workers",
-    "sum_over_workers",
-]
 
 
 def num_workers() -> int:

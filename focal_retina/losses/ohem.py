@@ -3,8 +3,6 @@
 N images, L levels, R_l anchors of level l, R anchors of all levels, K classes, B anchors kept.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,8 +14,6 @@ from .base import dense_loss
 from .cross_entropy import CrossEntropy
 from .normalizer import num_workers, sum_over_workers
 from .registry import CLS_LOSS_REGISTRY
-
-__all__ = ["OHEM", "nms_survivors"]
 
 
 @CLS_LOSS_REGISTRY.register()

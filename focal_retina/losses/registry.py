@@ -1,7 +1,5 @@
 """From config to modules: the only place of ``losses`` that chooses by name."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,8 +7,6 @@ from fvcore.common.registry import Registry
 from torch import nn
 
 from .normalizer import BatchNormalizer, EmaNormalizer, ImageNormalizer
-
-__all__ = ["CLS_LOSS_REGISTRY", "build_cls_loss", "build_loss_normalizer"]
 
 CLS_LOSS_REGISTRY = Registry("CLS_LOSS")
 CLS_LOSS_REGISTRY.__doc__ = (

@@ -1,13 +1,14 @@
 from .anchor_labeling import AnchorLabeler
 from .backbone import build_resnet_fpn_backbone_without_top_block
 from .efficientnet_lite import EfficientNetLite0, build_efficientnet_lite_fpn_backbone
-from .head import DENSE_HEAD_REGISTRY, FocalRetinaNetHead, build_dense_head
+from .head import DENSE_HEAD_REGISTRY, DenseHead, FocalRetinaNetHead, build_dense_head
 from .meta_arch import FocalRetinaNet
 from .postprocess import DensePostprocessor
 
 __all__ = [
     "DENSE_HEAD_REGISTRY",
     "AnchorLabeler",
+    "DenseHead",
     "DensePostprocessor",
     "EfficientNetLite0",
     "FocalRetinaNet",

@@ -1,14 +1,10 @@
 """Backbones that Detectron2 has the parts of, but no builder."""
 
-from __future__ import annotations
-
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY
 from detectron2.modeling.backbone.fpn import FPN
 from detectron2.modeling.backbone.resnet import build_resnet_backbone
-
-__all__ = ["build_resnet_fpn_backbone_without_top_block"]
 
 
 @BACKBONE_REGISTRY.register()

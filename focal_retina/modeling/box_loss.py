@@ -5,8 +5,6 @@ Shapes: P positive anchors. Values and gradients are those of Detectron2's
 positives; here only the positives are looked at.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Protocol
 
@@ -15,8 +13,6 @@ from detectron2.layers import ciou_loss, diou_loss
 from detectron2.modeling.box_regression import Box2BoxTransform
 from fvcore.nn import giou_loss, smooth_l1_loss
 from torch import Tensor
-
-__all__ = ["BoxLoss", "IoUBoxLoss", "SmoothL1BoxLoss", "build_box_loss"]
 
 
 class BoxLoss(Protocol):

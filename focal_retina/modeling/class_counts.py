@@ -1,12 +1,8 @@
 """How many objects of each class a training set has."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 from detectron2.data import DatasetCatalog
-
-__all__ = ["count_objects"]
 
 
 def count_objects(dataset_names: Iterable[str], num_classes: int) -> list[int]:

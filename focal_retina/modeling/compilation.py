@@ -1,13 +1,9 @@
 """``torch.compile`` of the network: backbone and subnets, not labeling, losses or NMS."""
 
-from __future__ import annotations
-
 import os
 import shutil
 
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
-
-__all__ = ["compile_network"]
 
 
 def compile_network(model: DenseDetector, *, backend: str = "inductor") -> None:

@@ -8,8 +8,6 @@ RGB images as ``(x - 127) / 128``: ``INPUT.FORMAT`` RGB, ``MODEL.PIXEL_MEAN`` 12
 Shapes: N images of H x W pixels; C channels.
 """
 
-from __future__ import annotations
-
 import logging
 from typing import NamedTuple
 
@@ -23,8 +21,6 @@ from detectron2.modeling.backbone.fpn import FPN, LastLevelP6P7
 from torch import Tensor, nn
 
 from ..config import with_focal_retina_defaults
-
-__all__ = ["EfficientNetLite0", "build_efficientnet_lite_fpn_backbone"]
 
 
 class _Stage(NamedTuple):

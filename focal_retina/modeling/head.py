@@ -1,27 +1,46 @@
 """The two subnets of RetinaNet: feature maps in, class logits and box deltas out."""
 
-from __future__ import annotations
-
+import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
+from detectron2.modeling.meta_arch.dense_detector import permute_to_N_HWA_K
 from detectron2.modeling.meta_arch.retinanet import RetinaNetHead
 from fvcore.common.registry import Registry
 from torch import Tensor, nn
 
 from .patches import can_run_on_patches, run_on_patches
 
-__all__ = ["DENSE_HEAD_REGISTRY", "FocalRetinaNetHead", "build_dense_head"]
-
 DENSE_HEAD_REGISTRY = Registry("DENSE_HEAD")
 DENSE_HEAD_REGISTRY.__doc__ = """
 Registry of dense heads. A head is built as ``head(cfg, input_shape: list[ShapeSpec])`` and called
 with the list of feature maps, high resolution first; it returns per-level logits (N, A x K, H, W)
-and box deltas (N, A x 4, H, W). It may offer :meth:`FocalRetinaNetHead.predict_positives`, which
-training then calls instead.
+and box deltas (N, A x 4, H, W). :class:`DenseHead` brings what training calls.
 """
 
 
-def build_dense_head(cfg: CfgNode, input_shape: list[ShapeSpec]) -> nn.Module:
+class DenseHead(nn.Module):
+    """Base of dense heads; a subclass fills ``forward``."""
+
+    def predict_positives(
+        self, features: list[Tensor], image_idxs: Tensor, anchor_idxs: Tensor, groups: Tensor
+    ) -> tuple[list[Tensor], Tensor]:
+        """All logits, but the box deltas of P anchors alone: those that training has a loss for.
+
+        Args:
+            features: per level (N, C, H, W).
+            image_idxs, anchor_idxs: (P,) int64, anchors counted over all levels of an image.
+            groups: (P,) int64, such as each anchor's object: anchors of one image, level and group
+                are likely to be neighbours.
+
+        Returns:
+            per level logits (N, A x K, H, W), and deltas (P, 4).
+        """
+        logits, deltas = self(features)
+        dense_deltas = torch.cat([permute_to_N_HWA_K(x, 4) for x in deltas], dim=1)
+        return logits, dense_deltas[image_idxs, anchor_idxs]
+
+
+def build_dense_head(cfg: CfgNode, input_shape: list[ShapeSpec]) -> DenseHead:
     """Build the head that ``MODEL.FOCAL_RETINA.HEAD.NAME`` names.
 
     Raises:
@@ -37,13 +56,18 @@ def build_dense_head(cfg: CfgNode, input_shape: list[ShapeSpec]) -> nn.Module:
 
 
 @DENSE_HEAD_REGISTRY.register()
-class FocalRetinaNetHead(RetinaNetHead):
+class FocalRetinaNetHead(DenseHead, RetinaNetHead):
     """Detectron2's RetinaNet head (same layers, names and initial values) with an optional prior.
 
     Paper section 4: per subnet ``len(conv_dims)`` 3x3 convolutions with ReLU and one output
     convolution, all starting at N(0, .01) and bias 0; the subnets share no weights, and each is
     shared over the levels.
     """
+
+    cls_subnet: nn.Sequential
+    bbox_subnet: nn.Sequential
+    cls_score: nn.Conv2d
+    bbox_pred: nn.Conv2d
 
     @configurable
     def __init__(
@@ -89,26 +113,17 @@ class FocalRetinaNetHead(RetinaNetHead):
 
     def predict_positives(
         self, features: list[Tensor], image_idxs: Tensor, anchor_idxs: Tensor, groups: Tensor
-    ) -> tuple[list[Tensor], Tensor] | None:
-        """All logits, but box deltas of P anchors alone: those that training has a loss for.
-
-        Args:
-            features: per level (N, C, H, W).
-            image_idxs, anchor_idxs: (P,) int64, anchors counted over all levels of an image.
-            groups: (P,) int64, see :func:`run_on_patches`; such as each anchor's object.
-
-        Returns:
-            per level logits (N, A x K, H, W), and deltas (P, 4); None where calling the head is the
-            better way, because of a normalization layer or of many positives.
-        """
+    ) -> tuple[list[Tensor], Tensor]:
+        """See :meth:`DenseHead.predict_positives`. The box subnet runs on the positives' receptive
+        fields alone, unless a normalization layer or many positives make whole maps better."""
         box_layers = [*self.bbox_subnet, self.bbox_pred]
-        if not can_run_on_patches(box_layers):
-            return None
-        deltas = run_on_patches(
-            box_layers, features, image_idxs, anchor_idxs // self.num_anchors, groups
-        )
+        deltas = None
+        if can_run_on_patches(box_layers):
+            deltas = run_on_patches(
+                box_layers, features, image_idxs, anchor_idxs // self.num_anchors, groups
+            )
         if deltas is None:
-            return None
+            return super().predict_positives(features, image_idxs, anchor_idxs, groups)
         anchor_of_cell = (anchor_idxs % self.num_anchors)[:, None, None].expand(-1, 1, 4)
         deltas = deltas.unflatten(1, (self.num_anchors, 4)).gather(1, anchor_of_cell)[:, 0]
         return [self.cls_score(self.cls_subnet(x)) for x in features], deltas

@@ -1,8 +1,6 @@
 """A copy of a detector for inference alone: normalization folded into convolutions, channels_last,
 and bf16 where it is asked for."""
 
-from __future__ import annotations
-
 import copy
 from collections import OrderedDict
 from typing import Any
@@ -12,8 +10,6 @@ from detectron2.layers import Conv2d, FrozenBatchNorm2d
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
-
-__all__ = ["INFERENCE_PRECISIONS", "fold_batch_norm", "inference_copy"]
 
 INFERENCE_PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 

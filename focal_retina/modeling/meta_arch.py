@@ -4,31 +4,72 @@ Shapes: N images, R anchors an image over all L levels, R_l of level l, K classe
     anchors of the batch.
 """
 
-from __future__ import annotations
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.layers import cat
 from detectron2.modeling import META_ARCH_REGISTRY, build_anchor_generator, build_backbone
+from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from detectron2.modeling.backbone import Backbone
 from detectron2.modeling.box_regression import Box2BoxTransform
-from detectron2.modeling.meta_arch.dense_detector import DenseDetector
+from detectron2.modeling.meta_arch.dense_detector import DenseDetector, permute_to_N_HWA_K
 from detectron2.modeling.postprocessing import detector_postprocess
-from detectron2.structures import Boxes, ImageList, Instances
+from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import Tensor, nn
 
 from ..config import with_focal_retina_defaults
-from ..losses import build_cls_loss, build_loss_normalizer, normalized_loss
+from ..losses import (
+    EmaNormalizer,
+    FocalLoss,
+    build_cls_loss,
+    build_loss_normalizer,
+    normalized_loss,
+)
 from .anchor_labeling import AnchorLabeler, check_gt_instances
-from .box_loss import BoxLoss, build_box_loss
+from .box_loss import BoxLoss, SmoothL1BoxLoss, build_box_loss
 from .class_counts import count_objects
-from .head import build_dense_head
-from .level_losses import losses_by_level
+from .head import DenseHead, build_dense_head
 from .postprocess import DensePostprocessor
-from .visualization import visualize_training
 
-__all__ = ["FocalRetinaNet"]
+
+class DensePredictions(NamedTuple):
+    """What the network says of every anchor, per level: the anchors in pixels (R_l boxes, the same
+    for all images), logits (N, R_l, K) and box deltas (N, R_l, 4)."""
+
+    anchors: list[Boxes]
+    logits: list[Tensor]
+    deltas: list[Tensor]
+
+
+class LabeledPredictions(NamedTuple):
+    """What a training step needs of the network, for N images."""
+
+    anchors: list[Boxes]  # per level, R_l boxes in pixels
+    logits: list[Tensor]  # per level, (N, R_l, K)
+    labels: Tensor  # int64 (N, R), see AnchorLabeler
+    image_idxs: Tensor  # int64 (P,): the image of each positive
+    anchor_idxs: Tensor  # int64 (P,): its anchor, counted over the levels
+    deltas: Tensor  # (P, 4)
+    gt_boxes: Tensor  # (P, 4), XYXY in pixels: its object
+
+    def levels(self) -> Iterator["LabeledPredictions"]:
+        """The same of each level alone."""
+        start = 0
+        for anchors, logits in zip(self.anchors, self.logits, strict=True):
+            end = start + len(anchors)
+            its = (self.anchor_idxs >= start) & (self.anchor_idxs < end)
+            yield LabeledPredictions(
+                [anchors],
+                [logits],
+                self.labels[:, start:end],
+                self.image_idxs[its],
+                self.anchor_idxs[its] - start,
+                self.deltas[its],
+                self.gt_boxes[its],
+            )
+            start = end
 
 
 @META_ARCH_REGISTRY.register()
@@ -37,8 +78,7 @@ class FocalRetinaNet(DenseDetector):
 
     With the default config it has the state dict, losses, gradients and detections of Detectron2's
     model, except where that one is wrong: an object of zero area matches no anchor, and a class
-    outside [0, K) is an
-        error.
+    outside [0, K) is an error.
     """
 
     @configurable
@@ -46,49 +86,51 @@ class FocalRetinaNet(DenseDetector):
         self,
         *,
         backbone: Backbone,
-        head: nn.Module,
-        head_in_features: list[str],
-        anchor_generator: nn.Module,
-        anchor_labeler: AnchorLabeler,
-        cls_loss: nn.Module,
-        box_loss: BoxLoss,
-        loss_normalizer: nn.Module,
-        postprocessor: DensePostprocessor,
+        head: DenseHead,
         num_classes: int,
-        pixel_mean: list[float],
-        pixel_std: list[float],
-        vis_period: int = 0,
-        input_format: str = "BGR",
+        head_in_features: list[str] | None = None,
+        anchor_generator: nn.Module | None = None,
+        anchor_labeler: AnchorLabeler | None = None,
+        cls_loss: nn.Module | None = None,
+        box_loss: BoxLoss | None = None,
+        loss_normalizer: nn.Module | None = None,
+        postprocessor: DensePostprocessor | None = None,
+        pixel_mean: Sequence[float] = (103.53, 116.28, 123.675),
+        pixel_std: Sequence[float] = (1.0, 1.0, 1.0),
     ):
         """
         Args:
             backbone: Detectron2's backbone interface.
             head: feature maps to per-level logits (N, A x K, H, W) and deltas (N, A x 4, H, W).
-            head_in_features: the backbone's feature maps that the head sees, high resolution first.
+            num_classes: K.
+            head_in_features: the backbone's feature maps that the head sees, high resolution first;
+                default: all.
             anchor_generator: feature maps to per-level Boxes, the same for every image of the
-                batch.
+                batch; default: the paper's, three scales an octave and three aspect ratios.
             anchor_labeler: anchors and ground truth to labels.
-            cls_loss: see :mod:`focal_retina.losses`.
-            box_loss: see :mod:`focal_retina.modeling.box_loss`.
+            cls_loss: see :mod:`focal_retina.losses`; default: FL with alpha .25 and gamma 2.
+            box_loss: see :mod:`focal_retina.modeling.box_loss`; default: L1.
             loss_normalizer: positives of each image (N,) to what the losses' sums are divided by.
             postprocessor: dense predictions to detections.
-            num_classes: K.
-            pixel_mean, pixel_std: per channel, in the order of ``input_format``.
-            vis_period: iterations between two pictures in the event storage, 0 for none.
-            input_format: channel order of the images, for those pictures.
+            pixel_mean, pixel_std: per channel; default: BGR of the ImageNet weights that Detectron2
+                converted from Caffe2.
         """
+        shapes = backbone.output_shape()
+        if head_in_features is None:
+            head_in_features = sorted(shapes, key=lambda name: shapes[name].stride)
         super().__init__(
             backbone, head, head_in_features, pixel_mean=pixel_mean, pixel_std=pixel_std
         )
-        self.anchor_generator = anchor_generator
-        self.anchor_labeler = anchor_labeler
-        self.cls_loss = cls_loss
-        self.box_loss = box_loss
-        self.loss_normalizer = loss_normalizer
-        self.postprocessor = postprocessor
+        transform = Box2BoxTransform(weights=(1.0, 1.0, 1.0, 1.0))
+        self.anchor_generator = anchor_generator or paper_anchors(
+            [shapes[name].stride for name in head_in_features]
+        )
+        self.anchor_labeler = anchor_labeler or AnchorLabeler(num_classes=num_classes)
+        self.cls_loss = cls_loss or FocalLoss()
+        self.box_loss = box_loss or SmoothL1BoxLoss(box2box_transform=transform, beta=0.0)
+        self.loss_normalizer = loss_normalizer or EmaNormalizer()
+        self.postprocessor = postprocessor or DensePostprocessor(box2box_transform=transform)
         self.num_classes = num_classes
-        self.vis_period = vis_period
-        self.input_format = input_format
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
@@ -128,8 +170,6 @@ class FocalRetinaNet(DenseDetector):
             "num_classes": retinanet.NUM_CLASSES,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
-            "vis_period": cfg.VIS_PERIOD,
-            "input_format": cfg.INPUT.FORMAT,
         }
 
     def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict[str, Instances]]:
@@ -147,24 +187,10 @@ class FocalRetinaNet(DenseDetector):
             ValueError: a ground-truth class outside [0, K) or a box that is not finite; the message
                 names the image.
         """
-        if self.training:
-            gt_instances = [x["instances"] for x in batched_inputs]
-            check_gt_instances(
-                gt_instances, self.num_classes, [_image_name(x) for x in batched_inputs]
-            )
-
         images = self.preprocess_image(batched_inputs)
-        features = self.backbone(images.tensor)
-        features = [features[f] for f in self.head_in_features]
-
         if self.training:
-            if self._is_time_to_visualize():
-                with torch.no_grad():
-                    predictions = self.head(features)
-                visualize_training(self, batched_inputs, images, features, predictions)
-            return self.forward_training(features, [x.to(self.device) for x in gt_instances])
-
-        results = self.forward_inference(images, features, self.head(features))
+            return self.losses(self.label_and_predict(images.tensor, batched_inputs))
+        results = self.postprocessor(*self.dense_predictions(images.tensor), images.image_sizes)
         sizes = [
             (x.get("height", h), x.get("width", w))
             for x, (h, w) in zip(batched_inputs, images.image_sizes, strict=True)
@@ -174,66 +200,65 @@ class FocalRetinaNet(DenseDetector):
             for r, size in zip(results, sizes, strict=True)
         ]
 
-    def forward_training(
-        self, features: list[Tensor], gt_instances: list[Instances]
-    ) -> dict[str, Tensor]:
-        """Label first: the labels tell where box deltas are needed at all."""
+    def features(self, images: Tensor) -> list[Tensor]:
+        """The maps that the head sees, per level (N, C, H_l, W_l), of normalized, padded ``images``
+        (N, 3, H, W)."""
+        features = self.backbone(images)
+        return [features[name] for name in self.head_in_features]
+
+    def dense_predictions(self, images: Tensor) -> DensePredictions:
+        """What the network says of every anchor of normalized, padded ``images`` (N, 3, H, W)."""
+        features = self.features(images)
+        logits, deltas = self.head(features)
+        return DensePredictions(
+            self.anchor_generator(features),
+            [permute_to_N_HWA_K(x, self.num_classes) for x in logits],
+            [permute_to_N_HWA_K(x, 4) for x in deltas],
+        )
+
+    def label_and_predict(self, images: Tensor, batched_inputs: list[dict]) -> LabeledPredictions:
+        """What a training step needs of the network. Labels come first: they tell where box deltas
+        are needed at all.
+
+        Args:
+            images: (N, 3, H, W), normalized and padded.
+            batched_inputs: see :meth:`forward`.
+        """
+        gt_instances = [x["instances"] for x in batched_inputs]
+        check_gt_instances(gt_instances, self.num_classes, [_image_name(x) for x in batched_inputs])
+        gt_instances = [x.to(self.device) for x in gt_instances]
+        features = self.features(images)
         anchors = self.anchor_generator(features)
         labels, matched_idxs = self.anchor_labeler(anchors, gt_instances)
         image_idxs, anchor_idxs = torch.nonzero(
             (labels >= 0) & (labels != self.num_classes), as_tuple=True
         )
-        positives = image_idxs, anchor_idxs
-        logits, deltas = self._predict(features, positives, matched_idxs[positives])
-        return self.losses(anchors, logits, deltas, labels, positives, matched_idxs, gt_instances)
-
-    def _predict(
-        self, features: list[Tensor], positives: tuple[Tensor, Tensor], objects: Tensor
-    ) -> tuple[list[Tensor], Tensor]:
-        """Logits (N, R_l, K) per level, and the deltas (P, 4) of positives."""
-        if hasattr(self.head, "predict_positives"):
-            predictions = self.head.predict_positives(features, *positives, objects)
-            if predictions is not None:
-                logits, deltas = predictions
-                (logits,) = self._transpose_dense_predictions([logits], [self.num_classes])
-                return logits, deltas
-        logits, dense_deltas = self._transpose_dense_predictions(
-            self.head(features), [self.num_classes, 4]
-        )
-        return logits, cat(dense_deltas, dim=1)[positives]
-
-    def forward_inference(
-        self, images: ImageList, features: list[Tensor], predictions: list[list[Tensor]]
-    ) -> list[Instances]:
-        logits, deltas = self._transpose_dense_predictions(predictions, [self.num_classes, 4])
-        return self.postprocessor(
-            self.anchor_generator(features), logits, deltas, images.image_sizes
+        objects = matched_idxs[image_idxs, anchor_idxs]
+        logits, deltas = self.head.predict_positives(features, image_idxs, anchor_idxs, objects)
+        return LabeledPredictions(
+            anchors,
+            [permute_to_N_HWA_K(x, self.num_classes) for x in logits],
+            labels,
+            image_idxs,
+            anchor_idxs,
+            deltas,
+            _gather_gt_boxes(gt_instances, image_idxs, objects),
         )
 
     def losses(
-        self,
-        anchors: list[Boxes],
-        logits: list[Tensor],
-        deltas: Tensor,
-        labels: Tensor,
-        positives: tuple[Tensor, Tensor],
-        matched_idxs: Tensor,
-        gt_instances: list[Instances],
+        self, predictions: LabeledPredictions, normalizer: Tensor | None = None
     ) -> dict[str, Tensor]:
         """
         Args:
-            anchors: per level, R_l boxes.
-            logits: per level, (N, R_l, K).
-            deltas: (P, 4), of the positives.
-            labels, matched_idxs: (N, R) int64, see :class:`AnchorLabeler`.
-            positives: image and anchor of each positive, int64 (P,) both.
-            gt_instances: per image, the objects that ``matched_idxs`` counts.
+            predictions: of :meth:`label_and_predict`, or one level of them.
+            normalizer: what to divide by; default: what ``loss_normalizer`` says of them.
 
         Returns:
-            ``loss_cls`` and ``loss_box_reg``, 0-dim fp32, each divided by the normalizer.
+            ``loss_cls`` and ``loss_box_reg``, 0-dim fp32.
         """
-        image_idxs, anchor_idxs = positives
-        normalizer = self.loss_normalizer(image_idxs.bincount(minlength=len(labels)))
+        anchors, logits, labels, image_idxs, anchor_idxs, deltas, gt_boxes = predictions
+        if normalizer is None:
+            normalizer = self.loss_normalizer(image_idxs.bincount(minlength=len(labels)))
         loss_cls = normalized_loss(
             self.cls_loss,
             logits,
@@ -241,27 +266,21 @@ class FocalRetinaNet(DenseDetector):
             normalizer,
             anchors=[x.tensor for x in anchors],
         )
-
         if has_event_storage():
             get_event_storage().put_scalar("num_pos_anchors", len(image_idxs) / len(labels))
-        box_losses = self.box_loss(
-            deltas,
-            Boxes.cat(anchors).tensor[anchor_idxs],
-            _gather_gt_boxes(gt_instances, image_idxs, matched_idxs[positives]),
-        )
+        box_losses = self.box_loss(deltas, Boxes.cat(anchors).tensor[anchor_idxs], gt_boxes)
         loss_box_reg = (box_losses / normalizer.expand(len(labels))[image_idxs]).sum()
         return {"loss_cls": loss_cls, "loss_box_reg": loss_box_reg}
 
-    def losses_by_level(self, batched_inputs: list[dict]) -> list[dict]:
-        """Where the losses of a batch come from, see :mod:`.level_losses`."""
-        return losses_by_level(self, batched_inputs)
 
-    def _is_time_to_visualize(self) -> bool:
-        return (
-            self.vis_period > 0
-            and has_event_storage()
-            and get_event_storage().iter % self.vis_period == 0
-        )
+def paper_anchors(strides: Sequence[int]) -> DefaultAnchorGenerator:
+    """The anchors of paper section 4: sides of 4 strides times 2^0, 2^(1/3) and 2^(2/3), ratios
+    1:2, 1:1 and 2:1. On P3 to P7 that is 32 to 813 pixels."""
+    return DefaultAnchorGenerator(
+        sizes=[[4 * stride * 2 ** (i / 3) for i in range(3)] for stride in strides],
+        aspect_ratios=[[0.5, 1.0, 2.0]],
+        strides=list(strides),
+    )
 
 
 def _image_name(x: dict) -> str:

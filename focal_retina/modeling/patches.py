@@ -8,15 +8,11 @@ Shapes: N images, C channels, S cells of all levels in an image, P wanted cells,
     cells, of which the inner T x T are outputs.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-__all__ = ["can_run_on_patches", "run_on_patches"]
 
 # T: most objects' positive cells on one level fit into a square of this side.
 PATCH_OUTPUTS = 4

@@ -3,8 +3,6 @@
 Shapes: N images, R_l anchors of level l, K classes, T candidates kept.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch
@@ -12,8 +10,6 @@ from detectron2.layers import batched_nms
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
-
-__all__ = ["DensePostprocessor"]
 
 
 class DensePostprocessor:

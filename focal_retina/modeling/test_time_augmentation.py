@@ -3,8 +3,6 @@
 T candidates: boxes of an image before NMS, see :mod:`.postprocess`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from itertools import groupby
 
@@ -17,8 +15,6 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from .meta_arch import FocalRetinaNet
-
-__all__ = ["DenseDetectorWithTTA", "build_detector_with_tta"]
 
 
 class DenseDetectorWithTTA(nn.Module):
@@ -85,12 +81,7 @@ class DenseDetectorWithTTA(nn.Module):
     def _candidates(self, batch: list[dict]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Boxes (T, 4) in the original image, scores (T,) and classes (T,) of each input."""
         model = self.model
-        features = model.backbone(model.preprocess_image(batch).tensor)
-        features = [features[f] for f in model.head_in_features]
-        logits, deltas = model._transpose_dense_predictions(
-            model.head(features), [model.num_classes, 4]
-        )
-        anchors = model.anchor_generator(features)
+        anchors, logits, deltas = model.dense_predictions(model.preprocess_image(batch).tensor)
         for i, x in enumerate(batch):
             boxes, scores, classes = model.postprocessor.candidates(
                 anchors, [level[i] for level in logits], [level[i] for level in deltas]

@@ -1,7 +1,5 @@
 """The Ray that trials run on: a cluster's, or one of this machine."""
 
-from __future__ import annotations
-
 import logging
 import os
 import re
@@ -12,8 +10,6 @@ from typing import Any
 
 import ray
 import torch
-
-__all__ = ["connect", "default_gpus"]
 
 _SECONDS_TO_CONNECT = 10.0
 

@@ -1,15 +1,11 @@
 """A sweep file: the rows of one table, what each changes, and the paper's numbers beside them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
-
-__all__ = ["Figure", "Row", "Sweep", "Tuning", "flatten_overrides", "read_sweep"]
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,11 @@
 """Where the loss of the trained models is: what tools/analyze_loss.py left in trials' folders."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..analysis.loss_report import NUMBERS_FILE, MeasuredCdfs, read_loss_cdfs
 from .results import TrialResult
 from .statistics import RowSummary
-
-__all__ = ["loss_folder", "read_row_losses", "read_trial_losses", "trials_to_measure"]
 
 
 def loss_folder(trial_directory: Path) -> Path:

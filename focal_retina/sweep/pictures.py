@@ -1,7 +1,5 @@
 """The pictures of a sweep's report."""
 
-from __future__ import annotations
-
 import base64
 import math
 import tempfile
@@ -23,8 +21,6 @@ from ..analysis.plots.themes import DARK, LIGHT
 from ..analysis.training_metrics import Series, read_metrics
 from .grid import Sweep
 from .statistics import Comparison, RowSummary, mean_curve
-
-__all__ = ["Picture", "draw_loss_picture", "draw_pictures", "read_loss_curves"]
 
 FOLDER = "plots"
 

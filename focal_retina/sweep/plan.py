@@ -1,7 +1,5 @@
 """The trials of a sweep: which config each trains, where, and under which hash."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re
@@ -13,8 +11,6 @@ from typing import Any
 from detectron2.config import CfgNode
 
 from .grid import Row, Sweep
-
-__all__ = ["CodeInputs", "Trial", "config_hash", "plan_tests", "plan_tuning"]
 
 # Tuning draws other seeds than the test does, so that the test is of fresh ones.
 _FIRST_TUNING_SEED = 1001

@@ -6,8 +6,6 @@ its time and memory are written down. The standard library is all that it needs,
 lines are in force at once.
 """
 
-from __future__ import annotations
-
 import ctypes
 import fcntl
 import json
@@ -20,8 +18,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-__all__ = ["CONSOLE_FILE", "read_usage", "write_atomically"]
 
 CONSOLE_FILE = "console.txt"
 _USAGE_FILE = "usage.json"

@@ -1,7 +1,5 @@
 """One line that says how far a sweep is."""
 
-from __future__ import annotations
-
 import sys
 import time
 from collections.abc import Sequence
@@ -12,8 +10,6 @@ from tqdm import tqdm
 from .plan import Trial
 from .results import TrialResult
 from .runner import last_row
-
-__all__ = ["Progress"]
 
 _SHOWN = 3  # running trials
 _LOG_INTERVAL = 60.0  # seconds between lines where the output is no terminal
@@ -38,7 +34,7 @@ class Progress:
         self.start = time.time()
         self.bar: tqdm | None = None
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> "Progress":
         return self
 
     def __exit__(self, *error: object) -> None:

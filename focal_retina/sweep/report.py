@@ -1,7 +1,5 @@
 """The report of a sweep: one page to look at, and the same as Markdown for a repository."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -24,8 +22,6 @@ from .statistics import (
     summarize,
 )
 from .tables import loss_table, results_table, tuning_table
-
-__all__ = ["write_sweep_report"]
 
 _HEADINGS = {
     Verdict.REPRODUCED: "Reproduced",

@@ -1,7 +1,5 @@
 """What a trial left behind, and the files that collect it."""
 
-from __future__ import annotations
-
 import csv
 import json
 import math
@@ -12,14 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from .process import write_atomically
-
-__all__ = [
-    "RESULT_FILE",
-    "TrialResult",
-    "read_result",
-    "write_result",
-    "write_results",
-]
 
 RESULT_FILE = "result.json"
 

@@ -1,7 +1,5 @@
 """Trials on Ray: as many at once as fit, retried, resumed, collected."""
 
-from __future__ import annotations
-
 import json
 import logging
 import math
@@ -22,8 +20,6 @@ from .loss_cdfs import loss_folder, read_trial_losses
 from .plan import CodeInputs, Trial
 from .process import CONSOLE_FILE, read_usage, write_atomically
 from .results import RESULT_FILE, TrialResult, read_result, write_result
-
-__all__ = ["TrialRunner", "find_result"]
 
 _logger = logging.getLogger(__name__)
 

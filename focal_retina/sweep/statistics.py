@@ -6,8 +6,6 @@ Biometrika 1947). The seeds are its samples: it covers what another seed would h
 another set of test images would. Pairs are judged one by one; nothing corrects for their number.
 """
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections.abc import Iterable, Sequence
@@ -21,21 +19,6 @@ import numpy as np
 from ..analysis.training_metrics import Series
 from .grid import Row, Sweep
 from .results import TrialResult
-
-__all__ = [
-    "Comparison",
-    "Difference",
-    "Estimate",
-    "RowSummary",
-    "Verdict",
-    "compare_all_pairs",
-    "compare_with_reference",
-    "difference",
-    "estimate",
-    "mean_curve",
-    "summarize",
-    "tuning_estimates",
-]
 
 # Two-sided 95 % points of Student's t with 1, 2, … 30 degrees of freedom.
 _STUDENT_T = (

@@ -1,7 +1,5 @@
 """A whole sweep: tune where the file says so, test, collect, report."""
 
-from __future__ import annotations
-
 import fcntl
 import shlex
 import statistics
@@ -23,8 +21,6 @@ from .report import write_sweep_report
 from .results import TrialResult, write_results
 from .runner import TrialRunner
 from .statistics import summarize
-
-__all__ = ["choose_tuned", "git_commit", "run_sweep"]
 
 
 def run_sweep(

@@ -1,7 +1,5 @@
 """The tables of a sweep's report: cells as text, the same for both pages."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -11,8 +9,6 @@ from . import wording
 from .grid import Sweep
 from .results import TrialResult
 from .statistics import Comparison, Estimate, RowSummary, tuning_estimates
-
-__all__ = ["Cell", "Columns", "Table", "TableRow", "loss_table", "results_table", "tuning_table"]
 
 
 class Cell(NamedTuple):

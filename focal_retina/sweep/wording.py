@@ -1,7 +1,5 @@
 """Numbers and comparisons of a sweep in words, for the report."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,26 +8,6 @@ from ..analysis.loss_report import MeasuredCdfs
 from .grid import Sweep, Tuning
 from .results import TrialResult
 from .statistics import Comparison, Difference, Estimate, RowSummary, Verdict
-
-__all__ = [
-    "NOTHING",
-    "RULE",
-    "commits",
-    "duration",
-    "failure",
-    "headline",
-    "mean_and_std",
-    "measured_on",
-    "memory",
-    "number",
-    "plain",
-    "remarks",
-    "sentence",
-    "signed",
-    "trial_counts",
-    "tuned_on",
-    "with_margin",
-]
 
 NOTHING = "–"
 

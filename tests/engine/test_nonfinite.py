@@ -9,6 +9,7 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 from torch import nn
 
+from focal_retina.engine import nonfinite
 from focal_retina.engine.nonfinite import NonFiniteGuard, to_batch
 from focal_retina.engine.precision import AutocastTrainer
 
@@ -140,9 +141,10 @@ def test_nothing_is_written_and_nothing_changes_while_all_is_finite(tmp_path):
     assert torch.equal(guarded.linear.weight, plain.linear.weight)
 
 
-def test_a_diagnosis_that_fails_hides_neither_dump_nor_error(tmp_path):
+def test_a_diagnosis_that_fails_hides_neither_dump_nor_error(tmp_path, monkeypatch):
     model = Model()
-    model.losses_by_level = lambda batch: 1 // 0
+    monkeypatch.setattr(nonfinite, "FocalRetinaNet", Model)
+    monkeypatch.setattr(nonfinite, "losses_by_level", lambda model, batch: 1 // 0)
     _, error = train(model, [make_batch(torch.nan)], tmp_path)
     assert "a loss is not finite" in str(error)
     report = json.loads((tmp_path / "nonfinite" / "iter_0000000" / "report.json").read_text())

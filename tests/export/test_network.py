@@ -1,6 +1,5 @@
 import pytest
 import torch
-from detectron2.structures import ImageList
 from torch import nn
 
 from focal_retina.export import DenseNetwork, DetectionNetwork
@@ -19,11 +18,9 @@ def test_dense_network_is_the_model(toy_model, size):
     with torch.no_grad():
         outputs = DenseNetwork(toy_model)(image)
         images = toy_model.preprocess_image([{"image": image[0]}])
-        features = toy_model.backbone(images.tensor)
-        features = [features[name] for name in toy_model.head_in_features]
-        predictions = toy_model._transpose_dense_predictions(toy_model.head(features), [2, 4])
-        anchors = [x.tensor for x in toy_model.anchor_generator(features)]
-    expected = [*predictions[0], *predictions[1], *anchors]
+        anchors, logits, deltas = toy_model.dense_predictions(images.tensor)
+    anchors = [x.tensor for x in anchors]
+    expected = [*logits, *deltas, *anchors]
     for output, reference in zip(outputs, expected, strict=True):
         torch.testing.assert_close(output, reference, rtol=1e-4, atol=1e-4)
     for output, reference in zip(outputs[-2:], anchors, strict=True):
@@ -42,13 +39,9 @@ def test_detection_network_is_the_postprocessor(toy_model, score_thresh):
     image = 255 * torch.rand(1, 3, 64, 96)
     with torch.no_grad():
         boxes, scores, classes = network(image)
-        images = ImageList(image, [(64, 96)])
         normalized = (image - toy_model.pixel_mean) / toy_model.pixel_std
-        features = network.detector.backbone(normalized)
-        features = [features[name] for name in toy_model.head_in_features]
-        (expected,) = network.detector.forward_inference(
-            images, features, network.detector.head(features)
-        )
+        predictions = network.detector.dense_predictions(normalized)
+        (expected,) = network.detector.postprocessor(*predictions, [(64, 96)])
     assert len(scores) == len(expected) and (len(scores) > 0) == (score_thresh < 1)
     torch.testing.assert_close(boxes, expected.pred_boxes.tensor)
     torch.testing.assert_close(scores, expected.scores)

@@ -70,7 +70,7 @@ def test_what_is_no_model(tmp_path, toy_folder):
         load_predictor(tmp_path / "model.pth")
     with pytest.raises(FileNotFoundError, match="no file .*model.onnx"):
         load_predictor(tmp_path / "model.onnx")
-    with pytest.raises(FileNotFoundError, match=r"no file .*config.yaml"):
+    with pytest.raises(UserError, match=r"no file .*config.yaml"):
         load_predictor(tmp_path)
     for name in ("model.onnx", "model.pt2"):
         (tmp_path / name).write_bytes(b"nonsense")

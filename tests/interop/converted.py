@@ -42,12 +42,7 @@ def build_detector(conversion: Conversion):
 def predict(model, image):
     """Logits (R, K), deltas (R, 4) and anchors (R, 4) of one image, and what the network saw."""
     images = model.preprocess_image([{"image": image}])
-    features = model.backbone(images.tensor)
-    features = [features[name] for name in model.head_in_features]
-    anchors = model.anchor_generator(features)
-    logits, deltas = model._transpose_dense_predictions(
-        model.head(features), [model.num_classes, 4]
-    )
+    anchors, logits, deltas = model.dense_predictions(images.tensor)
     boxes = torch.cat([level.tensor for level in anchors])
     return torch.cat(logits, dim=1)[0], torch.cat(deltas, dim=1)[0], boxes, images.tensor
 

@@ -1,7 +1,5 @@
 """Random batches and configs for the tests of the losses."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import pytest

@@ -1,7 +1,5 @@
 """Laws that every dense loss keeps, whatever its formula and kernel."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from hypothesis import given, settings

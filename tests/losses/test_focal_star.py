@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import pytest
 import torch
 from fvcore.nn.focal_loss import sigmoid_focal_loss_star

@@ -79,7 +79,6 @@ def test_pixels_are_normalized_as_the_weights_expect():
     data = training_input(32, 64)
     pixels = model.preprocess_image([data]).tensor[0]
     torch.testing.assert_close(pixels, (data["image"].float() - 127) / 128)
-    assert model.input_format == "RGB"
 
 
 def test_output_shape_is_what_comes_out():

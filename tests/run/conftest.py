@@ -1,7 +1,5 @@
 """Projects whose environment is still to be made, or stands."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A small project around the real `run`: its pins and wheels are made here; no index is asked."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import os

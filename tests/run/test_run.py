@@ -1,7 +1,5 @@
 """`./run`: what it makes, when it makes it again, and what it passes on."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

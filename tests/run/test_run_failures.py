@@ -1,7 +1,5 @@
 """`./run`: what it shows while it installs, and the one line it says when it cannot."""
 
-from __future__ import annotations
-
 import errno
 import os
 import re

@@ -1,7 +1,5 @@
 """Images with their ground truth and their detections."""
 
-from __future__ import annotations
-
 import colorsys
 import math
 from collections.abc import Mapping, Sequence
@@ -18,8 +16,6 @@ from PIL import Image
 
 from ..detections import Comparison, LabeledBox
 from .style import DPI
-
-__all__ = ["draw_detection_sheet"]
 
 # Told apart on photographs, and by readers who confuse red with green.
 _COLORS = (

@@ -1,7 +1,5 @@
 """Where the loss is: the paper's figure 4, and the parts that hold it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
@@ -14,8 +12,6 @@ from matplotlib.patches import Patch
 
 from ..loss_distribution import LossCdf, LossShares
 from .style import DPI, SERIES_COLORS, style_axes
-
-__all__ = ["draw_loss_cdfs", "draw_loss_shares"]
 
 _MAX_NAMES = 12  # more classes than this go into one part, "others"
 

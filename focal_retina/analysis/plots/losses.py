@@ -1,7 +1,5 @@
 """Losses over p_t or x_t."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +8,6 @@ from matplotlib.lines import Line2D
 
 from ..loss_shapes import LossFigure
 from .style import DPI, SERIES_COLORS, style_axes
-
-__all__ = ["draw_loss_figure"]
 
 _Y_LABELS = {"loss": "loss", "gradient": "derivative of the loss by $x_t$"}
 _LEGEND_PLACES: dict[str, Any] = {

@@ -1,7 +1,5 @@
 """Precision against recall, over all classes and by class."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,8 +10,6 @@ from matplotlib.figure import Figure
 
 from ...evaluation.precision_curves import PrecisionCurves
 from .style import DPI, style_axes
-
-__all__ = ["draw_pr_curves"]
 
 # As many classes as lines and bars can be told apart; with more, half of them are the best and half
 # the worst.

@@ -1,7 +1,5 @@
 """AP against time, as in the paper's figure 2."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,8 +14,6 @@ from ..speed_accuracy import (
     upper_envelope,
 )
 from .style import DPI, SERIES_COLORS, style_axes
-
-__all__ = ["draw_speed_accuracy"]
 
 _SIZES = (400, 500, 600, 700, 800)  # of the paper's points
 _OTHERS_COLOR = "#777777"

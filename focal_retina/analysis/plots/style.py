@@ -1,10 +1,6 @@
 """What all pictures share."""
 
-from __future__ import annotations
-
 from matplotlib.axes import Axes
-
-__all__ = ["DPI", "SERIES_COLORS", "style_axes"]
 
 DPI = 120
 

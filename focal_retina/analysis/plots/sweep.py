@@ -3,8 +3,6 @@
 Every picture is drawn for a light or for a dark page. A row has one colour in all of them.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -18,16 +16,6 @@ from ..loss_distribution import LossCdf
 from ..training_metrics import Series
 from .style import DPI, style_axes
 from .themes import Theme, row_colors, themed
-
-__all__ = [
-    "SweepPoint",
-    "TimePoint",
-    "draw_ap_against_time",
-    "draw_ap_over_x",
-    "draw_loss_curves",
-    "draw_row_loss_cdfs",
-]
-
 
 _CDF_GAMMAS = (0.0, 2.0)  # cross-entropy, and the paper's focal loss
 _LABEL_CHARACTERS = 26

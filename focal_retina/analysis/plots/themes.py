@@ -1,7 +1,5 @@
 """Pictures for a light and for a dark page."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -9,8 +7,6 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib import colormaps, rc_context
 from matplotlib.colors import to_hex
-
-__all__ = ["DARK", "LIGHT", "Theme", "row_colors", "themed"]
 
 
 class Theme(NamedTuple):

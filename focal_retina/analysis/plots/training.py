@@ -1,7 +1,5 @@
 """The course of a training."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,8 +9,6 @@ from matplotlib.figure import Figure
 
 from ..training_metrics import Series
 from .style import DPI, style_axes
-
-__all__ = ["draw_training_curves"]
 
 
 def draw_training_curves(metrics: Mapping[str, Series], out_png: Path) -> None:

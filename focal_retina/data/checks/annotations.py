@@ -1,7 +1,5 @@
 """What can be said of a data set without opening an image."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from itertools import islice
@@ -12,8 +10,6 @@ import numpy as np
 from .boxes import box_faults, guess_format
 from .report import MAX_CASES, Case, Finding
 from .table import AnnotationTable
-
-__all__ = ["check_annotations", "class_counts"]
 
 
 def class_counts(table: AnnotationTable) -> np.ndarray:

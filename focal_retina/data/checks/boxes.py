@@ -3,13 +3,9 @@
 Shapes: M boxes.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from .kinds import MOSTLY_OUTSIDE, OVERHANG
-
-__all__ = ["box_faults", "guess_format"]
 
 # Detectron2's mapper drops boxes up to this wide or high, once they are at the network's scale.
 _THIN = 1e-5

@@ -1,7 +1,5 @@
 """Results of earlier checks, kept by what was checked."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json
@@ -10,8 +8,6 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
-
-__all__ = ["cached", "file_digest"]
 
 T = TypeVar("T")
 

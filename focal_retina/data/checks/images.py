@@ -1,7 +1,5 @@
 """The image files: whether they are there, and whether they can be read."""
 
-from __future__ import annotations
-
 import os
 import stat
 from concurrent.futures import ThreadPoolExecutor
@@ -14,8 +12,6 @@ from tqdm import tqdm
 from .annotations import finding
 from .report import Case, Finding
 from .table import AnnotationTable
-
-__all__ = ["FileState", "check_images", "file_states"]
 
 _SEED = 0
 _DECODED_AT_ONCE = 64  # images between two moments at which Ctrl-C is heard

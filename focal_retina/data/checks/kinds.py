@@ -10,11 +10,7 @@ The line between the first two is drawn such that COCO 2017, with its boxes of n
 that reach a fraction of a pixel over the border and its crowds, passes with warnings.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
-
-__all__ = ["KINDS", "MOSTLY_OUTSIDE", "OVERHANG", "TOLERATED_SHARE", "Kind"]
 
 # A few faulty objects are an annotator's slip, of which the log tells; more are a fault of the
 # program that wrote the file, such as rounding to zero. As a share of all objects.

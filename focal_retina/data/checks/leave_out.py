@@ -1,7 +1,5 @@
 """Leaving out of a training what the check found unusable."""
 
-from __future__ import annotations
-
 import logging
 from collections import Counter
 from collections.abc import Iterable
@@ -17,8 +15,6 @@ from .kinds import KINDS
 from .report import DatasetReport
 from .run import check_dataset
 from .table import is_generated
-
-__all__ = ["filter_dataset_dicts", "leave_out_unusable"]
 
 _logger = logging.getLogger(__name__)
 

@@ -1,14 +1,10 @@
 """What a data check found, for the log, the cache and the eye."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 from .kinds import KINDS, TOLERATED_SHARE
-
-__all__ = ["MAX_CASES", "Case", "DatasetReport", "Finding"]
 
 MAX_CASES = 10  # cases of a finding that are kept; all are counted
 
@@ -94,7 +90,7 @@ class DatasetReport:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, content: dict[str, Any]) -> DatasetReport:
+    def from_json(cls, content: dict[str, Any]) -> "DatasetReport":
         """The inverse of :meth:`to_json`.
 
         Raises:

@@ -1,7 +1,5 @@
 """Checking data sets before a training."""
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import logging
@@ -16,8 +14,6 @@ from .images import check_images, file_states
 from .kinds import KINDS
 from .report import DatasetReport, Finding
 from .table import AnnotationTable, NotRecordsError, coco_source, is_generated, load_table
-
-__all__ = ["MODES", "check_dataset", "check_datasets"]
 
 _logger = logging.getLogger(__name__)
 

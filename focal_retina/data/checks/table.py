@@ -3,8 +3,6 @@
 Shapes: N images, M annotations, K classes.
 """
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -14,8 +12,6 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
 from ..coco_json import read_coco_json
-
-__all__ = ["AnnotationTable", "NotRecordsError", "coco_source", "is_generated", "load_table"]
 
 
 class NotRecordsError(ValueError):

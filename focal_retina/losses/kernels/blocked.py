@@ -6,8 +6,6 @@ where that is wrong, those of ignored anchors and of anchors' own classes, are l
 block's sum (taking them off afterwards would cancel digits) and are then set right.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Iterator
@@ -19,8 +17,6 @@ from torch import Tensor
 from .formulas import Formula
 from .memory import GRADIENT_SCALE, empty_gradient
 from .threads import on_each_thread
-
-__all__ = ["loss_and_gradients", "scale_"]
 
 # Five blocks of fp32 fit into a core's second-level cache.
 _BLOCK = 1 << 16

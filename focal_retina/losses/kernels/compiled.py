@@ -11,8 +11,6 @@ and the few for which that is wrong are set right before the block is summed.
 
 # mypy: disable-error-code="no-untyped-def"
 # (what Numba compiles has Numba's types)
-from __future__ import annotations
-
 import functools
 import itertools
 import math
@@ -30,8 +28,6 @@ from . import blocked
 from .formulas import Focal, Formula
 from .memory import empty_gradient
 from .threads import on_each_thread
-
-__all__ = ["loss_and_gradients", "scale_"]
 
 # Logits, losses and gradients of a block fit into a core's first-level cache.
 _BLOCK = 2048

@@ -5,8 +5,6 @@ it, in place, by the gradient of the sum. As a custom operator it is one opaque 
 ``torch.compile``, while the model round it is compiled.
 """
 
-from __future__ import annotations
-
 import functools
 import importlib
 import importlib.util
@@ -19,8 +17,6 @@ from torch import Tensor
 
 from .formulas import FORMULAS, Formula
 from .memory import GRADIENT_SCALE
-
-__all__ = ["KERNELS", "dense_loss_sum"]
 
 # Modules that implement loss_and_gradients and scale_, imported when first used: neither Numba nor
 # Triton is installed everywhere.

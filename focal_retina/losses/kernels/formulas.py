@@ -12,15 +12,11 @@ The derivative by x is the slope for a negative and minus the slope for a positi
 is Focal(0) and FocalStar(1, 0).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
-
-__all__ = ["FORMULAS", "Focal", "FocalStar", "Formula"]
 
 # Where softplus(z) - z is below the last digit, even in fp64.
 _SOFTPLUS_IS_IDENTITY = 40.0

@@ -1,7 +1,5 @@
 """Memory for the gradients that the kernels write."""
 
-from __future__ import annotations
-
 import collections
 import contextlib
 import math
@@ -11,8 +9,6 @@ import weakref
 import numpy as np
 import torch
 from torch import Tensor
-
-__all__ = ["GRADIENT_SCALE", "empty_gradient"]
 
 # A saved gradient waits for the factor that backward multiplies by. In fp16, those of the easy
 # negatives would round to zero before a loss scaler could lift them, so that fp16 keeps them 2^12

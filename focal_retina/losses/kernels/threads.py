@@ -6,8 +6,6 @@ the cores (a data loader does), each wait can last a time slice of some millisec
 take whole blocks through the chain and wait for each other once.
 """
 
-from __future__ import annotations
-
 import functools
 import os
 import threading
@@ -16,8 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import torch
-
-__all__ = ["on_each_thread"]
 
 Result = TypeVar("Result")
 

@@ -13,8 +13,6 @@ let the order of the sum, and so its last digits, change from run to run, and ca
 
 # mypy: disable-error-code="no-untyped-def"
 # (what Triton compiles has Triton's types)
-from __future__ import annotations
-
 import torch
 import triton
 import triton.language as tl
@@ -22,8 +20,6 @@ from torch import Tensor
 
 from .formulas import Focal, FocalStar, Formula
 from .memory import GRADIENT_SCALE, empty_gradient
-
-__all__ = ["loss_and_gradients", "scale_"]
 
 # Elements of a program of 128 threads: four loads of 16 bytes each.
 _BLOCK_BYTES = 128 * 4 * 16

@@ -1,7 +1,5 @@
 """An independent definition of the loss for the tests of the kernels."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import pytest

@@ -5,17 +5,19 @@ import random
 import numpy as np
 import pytest
 import torch
+from detectron2.engine import TrainerBase
+from detectron2.layers import ShapeSpec
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
-from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.structures import Boxes, Instances
-from detectron2.utils.events import EventStorage
 from detectron2.utils.visualizer import Visualizer
 from torch import nn
 
-from focal_retina.losses import EmaNormalizer, FocalLoss
-from focal_retina.modeling import AnchorLabeler, DensePostprocessor, FocalRetinaNet
-from focal_retina.modeling.box_loss import SmoothL1BoxLoss
-from focal_retina.modeling.visualization import _MAX_ANCHORS, draw_training_pictures
+from focal_retina.engine.training_pictures import (
+    _MAX_ANCHORS,
+    TrainingPictures,
+    draw_training_pictures,
+)
+from focal_retina.modeling import DenseHead, FocalRetinaNet
 
 TITLES = {"anchors by label", "objects and their anchors", "top detections"}
 K = 3
@@ -113,8 +115,11 @@ class _Backbone(nn.Module):
     def forward(self, images):
         return {"p3": self.conv(images)}
 
+    def output_shape(self):
+        return {"p3": ShapeSpec(channels=4, stride=8)}
 
-class _Head(nn.Module):
+
+class _Head(DenseHead):
     def __init__(self):
         super().__init__()
         self.cls_score, self.bbox_pred = nn.Conv2d(4, K, 1), nn.Conv2d(4, 4, 1)
@@ -123,23 +128,16 @@ class _Head(nn.Module):
         return [self.cls_score(x) for x in features], [self.bbox_pred(x) for x in features]
 
 
-def make_model(vis_period):
+def make_model():
     torch.manual_seed(0)
-    transform = Box2BoxTransform((1.0, 1.0, 1.0, 1.0))
     return FocalRetinaNet(
         backbone=_Backbone(),
         head=_Head(),
+        num_classes=K,
         head_in_features=["p3"],
         anchor_generator=DefaultAnchorGenerator(sizes=[[16]], aspect_ratios=[[1.0]], strides=[8]),
-        anchor_labeler=AnchorLabeler(num_classes=K),
-        cls_loss=FocalLoss(alpha=0.25, gamma=2.0),
-        box_loss=SmoothL1BoxLoss(box2box_transform=transform, beta=0.1),
-        loss_normalizer=EmaNormalizer(),
-        postprocessor=DensePostprocessor(box2box_transform=transform),
-        num_classes=K,
         pixel_mean=[0.0, 0.0, 0.0],
         pixel_std=[100.0, 100.0, 100.0],
-        vis_period=vis_period,
     )
 
 
@@ -152,54 +150,68 @@ def make_batch(device="cpu"):
     return [{"image": image.to(torch.uint8), "instances": gt} for image in images]
 
 
-def one_step(vis_period, device="cpu"):
-    """Losses, gradients, buffers and the states of all random generators after a step."""
-    model = make_model(vis_period).to(device).train()
+class _OneBatch(TrainerBase):
+    """Trains a model for some iterations on one batch, without an optimizer."""
+
+    def __init__(self, model, batch):
+        super().__init__()
+        self.model, self.batch, self.losses = model, batch, []
+
+    def run_step(self):
+        losses = self.model(self.batch)
+        sum(losses.values()).backward()
+        self.losses.append({name: loss.detach() for name, loss in losses.items()})
+
+
+def train(period, *, iterations=2, batch=None, device="cpu"):
+    """Losses, gradients, buffers and the states of all random generators; and the pictures."""
+    model = make_model().to(device).train()
+    trainer = _OneBatch(model, batch or make_batch())
+    if period:
+        trainer.register_hooks([TrainingPictures(model, period=period)])
     random.seed(1)
     np.random.seed(1)  # noqa: NPY002
     torch.manual_seed(1)
-    with EventStorage() as storage:
-        losses = model(make_batch())
-        sum(losses.values()).backward()
+    trainer.train(0, iterations)
+    assert model.training
     tensors = {
-        **losses,
+        **{
+            f"{name} of {i}": loss for i, x in enumerate(trainer.losses) for name, loss in x.items()
+        },
         **{f"grad of {name}": p.grad for name, p in model.named_parameters()},
         **dict(model.named_buffers()),
         "torch": torch.get_rng_state(),
         "numpy": torch.from_numpy(np.random.get_state()[1].astype(np.int64)),  # noqa: NPY002
     }
-    return tensors, random.getstate(), storage
+    return tensors, random.getstate(), trainer.storage._vis_data
 
 
 def test_pictures_change_neither_losses_nor_gradients_nor_random_numbers():
-    without, state, storage = one_step(vis_period=0)
-    assert storage._vis_data == []
-    with_pictures, state_with_pictures, storage = one_step(vis_period=1)
-    assert {name for name, *_ in storage._vis_data} == TITLES
+    without, state, pictures = train(period=0)
+    assert pictures == []
+    with_pictures, state_with_pictures, pictures = train(period=1)
+    assert {name for name, *_ in pictures} == TITLES
     assert state_with_pictures == state
     for name, value in without.items():
         assert torch.equal(with_pictures[name], value), name
 
 
+def test_pictures_come_once_a_period():
+    assert [iteration for *_, iteration in train(period=2, iterations=5)[2]] == [
+        iteration for iteration in (0, 2, 4) for _ in TITLES
+    ]
+
+
 def test_storage_gets_channels_first_rgb():
     batch = make_batch()[:1]
     batch[0]["image"] = torch.tensor([10.0, 100, 200]).view(3, 1, 1).expand(3, 40, 48)  # BGR
-    with EventStorage() as storage:
-        make_model(vis_period=1).train()(batch)
-    for name, picture, _ in storage._vis_data:
+    for name, picture, _ in train(period=1, iterations=1, batch=batch)[2]:
         assert picture.shape == (3, 533, 640), name  # 640 is 48 enlarged
         is_image = (picture == np.array([200, 100, 10])[:, None, None]).all(axis=0)
         assert is_image.mean() > 0.1, name  # and not [10, 100, 200]
 
 
-def test_predictions_in_bf16():
-    with EventStorage() as storage, torch.autocast("cpu", dtype=torch.bfloat16):
-        make_model(vis_period=1).train()(make_batch())
-    assert {name for name, *_ in storage._vis_data} == TITLES
-
-
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_on_cuda():
-    _, _, storage = one_step(vis_period=1, device="cuda")
-    assert {name for name, *_ in storage._vis_data} == TITLES
+    assert {name for name, *_ in train(period=1, device="cuda")[2]} == TITLES

@@ -5,23 +5,17 @@ Detectron2's Visualizer draws, which is what its users know. Nothing random is d
 training goes the same way with and without pictures. Shapes: R anchors of all levels, M objects.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from detectron2.data.detection_utils import convert_image_to_rgb
-from detectron2.structures import Boxes, ImageList, Instances, pairwise_iou
+from detectron2.engine import HookBase
+from detectron2.structures import Boxes, Instances, pairwise_iou
 from detectron2.structures.boxes import matched_pairwise_iou
-from detectron2.utils.events import get_event_storage
-from torch import Tensor
-
-if TYPE_CHECKING:
-    from .meta_arch import FocalRetinaNet
-
-__all__ = ["draw_training_pictures", "visualize_training"]
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 _MAX_ANCHORS = 16  # of a kind; more hide the image
 _MAX_ANCHORS_OF_OBJECT = 6
@@ -38,40 +32,56 @@ class _Outline(NamedTuple):
     line_style: str = "-"
 
 
-@torch.no_grad()
-def visualize_training(
-    model: FocalRetinaNet,
-    batched_inputs: list[dict],
-    images: ImageList,
-    features: list[Tensor],
-    predictions: list[list[Tensor]],
-) -> None:
-    """Put the pictures of :func:`draw_training_pictures` into the event storage.
+class TrainingPictures(HookBase):
+    """Puts :func:`draw_training_pictures` of the first image of the batch into the event storage.
 
-    Args:
-        model: in training mode.
-        batched_inputs, images, features, predictions: of this iteration, as ``forward`` has them.
+    It looks at the model as the iteration left it, in evaluation mode. It stands before the writers
+    among the hooks.
     """
-    first = ImageList(images.tensor[:1], images.image_sizes[:1])
-    (detections,) = model.forward_inference(
-        first, [x[:1] for x in features], [[x[:1] for x in levels] for levels in predictions]
-    )
-    gt = batched_inputs[0]["instances"].to(model.device)
-    anchors = model.anchor_generator(features)
-    labels, matched_idxs = model.anchor_labeler(anchors, [gt])
-    lowest_positive_band = model.anchor_labeler.iou_labels.index(1)
-    pictures = draw_training_pictures(
-        convert_image_to_rgb(batched_inputs[0]["image"].permute(1, 2, 0), model.input_format),
-        gt,
-        Boxes.cat(anchors),
-        labels[0],
-        matched_idxs[0],
-        detections,
-        num_classes=model.num_classes,
-        positive_iou=model.anchor_labeler.iou_thresholds[lowest_positive_band - 1],
-    )
-    for name, picture in pictures.items():
-        get_event_storage().put_image(name, picture.transpose(2, 0, 1))
+
+    def __init__(self, model: nn.Module, *, period: int, input_format: str = "BGR"):
+        """
+        Args:
+            model: what the trainer trains, a FocalRetinaNet; DistributedDataParallel or not.
+            period: iterations between two sets of pictures.
+            input_format: channel order of the model's input images.
+        """
+        self._model: Any = model.module if isinstance(model, DistributedDataParallel) else model
+        self._period = period
+        self._input_format = input_format
+        self._batch: list[dict[str, Any]] = []
+        self._model.register_forward_pre_hook(self._keep_batch)
+
+    def _keep_batch(self, model: nn.Module, inputs: tuple[Any, ...]) -> None:
+        if model.training:
+            self._batch = inputs[0]
+
+    def after_step(self) -> None:
+        if self.trainer.iter % self._period == 0:
+            for name, picture in self._pictures(self._batch[:1]).items():
+                self.trainer.storage.put_image(name, picture.transpose(2, 0, 1))
+
+    @torch.no_grad()
+    def _pictures(self, batch: list[dict[str, Any]]) -> dict[str, np.ndarray]:
+        model = self._model
+        model.eval()
+        images = model.preprocess_image(batch)
+        predictions = model.dense_predictions(images.tensor)
+        model.train()
+        (detections,) = model.postprocessor(*predictions, images.image_sizes)
+        gt = batch[0]["instances"].to(model.device)
+        labels, matched_idxs = model.anchor_labeler(predictions.anchors, [gt])
+        lowest_positive_band = model.anchor_labeler.iou_labels.index(1)
+        return draw_training_pictures(
+            convert_image_to_rgb(batch[0]["image"].permute(1, 2, 0), self._input_format),
+            gt,
+            Boxes.cat(predictions.anchors),
+            labels[0],
+            matched_idxs[0],
+            detections,
+            num_classes=model.num_classes,
+            positive_iou=model.anchor_labeler.iou_thresholds[lowest_positive_band - 1],
+        )
 
 
 def draw_training_pictures(
@@ -173,9 +183,8 @@ def _judged(detections: Instances, gt: Instances) -> list[_Outline]:
 
 
 def _draw(image: np.ndarray, outlines: Iterable[_Outline], caption: str) -> np.ndarray:
-    from detectron2.utils.visualizer import (
-        Visualizer,
-    )  # matplotlib, which most trainings don't need
+    # It imports matplotlib, which most trainings don't need.
+    from detectron2.utils.visualizer import Visualizer
 
     visualizer = Visualizer(image, scale=max(1.0, _MIN_SIDE / max(image.shape[:2])))
     for box, color, label, line_style in outlines:
