@@ -50,6 +50,7 @@ setup(
         "sweep": ["ray"],
         "dev": ["hypothesis", "mypy", "pytest", "ruff"],
     },
+    entry_points={"console_scripts": ["focal-retina = focal_retina.commands:main"]},
     # configs/ stands at the top of the repository, and in the installed package as
     # focal_retina/configs.
     packages=[*find_packages(include=["focal_retina", "focal_retina.*"]), "focal_retina.configs"],

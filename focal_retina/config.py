@@ -114,7 +114,7 @@ def add_focal_retina_config(cfg: CN) -> None:
     node.CORRUPT_IMAGES = "stop"
 
     # Iterations between two checks that the gradients are finite, 0 for none. The losses are always
-    # checked; either stops the training with a dump that tools/replay_batch.py runs again.
+    # checked; either stops the training with a dump that `focal-retina replay` runs again.
     node.GRADIENT_CHECK_PERIOD = 1
 
     # What reads and transforms training images: "detectron2" (Detectron2's mapper, bit for bit) |

@@ -35,7 +35,7 @@ ONLY_PARSED = {
     r"configs/sweeps/": "many trainings: tests/sweep runs one in miniature",
     r"tools/benchmark\.py": "minutes: tests/benchmark runs its parts",
     r"tools/(export_model|predict|convert_weights)\.py": "has tests of its own, which run it",
-    r"tools/replay_batch\.py": "needs the dump of a failed training, as its own tests make one",
+    r"-m focal_retina replay": "needs the dump of a failed training, as its own tests make one",
 }
 
 

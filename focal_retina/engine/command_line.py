@@ -26,7 +26,9 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def exit_status(main: Callable[[], int | None], interrupted: str = "interrupted") -> int:
+def exit_status(
+    main: Callable[[], int | None], interrupted: str = "interrupted", prog: str | None = None
+) -> int:
     """Call ``main`` and return the process's exit status.
 
     Its own if it returns one, else 0; 2 for a :class:`UserError` and 130 for Ctrl-C, each told in
@@ -35,8 +37,9 @@ def exit_status(main: Callable[[], int | None], interrupted: str = "interrupted"
     Args:
         main: the tool.
         interrupted: what to say after Ctrl-C.
+        prog: name of the command in those lines; default: the script's.
     """
-    name = sys.argv[0].rsplit("/", maxsplit=1)[-1]
+    name = prog or sys.argv[0].rsplit("/", maxsplit=1)[-1]
     try:
         return main() or 0
     except UserError as error:

@@ -192,7 +192,7 @@ def autocast_of(device_type: str, dtype: str | None) -> torch.autocast:
 
 
 def _replay_command(folder: Path) -> str:
-    return f"./run tools/replay_batch.py {folder}"
+    return f"./run -m focal_retina replay {folder}"
 
 
 def _write_json(folder: Path, report: dict[str, Any]) -> None:

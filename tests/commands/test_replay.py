@@ -1,9 +1,6 @@
-"""tools/replay_batch.py: a dumped batch gives the same losses again, and tells where it broke."""
+"""focal-retina replay: a dumped batch gives the same losses again, and tells where it broke."""
 
 import json
-import runpy
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,11 +10,11 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 
 from focal_retina import add_focal_retina_config
+from focal_retina.commands import main
 from focal_retina.engine import Trainer
 from focal_retina.engine.nonfinite import NonFiniteGuard
 from focal_retina.engine.replay import replay
 
-TOOL = Path(__file__).parents[1] / "tools" / "replay_batch.py"
 NUM_LEVELS = 5
 
 
@@ -68,17 +65,10 @@ def dumped(tmp_path_factory):
     return folder / "iter_0000002", error.value
 
 
-def run_tool(monkeypatch, *arguments):
-    monkeypatch.setattr(sys, "argv", [str(TOOL), *map(str, arguments)])
-    with pytest.raises(SystemExit) as exit_:
-        runpy.run_path(str(TOOL), run_name="__main__")
-    return exit_.value.code
-
-
-def test_replays_and_names_the_first_module(dumped, monkeypatch, capsys):
+def test_replays_and_names_the_first_module(dumped, capsys):
     folder, error = dumped
     assert str(folder) in str(error)
-    assert run_tool(monkeypatch, folder) == 0
+    assert main(["replay", str(folder)]) == 0
     output = capsys.readouterr().out
     assert "a/b.jpg (image id 3)" in output
     assert "weights that are not finite before the step: backbone.fpn_output4.bias" in output
@@ -128,15 +118,15 @@ def test_levels_add_up_to_the_losses_of_the_step(tmp_path):
         (lambda folder: (folder / "config.yaml").write_text("VERSION: 2\n"), "batch.pt"),
     ],
 )
-def test_wrong_folder_is_one_line_and_status_2(damage, what, tmp_path, monkeypatch, capsys):
+def test_wrong_folder_is_one_line_and_status_2(damage, what, tmp_path, capsys):
     damage(tmp_path)
-    assert run_tool(monkeypatch, tmp_path) == 2
+    assert main(["replay", str(tmp_path)]) == 2
     error = capsys.readouterr().err.strip()
-    assert what in error and error.startswith("replay_batch.py: ") and "\n" not in error
+    assert what in error and error.startswith("focal-retina replay: ") and "\n" not in error
 
 
-def test_a_damaged_dump_is_one_line_and_status_2(tmp_path, monkeypatch, capsys):
+def test_a_damaged_dump_is_one_line_and_status_2(tmp_path, capsys):
     (tmp_path / "config.yaml").write_text(make_cfg().dump())
     (tmp_path / "batch.pt").write_bytes(b"not a zip archive")
-    assert run_tool(monkeypatch, tmp_path) == 2
+    assert main(["replay", str(tmp_path)]) == 2
     assert "batch.pt cannot be read" in capsys.readouterr().err

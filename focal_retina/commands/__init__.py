@@ -1,0 +1,55 @@
+"""``focal-retina COMMAND``, or ``python -m focal_retina COMMAND``: a file a command.
+
+A command is a module of this package. Its docstring is the help text, with an example;
+``add_arguments(parser)`` declares its arguments and ``run(args)`` does the work, returning the exit
+status or None for 0. What is slow to import is imported in ``run``.
+"""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+COMMANDS = {
+    "check": "what is wrong with a data set",
+    "predict": "find objects in images, folders, videos and a webcam",
+    "export": "a trained model to torch.export and ONNX",
+    "convert": "weights to and from other libraries",
+    "sweep": "train each row of a table with several seeds",
+    "figure": "the paper's figures",
+    "replay": "a batch whose loss was not finite, once more",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command that ``argv`` (default: the process's arguments) names."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] not in COMMANDS:
+        table = "\n".join(f"  {name:9} {what}" for name, what in COMMANDS.items())
+        asked_for_help = bool(words) and words[0] in ("-h", "--help")
+        print(
+            f"usage: focal-retina COMMAND …; each has --help\n\n{table}",
+            file=sys.stdout if asked_for_help else sys.stderr,
+        )
+        return 0 if asked_for_help else 2
+    module = importlib.import_module(f".{words[0]}", __package__)
+    parser = argparse.ArgumentParser(
+        prog=f"focal-retina {words[0]}",
+        description=module.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    module.add_arguments(parser)
+    args = parser.parse_intermixed_args(words[1:])
+
+    from ..engine import exit_status
+
+    return exit_status(lambda: module.run(args), prog=parser.prog)
+
+
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add ``--register``, ``--import`` and trailing ``KEY VALUE``, for
+    :func:`focal_retina.engine.load_config`."""
+    from ..engine import add_data_arguments
+
+    add_data_arguments(parser)
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="change the config")

@@ -1,0 +1,27 @@
+"""Run a batch again whose loss or gradient was not finite, from the dump that the training left.
+
+    focal-retina replay output/nonfinite/iter_0001234
+
+It prints the losses by level and where the first number is not finite. Give --import and --register
+as the training had them.
+"""
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from ..engine import add_data_arguments
+
+    parser.add_argument("dump", type=Path, help="the folder that the training's error names")
+    add_data_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    from ..engine import prepare_process, user_errors
+    from ..engine.replay import replay
+
+    with user_errors():
+        prepare_process(args.imports, args.register)
+        for line in replay(args.dump):
+            print(line, flush=True)
