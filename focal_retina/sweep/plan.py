@@ -19,11 +19,10 @@ _CHECKPOINTS_PER_TRIAL = 5
 
 @dataclass(frozen=True)
 class CodeInputs:
-    """What a trial's result depends on beside its config: train_net's ``--register`` and
-    ``--import``, each as the command line has it."""
+    """What a trial's result depends on beside its config, each as the command line has it."""
 
-    register: tuple[str, ...] = ()
-    imports: tuple[str, ...] = ()
+    register: tuple[str, ...] = ()  # --register
+    imports: tuple[str, ...] = ()  # --import
 
     def arguments(self) -> list[str]:
         pairs = [("--register", x) for x in self.register] + [("--import", x) for x in self.imports]
@@ -37,8 +36,7 @@ class CodeInputs:
 
 @dataclass(frozen=True)
 class Trial:
-    """One training to run. ``directory`` is relative to the sweep's; see
-    :class:`~focal_retina.sweep.results.TrialResult` for the other names."""
+    """One training to run; see :class:`~focal_retina.sweep.results.TrialResult`."""
 
     row: str
     seed: int
@@ -57,8 +55,7 @@ class Trial:
 
 
 def config_hash(cfg: CfgNode, inputs: CodeInputs) -> str:
-    """sha256 of everything that decides a trial's numbers: the whole config but for the folder that
-    it writes to, and ``inputs``."""
+    """sha256 of what decides a trial's numbers: the config without OUTPUT_DIR, and ``inputs``."""
     cfg = cfg.clone()
     cfg.defrost()
     cfg.OUTPUT_DIR = ""
@@ -68,15 +65,14 @@ def config_hash(cfg: CfgNode, inputs: CodeInputs) -> str:
 
 def plan_tuning(sweep: Sweep, base: CfgNode, inputs: CodeInputs) -> list[Trial]:
     """Trials of every row with every value of ``sweep.tuning``; none where nothing is tuned."""
-    tuning = sweep.tuning
-    if tuning is None:
+    if sweep.tuning is None:
         return []
-    datasets = {} if tuning.datasets is None else {"DATASETS.TEST": tuple(tuning.datasets)}
+    seeds = range(_FIRST_TUNING_SEED, _FIRST_TUNING_SEED + sweep.tuning.seeds)
     return [
-        _plan_trial(sweep, row, base, inputs, "tune", value, seed, datasets)
-        for seed in range(_FIRST_TUNING_SEED, _FIRST_TUNING_SEED + tuning.seeds)
+        _plan_trial(sweep, row, base, inputs, stage="tune", tuned=value, seed=seed)
+        for seed in seeds
         for row in sweep.rows
-        for value in tuning.values
+        for value in sweep.tuning.values
     ]
 
 
@@ -94,33 +90,30 @@ def plan_tests(
         chosen: row's name to its tuned value, where the sweep tunes one.
 
     Raises:
-        ValueError, KeyError: a row's override is not a key of the config, or of another type; the
-            message names the row.
+        ValueError: a row's override is not a key of the config, or of another type; the message
+            names the row.
     """
-    chosen = chosen or {}
+    tuned = chosen or {}
     return [
-        _plan_trial(sweep, row, base, inputs, "test", chosen.get(row.name), seed, {})
+        _plan_trial(sweep, row, base, inputs, stage="test", tuned=tuned.get(row.name), seed=seed)
         for seed in seeds
         for row in sweep.rows
     ]
 
 
 def _plan_trial(
-    sweep: Sweep,
-    row: Row,
-    base: CfgNode,
-    inputs: CodeInputs,
-    stage: str,
-    tuned: Any,
-    seed: int,
-    overrides: Mapping[str, Any],
+    sweep: Sweep, row: Row, base: CfgNode, inputs: CodeInputs, *, stage: str, tuned: Any, seed: int
 ) -> Trial:
+    overrides = dict(row.overrides)
+    if sweep.tuning is not None and tuned is not None:
+        overrides[sweep.tuning.key] = tuned
+        if stage == "tune" and sweep.tuning.datasets is not None:
+            overrides["DATASETS.TEST"] = tuple(sweep.tuning.datasets)
+    # A trial's AP is its result, whatever the base config expects.
+    overrides |= {"SEED": seed, "TEST.EXPECTED_RESULTS": []}
     cfg = base.clone()
     cfg.defrost()
-    tuned_key = {} if tuned is None or sweep.tuning is None else {sweep.tuning.key: tuned}
-    # A trial's AP is its result, whatever the base config expects.
-    fixed = {"SEED": seed, "TEST.EXPECTED_RESULTS": []}
-    for key, value in {**row.overrides, **tuned_key, **overrides, **fixed}.items():
+    for key, value in overrides.items():
         try:
             cfg.merge_from_list([key, value])
         except (AssertionError, KeyError, ValueError) as error:
@@ -132,7 +125,7 @@ def _plan_trial(
 
     digest = config_hash(cfg, inputs)
     parts = [row.name, stage, *([str(tuned)] if stage == "tune" else []), f"seed{seed}"]
-    directory = f"trials/{'-'.join(map(_slug, parts))}-{digest[:8]}"
+    names = [re.sub(r"[^\w.+]+", "_", part).strip("_") for part in parts]
     return Trial(
         row=row.name,
         seed=seed,
@@ -140,11 +133,7 @@ def _plan_trial(
         tuned=tuned,
         config_yaml=cfg.dump(),
         config_hash=digest,
-        directory=directory,
+        directory=f"trials/{'-'.join(names)}-{digest[:8]}",
         max_iter=cfg.SOLVER.MAX_ITER,
         test_dataset=cfg.DATASETS.TEST[0] if cfg.DATASETS.TEST else "",
     )
-
-
-def _slug(text: str) -> str:
-    return re.sub(r"[^\w.+]+", "_", text).strip("_")

@@ -9,8 +9,6 @@ from detectron2.config import get_cfg
 from focal_retina import add_focal_retina_config
 from focal_retina.sweep.grid import Row, Sweep, Tuning
 from focal_retina.sweep.plan import CodeInputs, config_hash, plan_tests, plan_tuning
-from focal_retina.sweep.results import TrialResult
-from focal_retina.sweep.sweep import choose_tuned
 
 GAMMA = "MODEL.RETINANET.FOCAL_LOSS_GAMMA"
 SWEEP = Sweep(
@@ -81,22 +79,3 @@ def test_a_row_with_an_unknown_key_is_named(cfg):
     wrong = replace(SWEEP, rows=[Row("CE", {"MODEL.NO_SUCH": 1})])
     with pytest.raises(ValueError, match=r"row 'CE' of table: MODEL.NO_SUCH 1"):
         plan_tests(wrong, cfg, CodeInputs(), [1])
-
-
-def result(row, tuned, ap, status="done"):
-    return TrialResult(row, 1001, "tune", tuned, status, {"AP": ap} if status == "done" else {})
-
-
-def test_the_tuned_value_is_that_of_the_highest_mean():
-    results = [
-        *(result("CE", 0.1, x) for x in (10, 30)),
-        *(result("CE", 0.2, x) for x in (25, 26)),
-        result("FL, γ 2", 0.1, 5),
-        result("FL, γ 2", 0.2, 0, "failed"),
-    ]
-    assert choose_tuned(SWEEP, results) == {"CE": 0.2, "FL, γ 2": 0.1}
-
-
-def test_a_row_of_which_every_tuning_trial_failed_is_named():
-    with pytest.raises(ValueError, match="'CE'"):
-        choose_tuned(SWEEP, [result("CE", 0.1, 0, "failed"), result("FL, γ 2", 0.1, 5)])
