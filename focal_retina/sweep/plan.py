@@ -28,11 +28,6 @@ class CodeInputs:
         pairs = [("--register", x) for x in self.register] + [("--import", x) for x in self.imports]
         return [part for pair in pairs for part in pair]
 
-    def fingerprint(self) -> list[str]:
-        """The specs, and the contents of the imported files."""
-        contents = [hashlib.sha256(Path(x).read_bytes()).hexdigest() for x in self.imports]
-        return [*self.register, *contents]
-
 
 @dataclass(frozen=True)
 class Trial:
@@ -42,24 +37,27 @@ class Trial:
     seed: int
     stage: str
     tuned: Any
-    config_yaml: str
+    cfg: CfgNode
     config_hash: str
     directory: str
-    max_iter: int
-    test_dataset: str
+
+    @property
+    def max_iter(self) -> int:
+        return self.cfg.SOLVER.MAX_ITER
 
     @property
     def label(self) -> str:
-        tuned = "" if self.stage == "test" else f" {self.tuned}"
-        return f"{self.row}{tuned} #{self.seed}"
+        return f"{self.row}{f' {self.tuned}' if self.stage == 'tune' else ''} #{self.seed}"
 
 
 def config_hash(cfg: CfgNode, inputs: CodeInputs) -> str:
-    """sha256 of what decides a trial's numbers: the config without OUTPUT_DIR, and ``inputs``."""
+    """sha256 of what decides a trial's numbers: the config without OUTPUT_DIR, the data sets, and
+    the contents of the imported files."""
     cfg = cfg.clone()
     cfg.defrost()
     cfg.OUTPUT_DIR = ""
-    content = json.dumps([cfg.dump(), inputs.fingerprint()])
+    contents = [hashlib.sha256(Path(x).read_bytes()).hexdigest() for x in inputs.imports]
+    content = json.dumps([cfg.dump(), [*inputs.register, *contents]])
     return hashlib.sha256(content.encode()).hexdigest()
 
 
@@ -69,7 +67,7 @@ def plan_tuning(sweep: Sweep, base: CfgNode, inputs: CodeInputs) -> list[Trial]:
         return []
     seeds = range(_FIRST_TUNING_SEED, _FIRST_TUNING_SEED + sweep.tuning.seeds)
     return [
-        _plan_trial(sweep, row, base, inputs, stage="tune", tuned=value, seed=seed)
+        _plan_trial(sweep, row, base, inputs, "tune", value, seed)
         for seed in seeds
         for row in sweep.rows
         for value in sweep.tuning.values
@@ -90,19 +88,18 @@ def plan_tests(
         chosen: row's name to its tuned value, where the sweep tunes one.
 
     Raises:
-        ValueError: a row's override is not a key of the config, or of another type; the message
-            names the row.
+        ValueError: an override is not a key of the config, or of another type.
     """
     tuned = chosen or {}
     return [
-        _plan_trial(sweep, row, base, inputs, stage="test", tuned=tuned.get(row.name), seed=seed)
+        _plan_trial(sweep, row, base, inputs, "test", tuned.get(row.name), seed)
         for seed in seeds
         for row in sweep.rows
     ]
 
 
 def _plan_trial(
-    sweep: Sweep, row: Row, base: CfgNode, inputs: CodeInputs, *, stage: str, tuned: Any, seed: int
+    sweep: Sweep, row: Row, base: CfgNode, inputs: CodeInputs, stage: str, tuned: Any, seed: int
 ) -> Trial:
     overrides = dict(row.overrides)
     if sweep.tuning is not None and tuned is not None:
@@ -117,23 +114,13 @@ def _plan_trial(
         try:
             cfg.merge_from_list([key, value])
         except (AssertionError, KeyError, ValueError) as error:
-            raise ValueError(
-                f"row {row.name!r} of {sweep.name}: {key} {value!r}: {error}"
-            ) from error
+            where = f"row {row.name!r} of {sweep.name}"
+            raise ValueError(f"{where}: {key} {value!r}: {error}") from error
     period = max(1, cfg.SOLVER.MAX_ITER // _CHECKPOINTS_PER_TRIAL)
     cfg.SOLVER.CHECKPOINT_PERIOD = min(cfg.SOLVER.CHECKPOINT_PERIOD, period)
 
     digest = config_hash(cfg, inputs)
     parts = [row.name, stage, *([str(tuned)] if stage == "tune" else []), f"seed{seed}"]
     names = [re.sub(r"[^\w.+]+", "_", part).strip("_") for part in parts]
-    return Trial(
-        row=row.name,
-        seed=seed,
-        stage=stage,
-        tuned=tuned,
-        config_yaml=cfg.dump(),
-        config_hash=digest,
-        directory=f"trials/{'-'.join(names)}-{digest[:8]}",
-        max_iter=cfg.SOLVER.MAX_ITER,
-        test_dataset=cfg.DATASETS.TEST[0] if cfg.DATASETS.TEST else "",
-    )
+    directory = f"trials/{'-'.join(names)}-{digest[:8]}"
+    return Trial(row.name, seed, stage, tuned, cfg, digest, directory)

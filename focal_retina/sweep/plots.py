@@ -4,11 +4,11 @@ A row has one colour, dash and marker in all of them.
 """
 
 import math
-import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import cycle
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -47,10 +47,8 @@ def draw_pictures(
         The files' names, relative to ``directory``.
     """
     drawings: dict[str, Callable[[Figure], None]] = {}
-    if any(s.ap.n for s in summaries):
-        if sweep.figure is not None:
-            drawings["ap_over_x"] = partial(draw_ap_over_x, sweep=sweep, summaries=summaries)
-        drawings["ap_against_time"] = partial(draw_ap_against_time, summaries=summaries)
+    if sweep.figure is not None and any(s.ap.n for s in summaries):
+        drawings["ap_over_x"] = partial(draw_ap_over_x, sweep=sweep, summaries=summaries)
     curves = {s.row.name: read_loss_curve(s, directory) for s in summaries}
     if any(curve.iterations for curve in curves.values()):
         drawings["loss_curves"] = partial(draw_loss_curves, curves=curves)
@@ -95,18 +93,6 @@ def draw_ap_over_x(figure: Figure, sweep: Sweep, summaries: Sequence[RowSummary]
         axes.set_xlabel(sweep.figure.x_label)
 
 
-def draw_ap_against_time(figure: Figure, summaries: Sequence[RowSummary]) -> None:
-    """Draw AP against training time, a point a row, as the paper's Fig. 2 does for inference."""
-    axes = figure.add_subplot(xlabel="training and evaluation, minutes")
-    style_axes(axes, "AP, %: mean ± std")
-    for style, summary in zip(_row_styles(len(summaries)), summaries, strict=True):
-        if summary.ap.n:
-            point = ([summary.seconds / 60], [summary.ap.mean], _bars([summary.ap.std]))
-            axes.errorbar(*point, capsize=3, label=_plain(summary.row.name), **style)
-    axes.set_xlim(left=0)
-    figure.legend(loc="outside right upper")
-
-
 def draw_loss_curves(figure: Figure, curves: Mapping[str, Series]) -> None:
     """Draw the training loss over the iterations, a line a row; an empty curve keeps its colour."""
     axes = figure.add_subplot(xlabel="iteration")
@@ -145,8 +131,7 @@ def draw_row_loss_cdfs(figure: Figure, losses: Mapping[str, MeasuredCdfs | None]
 
 
 def read_loss_curve(summary: RowSummary, directory: Path) -> Series:
-    """total_loss of a row: the mean over the seeds that got as far, smoothed by a centred moving
-    average over a twentieth of the training.
+    """total_loss of a row: the mean over the seeds that got as far.
 
     A failed trial's curve counts as far as it goes: it may show how the training diverged.
     """
@@ -158,10 +143,7 @@ def read_loss_curve(summary: RowSummary, directory: Path) -> Series:
         for iteration, value in zip(*metrics.get("total_loss", ((), ())), strict=True):
             values.setdefault(iteration, []).append(value)
     iterations = sorted(values)
-    means = [statistics.fmean(values[iteration]) for iteration in iterations]
-    half = len(means) // 40
-    smooth = [statistics.fmean(means[max(0, i - half) : i + half + 1]) for i in range(len(means))]
-    return Series(iterations, smooth)
+    return Series(iterations, [fmean(values[iteration]) for iteration in iterations])
 
 
 def _row_styles(num_rows: int) -> list[dict[str, Any]]:

@@ -43,12 +43,10 @@ def main() -> None:
         try:
             _run_as_python_would(command)
         finally:
-            before, peak = read_usage(directory)
-            seconds = before + time.monotonic() - start
+            seconds, peak = read_usage(directory)
+            usage = (seconds + time.monotonic() - start, max(peak, _peak_memory_mb()))
             with files.atomic_write(directory / _USAGE_FILE, "w") as file:
-                json.dump(
-                    {"seconds": seconds, "peak_memory_mb": max(peak, _peak_memory_mb())}, file
-                )
+                json.dump(dict(zip(("seconds", "peak_memory_mb"), usage, strict=True)), file)
 
 
 def _end_with_parent() -> None:

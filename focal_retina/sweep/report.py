@@ -5,7 +5,9 @@ import html
 import math
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta, timezone
+from itertools import combinations
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import markdown
@@ -16,25 +18,16 @@ from ..files import atomic_write
 from .grid import Sweep
 from .plots import draw_pictures
 from .results import TrialResult, read_losses
-from .statistics import (
-    Comparison,
-    Estimate,
-    RowSummary,
-    compare,
-    compare_all_pairs,
-    summarize,
-    tuning_estimate,
-)
+from .statistics import Comparison, RowSummary, compare, number, summarize, tuned_ap
 
 # A table: a mapping from heading to cell for each row, in Markdown.
 _Table = list[dict[str, str]]
 _NOTHING = "–"
 _HARDEST = (("positives", 0.2), ("negatives", 0.01))
 _PAGE = """<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8">
+<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
-<title>{title}</title>
 <style>
 body {{ max-width: 76rem; margin: auto; padding: 1rem; font: 1rem/1.5 system-ui, sans-serif; }}
 pre {{ white-space: pre-wrap; padding: .7rem; background: #8882; border-radius: .4rem; }}
@@ -42,9 +35,7 @@ table {{ display: block; overflow-x: auto; border-collapse: collapse; font-size:
 th, td {{ padding: .35rem .6rem; border-bottom: 1px solid #8886; white-space: nowrap; }}
 img {{ max-width: 100%; border-radius: .4rem; }}
 </style></head>
-<body>
-{body}
-</body></html>
+<body>{body}</body></html>
 """
 
 
@@ -60,7 +51,9 @@ def write_sweep_report(
         about: results.json's "command", "base_config", "seeds" and "tuned".
     """
     summaries = summarize(sweep, results)
-    pairs = compare_all_pairs(summaries)
+    # The row with the paper's higher AP first.
+    ranked = sorted(summaries, key=lambda s: s.row.paper.get("AP", -math.inf), reverse=True)
+    pairs = [compare(first, second) for first, second in combinations(ranked, 2)]
     losses = {
         s.row.name: read_losses(directory / s.first_done.directory) if s.first_done else None
         for s in summaries
@@ -106,7 +99,7 @@ def escape_markdown(value: Any) -> str:
 
 
 def _order(pairs: Sequence[Comparison]) -> str:
-    """How much of the paper's order of the rows the seeds show; "" if it has none."""
+    """How much of the paper's order of the rows the seeds show; "" where it has none."""
     ordered = [pair.paper * pair.sign for pair in pairs if abs(pair.paper) > 0]
     same, opposite = sum(x > 0 for x in ordered), sum(x < 0 for x in ordered)
     if not ordered:
@@ -131,8 +124,8 @@ def _results_table(
         cells = {"row": escape_markdown(row.name + note)}
         for metric in {"AP": None, "AP50": None, "AP75": None} | in_paper:
             if metric in in_paper:
-                cells[f"{metric}, paper"] = _number(row.paper.get(metric, math.nan))
-            cells[metric] = _mean_and_std(summary.metric(metric))
+                cells[f"{metric}, paper"] = number(row.paper.get(metric, math.nan))
+            cells[metric] = str(summary.metric(metric))
         if summary.ap.mean == best:
             cells["AP"] = f"**{cells['AP']}**"
         cells |= _comparison_cells(compare(summary, reference))
@@ -141,9 +134,10 @@ def _results_table(
                 about["tuned"].get(row.name, _NOTHING)
             )
         cells["seeds"] = f"{summary.ap.n} of {len(about['seeds'])}"
-        seconds, peaks = summary.seconds, [trial.peak_memory_mb for trial in summary.done]
-        cells["time"] = str(timedelta(seconds=round(seconds))) if peaks else _NOTHING
-        cells["peak memory"] = f"{max(peaks) / 1024:.1f} GiB" if peaks else _NOTHING
+        seconds = [trial.seconds for trial in summary.done]
+        peak = max((trial.peak_memory_mb for trial in summary.done), default=0.0)
+        cells["time"] = str(timedelta(seconds=round(fmean(seconds)))) if seconds else _NOTHING
+        cells["peak memory"] = f"{peak / 1024:.1f} GiB" if seconds else _NOTHING
         table.append(cells)
     return table
 
@@ -151,21 +145,23 @@ def _results_table(
 def _comparison_cells(comparison: Comparison) -> dict[str, str]:
     """The difference of a row to another, and the verdict."""
     first, second, paper, here, margin = comparison
-    if first is second:
-        return {"difference, paper": "", "difference": "", "verdict": "reference"}
+    is_same = first is second
     interval = f" ± {margin:.1f}" if math.isfinite(margin) else ""
     return {
-        "difference, paper": _number(paper, "+"),
-        "difference": _number(here, "+") + interval,
-        "verdict": comparison.verdict,
+        "difference, paper": "" if is_same else number(paper, "+"),
+        "difference": "" if is_same else number(here, "+") + interval,
+        "verdict": "reference" if is_same else comparison.verdict,
     }
 
 
 def _pairs_table(pairs: Sequence[Comparison]) -> _Table:
-    rows = [(escape_markdown(p.first.name), escape_markdown(p.second.name)) for p in pairs]
     return [
-        {"row": first, "against": second, **_comparison_cells(pair)}
-        for (first, second), pair in zip(rows, pairs, strict=True)
+        {
+            "row": escape_markdown(pair.first.name),
+            "against": escape_markdown(pair.second.name),
+            **_comparison_cells(pair),
+        }
+        for pair in pairs
     ]
 
 
@@ -179,7 +175,7 @@ def _tuning_table(
     for row in sweep.rows:
         cells = {"row": escape_markdown(row.name)}
         for value in sweep.tuning.values:
-            text = _mean_and_std(tuning_estimate(results, row, value))
+            text = str(tuned_ap(results, row, value))
             cells[_plain(value)] = f"**{text}**" if chosen.get(row.name) == value else text
         table.append(cells)
     return table
@@ -197,15 +193,6 @@ def _loss_table(losses: Mapping[str, MeasuredCdfs | None]) -> _Table:
                     cells[f"hardest {share:.0%} of {sign}, γ {gamma:g}"] = held
             table.append(cells)
     return table
-
-
-def _number(value: float, sign: str = "") -> str:
-    """One decimal, as the paper has it, with a true minus sign."""
-    return f"{value:{sign}.1f}".replace("-", "−") if math.isfinite(value) else _NOTHING
-
-
-def _mean_and_std(value: Estimate) -> str:
-    return _number(value.mean) + (f" ± {value.std:.1f}" if value.n > 1 else "")
 
 
 def _plain(value: Any) -> str:

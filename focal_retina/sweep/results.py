@@ -1,5 +1,6 @@
 """What a trial left behind, and the files that collect it."""
 
+import contextlib
 import csv
 import json
 import math
@@ -52,9 +53,8 @@ def read_result(path: Path) -> TrialResult:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        metrics = content.pop("metrics")
-        numbers = {k: math.nan if v is None else float(v) for k, v in metrics.items()}
-        return TrialResult(metrics=numbers, **content)
+        metrics = {k: math.nan if v is None else v for k, v in content["metrics"].items()}
+        return TrialResult(**{**content, "metrics": metrics})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is not the result of a trial ({error}): remove it") from error
 
@@ -62,8 +62,7 @@ def read_result(path: Path) -> TrialResult:
 def write_results(
     directory: Path, results: Sequence[TrialResult], about: Mapping[str, Any]
 ) -> None:
-    """Write results.json (``about`` and every trial) and results.csv (a line a trial, a column a
-    metric)."""
+    """Write ``about`` and every trial to results.json, and a line a trial to results.csv."""
     write_json(directory / "results.json", {**about, "trials": [x.to_json() for x in results]})
 
     # COCO's metrics in their usual order, then the classes in the data set's.
@@ -79,19 +78,14 @@ def write_results(
 
 def last_row(directory: Path) -> dict[str, float]:
     """The last complete line of a trial's metrics.json, {} before there is one."""
-    try:
-        content = (directory / "metrics.json").read_text(errors="replace")
-    except FileNotFoundError:
-        return {}
-    for line in reversed(content.splitlines()):
-        try:
+    path = directory / "metrics.json"
+    for line in reversed(path.read_text(errors="replace").splitlines() if path.exists() else []):
+        with contextlib.suppress(ValueError):  # it is being written
             return json.loads(line)
-        except ValueError:  # being written
-            continue
     return {}
 
 
-def read_box_metrics(directory: Path, dataset: str) -> dict[str, float]:
+def read_box_metrics(directory: Path, dataset: str = "") -> dict[str, float]:
     """COCO's box numbers in the last row of metrics.json, in percent, by their names there.
 
     Detectron2 puts the data set's name before them where several were evaluated. It writes NaN for

@@ -49,12 +49,11 @@ def connect(address: str | None) -> Iterator[None]:
         ConnectionError: there is no cluster at ``address``.
     """
     _check_reachable(address)
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    here: dict[str, Any] = {}
     if address is None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        options["num_cpus"] = len(os.sched_getaffinity(0))
-        options["include_dashboard"] = False
-    ray.init(address=address or "local", **options)
+        here = {"num_cpus": len(os.sched_getaffinity(0)), "include_dashboard": False}
+    ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **here)
     try:
         yield
     finally:
@@ -98,14 +97,9 @@ class TrialRunner:
     def run(
         self, trials: Sequence[Trial], on_poll: Callable[[Sequence[TrialResult]], None]
     ) -> list[TrialResult]:
-        """Run what has no result yet.
+        """Run what has no result yet, and return a result for each trial, in their order.
 
-        Args:
-            trials: with different directories.
-            on_poll: called with the results so far, again and again.
-
-        Returns:
-            A result for each trial, in the order of ``trials``.
+        ``on_poll`` is called with the results so far, again and again.
         """
         found = {t.directory: self._find_result(t) for t in trials}
         results = {directory: x for directory, x in found.items() if x is not None}
@@ -125,13 +119,9 @@ class TrialRunner:
         return [results[t.directory] for t in trials]
 
     def measure_losses(self, results: Sequence[TrialResult]) -> list[TrialResult]:
-        """Measure where the loss of trained models is, into each trial's folder.
+        """Measure where the loss of trained models is, unless it is known already.
 
-        Args:
-            results: of :meth:`run`, done; one that is measured already is left as it is.
-
-        Returns:
-            Those that could not be measured; console.txt in their :data:`LOSS_FOLDER` says why.
+        It returns those that could not be measured; console.txt in :data:`LOSS_FOLDER` says why.
         """
         missing = [x for x in results if read_losses(self.root / x.directory) is None]
         waiting = [self._start_measuring(result) for result in missing]
@@ -151,7 +141,7 @@ class TrialRunner:
         directory = self.root / trial.directory
         directory.mkdir(parents=True, exist_ok=True)
         with atomic_write(directory / "config.yaml", "w") as file:
-            file.write(trial.config_yaml)
+            file.write(trial.cfg.dump())
         command = [*self.train, "--config-file", directory / "config.yaml", "--resume"]
         command += [*self.inputs.arguments(), "OUTPUT_DIR", directory]
         return self._start(trial.label, directory, command)
@@ -203,7 +193,7 @@ class TrialRunner:
             stage=trial.stage,
             tuned=trial.tuned,
             status="failed" if error else "done",
-            metrics={} if error else read_box_metrics(directory, trial.test_dataset),
+            metrics={} if error else read_box_metrics(directory, *trial.cfg.DATASETS.TEST[:1]),
             seconds=seconds,
             peak_memory_mb=peak,
             config_hash=trial.config_hash,

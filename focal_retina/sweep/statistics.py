@@ -9,7 +9,6 @@ import math
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from typing import Any, NamedTuple
 
 from .grid import Row, Sweep
@@ -30,6 +29,9 @@ class Estimate(NamedTuple):
     std: float  # sample standard deviation (n - 1); NaN with fewer than two
     n: int
 
+    def __str__(self) -> str:
+        return number(self.mean) + (f" ± {self.std:.1f}" if self.n > 1 else "")
+
 
 def estimate(values: Iterable[float]) -> Estimate:
     finite = [value for value in values if math.isfinite(value)]
@@ -38,6 +40,11 @@ def estimate(values: Iterable[float]) -> Estimate:
         std=statistics.stdev(finite) if len(finite) > 1 else math.nan,
         n=len(finite),
     )
+
+
+def number(value: float, sign: str = "") -> str:
+    """One decimal, as the paper has it, with a true minus sign; a dash for NaN."""
+    return f"{value:{sign}.1f}".replace("-", "−") if math.isfinite(value) else "–"
 
 
 def welch_margin(first: Estimate, second: Estimate) -> float:
@@ -77,11 +84,6 @@ class RowSummary:
     @property
     def paper_ap(self) -> float:
         return self.row.paper.get("AP", math.nan)
-
-    @property
-    def seconds(self) -> float:
-        """Mean of the trials."""
-        return estimate(trial.seconds for trial in self.done).mean
 
     @property
     def first_done(self) -> TrialResult | None:
@@ -127,12 +129,6 @@ def compare(first: RowSummary, second: RowSummary) -> Comparison:
     )
 
 
-def compare_all_pairs(summaries: Sequence[RowSummary]) -> list[Comparison]:
-    """Every pair of rows, the one with the paper's higher AP first."""
-    ranked = sorted(summaries, key=lambda s: s.row.paper.get("AP", -math.inf), reverse=True)
-    return [compare(first, second) for first, second in combinations(ranked, 2)]
-
-
 def summarize(sweep: Sweep, results: Sequence[TrialResult]) -> list[RowSummary]:
     """The sweep's rows in their order, each with its trials of stage "test"."""
     summaries = []
@@ -143,7 +139,7 @@ def summarize(sweep: Sweep, results: Sequence[TrialResult]) -> list[RowSummary]:
     return summaries
 
 
-def tuning_estimate(results: Sequence[TrialResult], row: Row, value: Any) -> Estimate:
+def tuned_ap(results: Sequence[TrialResult], row: Row, value: Any) -> Estimate:
     """AP of a row's tuning trials with one value."""
     tried = [x for x in results if (x.stage, x.row, x.tuned) == ("tune", row.name, value)]
     return estimate(trial.metrics.get("AP", math.nan) for trial in tried)

@@ -19,7 +19,7 @@ from .process import CONSOLE_FILE
 from .report import write_sweep_report
 from .results import LOSS_FOLDER, TrialResult, last_row, write_results
 from .runner import TrialRunner
-from .statistics import summarize, tuning_estimate
+from .statistics import summarize, tuned_ap
 
 _SHOWN = 3  # running trials
 _LOG_INTERVAL = 60.0  # seconds between lines where the output is not a terminal
@@ -45,9 +45,6 @@ def run_sweep(
         command, base_config: this command line and the base config's file, for the report.
         measure_losses: whether to measure where the loss of a trained model of each row is.
 
-    Returns:
-        The results of tuning and test; failed ones among them.
-
     Raises:
         ValueError: a row that cannot be planned; a row for which every tuning trial failed; another
             sweep that uses ``runner.root`` now; after the report: a loss that was not measured.
@@ -58,9 +55,8 @@ def run_sweep(
         try:
             stack.enter_context(file_lock(runner.root / ".lock", wait=False))
         except BlockingIOError:
-            raise ValueError(
-                f"another sweep is running in {runner.root}: give --output another"
-            ) from None
+            message = f"another sweep is running in {runner.root}: give --output another"
+            raise ValueError(message) from None
         # A mistake in a row is found before the tuning, not after it.
         plan_tests(sweep, base, runner.inputs, seeds)
         tuning = _run(runner, plan_tuning(sweep, base, runner.inputs), f"{sweep.name}: tuning")
@@ -89,21 +85,16 @@ def run_sweep(
 
 
 def choose_tuned(sweep: Sweep, results: Sequence[TrialResult]) -> dict[str, Any]:
-    """For each row the tried value of the highest mean AP over the seeds, the first one at a tie;
-    nothing for a sweep that tunes nothing.
-
-    Raises:
-        ValueError: a row without any finished trial.
-    """
+    """For each row the tried value of the highest mean AP, the first one at a tie."""
     chosen: dict[str, Any] = {}
     if sweep.tuning is None:
         return chosen
     for row in sweep.rows:
-        tried = [(tuning_estimate(results, row, value), value) for value in sweep.tuning.values]
-        finished = [(ap.mean, value) for ap, value in tried if ap.n]
+        aps = {value: tuned_ap(results, row, value) for value in sweep.tuning.values}
+        finished = [value for value, ap in aps.items() if ap.n]
         if not finished:
             raise ValueError(f"every tuning trial of {row.name!r} failed: see their {CONSOLE_FILE}")
-        chosen[row.name] = max(finished, key=lambda pair: pair[0])[1]
+        chosen[row.name] = max(finished, key=lambda value: aps[value].mean)
     return chosen
 
 

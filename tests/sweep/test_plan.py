@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 import pytest
-import yaml
 from detectron2.config import get_cfg
 
 from focal_retina import add_focal_retina_config
@@ -31,19 +30,15 @@ def cfg():
     return cfg
 
 
-def read(trial):
-    return yaml.safe_load(trial.config_yaml)
-
-
 def test_tuning_and_test_do_not_share_seeds_nor_data(cfg):
     tuning = plan_tuning(SWEEP, cfg, CodeInputs())
     tests = plan_tests(SWEEP, cfg, CodeInputs(), range(1, 4), {"CE": 0.1, "FL, γ 2": 0.2})
     assert len(tuning) == 2 * 2 * 2
     assert len(tests) == 2 * 3
     assert not {x.seed for x in tuning} & {x.seed for x in tests}
-    assert {x.test_dataset for x in tuning} == {"val"}
-    assert {x.test_dataset for x in tests} == {"test"}
-    assert {(x.row, read(x)["SOLVER"]["BASE_LR"]) for x in tests} == {("CE", 0.1), ("FL, γ 2", 0.2)}
+    assert {x.cfg.DATASETS.TEST for x in tuning} == {("val",)}
+    assert {x.cfg.DATASETS.TEST for x in tests} == {("test",)}
+    assert {(x.row, x.cfg.SOLVER.BASE_LR) for x in tests} == {("CE", 0.1), ("FL, γ 2", 0.2)}
     assert len({x.directory for x in [*tuning, *tests]}) == len(tuning) + len(tests)
 
 
@@ -53,7 +48,7 @@ def test_a_trial_is_the_base_with_its_rows_overrides_and_seed(cfg):
     expected.defrost()
     expected.merge_from_list([GAMMA, 2.0, "SEED", 7, "TEST.EXPECTED_RESULTS", []])
     expected.SOLVER.CHECKPOINT_PERIOD = min(5000, cfg.SOLVER.MAX_ITER // 5)
-    assert trial.config_yaml == expected.dump()
+    assert trial.cfg == expected
     assert trial.config_hash == config_hash(expected, CodeInputs())
 
 
