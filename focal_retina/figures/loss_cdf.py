@@ -1,0 +1,207 @@
+"""The loss of positives and of negatives, cumulated from easy to hard: the paper's figure 4.
+
+As in the paper (section 5.1), a trained model predicts many images, a fixed number of its logits is
+drawn at random, sorted by loss and cumulated.
+"""
+
+import json
+from collections.abc import Sequence
+from itertools import cycle
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from ..engine import UserError
+from ..engine.trained_model import load_trained_model
+from ..files import atomic_write
+from ..losses import focal_loss
+from ..modeling import FocalRetinaNet
+from .logit_sample import SIGNS, build_labeled_loader, sample_logits
+from .loss_shares import SCORE_BORDERS, draw_loss_shares, loss_shares
+from .style import DPI, SERIES_COLORS, style_axes
+
+_NUMBERS_FILE = "loss_distribution.json"
+_CURVE_POINTS = 300  # evenly spaced, and as many more towards the hardest logits
+_HARDEST = (("positives", 0.2), ("negatives", 0.2), ("negatives", 0.01))  # in the summary
+
+_DEFINITIONS = {
+    "sample": "a logit of an anchor that is not ignored: positive for the anchor's own class, "
+    "negative for every other class",
+    "samples": "how many there are in the images",
+    "drawn": "how many of them were drawn at random for cdf and shares",
+    "labels": "the training's, for images resized as for a test, without augmentation",
+    "cdf": "drawn samples of one sign sorted from low to high loss, cumulated, normalised to 1",
+    "shares": "parts of the sum over all samples of the loss, weighted by alpha, and of the "
+    "absolute value of its derivative by the logit; [gamma][negatives, positives][name]",
+    "score": f"the sigmoid of the logit; buckets between {', '.join(map(str, SCORE_BORDERS))}",
+}
+
+
+class LossCdf(NamedTuple):
+    """Loss of one sign, cumulated from its lowest to its highest and normalised to 1."""
+
+    samples: list[float]  # share of the logits, from 0 to 1
+    loss: list[float]  # share of the loss that these logits of the lowest loss hold, from 0 to 1
+
+    def hardest(self, share: float) -> float:
+        """Share of the loss in the ``share`` of logits with the highest loss."""
+        return float(1 - np.interp(1 - share, self.samples, self.loss))
+
+
+class MeasuredCdfs(NamedTuple):
+    """Figure 4 of one model."""
+
+    images: int  # how many it was measured on
+    samples: dict[str, int]  # sign -> how many logits there are in these images
+    cdfs: dict[str, dict[float, LossCdf | None]]  # sign -> γ -> curve, None where there is no loss
+
+
+def read_loss_cdf(folder: Path) -> MeasuredCdfs:
+    """Read what :func:`measure_loss_cdf` left in ``folder``.
+
+    Raises:
+        OSError: the folder has no loss_distribution.json.
+        ValueError: that file is of another kind, or cut off.
+    """
+    path = folder / _NUMBERS_FILE
+    try:
+        content = json.loads(path.read_text())
+        cdfs = {
+            sign: {float(g): cdf and LossCdf(cdf["samples"], cdf["loss"]) for g, cdf in its.items()}
+            for sign, its in content["cdf"].items()
+        }
+        return MeasuredCdfs(content["images"], content["samples"], cdfs)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} holds no loss distribution ({error}): remove it") from error
+
+
+def measure_loss_cdf(
+    cfg: CfgNode,
+    output: Path,
+    *,
+    gammas: Sequence[float] = (0, 0.5, 1, 2),
+    alpha: float = 0.25,
+    max_images: int = 500,
+    sample_size: int = 10_000_000,
+) -> str:
+    """Write fig4.png, loss_shares.png and loss_distribution.json.
+
+    Args:
+        cfg: of a trained model; the images are those of DATASETS.TEST.
+        output: an existing folder.
+        gammas: of the losses to look at, ≥ 0, each once.
+        alpha: weight of positives in the shares, and 1 - alpha of negatives; < 0: no weights.
+        max_images: more images are not looked at.
+        sample_size: how many logits of each sign are drawn; the default takes 240 MB.
+
+    Returns:
+        a summary of a few lines.
+
+    Raises:
+        UserError: another kind of model, a data set without annotations, or logits that are not
+            finite.
+        ValueError: bad gammas, or bad ground truth.
+    """
+    if min(gammas) < 0 or len(set(gammas)) < len(gammas):
+        raise ValueError(f"gammas are {list(gammas)}: give different numbers >= 0")
+    model = load_trained_model(cfg)
+    if not isinstance(model, FocalRetinaNet):
+        raise UserError(
+            f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} has no anchor labeler: set it "
+            "to FocalRetinaNet, which loads the checkpoints of RetinaNet too"
+        )
+    loader = build_labeled_loader(cfg, max_images)
+    samples = sample_logits(model, loader, sample_size)
+    cdfs = {sign: loss_cdfs(sample.draw()[0], gammas) for sign, sample in samples.items()}
+    shares = loss_shares(
+        samples,
+        gammas,
+        alpha,
+        level_names=model.head_in_features,
+        class_names=MetadataCatalog.get(cfg.DATASETS.TEST[0]).thing_classes,
+    )
+    measured = MeasuredCdfs(len(loader), {sign: x.seen for sign, x in samples.items()}, cdfs)
+    contents = {
+        "weights": cfg.MODEL.WEIGHTS or "none: a new model",
+        "datasets": list(cfg.DATASETS.TEST),
+        "images": measured.images,
+        "definitions": _DEFINITIONS,
+        "alpha": alpha,
+        "gammas": list(gammas),
+        "samples": measured.samples,
+        "drawn": {sign: min(x.seen, x.size) for sign, x in samples.items()},
+        "cdf": {
+            sign: {f"{g:g}": cdf and cdf._asdict() for g, cdf in its.items()}
+            for sign, its in cdfs.items()
+        },
+        "shares": {part: share.to_json() for part, share in shares.items()},
+    }
+    with atomic_write(output / _NUMBERS_FILE, "w") as file:
+        file.write(json.dumps(contents) + "\n")
+    draw_loss_cdfs(measured, output / "fig4.png")
+    draw_loss_shares(shares, gammas, alpha, output / "loss_shares.png")
+    return _summary(measured)
+
+
+def loss_cdfs(x_t: Tensor, gammas: Sequence[float]) -> dict[float, LossCdf | None]:
+    """γ -> curve of the logits ``x_t`` (M,), None where they have no loss."""
+    # FL falls with x_t, whatever γ: one order serves all.
+    x_t = x_t.sort(descending=True).values
+    even = np.linspace(0, len(x_t), _CURVE_POINTS + 1)
+    near_the_hardest = len(x_t) - np.geomspace(1, max(1, len(x_t)), _CURVE_POINTS)
+    ranks = torch.as_tensor(np.unique(np.rint([*even, *near_the_hardest])).astype(np.int64))
+    cdfs: dict[float, LossCdf | None] = {}
+    for gamma in gammas:
+        cumulated = torch.zeros(len(x_t) + 1, dtype=torch.float64)
+        torch.cumsum(focal_loss(x_t, gamma), 0, dtype=torch.float64, out=cumulated[1:])
+        total = cumulated[-1]
+        cdfs[gamma] = None
+        if total > 0:
+            shares = (ranks / len(x_t)).tolist(), (cumulated[ranks] / total).tolist()
+            cdfs[gamma] = LossCdf(*shares)
+    return cdfs
+
+
+def _summary(measured: MeasuredCdfs) -> str:
+    counts = ", ".join(f"{measured.samples[sign]:,} {sign}" for sign in SIGNS)
+    lines = [f"{measured.images} images, {counts}"]
+    for sign, share in _HARDEST:
+        held = ", ".join(
+            f"{'no loss' if cdf is None else format(cdf.hardest(share), '.1%')} (γ = {gamma:g})"
+            for gamma, cdf in measured.cdfs[sign].items()
+        )
+        lines.append(f"hardest {share:.0%} of {sign} hold, of the {sign}' loss: {held}")
+    return "\n".join(lines)
+
+
+def draw_loss_cdfs(measured: MeasuredCdfs, out_png: Path) -> None:
+    """Draw figure 4, positives on the left; below, the same from the side of the hardest logits."""
+    figure = Figure(figsize=(11, 8), dpi=DPI, layout="constrained")
+    panels = figure.subplots(2, 2)
+    for sign, (above, below) in zip(("positives", "negatives"), panels.T, strict=True):
+        count = measured.samples[sign]
+        style_axes(above, f"{count:,} {sign}")
+        style_axes(below, f"the hardest {sign}")
+        for (gamma, cdf), color in zip(measured.cdfs[sign].items(), cycle(SERIES_COLORS)):
+            if cdf is not None:
+                style = {"color": color, "label": f"γ = {gamma:g}", "linewidth": 1.8}
+                samples, loss = np.array(cdf.samples), np.array(cdf.loss)
+                above.plot(samples, loss, **style)
+                below.plot(1 - samples, 1 - loss, **style)
+        above.set(xlim=(0, 1), xlabel=f"fraction of {sign}, from low to high loss")
+        above.set(ylim=(0, 1.02), ylabel="cumulative loss")
+        below.set(xscale="log", xlim=(min(0.1, 1 / max(1, count)), 1))
+        below.set(xlabel=f"fraction of {sign}, hardest first")
+        below.set(ylim=(0, 1.02), ylabel="their share of the loss")
+        for panel in (above, below):
+            if panel.lines:
+                panel.legend(frameon=False, loc="upper left")
+            else:
+                panel.text(0.5, 0.5, f"no loss of {sign}", transform=panel.transAxes, ha="center")
+    figure.savefig(out_png)
