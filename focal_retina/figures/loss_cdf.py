@@ -1,11 +1,13 @@
 """The loss of positives and of negatives, cumulated from easy to hard: the paper's figure 4.
 
-As in the paper (section 5.1), a trained model predicts many images, a fixed number of its logits is
-drawn at random, sorted by loss and cumulated.
+A logit of an anchor that is not ignored is a positive for the anchor's own class and a negative for
+every other class. As in the paper (section 5.1), a trained model predicts many images, a fixed
+number of logits is drawn at random, sorted by loss and cumulated.
 """
 
 import json
-from collections.abc import Sequence
+import random
+from collections.abc import Iterable, Sequence
 from itertools import cycle
 from pathlib import Path
 from typing import NamedTuple
@@ -13,34 +15,30 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
+from detectron2.data import (
+    MetadataCatalog,
+    build_detection_test_loader,
+    get_detection_dataset_dicts,
+)
+from detectron2.data.detection_utils import build_augmentation
 from matplotlib.figure import Figure
 from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm import tqdm
 
+from ..data import CrowdKeepingMapper
 from ..engine import UserError
 from ..engine.trained_model import load_trained_model
 from ..files import atomic_write
 from ..losses import focal_loss
 from ..modeling import FocalRetinaNet
-from .logit_sample import SIGNS, build_labeled_loader, sample_logits
-from .loss_shares import SCORE_BORDERS, draw_loss_shares, loss_shares
+from .loss_shares import SIGNS, LogitSample, draw_loss_shares, loss_shares
 from .style import DPI, SERIES_COLORS, style_axes
 
 _NUMBERS_FILE = "loss_distribution.json"
+_SEED = 0
 _CURVE_POINTS = 300  # evenly spaced, and as many more towards the hardest logits
 _HARDEST = (("positives", 0.2), ("negatives", 0.2), ("negatives", 0.01))  # in the summary
-
-_DEFINITIONS = {
-    "sample": "a logit of an anchor that is not ignored: positive for the anchor's own class, "
-    "negative for every other class",
-    "samples": "how many there are in the images",
-    "drawn": "how many of them were drawn at random for cdf and shares",
-    "labels": "the training's, for images resized as for a test, without augmentation",
-    "cdf": "drawn samples of one sign sorted from low to high loss, cumulated, normalised to 1",
-    "shares": "parts of the sum over all samples of the loss, weighted by alpha, and of the "
-    "absolute value of its derivative by the logit; [gamma][negatives, positives][name]",
-    "score": f"the sigmoid of the logit; buckets between {', '.join(map(str, SCORE_BORDERS))}",
-}
 
 
 class LossCdf(NamedTuple):
@@ -89,19 +87,16 @@ def measure_loss_cdf(
     alpha: float = 0.25,
     max_images: int = 500,
     sample_size: int = 10_000_000,
-) -> str:
+) -> MeasuredCdfs:
     """Write fig4.png, loss_shares.png and loss_distribution.json.
 
     Args:
-        cfg: of a trained model; the images are those of DATASETS.TEST.
+        cfg: of a trained model; the images are those of DATASETS.TEST, at random.
         output: an existing folder.
         gammas: of the losses to look at, ≥ 0, each once.
-        alpha: weight of positives in the shares, and 1 - alpha of negatives; < 0: no weights.
+        alpha: see :func:`~focal_retina.figures.loss_shares.loss_shares`.
         max_images: more images are not looked at.
-        sample_size: how many logits of each sign are drawn; the default takes 240 MB.
-
-    Returns:
-        a summary of a few lines.
+        sample_size: how many logits of each sign are drawn at most, as many of each image.
 
     Raises:
         UserError: another kind of model, a data set without annotations, or logits that are not
@@ -116,40 +111,92 @@ def measure_loss_cdf(
             f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} has no anchor labeler: set it "
             "to FocalRetinaNet, which loads the checkpoints of RetinaNet too"
         )
-    loader = build_labeled_loader(cfg, max_images)
-    samples = sample_logits(model, loader, sample_size)
-    cdfs = {sign: loss_cdfs(sample.draw()[0], gammas) for sign, sample in samples.items()}
-    shares = loss_shares(
-        samples,
-        gammas,
-        alpha,
-        level_names=model.head_in_features,
-        class_names=MetadataCatalog.get(cfg.DATASETS.TEST[0]).thing_classes,
+    loader = labeled_loader(cfg, max_images)
+    samples = draw_logits(model, loader, max(1, sample_size // len(loader)))
+    class_names = MetadataCatalog.get(cfg.DATASETS.TEST[0]).thing_classes
+    shares = loss_shares(samples, gammas, alpha, model.head_in_features, class_names)
+    measured = MeasuredCdfs(
+        len(loader),
+        {sign: sample.seen for sign, sample in samples.items()},
+        {sign: cumulate(sample.x_t, gammas) for sign, sample in samples.items()},
     )
-    measured = MeasuredCdfs(len(loader), {sign: x.seen for sign, x in samples.items()}, cdfs)
     contents = {
         "weights": cfg.MODEL.WEIGHTS or "none: a new model",
         "datasets": list(cfg.DATASETS.TEST),
         "images": measured.images,
-        "definitions": _DEFINITIONS,
         "alpha": alpha,
         "gammas": list(gammas),
         "samples": measured.samples,
-        "drawn": {sign: min(x.seen, x.size) for sign, x in samples.items()},
+        "drawn": {sign: len(sample.x_t) for sign, sample in samples.items()},
         "cdf": {
             sign: {f"{g:g}": cdf and cdf._asdict() for g, cdf in its.items()}
-            for sign, its in cdfs.items()
+            for sign, its in measured.cdfs.items()
         },
-        "shares": {part: share.to_json() for part, share in shares.items()},
+        "shares": {kind: its._asdict() for kind, its in shares.items()},
     }
     with atomic_write(output / _NUMBERS_FILE, "w") as file:
         file.write(json.dumps(contents) + "\n")
     draw_loss_cdfs(measured, output / "fig4.png")
     draw_loss_shares(shares, gammas, alpha, output / "loss_shares.png")
-    return _summary(measured)
+    return measured
 
 
-def loss_cdfs(x_t: Tensor, gammas: Sequence[float]) -> dict[float, LossCdf | None]:
+def labeled_loader(cfg: CfgNode, max_images: int) -> DataLoader:
+    """Images of DATASETS.TEST, chosen at random but always the same, one a batch. They are resized
+    as for a test and have their objects, crowds treated as in training."""
+    records = get_detection_dataset_dicts(cfg.DATASETS.TEST, filter_empty=False)
+    bare = next((x["file_name"] for x in records if "annotations" not in x), None)
+    if bare is not None:
+        raise UserError(f"DATASETS.TEST {cfg.DATASETS.TEST}: {bare} has no annotations to label by")
+    records = random.Random(_SEED).sample(records, min(max_images, len(records)))
+    mapper = CrowdKeepingMapper(cfg, is_train=True, augmentations=build_augmentation(cfg, False))
+    return build_detection_test_loader(
+        records, mapper=mapper, num_workers=cfg.DATALOADER.NUM_WORKERS
+    )
+
+
+@torch.no_grad()
+def draw_logits(
+    model: FocalRetinaNet, loader: Iterable[list[dict]], per_image: int
+) -> dict[str, LogitSample]:
+    """Draw at most ``per_image`` negatives and positives of each image, labeled as for training.
+
+    The model is put into evaluation mode. A progress bar goes to stderr.
+    """
+    model.eval()
+    generator = torch.Generator().manual_seed(_SEED)
+    drawn: dict[str, list[tuple[Tensor, Tensor]]] = {sign: [] for sign in SIGNS}
+    seen = dict.fromkeys(SIGNS, 0)
+    for batch in tqdm(loader, unit="image", desc="loss distribution"):
+        predictions = model.label_and_predict(model.preprocess_image(batch).tensor, batch)
+        logits = torch.cat(predictions.logits, dim=1)[0].float().cpu()  # (R, K)
+        labels = predictions.labels[0].cpu()
+        if not logits.isfinite().all():
+            raise UserError(f"{batch[0]['file_name']}: NaN or infinite logits: the model diverged")
+        levels = torch.arange(len(predictions.logits)).repeat_interleave(
+            torch.tensor([len(x) for x in predictions.anchors])
+        )
+        classes = torch.arange(model.num_classes)
+        cells = levels[:, None] * model.num_classes + classes
+        is_own = labels[:, None] == classes
+        is_negative = ~is_own & (labels >= 0)[:, None]
+        for sign, which, x_t in (
+            ("negatives", is_negative, -logits),
+            ("positives", is_own, logits),
+        ):
+            index = which.flatten().nonzero()[:, 0]
+            seen[sign] += len(index)
+            if len(index) > per_image:
+                index = index[torch.randint(len(index), (per_image,), generator=generator)]
+            drawn[sign].append((x_t.flatten()[index], cells.flatten()[index].int()))
+    samples = {}
+    for sign, parts in drawn.items():
+        x_t, cells = map(torch.cat, zip(*parts, strict=True))
+        samples[sign] = LogitSample(x_t, cells, seen[sign])
+    return samples
+
+
+def cumulate(x_t: Tensor, gammas: Sequence[float]) -> dict[float, LossCdf | None]:
     """γ -> curve of the logits ``x_t`` (M,), None where they have no loss."""
     # FL falls with x_t, whatever γ: one order serves all.
     x_t = x_t.sort(descending=True).values
@@ -160,15 +207,15 @@ def loss_cdfs(x_t: Tensor, gammas: Sequence[float]) -> dict[float, LossCdf | Non
     for gamma in gammas:
         cumulated = torch.zeros(len(x_t) + 1, dtype=torch.float64)
         torch.cumsum(focal_loss(x_t, gamma), 0, dtype=torch.float64, out=cumulated[1:])
-        total = cumulated[-1]
         cdfs[gamma] = None
-        if total > 0:
-            shares = (ranks / len(x_t)).tolist(), (cumulated[ranks] / total).tolist()
-            cdfs[gamma] = LossCdf(*shares)
+        if cumulated[-1] > 0:
+            loss = (cumulated[ranks] / cumulated[-1]).tolist()
+            cdfs[gamma] = LossCdf((ranks.double() / len(x_t)).tolist(), loss)
     return cdfs
 
 
-def _summary(measured: MeasuredCdfs) -> str:
+def summary(measured: MeasuredCdfs) -> str:
+    """A few lines on what was found."""
     counts = ", ".join(f"{measured.samples[sign]:,} {sign}" for sign in SIGNS)
     lines = [f"{measured.images} images, {counts}"]
     for sign, share in _HARDEST:
@@ -190,10 +237,9 @@ def draw_loss_cdfs(measured: MeasuredCdfs, out_png: Path) -> None:
         style_axes(below, f"the hardest {sign}")
         for (gamma, cdf), color in zip(measured.cdfs[sign].items(), cycle(SERIES_COLORS)):
             if cdf is not None:
-                style = {"color": color, "label": f"γ = {gamma:g}", "linewidth": 1.8}
                 samples, loss = np.array(cdf.samples), np.array(cdf.loss)
-                above.plot(samples, loss, **style)
-                below.plot(1 - samples, 1 - loss, **style)
+                above.plot(samples, loss, color=color, label=f"γ = {gamma:g}")
+                below.plot(1 - samples, 1 - loss, color=color, label=f"γ = {gamma:g}")
         above.set(xlim=(0, 1), xlabel=f"fraction of {sign}, from low to high loss")
         above.set(ylim=(0, 1.02), ylabel="cumulative loss")
         below.set(xscale="log", xlim=(min(0.1, 1 / max(1, count)), 1))
