@@ -115,22 +115,20 @@ def measure_loss_cdf(
     samples = draw_logits(model, loader, max(1, sample_size // len(loader)))
     class_names = MetadataCatalog.get(cfg.DATASETS.TEST[0]).thing_classes
     shares = loss_shares(samples, gammas, alpha, model.head_in_features, class_names)
-    measured = MeasuredCdfs(
-        len(loader),
-        {sign: sample.seen for sign, sample in samples.items()},
-        {sign: cumulate(sample.x_t, gammas) for sign, sample in samples.items()},
-    )
+    seen = {sign: sample.seen for sign, sample in samples.items()}
+    cdfs = {sign: cumulate(sample.x_t, gammas) for sign, sample in samples.items()}
+    measured = MeasuredCdfs(len(loader), seen, cdfs)
     contents = {
         "weights": cfg.MODEL.WEIGHTS or "none: a new model",
         "datasets": list(cfg.DATASETS.TEST),
-        "images": measured.images,
+        "images": len(loader),
         "alpha": alpha,
         "gammas": list(gammas),
-        "samples": measured.samples,
+        "samples": seen,
         "drawn": {sign: len(sample.x_t) for sign, sample in samples.items()},
         "cdf": {
             sign: {f"{g:g}": cdf and cdf._asdict() for g, cdf in its.items()}
-            for sign, its in measured.cdfs.items()
+            for sign, its in cdfs.items()
         },
         "shares": {kind: its._asdict() for kind, its in shares.items()},
     }
@@ -150,9 +148,8 @@ def labeled_loader(cfg: CfgNode, max_images: int) -> DataLoader:
         raise UserError(f"DATASETS.TEST {cfg.DATASETS.TEST}: {bare} has no annotations to label by")
     records = random.Random(_SEED).sample(records, min(max_images, len(records)))
     mapper = CrowdKeepingMapper(cfg, is_train=True, augmentations=build_augmentation(cfg, False))
-    return build_detection_test_loader(
-        records, mapper=mapper, num_workers=cfg.DATALOADER.NUM_WORKERS
-    )
+    workers = cfg.DATALOADER.NUM_WORKERS
+    return build_detection_test_loader(records, mapper=mapper, num_workers=workers)
 
 
 @torch.no_grad()
@@ -173,17 +170,13 @@ def draw_logits(
         labels = predictions.labels[0].cpu()
         if not logits.isfinite().all():
             raise UserError(f"{batch[0]['file_name']}: NaN or infinite logits: the model diverged")
-        levels = torch.arange(len(predictions.logits)).repeat_interleave(
-            torch.tensor([len(x) for x in predictions.anchors])
-        )
+        lengths = torch.tensor([len(x) for x in predictions.anchors])
+        levels = torch.arange(len(lengths)).repeat_interleave(lengths)
         classes = torch.arange(model.num_classes)
         cells = levels[:, None] * model.num_classes + classes
         is_own = labels[:, None] == classes
         is_negative = ~is_own & (labels >= 0)[:, None]
-        for sign, which, x_t in (
-            ("negatives", is_negative, -logits),
-            ("positives", is_own, logits),
-        ):
+        for sign, which, x_t in zip(SIGNS, (is_negative, is_own), (-logits, logits), strict=True):
             index = which.flatten().nonzero()[:, 0]
             seen[sign] += len(index)
             if len(index) > per_image:

@@ -4,12 +4,10 @@ The numbers come from the loss modules themselves: values from their readable fo
 the backward pass that a training calls.
 """
 
-import dataclasses
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from matplotlib.figure import Figure
@@ -34,42 +32,28 @@ _FIGURE_7_GAMMAS = (1.0, 2.0, 3.0, 4.0)
 _FIGURE_7_BETAS = (0.0, 1.0, 2.0)
 
 
-@dataclass(frozen=True)
-class LossCurve:
-    """One loss, for a positive: its values and its derivative by x_t, over the figure's x.
-
-    ``family`` and ``variant`` name it. The latter is empty where the former suffices.
-    """
+class LossCurve(NamedTuple):
+    """One loss, for a positive, over the figure's x."""
 
     family: str
-    variant: str
+    variant: str  # empty where the family's name suffices
     parameters: dict[str, float]
     loss: list[float]
-    gradient: list[float]
+    gradient: list[float]  # derivative by x_t
 
 
-@dataclass(frozen=True)
-class LossFigure:
-    """One figure. ``quantity`` says which field of the curves it shows."""
-
+class LossFigure(NamedTuple):
     name: str
     title: str
     x_label: str
-    quantity: str
+    quantity: str  # which field of the curves it shows: "loss" or "gradient"
     x: list[float]
     curves: list[LossCurve]
 
 
 def evaluate(loss: DenseLoss, x_t: Tensor) -> tuple[Tensor, Tensor]:
-    """Value and derivative by x_t of the loss of positives, whose x_t is their logit.
-
-    Args:
-        loss: of one α, or of one class.
-        x_t: (M,), fp32 or fp64.
-
-    Returns:
-        Two tensors like ``x_t``, α included.
-    """
+    """Value and derivative by x_t of the loss of positives, α included. Their logits are ``x_t``
+    (M,), fp32 or fp64."""
     logits = x_t.detach().clone()[:, None].requires_grad_()
     labels = torch.zeros(len(x_t), dtype=torch.int64, device=x_t.device)
     total, _ = loss([logits[None]], [labels[None]])
@@ -144,5 +128,6 @@ def write_loss_figure(data: LossFigure, folder: Path) -> Path:
     axes.legend(handles=lines, frameon=False, loc=place, ncols=min(2, len(variants)))
     picture = folder / f"{data.name}.png"
     figure.savefig(picture)
-    picture.with_suffix(".json").write_text(json.dumps(dataclasses.asdict(data)) + "\n")
+    numbers = {**data._asdict(), "curves": [curve._asdict() for curve in data.curves]}
+    picture.with_suffix(".json").write_text(json.dumps(numbers) + "\n")
     return picture

@@ -1,10 +1,12 @@
 """AP against inference time of trained models at several image sizes: the paper's figure 2."""
 
+import functools
 import itertools
 import json
 import math
 import os
 import platform
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -177,16 +179,13 @@ def _measure(cfg: CfgNode, name: str, size: int, num_images: int, digest: str) -
 
 def median_milliseconds(model: nn.Module, batches: Iterable[list[dict]]) -> float:
     """Median time of a batch. PyTorch's timer warms up with it, and waits for the GPU."""
+    times, num_threads = [], torch.get_num_threads()
     with inference_context(model), torch.no_grad():
-        times = []
         for batch in batches:
-            timer = benchmark.Timer(
-                "model(batch)",
-                globals={"model": model, "batch": batch},
-                num_threads=torch.get_num_threads(),
-            )
+            call = {"call": functools.partial(model, batch)}
+            timer = benchmark.Timer("call()", globals=call, num_threads=num_threads)
             times.append(1e3 * timer.timeit(1).median)
-    return float(torch.tensor(times).quantile(0.5))
+    return statistics.median(times)
 
 
 def read_measurements(path: Path) -> list[Measurement]:

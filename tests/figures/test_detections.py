@@ -75,12 +75,6 @@ def test_boxes_labels_and_order(draw, tmp_path):
     assert cv2.imread(str(tmp_path / "sheet.png")) is not None
 
 
-def test_without_a_mapping_categories_are_labels(draw):
-    one = (0, [0, 0, 1, 1], BoxMode.XYWH_ABS)
-    ((_, right),) = draw([record(1, one)], [prediction(1, 1, 0.5)])
-    assert [x[0] for x in right] == ["dog 0.50"]
-
-
 @pytest.mark.parametrize("num_records, count", [(3, 3), (0, 0), (30, 12)])
 def test_images_are_spread_evenly(draw, num_records, count):
     box = (0, [0, 0, 1, 1], BoxMode.XYWH_ABS)

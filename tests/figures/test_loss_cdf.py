@@ -1,6 +1,5 @@
 """Figure 4 against the definition, sample by sample."""
 
-import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -19,9 +18,6 @@ from focal_retina.figures.loss_cdf import (
 )
 from focal_retina.figures.loss_shares import (
     SIGNS,
-    LogitSample,
-    LossShares,
-    draw_loss_shares,
     loss_shares,
 )
 from focal_retina.losses import focal_loss
@@ -140,37 +136,27 @@ def test_shares_against_the_definition(alpha):
     drawn = draw_logits(Model(), batches(2), 1000)
     drawn["negatives"] = drawn["negatives"]._replace(seen=10 * drawn["negatives"].seen)
     shares = loss_shares(drawn, GAMMAS, alpha, ["p3", "p4"], ["a", "b", "c"])
-    weights = {"positives": alpha, "negatives": 1 - alpha} if alpha >= 0 else {}
+    weights = (10 * (1 - alpha), alpha) if alpha >= 0 else (10, 1)
     for g, gamma in enumerate(GAMMAS):
-        sums = {"loss": {}, "gradient": {}}
-        for sign, factor in (("positives", 1), ("negatives", 10)):
+        expected = {"loss": np.zeros((2, 2 * K)), "gradient": np.zeros((2, 2 * K))}
+        in_bucket = {"loss": 0.0, "gradient": 0.0}
+        for s, (sign, weight) in enumerate(zip(SIGNS, weights, strict=True)):
             x_t = drawn[sign].x_t.double().requires_grad_()
             loss = focal_loss(x_t, gamma)
             (slope,) = torch.autograd.grad(loss.sum(), x_t)
-            factor = factor * weights.get(sign, 1)
-            sums["loss"][sign] = factor * loss.detach().numpy()
-            sums["gradient"][sign] = factor * slope.abs().numpy()
-        for quantity, values in sums.items():
-            whole = sum(x.sum() for x in values.values())
-            for s, sign in enumerate(SIGNS):
-                cells = drawn[sign].cells.numpy()
-                score = drawn[sign].x_t.mul(1 if sign == "positives" else -1).sigmoid().numpy()
-                in_part = {"level": cells // K == 1, "class": cells % K == 2}
-                in_part["score bucket"] = (score >= 0.1) & (score < 0.3)
-                for kind, name in (("level", "p4"), ("class", "c"), ("score bucket", "0.1–0.3")):
-                    index = shares[kind].names.index(name)
-                    found = getattr(shares[kind], quantity)[g][s][index]
-                    expected = values[sign][in_part[kind]].sum() / whole
-                    assert found == pytest.approx(expected, rel=1e-5)
-    for its in shares.values():
-        np.testing.assert_allclose(np.sum(its.loss, axis=(1, 2)), 1)
-        np.testing.assert_allclose(np.sum(its.gradient, axis=(1, 2)), 1)
-
-
-def test_without_samples_all_shares_are_0():
-    nothing = LogitSample(torch.empty(0), torch.empty(0, dtype=torch.int32), 0)
-    shares = loss_shares(dict.fromkeys(SIGNS, nothing), GAMMAS, 0.25, ["p3"], ["a"])
-    assert np.sum(shares["level"].loss) == 0
+            score = torch.sigmoid(x_t if s else -x_t)
+            for quantity, values in (("loss", loss.detach()), ("gradient", slope.abs())):
+                np.add.at(expected[quantity][s], drawn[sign].cells, weight * values)
+                in_bucket[quantity] += weight * float(values[(score >= 0.1) & (score < 0.3)].sum())
+        for quantity, sums in expected.items():
+            by_cell = (sums / sums.sum()).reshape(2, 2, K)
+            found = {kind: np.array(getattr(its, quantity)[g]) for kind, its in shares.items()}
+            np.testing.assert_allclose(found["level"], by_cell.sum(2), rtol=1e-5)
+            np.testing.assert_allclose(found["class"], by_cell.sum(1), rtol=1e-5)
+            bucket = shares["score bucket"].names.index("0.1–0.3")
+            share = in_bucket[quantity] / sums.sum()
+            assert found["score bucket"][:, bucket].sum() == pytest.approx(share, rel=1e-5)
+            assert found["score bucket"].sum() == pytest.approx(1)
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"images": 3, "cdf": {"positives": {"0": {}}}}'])
@@ -180,40 +166,12 @@ def test_a_foreign_json_is_named(tmp_path, text):
         read_loss_cdf(tmp_path)
 
 
-def test_reads_curves_with_the_error_of_earlier_versions(tmp_path):
-    curve = {"samples": [0, 1], "loss": [0, 1], "error": 0.1}
-    content = {"images": 1, "samples": {}, "cdf": {"positives": {"0.5": curve, "2": None}}}
-    (tmp_path / "loss_distribution.json").write_text(json.dumps(content))
-    cdfs = {"positives": {0.5: LossCdf([0, 1], [0, 1]), 2.0: None}}
-    assert read_loss_cdf(tmp_path) == MeasuredCdfs(1, {}, cdfs)
-
-
 def test_picture_shows_the_curves_from_both_sides(tmp_path, saved):
     curve = LossCdf([0, 0.5, 1], [0, 0.1, 1])
     cdfs = {"positives": {0.0: None, 2.0: None}, "negatives": {0.0: None, 2.0: curve}}
     counts = {"positives": 0, "negatives": 1234567}
     draw_loss_cdfs(MeasuredCdfs(3, counts, cdfs), tmp_path / "fig4.png")
-    empty, above, also_empty, below = saved[0].axes
-    assert above.get_title("left") == "1,234,567 negatives"
-    (line,), (mirrored,) = above.lines, below.lines
-    assert line.get_xydata().tolist() == [[0, 0], [0.5, 0.1], [1, 1]]
-    np.testing.assert_allclose(mirrored.get_xydata(), [[1, 1], [0.5, 0.9], [0, 0]])
-    for panel in (empty, also_empty):
-        assert [text.get_text() for text in panel.texts] == ["no loss of positives"]
-    assert [text.get_text() for text in above.get_legend().get_texts()] == ["γ = 2"]
-
-
-@pytest.mark.parametrize("num_parts, num_gammas", [(3, 2), (80, 9)])
-def test_bars_show_the_shares(tmp_path, saved, num_parts, num_gammas):
-    values = np.random.default_rng(0).uniform(size=(num_gammas, 2, num_parts))
-    shares = LossShares([f"part {i}" for i in range(num_parts)], values.tolist(), values.tolist())
-    gammas = [i / 2 for i in range(num_gammas)]
-    draw_loss_shares({"class": shares}, gammas, 0.25, tmp_path / "shares.png")
-    axes, below = saved[0].axes
-    largest = sorted(np.argsort(-values.sum((0, 1)))[:12])
-    assert [x.get_text() for x in below.get_xticklabels()] == [f"part {i}" for i in largest]
-    heights = [[bar.get_height() for bar in bars] for bars in axes.containers]
-    np.testing.assert_allclose(heights, 100 * values[..., largest].reshape(2 * num_gammas, -1))
-    for negatives, positives in zip(axes.containers[::2], axes.containers[1::2], strict=True):
-        assert [x.get_y() for x in positives] == [x.get_height() for x in negatives]
-    assert ("largest of 80" in axes.get_title("left")) == (num_parts == 80)
+    empty, above, _, below = saved[0].axes
+    np.testing.assert_allclose(above.lines[0].get_xydata(), [[0, 0], [0.5, 0.1], [1, 1]])
+    np.testing.assert_allclose(below.lines[0].get_xydata(), [[1, 1], [0.5, 0.9], [0, 0]])
+    assert [text.get_text() for text in empty.texts] == ["no loss of positives"]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from focal_retina.evaluation.precision_curves import PrecisionCurves, load_precision_curves
+from focal_retina.evaluation.precision_curves import PrecisionCurves
 from focal_retina.figures.pr_curves import draw_pr_curves
 
 
@@ -39,13 +39,3 @@ def test_nothing_and_one_class(average_precision, tmp_path, saved):
     draw_pr_curves(curves_of(average_precision), "few", tmp_path / "pr.png")
     texts = [text.get_text() for text in saved[0].axes[0].texts]
     assert texts == (["no objects"] if np.isnan(average_precision[0]) else [])
-
-
-def test_curves_come_back_from_the_file_as_they_were(tmp_path):
-    curves = curves_of([0.25, np.nan])._replace(class_names=["tram", "Straßenbahn 電車"])
-    curves.save(tmp_path / "curves.npz")
-    loaded = load_precision_curves(tmp_path / "curves.npz")
-    assert loaded.class_names == curves.class_names
-    for name in ("precision", "iou_thresholds", "recall_thresholds"):
-        np.testing.assert_array_equal(getattr(loaded, name), getattr(curves, name))
-    np.testing.assert_array_equal(loaded.average_precision(), [0.25, np.nan])

@@ -21,7 +21,6 @@ from focal_retina.figures.speed_accuracy import (
     parse_run,
     read_measurements,
     upper_envelope,
-    write_measurements,
 )
 
 
@@ -121,14 +120,6 @@ def test_a_foreign_json_is_refused_and_left_alone(tmp_path, content):
     assert path.read_text() == content
 
 
-def test_measurements_survive_the_json(tmp_path):
-    path = tmp_path / "speed_accuracy.json"
-    assert read_measurements(path) == []
-    measurement = Measurement("a", 400, 1.5, 3, {"AP": 2.0}, "set", "device", "0f")
-    write_measurements(path, [measurement])
-    assert read_measurements(path) == [measurement]
-
-
 @given(st.lists(st.tuples(st.integers(1, 20), st.integers(0, 20)), min_size=1))
 def test_envelope_beats_or_holds_every_point(points):
     envelope = upper_envelope(points)
@@ -145,7 +136,6 @@ def test_retinanet_is_the_papers_envelope_from_64_ms_on():
     envelope = upper_envelope([*retinanet, *PAPER_OTHERS.values()])
     assert set(envelope) - set(retinanet) == {PAPER_OTHERS["YOLOv2"], PAPER_OTHERS["SSD321"]}
     assert max(retinanet)[1] == 37.8
-    assert PAPER_RETINANET["RetinaNet-50"][2] == (98, 34.3)
 
 
 def test_picture_shows_runs_beside_the_paper(tmp_path, saved):
@@ -155,12 +145,10 @@ def test_picture_shows_runs_beside_the_paper(tmp_path, saved):
         for name, size, time, ap in runs
     ]
     draw_speed_accuracy(measurements, tmp_path / "fig2.png")
-    measured, paper = saved[0].axes
-    lines = {line.get_label(): line.get_xydata().tolist() for line in measured.lines}
-    assert lines["R18"] == [[10, 25], [20, 30]] and lines["R50"] == [[30, 28]]
-    assert lines["upper envelope"] == [[10, 25], [20, 30]]
-    assert "some set, some GPU" in measured.get_title("left")
-    lines = {line.get_label(): line.get_xydata().tolist() for line in paper.lines}
-    for name, points in PAPER_RETINANET.items():
-        assert lines[name] == [list(map(float, point)) for point in points]
-    assert {text.get_text() for text in paper.texts} >= {*PAPER_OTHERS, "400", "800"}
+    measured, paper = (
+        {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
+        for axes in saved[0].axes
+    )
+    assert measured["R18"] == measured["upper envelope"] == [[10, 25], [20, 30]]
+    assert measured["R50"] == [[30, 28]]
+    assert paper["RetinaNet-50"][2] == [98, 34.3]

@@ -5,7 +5,6 @@ import logging
 
 import pytest
 from detectron2.utils.events import EventStorage, JSONWriter
-from matplotlib import pyplot
 
 from focal_retina.figures.training import Series, draw_training_curves, read_metrics
 
@@ -69,21 +68,10 @@ def test_an_empty_file_is_an_error(path):
 
 
 def test_picture_shows_every_loss_the_rate_and_evaluated_ap(tmp_path, saved):
-    iterations = [19, 39, 59]
     names = ("total_loss", "loss_cls", "loss_box_reg", "lr", "time")
-    metrics = {name: Series(iterations, [3.0, 2.0, 1.0]) for name in names}
-    metrics["bbox/AP"] = Series([59], [51.26])
-    metrics["bbox/AP-ring"] = Series([59], [10.0])
-    before = pyplot.get_fignums()
+    metrics = {name: Series([19, 39], [3.0, float("nan")]) for name in names}
+    metrics |= {"bbox/AP": Series([39], [51.26]), "bbox/AP-ring": Series([39], [10.0])}
     draw_training_curves(metrics, tmp_path / "curves.png")
-    losses, precision, rate = saved[0].axes
-    assert {line.get_label() for line in losses.lines} == {"total_loss", "loss_cls", "loss_box_reg"}
-    assert [line.get_xdata().tolist() for line in rate.lines] == [iterations]
-    assert [line.get_label() for line in precision.lines] == ["AP"]
-    assert [text.get_text() for text in precision.texts] == ["51.3"]
-    assert pyplot.get_fignums() == before  # no display is asked for a window
-
-
-def test_picture_of_a_run_that_was_not_evaluated(tmp_path, saved):
-    draw_training_curves({"total_loss": Series([0], [float("nan")])}, tmp_path / "c.png")
-    assert [text.get_text() for text in saved[0].axes[1].texts] == ["not evaluated"]
+    losses, precision, rate = ({line.get_label() for line in axes.lines} for axes in saved[0].axes)
+    assert losses == {"total_loss", "loss_cls", "loss_box_reg"}
+    assert (precision, len(rate)) == ({"AP"}, 1)
