@@ -18,7 +18,6 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from focal_retina.analysis.anchor_config import warn_of_unreached_objects
-from focal_retina.analysis.report import write_training_report
 from focal_retina.data.corrupt import CorruptImageError
 from focal_retina.engine import (
     SafeCheckpointer,
@@ -32,6 +31,7 @@ from focal_retina.engine import (
     setup_config,
     user_errors,
 )
+from focal_retina.figures.report import write_training_report
 
 
 def parse_args() -> argparse.Namespace:

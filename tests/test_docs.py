@@ -18,6 +18,7 @@ from detectron2.config import LazyConfig
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.logger import setup_logger
 
+from focal_retina import commands
 from focal_retina.engine import load_config
 
 ROOT = Path(__file__).parents[1]
@@ -101,7 +102,7 @@ def test_commands_parse_and_name_real_files_and_keys(page, command, monkeypatch)
 
 @pytest.mark.parametrize("page, command", COMMANDS)
 def test_each_command_is_run_or_has_a_reason_not_to_be(page, command):
-    is_run = page == RUN_PAGE or "tools/plot_losses.py" in command
+    is_run = page == RUN_PAGE or "figure losses" in command
     assert is_run or any(re.search(pattern, command) for pattern in ONLY_PARSED), command
 
 
@@ -153,13 +154,10 @@ def test_the_page_on_ones_own_data_runs_from_top_to_bottom(workplace, monkeypatc
 
 
 def test_the_figures_of_the_losses_are_drawn(tmp_path, monkeypatch):
-    (command,) = (x for x in commands_of(ROOT / "docs" / "redo_the_paper.md") if "plot_losses" in x)
-    _, script, *arguments = shlex.split(command)
+    page = ROOT / "docs" / "redo_the_paper.md"
+    (command,) = (x for x in commands_of(page) if "figure losses" in x)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", [script, *arguments])
-    with pytest.raises(SystemExit) as exit_:
-        runpy.run_path(str(ROOT / script), run_name="__main__")
-    assert exit_.value.code == 0
+    assert commands.main(shlex.split(command)[3:]) == 0
     assert {p.suffix for p in (tmp_path / "output" / "losses").iterdir()} == {".png", ".json"}
 
 

@@ -8,7 +8,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ...evaluation.precision_curves import PrecisionCurves
+from ..evaluation.precision_curves import PrecisionCurves
 from .style import DPI, style_axes
 
 # As many classes as lines and bars can be told apart; with more, half of them are the best and half
@@ -28,26 +28,28 @@ def draw_pr_curves(curves: PrecisionCurves, title: str, out_png: Path) -> None:
     """
     average_precision = curves.average_precision()
     ranking = [int(k) for k in np.argsort(-average_precision) if not np.isnan(average_precision[k])]
-    shown = _best_and_worst(ranking)
+    shown, selection = ranking, ""
+    if len(ranking) > _MAX_CLASSES:
+        half = _MAX_CLASSES // 2
+        shown = ranking[:half] + ranking[-half:]
+        selection = f": best and worst {half} of {len(ranking)}"
 
     height = max(4.2, 1.5 + 0.24 * len(shown))
     figure = Figure(figsize=(13, height), dpi=DPI, layout="constrained")
     figure.suptitle(title, x=0.01, ha="left", fontsize=11, weight="bold")
     by_iou, by_class, bars = figure.subplots(1, 3)
     _draw_by_iou(by_iou, curves, ranking)
-    colors = dict(zip(shown, colormaps["viridis"](np.linspace(0, 0.92, len(shown))), strict=True))
-    style_axes(by_class, f"each class at IoU .5{_selection(shown, ranking)}")
-    for k in shown:
-        by_class.plot(curves.recall_thresholds, curves.precision[0, :, k], color=colors[k])
+    colors = colormaps["viridis"](np.linspace(0, 0.92, len(shown)))
+    style_axes(by_class, f"each class at IoU .5{selection}")
+    for k, color in zip(shown, colors, strict=True):
+        by_class.plot(curves.recall_thresholds, curves.precision[0, :, k], color=color)
     for axes in (by_iou, by_class):
         axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall", ylabel="precision")
 
-    style_axes(bars, f"AP, %{_selection(shown, ranking)}")
-    places = range(len(shown))
-    values = [100 * average_precision[k] for k in shown]
-    drawn = bars.barh(places, values, color=[colors[k] for k in shown])
+    style_axes(bars, f"AP, %{selection}")
+    drawn = bars.barh(range(len(shown)), 100 * average_precision[shown], color=colors)
     bars.bar_label(drawn, fmt="%.1f", padding=2, fontsize=8)
-    bars.set_yticks(places, [curves.class_names[k] for k in shown], fontsize=8)
+    bars.set_yticks(range(len(shown)), [curves.class_names[k] for k in shown], fontsize=8)
     bars.set_ylim(max(len(shown), 6) - 0.5, -0.5)  # few bars are not fat ones
     bars.set_xlim(0, 105)
     bars.grid(visible=False, axis="y")
@@ -56,26 +58,13 @@ def draw_pr_curves(curves: PrecisionCurves, title: str, out_png: Path) -> None:
 
 def _draw_by_iou(axes: Axes, curves: PrecisionCurves, classes: Sequence[int]) -> None:
     style_axes(axes, f"mean of {len(classes)} classes, by IoU")
+    if not classes:
+        axes.text(0.5, 0.5, "no objects", transform=axes.transAxes, ha="center")
+        return
     thresholds = curves.iou_thresholds
     colors = colormaps["viridis"](np.linspace(0, 0.92, len(thresholds)))
     for precision, threshold, color in zip(curves.precision, thresholds, colors, strict=True):
-        if classes:
-            mean = precision[:, list(classes)].mean(axis=1)
-            label = f"{threshold:.2f}: {100 * mean.mean():.1f}"
-            axes.plot(curves.recall_thresholds, mean, color=color, label=label)
-    if classes:
-        axes.legend(title="IoU: AP, %", edgecolor="none", fontsize=8, title_fontsize=8)
-    else:
-        axes.text(0.5, 0.5, "no objects", transform=axes.transAxes, ha="center")
-
-
-def _best_and_worst(ranking: list[int]) -> list[int]:
-    if len(ranking) <= _MAX_CLASSES:
-        return ranking
-    return ranking[: _MAX_CLASSES // 2] + ranking[-_MAX_CLASSES // 2 :]
-
-
-def _selection(shown: Sequence[int], ranking: Sequence[int]) -> str:
-    if len(shown) == len(ranking):
-        return ""
-    return f": best and worst {len(shown) // 2} of {len(ranking)}"
+        mean = precision[:, list(classes)].mean(axis=1)
+        label = f"{threshold:.2f}: {100 * mean.mean():.1f}"
+        axes.plot(curves.recall_thresholds, mean, color=color, label=label)
+    axes.legend(title="IoU: AP, %", edgecolor="none", fontsize=8, title_fontsize=8)

@@ -1,4 +1,4 @@
-"""metrics.json: as Detectron2 writes it, resumed, cut off."""
+"""metrics.json as Detectron2 writes it, resumed, cut off; and the picture of it."""
 
 import json
 import logging
@@ -6,7 +6,7 @@ import logging
 import pytest
 from detectron2.utils.events import EventStorage, JSONWriter
 
-from focal_retina.analysis.training_metrics import Series, read_metrics
+from focal_retina.figures.training import Series, draw_training_curves, read_metrics
 
 
 @pytest.fixture
@@ -65,3 +65,13 @@ def test_an_empty_file_is_an_error(path):
     path.write_text("")
     with pytest.raises(ValueError, match="holds no metrics"):
         read_metrics(path)
+
+
+def test_picture_shows_every_loss_the_rate_and_evaluated_ap(tmp_path, saved):
+    names = ("total_loss", "loss_cls", "loss_box_reg", "lr", "time")
+    metrics = {name: Series([19, 39], [3.0, float("nan")]) for name in names}
+    metrics |= {"bbox/AP": Series([39], [51.26]), "bbox/AP-ring": Series([39], [10.0])}
+    draw_training_curves(metrics, tmp_path / "curves.png")
+    losses, precision, rate = ({line.get_label() for line in axes.lines} for axes in saved[0].axes)
+    assert losses == {"total_loss", "loss_cls", "loss_box_reg"}
+    assert (precision, len(rate)) == ({"AP"}, 1)
