@@ -70,7 +70,7 @@ def write_sweep_report(
         sweep=sweep,
         about=about,
         order=_order(pairs),
-        commits=sorted({x.git_commit[:12] for x in results if x.git_commit}),
+        commits=sorted({x.git_commit[:12] + x.git_commit[40:] for x in results if x.git_commit}),
         now=datetime.now(timezone.utc),
         results_table=_results_table(sweep, summaries, about),
         pictures=pictures,
