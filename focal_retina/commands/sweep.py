@@ -13,8 +13,6 @@ from pathlib import Path
 
 from . import add_config_arguments
 
-INTERRUPTED = "interrupted; the same command goes on from here"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     import torch
