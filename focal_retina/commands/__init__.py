@@ -2,7 +2,8 @@
 
 A command is a module of this package. Its docstring is the help text, with an example;
 ``add_arguments(parser)`` declares its arguments and ``run(args)`` does the work, returning the exit
-status or None for 0. What is slow to import is imported in ``run``.
+status or None for 0. What is slow to import is imported in ``run``. ``INTERRUPTED``, where it is
+there, is the message after Ctrl-C.
 """
 
 import argparse
@@ -43,7 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from ..engine import exit_status
 
-    return exit_status(lambda: module.run(args), prog=parser.prog)
+    interrupted = getattr(module, "INTERRUPTED", "interrupted")
+    return exit_status(lambda: module.run(args), interrupted, prog=parser.prog)
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:

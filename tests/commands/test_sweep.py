@@ -1,8 +1,7 @@
-"""tools/sweep.py as a user starts it, interrupts it and starts it again."""
+"""focal-retina sweep as a user starts it, interrupts it and starts it again."""
 
 import json
 import os
-import runpy
 import signal
 import subprocess
 import sys
@@ -10,6 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
+
+from focal_retina.commands import main
 
 ROOT = Path(__file__).parents[2]
 SWEEP = """
@@ -24,14 +25,14 @@ rows:
 
 @pytest.fixture
 def start(tiny_coco, tmp_path):
-    """Start the tool on trials that wait in the middle until ``go()`` is called."""
+    """Start the command on trials that wait in the middle until ``go()`` is called."""
     json_file, images = tiny_coco
     (tmp_path / "sweep.yaml").write_text(SWEEP)
     (tmp_path / "wait").touch()
     config = ROOT / "configs" / "quickstart" / "shapes_R18.yaml"
-    command = [sys.executable, ROOT / "tools" / "sweep.py", tmp_path / "sweep.yaml"]
+    command = [sys.executable, "-m", "focal_retina", "sweep", tmp_path / "sweep.yaml"]
     command += ["--config-file", config, "--register", f"tiny={json_file}:{images}"]
-    command += ["--train-script", Path(__file__).with_name("fake_train.py"), "--seeds", "1"]
+    command += ["--train-script", ROOT / "tests" / "sweep" / "fake_train.py", "--seeds", "1"]
     command += ["--output", tmp_path / "out", "MODEL.WEIGHTS", tmp_path / "wait"]
     command += ["DATASETS.TRAIN", "('tiny',)", "DATASETS.TEST", "('tiny',)"]
     command += ["MODEL.RETINANET.NUM_CLASSES", "2", "SOLVER.MAX_ITER", "10"]
@@ -111,13 +112,10 @@ def test_an_ended_sweep_leaves_no_process_and_goes_on(start, tmp_path, how):
         (["{sweep}", "NO.SUCH_KEY", "1"], "NO.SUCH_KEY"),
     ],
 )
-def test_user_errors_are_one_line_and_status_2(tmp_path, monkeypatch, capsys, arguments, message):
+def test_user_errors_are_one_line_and_status_2(tmp_path, capsys, arguments, message):
     (tmp_path / "sweep.yaml").write_text(SWEEP)
     config = ["--config-file", str(ROOT / "configs" / "quickstart" / "shapes_R18.yaml")]
     given = [x.format(sweep=tmp_path / "sweep.yaml") for x in arguments]
-    monkeypatch.setattr(sys, "argv", ["sweep.py", *config, *given])
-    with pytest.raises(SystemExit) as exit_:
-        runpy.run_path(str(ROOT / "tools" / "sweep.py"), run_name="__main__")
-    assert exit_.value.code == 2
-    (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("sweep.py: ")]
-    assert message in line
+    assert main(["sweep", *config, *given]) == 2
+    lines = [x for x in capsys.readouterr().err.splitlines() if x.startswith("focal-retina sweep:")]
+    assert len(lines) == 1 and message in lines[0]
