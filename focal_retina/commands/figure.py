@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> None:
 def _losses(args: argparse.Namespace) -> None:
     from ..figures.loss_curves import figures, write_loss_figure
 
-    output = _folder(args.output or "output/losses")
+    output = _folder(args.output or Path("output/losses"))
     for figure in figures():
         print(f"{figure.title}: {write_loss_figure(figure, output)}")
 
@@ -77,15 +77,14 @@ def _speed_accuracy(args: argparse.Namespace) -> None:
     sizes = args.sizes or PAPER_SIZES
     if not args.run or min(sizes) < 1:
         raise ValueError("speed-accuracy needs --run, at least one, and --sizes of at least 1")
-    output = _folder(args.output or "output/speed_accuracy")
+    output = _folder(args.output or Path("output/speed_accuracy"))
     data = {"opts": args.opts, "register": args.register, "imports": args.imports}
-    runs = [parse_run(spec) for spec in args.run]
+    runs = list(map(parse_run, args.run))
     measured = measure_runs(runs, sizes, output, num_images=args.images or 50, **data)
     draw_speed_accuracy(measured, output / "fig2.png")
     print(f"figure: {output / 'fig2.png'}")
 
 
-def _folder(path: str | Path) -> Path:
-    path = Path(path)
+def _folder(path: Path) -> Path:
     path.mkdir(parents=True, exist_ok=True)
     return path
