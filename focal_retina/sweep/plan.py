@@ -1,7 +1,6 @@
 """The trials of a sweep: which config each trains, where, and under which hash."""
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
+from ..config_file import config_hash
 from .grid import Row, Sweep
 
 # Tuning draws other seeds than the test does, so that the test is of fresh ones.
@@ -27,6 +27,11 @@ class CodeInputs:
     def arguments(self) -> list[str]:
         pairs = [("--register", x) for x in self.register] + [("--import", x) for x in self.imports]
         return [part for pair in pairs for part in pair]
+
+    def fingerprint(self) -> list[str]:
+        """The data sets, and the contents of the imported files."""
+        contents = [hashlib.sha256(Path(x).read_bytes()).hexdigest() for x in self.imports]
+        return [*self.register, *contents]
 
 
 @dataclass(frozen=True)
@@ -48,17 +53,6 @@ class Trial:
     @property
     def label(self) -> str:
         return f"{self.row}{f' {self.tuned}' if self.stage == 'tune' else ''} #{self.seed}"
-
-
-def config_hash(cfg: CfgNode, inputs: CodeInputs) -> str:
-    """sha256 of what decides a trial's numbers: the config without OUTPUT_DIR, the data sets, and
-    the contents of the imported files."""
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.OUTPUT_DIR = ""
-    contents = [hashlib.sha256(Path(x).read_bytes()).hexdigest() for x in inputs.imports]
-    content = json.dumps([cfg.dump(), [*inputs.register, *contents]])
-    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def plan_tuning(sweep: Sweep, base: CfgNode, inputs: CodeInputs) -> list[Trial]:
@@ -119,7 +113,7 @@ def _plan_trial(
     period = max(1, cfg.SOLVER.MAX_ITER // _CHECKPOINTS_PER_TRIAL)
     cfg.SOLVER.CHECKPOINT_PERIOD = min(cfg.SOLVER.CHECKPOINT_PERIOD, period)
 
-    digest = config_hash(cfg, inputs)
+    digest = config_hash(cfg, inputs.fingerprint())
     parts = [row.name, stage, *([str(tuned)] if stage == "tune" else []), f"seed{seed}"]
     names = [re.sub(r"[^\w.+]+", "_", part).strip("_") for part in parts]
     directory = f"trials/{'-'.join(names)}-{digest[:8]}"

@@ -16,9 +16,9 @@ from matplotlib import colormaps, rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from ..analysis.loss_report import MeasuredCdfs
-from ..analysis.plots.style import DPI, style_axes
-from ..analysis.training_metrics import Series, read_metrics
+from ..figures.loss_cdf import MeasuredCdfs
+from ..figures.style import DPI, style_axes
+from ..figures.training import Series, read_metrics
 from .grid import Sweep
 from .statistics import RowSummary, compare
 

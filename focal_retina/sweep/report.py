@@ -13,7 +13,7 @@ from typing import Any
 import markdown
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from ..analysis.loss_report import MeasuredCdfs
+from ..figures.loss_cdf import MeasuredCdfs
 from ..files import atomic_write
 from .grid import Sweep
 from .plots import draw_pictures

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from ..analysis.loss_report import NUMBERS_FILE, MeasuredCdfs, read_loss_cdfs
+from ..figures.loss_cdf import MeasuredCdfs, read_loss_cdf
 from ..files import atomic_write
 
 RESULT_FILE = "result.json"
@@ -106,6 +106,6 @@ def read_box_metrics(directory: Path, dataset: str = "") -> dict[str, float]:
 def read_losses(trial_directory: Path) -> MeasuredCdfs | None:
     """None where the loss was not measured, or where measuring was cut off."""
     try:
-        return read_loss_cdfs(trial_directory / LOSS_FOLDER / NUMBERS_FILE)
+        return read_loss_cdf(trial_directory / LOSS_FOLDER)
     except (OSError, ValueError):
         return None

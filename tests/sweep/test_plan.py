@@ -7,9 +7,10 @@ from detectron2.config import get_cfg
 
 from focal_retina import add_focal_retina_config
 from focal_retina.sweep.grid import Row, Sweep, Tuning
-from focal_retina.sweep.plan import CodeInputs, config_hash, plan_tests, plan_tuning
+from focal_retina.sweep.plan import CodeInputs, plan_tests, plan_tuning
 
 GAMMA = "MODEL.RETINANET.FOCAL_LOSS_GAMMA"
+NO_INPUTS = CodeInputs()
 SWEEP = Sweep(
     name="table",
     title="",
@@ -49,25 +50,24 @@ def test_a_trial_is_the_base_with_its_rows_overrides_and_seed(cfg):
     expected.merge_from_list([GAMMA, 2.0, "SEED", 7, "TEST.EXPECTED_RESULTS", []])
     expected.SOLVER.CHECKPOINT_PERIOD = min(5000, cfg.SOLVER.MAX_ITER // 5)
     assert trial.cfg == expected
-    assert trial.config_hash == config_hash(expected, CodeInputs())
 
 
 def test_hash_is_of_everything_that_changes_the_numbers(cfg, tmp_path):
-    first = config_hash(cfg, CodeInputs())
-    elsewhere = cfg.clone()
-    elsewhere.defrost()
-    elsewhere.OUTPUT_DIR = "elsewhere"
-    assert config_hash(elsewhere, CodeInputs()) == first
+    def digest(inputs=NO_INPUTS, **changes):
+        base = cfg.clone()
+        base.defrost()
+        for key, value in changes.items():
+            base.merge_from_list([key.replace("__", "."), value])
+        return plan_tests(SWEEP, base, inputs, [1])[0].config_hash
 
-    elsewhere.SOLVER.WEIGHT_DECAY *= 2
     loss = tmp_path / "loss.py"
     loss.write_text("a = 1")
-    hashes = [config_hash(elsewhere, CodeInputs())]
-    hashes.append(config_hash(cfg, CodeInputs(register=("a=b:c",))))
-    hashes.append(config_hash(cfg, CodeInputs(imports=(str(loss),))))
+    hashes = [digest(), digest(SOLVER__MOMENTUM=0.5), digest(CodeInputs(register=("a=b:c",)))]
+    hashes.append(digest(CodeInputs(imports=(str(loss),))))
     loss.write_text("a = 2")
-    hashes.append(config_hash(cfg, CodeInputs(imports=(str(loss),))))
-    assert len({first, *hashes}) == 5
+    hashes.append(digest(CodeInputs(imports=(str(loss),))))
+    assert len(set(hashes)) == 5
+    assert digest(OUTPUT_DIR="elsewhere") == hashes[0]
 
 
 def test_a_row_with_an_unknown_key_is_named(cfg):

@@ -1,5 +1,6 @@
 """Trials on a real Ray: done, failed, killed, resumed, and on two nodes."""
 
+import argparse
 import json
 import math
 import re
@@ -8,8 +9,16 @@ from dataclasses import replace
 import pytest
 from ray.cluster_utils import Cluster
 
-from focal_retina.sweep.results import LOSS_FOLDER, RESULT_FILE, read_box_metrics, read_losses
-from focal_retina.sweep.runner import connect
+from focal_retina.commands import figure
+from focal_retina.sweep.plan import CodeInputs
+from focal_retina.sweep.results import (
+    LOSS_FOLDER,
+    RESULT_FILE,
+    TrialResult,
+    read_box_metrics,
+    read_losses,
+)
+from focal_retina.sweep.runner import TrialRunner, connect
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +136,21 @@ def test_losses_of_trained_models_are_measured_once_and_failures_named(
     calls = [(folder / "calls.txt").read_text().splitlines() for folder in folders]
     weights = [str(tmp_path / x.directory / "model_final.pth") for x in results]
     assert calls == [[weights[0]], [weights[1]] * 2]
+
+
+def test_the_figure_command_takes_what_the_runner_gives_it(tmp_path, monkeypatch):
+    commands = []
+    monkeypatch.setattr(TrialRunner, "_start", lambda *arguments: commands.append(arguments[-1]))
+    (tmp_path / "a").mkdir()
+    runner = TrialRunner(root=tmp_path, inputs=CodeInputs(("a=b:c",)))
+    runner._start_measuring(TrialResult("a", 1, "test", None, "done", directory="a"))
+    parser = argparse.ArgumentParser()
+    figure.add_arguments(parser)
+    assert commands[0][:3] == ["-m", "focal_retina", "figure"]
+    args = parser.parse_intermixed_args(list(map(str, commands[0][3:])))
+    assert (args.figure, args.register) == ("loss-cdf", ["a=b:c"])
+    assert args.output == tmp_path / "a" / LOSS_FOLDER
+    assert args.opts == ["MODEL.WEIGHTS", str(tmp_path / "a" / "model_final.pth")]
 
 
 @pytest.mark.parametrize(
