@@ -1,18 +1,11 @@
 """Draw a figure of the paper, as a PNG with its numbers beside it as json.
 
-losses: figures 1, 5, 6 and 7, from the loss modules.
-
     focal-retina figure losses --output output/losses
-
-loss-cdf: figure 4 and more, which predictions of a model hold its focal loss. The images are those
-of DATASETS.TEST.
-
     focal-retina figure loss-cdf --config-file FILE MODEL.WEIGHTS model.pth
-
-speed-accuracy: figure 2, inference time and AP of trained models at several image sizes. Called
-again, it measures only what is new.
-
     focal-retina figure speed-accuracy --run R18=output/quickstart/shapes_R18 --sizes 96 128 160
+
+losses: figures 1, 5, 6 and 7. loss-cdf: figure 4, which predictions on DATASETS.TEST hold the loss
+of a model. speed-accuracy: figure 2, time and AP by image size; again, it measures what is new.
 """
 
 import argparse
@@ -37,8 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=CONFIG:WEIGHTS or NAME=DIR",
         help="a trained model, or the folder of a training; repeatable",
     )
-    sizes = (400, 500, 600, 700, 800)
-    speed.add_argument("--sizes", type=int, nargs="+", default=sizes, help="shorter sides")
+    speed.add_argument("--sizes", type=int, nargs="+", help="shorter sides; default: the paper's")
     add_config_arguments(parser)
 
 
@@ -55,7 +47,7 @@ def run(args: argparse.Namespace) -> None:
 def _losses(args: argparse.Namespace) -> None:
     from ..figures.loss_curves import figures, write_loss_figure
 
-    output = _folder(args.output or "output/losses")
+    output = _folder(args.output or Path("output/losses"))
     for figure in figures():
         print(f"{figure.title}: {write_loss_figure(figure, output)}")
 
@@ -80,19 +72,19 @@ def _loss_cdf(args: argparse.Namespace) -> None:
 
 
 def _speed_accuracy(args: argparse.Namespace) -> None:
-    from ..figures.speed_accuracy import draw_speed_accuracy, measure_runs, parse_run
+    from ..figures.speed_accuracy import PAPER_SIZES, draw_speed_accuracy, measure_runs, parse_run
 
-    if not args.run or min(args.sizes) < 1:
+    sizes = args.sizes or PAPER_SIZES
+    if not args.run or min(sizes) < 1:
         raise ValueError("speed-accuracy needs --run, at least one, and --sizes of at least 1")
-    output = _folder(args.output or "output/speed_accuracy")
+    output = _folder(args.output or Path("output/speed_accuracy"))
     data = {"opts": args.opts, "register": args.register, "imports": args.imports}
-    runs = [parse_run(spec) for spec in args.run]
-    measured = measure_runs(runs, args.sizes, output, num_images=args.images or 50, **data)
+    runs = list(map(parse_run, args.run))
+    measured = measure_runs(runs, sizes, output, num_images=args.images or 50, **data)
     draw_speed_accuracy(measured, output / "fig2.png")
     print(f"figure: {output / 'fig2.png'}")
 
 
-def _folder(path: str | Path) -> Path:
-    path = Path(path)
+def _folder(path: Path) -> Path:
     path.mkdir(parents=True, exist_ok=True)
     return path
