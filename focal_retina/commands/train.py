@@ -18,7 +18,6 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from ..analysis.anchor_config import warn_of_unreached_objects
-from ..analysis.report import write_training_report
 from ..data.corrupt import CorruptImageError
 from ..engine import (
     SafeCheckpointer,
@@ -31,6 +30,7 @@ from ..engine import (
     setup_config,
     user_errors,
 )
+from ..figures.report import write_training_report
 from . import add_config_arguments
 
 
