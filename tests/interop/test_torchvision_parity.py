@@ -1,5 +1,6 @@
 """Converted models beside torchvision's own: the same logits, deltas and anchors."""
 
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -74,8 +75,8 @@ def test_raw_outputs_are_torchvisions(models, size):
 
 def test_detectron2s_own_anchors_are_up_to_a_pixel_off(models):
     """Why there is a TorchvisionAnchorGenerator."""
-    anchors = models[2].structure.anchors
-    plain = type(anchors)("DefaultAnchorGenerator", anchors.sizes, anchors.ratios, 0.0)
+    anchors = models[2].spec.anchors
+    plain = replace(anchors, generator="DefaultAnchorGenerator")
     assert 0.4 < anchors.distance(plain) <= 1
 
 
@@ -83,7 +84,7 @@ def test_back_to_torchvision(models):
     name, theirs, conversion, _ = models
     back = from_detectron2(conversion, name)
     assert back.report.is_complete
-    assert back.structure == conversion.structure
+    assert back.spec == conversion.spec
     used = torch.tensor([91 * a + row for a in range(9) for row in COCO_IDS])
     for key, tensor in theirs.state_dict().items():
         if "cls_logits" in key:

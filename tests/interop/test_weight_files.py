@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from focal_retina.interop.files import load_weights, save_weights
+from focal_retina.interop.weight_files import load_weights, save_weights
 
 TENSORS = {"a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.ones(2, dtype=torch.float16)}
 DATA = {"model": TENSORS, "__author__": "focal_retina", "matching_heuristics": False}

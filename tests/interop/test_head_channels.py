@@ -1,18 +1,11 @@
 """Classes and anchors of the output channels."""
 
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from focal_retina.interop.head_rows import (
-    class_rows,
-    count_rows,
-    read_channels,
-    rows_to_write,
-    write_channels,
-)
-from focal_retina.interop.structure import AnchorSettings
+from focal_retina.interop.head_channels import channels_of, class_rows, count_rows, rows_to_write
+from focal_retina.interop.spec import AnchorSpec
 
 
 def test_720_channels_are_9_x_80_or_12_x_60():
@@ -42,27 +35,16 @@ def test_torchvisions_rows():
     num_ratios=st.integers(1, 4),
     num_classes=st.sampled_from([1, 2, 7, 80]),
     has_background_row=st.booleans(),
-    sizes_vary_fastest=st.booleans(),
 )
-def test_reading_undoes_writing(
-    num_sizes, num_ratios, num_classes, has_background_row, sizes_vary_fastest
+def test_each_class_and_anchor_has_the_librarys_channel(
+    num_sizes, num_ratios, num_classes, has_background_row
 ):
-    anchors = AnchorSettings("", ((1.0,) * num_sizes,), (1.0,) * num_ratios, 0.0)
-    weight = torch.randn(anchors.per_position * num_classes, 2, 3, 3)
+    """Detectron2 counts a size's ratios first, torchvision and mmdetection a ratio's sizes."""
+    anchors = AnchorSpec(sizes=((1.0,) * num_sizes,), ratios=(1.0,) * num_ratios)
     num_rows = rows_to_write(num_classes, has_background_row=has_background_row)
     rows = class_rows(num_rows, num_classes, has_background_row=has_background_row)
-    for tensor in (weight, weight[:, 0, 0, 0]):
-        written = write_channels(
-            tensor, anchors, rows, num_rows, sizes_vary_fastest=sizes_vary_fastest
-        )
-        assert len(written) == anchors.per_position * num_rows
-        read = read_channels(written, anchors, rows, sizes_vary_fastest=sizes_vary_fastest)
-        assert torch.equal(read, tensor)
-
-
-def test_order_of_anchors():
-    """Two sizes and three ratios: torchvision counts a ratio's sizes first, Detectron2 not."""
-    anchors = AnchorSettings("", ((1.0, 2.0),), (0.5, 1.0, 2.0), 0.0)
-    theirs = torch.tensor([10 * size + ratio for ratio in range(3) for size in range(2)])
-    ours = read_channels(theirs, anchors, [0], sizes_vary_fastest=True)
-    assert ours.tolist() == [10 * size + ratio for size in range(2) for ratio in range(3)]
+    triples = [(s, r, row) for s in range(num_sizes) for r in range(num_ratios) for row in rows]
+    same = channels_of(anchors, rows, num_rows, sizes_vary_fastest=False)
+    assert same.tolist() == [(s * num_ratios + r) * num_rows + row for s, r, row in triples]
+    other = channels_of(anchors, rows, num_rows, sizes_vary_fastest=True)
+    assert other.tolist() == [(r * num_sizes + s) * num_rows + row for s, r, row in triples]

@@ -8,14 +8,14 @@ import torch
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.retinanet import _default_anchorgen
 
-from focal_retina.interop.formats import WEIGHT_FORMATS
-from focal_retina.interop.structure import STRIDES
+from focal_retina.interop import ADAPTERS
+from focal_retina.interop.spec import STRIDES
 
 RATIOS = (0.5, 1.0, 2.0)
 
 
 def first_boxes(name):
-    return WEIGHT_FORMATS[name].structure(80, 9, RATIOS).anchors.first_boxes()
+    return ADAPTERS[name].spec_of(80, 9, RATIOS).anchors.first_boxes()
 
 
 def test_torchvision():
@@ -31,7 +31,7 @@ def test_torchvision():
 @pytest.mark.parametrize("name", ["mmdet", "mmdet-caffe"])
 def test_mmdetection_has_detectron2s_own(name):
     """``AnchorGenerator`` with center_offset 0: width stride x scale / sqrt(ratio)."""
-    assert WEIGHT_FORMATS[name].generator == "DefaultAnchorGenerator"
+    assert ADAPTERS[name].spec.anchors.generator == "DefaultAnchorGenerator"
     for stride, ours in zip(STRIDES, first_boxes(name), strict=True):
         sides = [
             (stride * 4 * 2 ** (i / 3) / math.sqrt(r), stride * 4 * 2 ** (i / 3) * math.sqrt(r))
