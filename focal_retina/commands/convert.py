@@ -43,5 +43,5 @@ def run(args: argparse.Namespace) -> None:
             f"{args.target}; nothing is written without --allow-missing"
         )
     with user_errors():
-        write_conversion(conversion, args.output, args.target, args.config_out)
+        write_conversion(conversion, args.output, args.config_out)
     print(f"{len(conversion.tensors)} tensors: {args.output}")

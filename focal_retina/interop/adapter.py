@@ -1,15 +1,16 @@
-"""What a library's file states: a key map, a spec, and what surrounds the tensors in its files."""
+"""What a library's file states: a key map, a config, and what surrounds the tensors in a file."""
 
 import functools
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+from detectron2.config import CfgNode
 from torch import Tensor
 
-from .architecture import Architecture
-from .spec import STRIDES, ModelSpec
+from .architecture import BLOCKS
+from .spec import STRIDES, make_spec
 
 Data = Mapping[str, Any]  # what is loaded from a file and saved to one
 Tensors = dict[str, Tensor]
@@ -26,32 +27,30 @@ class Adapter:
         name: on the command line.
         keys: templates of names (see :mod:`.architecture`) to templates of the library's. ``{i}``
             is a number; ``{parameter}`` and ``{fpn_norm}`` a word; ``{depth}``, ``{last3}`` (the
-            last block's index of stage 3) to ``{last5}`` and ``{fpn_norm}`` come from the
-            architecture. What the library has no tensor for is left out.
-        spec: what its weights mean by the library's defaults.
-        is_configurable: a config says what the weights mean, and ``spec`` does not.
+            last block's index of stage 3) to ``{last5}`` and ``{fpn_norm}`` come from the spec.
+            What the library has no tensor for is left out.
+        config: keys and values, where its models differ from Detectron2's default config.
+        choices: other values of keys that it can have; none: any.
+        needs_config: the weights' meaning stands in a config file, and not in ``config``.
         whole_sizes: anchor sizes are cut to whole pixels.
         sizes_vary_fastest: in the order of its anchors; in Detectron2's the aspect ratios do.
         has_background_row: its classes are numbered from 1, and row 0 of each anchor is unused; a
             model of COCO's 80 has 91 rows, COCO's category numbers.
         has_fixed_mean: its pixel mean cannot be set.
         has_bias_before_norm: in the subnets.
-        head_norms, fpn_norms, num_convs: the architectures that it can have; None: any number.
         spare: prefixes of tensors that its detector does not run, and what they are.
     """
 
     name: str
     keys: Mapping[str, str]
-    spec: ModelSpec
-    is_configurable: bool = False
+    config: Mapping[str, Any]
+    choices: Mapping[str, tuple] = field(default_factory=dict)
+    needs_config: bool = False
     whole_sizes: bool = False
     sizes_vary_fastest: bool = False
     has_background_row: bool = False
     has_fixed_mean: bool = False
     has_bias_before_norm: bool = False
-    head_norms: tuple[str, ...] = ("",)
-    fpn_norms: tuple[str, ...] = ("",)
-    num_convs: int | None = None
     spare: Mapping[str, str] = field(default_factory=dict)
 
     def from_keys(self, keys: Iterable[str]) -> dict[str, str]:
@@ -60,38 +59,39 @@ class Adapter:
         names = {key: _rename(key, templates, {}) for key in keys}
         return {key: name for key, name in names.items() if name is not None}
 
-    def to_key(self, name: str, architecture: Architecture) -> str | None:
+    def to_key(self, name: str, spec: CfgNode) -> str | None:
         """The library's key of one of our names; None: it has no such tensor."""
-        is_before_norm = architecture.head_norm and re.search(r"_subnet\.\d+\.bias$", name)
+        is_before_norm = spec.MODEL.RETINANET.NORM and re.search(r"_subnet\.\d+\.bias$", name)
         if is_before_norm and not self.has_bias_before_norm:
             return None
-        fields = {f"last{stage}": str(architecture.last_block(stage)) for stage in (3, 4, 5)}
-        fields |= {"depth": str(architecture.depth), "fpn_norm": architecture.fpn_norm.lower()}
+        depth = spec.MODEL.RESNETS.DEPTH
+        fields = {f"last{stage}": str(BLOCKS[depth][stage - 2] - 1) for stage in (3, 4, 5)}
+        fields |= {"depth": str(depth), "fpn_norm": spec.MODEL.FPN.NORM.lower()}
         return _rename(name, self.keys, fields)
 
-    def unwrap(self, data: Data, spec: ModelSpec) -> tuple[Data, ModelSpec]:
-        """The tensors of what was loaded from a file, and the spec with what else the file says.
+    def unwrap(self, data: Data, spec: CfgNode) -> Data:
+        """The tensors of what was loaded from a file. What else the file says is set in ``spec``.
 
         Raises:
             ValueError: the file says otherwise than ``spec``.
         """
-        return inner(data, "model"), spec
+        return inner(data, "model")
 
-    def wrap(self, tensors: Tensors, spec: ModelSpec, architecture: Architecture) -> Data:
+    def wrap(self, tensors: Tensors, spec: CfgNode) -> dict[str, Any]:
         """What the library saves and loads, with the tensors in it."""
-        return tensors
+        return dict(tensors)
 
-    def spec_of(self, num_classes: int, num_anchors: int, ratios: tuple[float, ...]) -> ModelSpec:
+    def spec_of(self, num_classes: int, num_anchors: int, ratios: Sequence[float]) -> CfgNode:
         """What its weights mean, of K classes and A anchors a position.
 
         Raises:
             ValueError: the anchors are no multiple of the aspect ratios, or those not positive; or
-                the meaning stands in a config.
+                the meaning stands in a config file.
         """
-        if self.is_configurable:
+        if self.needs_config:
             raise ValueError(f"weights of {self.name} need the model's config (--config-file)")
         if min(ratios) <= 0:
-            raise ValueError(f"aspect ratios {ratios} are not all positive")
+            raise ValueError(f"aspect ratios {tuple(ratios)} are not all positive")
         if num_anchors % len(ratios):
             raise ValueError(
                 f"{num_anchors} anchors are no multiple of {len(ratios)} aspect ratios; name those "
@@ -101,8 +101,11 @@ class Adapter:
         sizes = [[4 * stride * 2 ** (i / count) for i in range(count)] for stride in STRIDES]
         if self.whole_sizes:
             sizes = [[float(int(size)) for size in level] for level in sizes]
-        anchors = replace(self.spec.anchors, sizes=tuple(map(tuple, sizes)), ratios=ratios)
-        return replace(self.spec, num_classes=num_classes, anchors=anchors)
+        spec = make_spec(self.config)
+        spec.MODEL.RETINANET.NUM_CLASSES = num_classes
+        spec.MODEL.ANCHOR_GENERATOR.SIZES = sizes
+        spec.MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS = [list(ratios)]
+        return spec
 
 
 def inner(data: Data, key: str) -> Data:

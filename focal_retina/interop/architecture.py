@@ -1,108 +1,102 @@
-"""Which tensors a RetinaNet with a ResNet has, read from the names of those in a file.
+"""Which tensors a RetinaNet with a ResNet has, and how to tell its sizes from them.
 
 Names here are Detectron2's, but for the subnets: their convolutions are counted, and a norm is
 named after its convolution, as in Detectron2's backbones (``head.cls_subnet.1.norm.weight``).
 """
 
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+
+from detectron2.config import CfgNode
+from torch import Tensor
 
 STEM = "backbone.bottom_up.stem.conv1"
 OUTPUTS = {"head.cls_subnet": "head.cls_score", "head.bbox_subnet": "head.bbox_pred"}
-
-_CONV = ("weight",)
-_CONV_BIAS = _AFFINE = ("weight", "bias")
-_BATCH_NORM = ("weight", "bias", "running_mean", "running_var")
-
 # Residual blocks of the stages 2 to 5, of a depth
-_BLOCKS = {
+BLOCKS = {
     18: (2, 2, 2, 2),
     34: (3, 4, 6, 3),
     50: (3, 4, 6, 3),
     101: (3, 4, 23, 3),
     152: (3, 8, 36, 3),
 }
+_CONV = ("weight",)
+_CONV_BIAS = _AFFINE = ("weight", "bias")
+_BATCH_NORM = ("weight", "bias", "running_mean", "running_var")
 
 
-@dataclass(frozen=True)
-class Architecture:
-    """What decides which tensors a RetinaNet has.
+def read_architecture(ours: dict[str, Tensor], spec: CfgNode) -> None:
+    """Set depth, norms, numbers of convolutions and of channels of ``spec`` to what is in a file.
 
-    Attributes:
-        depth: of the ResNet.
-        num_convs: convolutions of a subnet before its output.
-        head_norm, fpn_norm: "" | "GN" (after each of those, and in the FPN) | "BN" (FPN only).
+    Raises:
+        ValueError: the residual blocks are those of no known depth.
     """
-
-    depth: int = 50
-    num_convs: int = 4
-    head_norm: str = ""
-    fpn_norm: str = ""
-
-    @classmethod
-    def of(cls, names: Iterable[str]) -> "Architecture":
-        """
-        Raises:
-            ValueError: the residual blocks are those of no known depth.
-        """
-        text = "\n".join(names)
-        blocks = _count(r"\.res4\.(\d+)\.", text)
-        has_bottlenecks = re.search(r"\.res\d\.\d+\.conv3\.", text) is not None
-        for depth, counts in _BLOCKS.items():
-            if counts[2] == blocks and (depth >= 50) == has_bottlenecks:
-                break
-        else:
-            raise ValueError(
-                f"its stage 4 has {blocks} residual blocks: a ResNet of {list(_BLOCKS)} layers has "
-                f"{[counts[2] for counts in _BLOCKS.values()]}"
-            )
-        fpn_norm = "GN" if re.search(r"\.fpn_\w+\.norm\.", text) else ""
-        return cls(
-            depth=depth,
-            num_convs=_count(r"_subnet\.(\d+)\.", text),
-            head_norm="GN" if re.search(r"_subnet\.\d+\.norm\.", text) else "",
-            fpn_norm="BN" if re.search(r"\.fpn_\w+\.norm\.running_", text) else fpn_norm,
+    names, resnets, retinanet = "\n".join(ours), spec.MODEL.RESNETS, spec.MODEL.RETINANET
+    has_bottlenecks = re.search(r"\.res\d\.\d+\.conv3\.", names) is not None
+    blocks = _count(r"\.res4\.(\d+)\.", names)
+    depths = [x for x in BLOCKS if BLOCKS[x][2] == blocks and (x >= 50) == has_bottlenecks]
+    if not depths:
+        raise ValueError(
+            f"its stage 4 has {blocks} residual blocks: a ResNet of {list(BLOCKS)} layers has "
+            f"{[counts[2] for counts in BLOCKS.values()]}"
         )
+    resnets.DEPTH, resnets.NORM = depths[0], "FrozenBN"
+    retinanet.NUM_CONVS = _count(r"_subnet\.(\d+)\.", names)
+    retinanet.NORM = "GN" if re.search(r"_subnet\.\d+\.norm\.", names) else ""
+    spec.MODEL.FPN.NORM = "GN" if re.search(r"\.fpn_\w+\.norm\.", names) else ""
+    if re.search(r"\.fpn_\w+\.norm\.running_", names):
+        spec.MODEL.FPN.NORM = "BN"
 
-    @property
-    def has_bottlenecks(self) -> bool:
-        return self.depth >= 50
-
-    def last_block(self, stage: int) -> int:
-        return _BLOCKS[self.depth][stage - 2] - 1
-
-    def names(self) -> list[str]:
-        """Every tensor."""
-        return [f"{name}.{part}" for name, parts in self._modules() for part in parts]
-
-    def _modules(self) -> Iterator[tuple[str, tuple[str, ...]]]:
-        for name in [STEM, *self._residual_convs()]:
-            yield name, _CONV
-            yield f"{name}.norm", _BATCH_NORM
-        for stage in (3, 4, 5):
-            for name in (f"backbone.fpn_lateral{stage}", f"backbone.fpn_output{stage}"):
-                yield name, _CONV if self.fpn_norm else _CONV_BIAS
-                if self.fpn_norm:
-                    yield f"{name}.norm", _BATCH_NORM if self.fpn_norm == "BN" else _AFFINE
-        yield "backbone.top_block.p6", _CONV_BIAS
-        yield "backbone.top_block.p7", _CONV_BIAS
-        for subnet, output in OUTPUTS.items():
-            for i in range(self.num_convs):
-                yield f"{subnet}.{i}", _CONV_BIAS
-                if self.head_norm:
-                    yield f"{subnet}.{i}.norm", _AFFINE
-            yield output, _CONV_BIAS
-
-    def _residual_convs(self) -> Iterator[str]:
-        for stage, count in enumerate(_BLOCKS[self.depth], start=2):
-            for block in range(count):
-                has_shortcut = block == 0 and (self.has_bottlenecks or stage > 2)
-                names = ["conv1", "conv2", "conv3"] if self.has_bottlenecks else ["conv1", "conv2"]
-                for name in names + ["shortcut"] * has_shortcut:
-                    yield f"backbone.bottom_up.res{stage}.{block}.{name}"
+    shapes = {name: tuple(x.shape) for name, x in ours.items()}
+    resnets.STEM_OUT_CHANNELS = shapes.get(f"{STEM}.weight", (64,))[0]
+    block = "backbone.bottom_up.res2.0"
+    last_conv = f"{block}.conv{3 if has_bottlenecks else 2}.weight"
+    resnets.RES2_OUT_CHANNELS = shapes.get(last_conv, (256,))[0]
+    if has_bottlenecks:
+        channels, channels_of_group = shapes.get(f"{block}.conv2.weight", (64, 64))[:2]
+        resnets.NUM_GROUPS = channels // channels_of_group
+        resnets.WIDTH_PER_GROUP = channels_of_group
+    spec.MODEL.FPN.OUT_CHANNELS = shapes.get("backbone.fpn_output5.weight", (256,))[0]
 
 
-def _count(pattern: str, text: str) -> int:
+def has_bottlenecks(spec: CfgNode) -> bool:
+    return spec.MODEL.RESNETS.DEPTH >= 50
+
+
+def tensor_names(spec: CfgNode) -> list[str]:
+    """Every tensor."""
+    return [f"{name}.{part}" for name, parts in _modules(spec) for part in parts]
+
+
+def _modules(spec: CfgNode) -> Iterator[tuple[str, tuple[str, ...]]]:
+    fpn_norm, retinanet = spec.MODEL.FPN.NORM, spec.MODEL.RETINANET
+    for name in [STEM, *_residual_convs(spec)]:
+        yield name, _CONV
+        yield f"{name}.norm", _BATCH_NORM
+    for stage in (3, 4, 5):
+        for name in (f"backbone.fpn_lateral{stage}", f"backbone.fpn_output{stage}"):
+            yield name, _CONV if fpn_norm else _CONV_BIAS
+            if fpn_norm:
+                yield f"{name}.norm", _BATCH_NORM if fpn_norm == "BN" else _AFFINE
+    yield "backbone.top_block.p6", _CONV_BIAS
+    yield "backbone.top_block.p7", _CONV_BIAS
+    for subnet, output in OUTPUTS.items():
+        for i in range(retinanet.NUM_CONVS):
+            yield f"{subnet}.{i}", _CONV_BIAS
+            if retinanet.NORM:
+                yield f"{subnet}.{i}.norm", _AFFINE
+        yield output, _CONV_BIAS
+
+
+def _residual_convs(spec: CfgNode) -> Iterator[str]:
+    convs = ["conv1", "conv2", "conv3"] if has_bottlenecks(spec) else ["conv1", "conv2"]
+    for stage, count in enumerate(BLOCKS[spec.MODEL.RESNETS.DEPTH], start=2):
+        for block in range(count):
+            has_shortcut = block == 0 and (has_bottlenecks(spec) or stage > 2)
+            for name in convs + ["shortcut"] * has_shortcut:
+                yield f"backbone.bottom_up.res{stage}.{block}.{name}"
+
+
+def _count(pattern: str, names: str) -> int:
     """One more than the highest number that the pattern finds."""
-    return max(map(int, re.findall(pattern, text)), default=-1) + 1
+    return max(map(int, re.findall(pattern, names)), default=-1) + 1

@@ -1,21 +1,31 @@
 """Weights of one library to another's, by way of Detectron2's names and order."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 
 import torch
+from detectron2.config import CfgNode
 
 from .adapter import Adapter, Data, Tensors
-from .architecture import OUTPUTS, STEM, Architecture
+from .architecture import OUTPUTS, STEM, has_bottlenecks, read_architecture, tensor_names
 from .head_channels import read_head, write_head
-from .spec import ModelSpec
+from .spec import first_boxes, make_spec, pixels_in_order
 
 BN_EPS = 1e-5  # of the batch norms of Detectron2, torchvision, mmdetection and ODTK
 _STEM = f"{STEM}.weight"
 _OUTPUTS = [f"{output}.{part}" for output in OUTPUTS.values() for part in ("weight", "bias")]
 _SAME_PIXEL = 1e-4  # anchors nearer than this are the same
 _SAME_MEAN = 1e-2  # of values of 0 to 255
+_FIXED = {  # what a library computes one way
+    "norm of the subnets": "MODEL.RETINANET.NORM",
+    "norm of the FPN": "MODEL.FPN.NORM",
+    "convolutions of a subnet": "MODEL.RETINANET.NUM_CONVS",
+    "P6 from": "MODEL.FOCAL_RETINA.TOP_BLOCK.IN_FEATURE",
+    "ReLU between P6 and P7": "MODEL.FOCAL_RETINA.TOP_BLOCK.RELU",
+    "stride in the first 1x1 convolution": "MODEL.RESNETS.STRIDE_IN_1X1",
+}
 
 
 @dataclass
@@ -48,70 +58,68 @@ class Conversion:
 
     Attributes:
         tensors: by the target's names; on the way, by ours (see :mod:`.architecture`).
-        spec: what the tensors mean.
-        architecture: which they are.
+        spec: what the tensors mean, as a config.
+        class_rows: classification rows of an anchor in the file, where a library that has a row of
+            background has none there; else None.
         data: what the target's library saves and loads, with the tensors in it.
     """
 
     tensors: Tensors
-    spec: ModelSpec
-    architecture: Architecture
+    spec: CfgNode
     report: Report
-    data: Data = field(default_factory=dict)
+    class_rows: int | None = None
+    data: dict[str, Any] = field(default_factory=dict)
 
 
 def convert(
-    data: Data, source: Adapter, target: Adapter, spec: ModelSpec, *, bn_eps: float = BN_EPS
+    data: Data, source: Adapter, target: Adapter, spec: CfgNode, *, bn_eps: float = BN_EPS
 ) -> Conversion:
     """Convert what was loaded from a file.
 
     Args:
         data: tensors or arrays by name, within what the library saves around them.
-        spec: of the source: :meth:`Adapter.spec_of`, or :meth:`ModelSpec.from_config`.
+        spec: of the source: :meth:`Adapter.spec_of`, or :func:`.spec.spec_from_config`.
         bn_eps: epsilon of the source's batch norms.
 
     Raises:
         ValueError: the file is not of this library, or has other numbers of classes or anchors than
             ``spec``.
     """
-    conversion = _read(data, source, spec)
+    conversion = _read(data, source, spec.clone())
     _to_detectron2(conversion, source, bn_eps)
-    if not target.is_configurable:
+    if not target.needs_config:
         _from_detectron2(conversion, target)
 
-    ours, report, architecture = conversion.tensors, conversion.report, conversion.architecture
+    ours, report, spec = conversion.tensors, conversion.report, conversion.spec
     conversion.tensors = {}
-    for name in architecture.names():
-        key = target.to_key(name, architecture)
+    for name in tensor_names(spec):
+        key = target.to_key(name, spec)
         if key is None:
             if name in ours and not _is_neutral(name, ours):
-                report.unused.append(source.to_key(name, architecture) or name)
+                report.unused.append(source.to_key(name, spec) or name)
         elif name in ours:
             conversion.tensors[key] = ours[name]
         else:
             report.missing.append(key)
-    conversion.data = target.wrap(conversion.tensors, conversion.spec, architecture)
+    conversion.data = target.wrap(conversion.tensors, spec)
+    if target.needs_config and conversion.class_rows:
+        conversion.data["class_rows"] = conversion.class_rows  # for the way back
     return conversion
 
 
-def _read(data: Data, source: Adapter, spec: ModelSpec) -> Conversion:
+def _read(data: Data, source: Adapter, spec: CfgNode) -> Conversion:
     """The file's tensors under our names."""
-    values, found = source.unwrap(data, spec)
     report = Report()
-    if found.anchors != spec.anchors:
-        sizes, ratios = found.anchors.sizes[0], found.anchors.ratios
-        report.changed.append(f"anchors of the file: sizes {sizes} of P3, aspect ratios {ratios}")
-    tensors = _without_spare(values, source, report)
+    tensors = _without_spare(source.unwrap(data, spec), source, report)
     names = source.from_keys(tensors)
     ours = {name: tensors[key] for key, name in names.items()}
-    _check_present(_OUTPUTS, ours, source, Architecture())
-    architecture = Architecture.of(ours)
-    _check_present([_STEM], ours, source, architecture)
-    known = set(architecture.names())
+    _check_present(_OUTPUTS, ours, source, spec)
+    read_architecture(ours, spec)
+    _check_present([_STEM], ours, source, spec)
+    known = set(tensor_names(spec))
     report.unused += sorted(key for key in tensors if names.get(key) not in known)
-    return Conversion(
-        {name: x for name, x in ours.items() if name in known}, found, architecture, report
-    )
+    ours = {name: tensor for name, tensor in ours.items() if name in known}
+    return Conversion(ours, spec, report, class_rows=data.get("class_rows"))
 
 
 def _without_spare(values: Data, source: Adapter, report: Report) -> Tensors:
@@ -136,28 +144,26 @@ def _without_spare(values: Data, source: Adapter, report: Report) -> Tensors:
     return tensors
 
 
-def _check_present(
-    names: Iterable[str], ours: Tensors, source: Adapter, architecture: Architecture
-) -> None:
+def _check_present(names: Iterable[str], ours: Tensors, source: Adapter, spec: CfgNode) -> None:
     for name in names:
         if name not in ours:
-            key = source.to_key(name, architecture)
+            key = source.to_key(name, spec)
             raise ValueError(f"there is no {key} in it: it is no RetinaNet of {source.name}")
 
 
 def _to_detectron2(conversion: Conversion, source: Adapter, bn_eps: float) -> None:
     """Change the tensors to Detectron2's classes and order of anchors, and add those that the
     source does without."""
-    ours, report = conversion.tensors, conversion.report
-    _check_top_block(ours, source, conversion.spec)
-    num_rows, rows = read_head(ours, source, conversion.spec)
+    ours, report, spec = conversion.tensors, conversion.report, conversion.spec
+    _check_top_block(ours, source, spec)
+    num_rows, rows = read_head(ours, source, spec)
     if left_out := sorted(set(range(num_rows)) - set(rows)):
         report.changed.append(
             f"left out rows {', '.join(map(str, left_out))} of each anchor's {num_rows} classes: "
             "they are of no class"
         )
     elif source.has_background_row:
-        conversion.spec = replace(conversion.spec, class_rows=num_rows)
+        conversion.class_rows = num_rows
     if source.sizes_vary_fastest:
         report.changed.append("anchors in Detectron2's order: aspect ratios vary fastest")
     if bn_eps != BN_EPS:
@@ -165,10 +171,9 @@ def _to_detectron2(conversion: Conversion, source: Adapter, bn_eps: float) -> No
         for name in [name for name in ours if name.endswith("running_var")]:
             ours[name] = ours[name] + (bn_eps - BN_EPS)
     added = []
-    for name in conversion.architecture.names():
+    for name in tensor_names(spec):
         weight = ours.get(name.rpartition(".")[0] + ".weight")
-        is_theirs = source.to_key(name, conversion.architecture) is not None
-        if name not in ours and not is_theirs and weight is not None:
+        if name not in ours and weight is not None and source.to_key(name, spec) is None:
             ours[name] = weight.new_full((len(weight),), _neutral_value(name))
             added.append(name)
     if added:
@@ -178,16 +183,17 @@ def _to_detectron2(conversion: Conversion, source: Adapter, bn_eps: float) -> No
         )
 
 
-def _check_top_block(ours: Tensors, source: Adapter, spec: ModelSpec) -> None:
+def _check_top_block(ours: Tensors, source: Adapter, spec: CfgNode) -> None:
     """P6 from P5 or from C5 shows in the channels that its convolution takes."""
     p6, lateral = ours.get("backbone.top_block.p6.weight"), ours.get("backbone.fpn_lateral5.weight")
     if p6 is None or lateral is None:
         return
-    channels = {"p5": lateral.shape[0], "res5": lateral.shape[1]}[spec.p6_from]
+    p6_from = spec.MODEL.FOCAL_RETINA.TOP_BLOCK.IN_FEATURE
+    channels = {"p5": lateral.shape[0], "res5": lateral.shape[1]}[p6_from]
     if p6.shape[1] != channels:
         raise ValueError(
             f"P6 is computed from {p6.shape[1]} channels in it, but {source.name} has {channels} "
-            f"({spec.p6_from})"
+            f"({p6_from})"
         )
 
 
@@ -204,85 +210,79 @@ def _is_neutral(name: str, ours: Tensors) -> bool:
 def _from_detectron2(conversion: Conversion, target: Adapter) -> None:
     """Change the tensors to what ``target`` fixes: pixels, classes, order of anchors."""
     ours, report, spec = conversion.tensors, conversion.report, conversion.spec
-    theirs = replace(
-        spec,
-        pixels=replace(
-            target.spec.pixels, mean=spec.pixels.in_order(target.spec.pixels.order).mean
-        ),
-        anchors=replace(
-            spec.anchors,
-            generator=target.spec.anchors.generator,
-            offset=target.spec.anchors.offset,
-        ),
-        box_weights=target.spec.box_weights,
-    )
-    report.differs += _differences(conversion, target)
-    distance = spec.anchors.distance(theirs.anchors)
-    if distance > _SAME_PIXEL:
-        report.differs.append(f"anchors: up to {distance:.3g} px from those of {target.name}")
-    _write_stem(conversion, target)
-    if spec.box_weights != theirs.box_weights:
-        scale = torch.tensor(spec.box_weights).repeat(spec.anchors.per_position)
+    theirs = make_spec(target.config)
+    report.differs += _differences(spec, theirs, target)
+    _write_stem(conversion, theirs, target)
+    if spec.MODEL.RETINANET.BBOX_REG_WEIGHTS != theirs.MODEL.RETINANET.BBOX_REG_WEIGHTS:
+        weights = torch.tensor(spec.MODEL.RETINANET.BBOX_REG_WEIGHTS)
         for name in _OUTPUTS[2:]:
-            ours[name] = (ours[name].transpose(0, -1) / scale).transpose(0, -1)
+            by_coordinate = ours[name].unflatten(0, (-1, 4)).transpose(1, -1)
+            ours[name] = (by_coordinate / weights).transpose(1, -1).flatten(0, 1)
         report.changed.append("box output divided by MODEL.RETINANET.BBOX_REG_WEIGHTS")
-    num_rows = write_head(ours, target, spec)
-    if num_rows != spec.num_classes:
+    num_classes = spec.MODEL.RETINANET.NUM_CLASSES
+    num_rows = write_head(ours, target, spec, conversion.class_rows)
+    if num_rows != num_classes:
         report.changed.append(
-            f"{num_rows} rows of classes an anchor for {spec.num_classes} classes: the others "
-            "always score .01"
+            f"{num_rows} rows of classes an anchor for {num_classes} classes: the others always "
+            "score .01"
         )
     if target.sizes_vary_fastest:
         report.changed.append(f"anchors in the order of {target.name}: sizes vary fastest")
-    if target.to_key(f"{STEM}.norm.running_mean", conversion.architecture) is None:
+    if target.to_key(f"{STEM}.norm.running_mean", spec) is None:
         _fold_batch_norms(ours)
         report.changed.append("statistics of batch norms folded into their scale and bias")
-    conversion.spec = theirs
+    spec.MODEL.RETINANET.BBOX_REG_WEIGHTS = theirs.MODEL.RETINANET.BBOX_REG_WEIGHTS
 
 
-def _differences(conversion: Conversion, target: Adapter) -> list[str]:
-    """What the target would do otherwise with the same weights."""
-    spec, theirs, architecture = conversion.spec, target.spec, conversion.architecture
-    num_convs = architecture.num_convs
-    values: dict[str, tuple[Any, tuple]] = {
-        "norm of the subnets": (architecture.head_norm, target.head_norms),
-        "norm of the FPN": (architecture.fpn_norm, target.fpn_norms),
-        "convolutions of a subnet": (num_convs, (target.num_convs or num_convs,)),
-        "P6 from": (spec.p6_from, (theirs.p6_from,)),
-        "ReLU between P6 and P7": (spec.p7_relu, (theirs.p7_relu,)),
-    }
-    if architecture.has_bottlenecks:
-        stride = "stride in the first 1x1 convolution"
-        values[stride] = (spec.stride_in_1x1, (theirs.stride_in_1x1,))
-    return [
-        f"{what}: {_word(value)} here, {' or '.join(map(_word, known))} in {target.name}"
-        for what, (value, known) in values.items()
-        if value not in known
-    ]
+def _differences(spec: CfgNode, theirs: CfgNode, target: Adapter) -> list[str]:
+    """What the target would do otherwise with the same weights. Sets its anchors in ``spec``."""
+    found = []
+    for what, key in _FIXED.items():
+        value = attrgetter(key)(spec)
+        known = target.choices.get(key, (attrgetter(key)(theirs),)) or (value,)
+        is_read = key != "MODEL.RESNETS.STRIDE_IN_1X1" or has_bottlenecks(spec)
+        if value not in known and is_read:
+            names = " or ".join(map(_word, known))
+            found.append(f"{what}: {_word(value)} here, {names} in {target.name}")
+    boxes = first_boxes(spec)
+    for name in ("NAME", "OFFSET"):
+        spec.MODEL.ANCHOR_GENERATOR[name] = theirs.MODEL.ANCHOR_GENERATOR[name]
+    distance = (first_boxes(spec) - boxes).abs().max().item()
+    if distance > _SAME_PIXEL:
+        found.append(f"anchors: up to {distance:.3g} px from those of {target.name}")
+    return found
 
 
 def _word(value: Any) -> str:
     return {"True": "yes", "False": "no", "": "none"}.get(str(value), str(value))
 
 
-def _write_stem(conversion: Conversion, target: Adapter) -> None:
-    """Make up for other pixels in the first convolution."""
+def _write_stem(conversion: Conversion, theirs: CfgNode, target: Adapter) -> None:
+    """Make up for other pixels in the first convolution.
+
+    The output is the same if the means are the same colour. No bias can make up for another mean,
+    because the padding is 0 whatever the mean.
+    """
     ours, report, spec = conversion.tensors, conversion.report, conversion.spec
-    theirs = target.spec.pixels
-    source = spec.pixels.in_order(theirs.order)
-    ours[_STEM] = spec.pixels.adapt(ours[_STEM], theirs)
-    if theirs.order != spec.pixels.order:
-        report.changed.append(f"first convolution: {spec.pixels.order} to {theirs.order}")
-    if source.std != theirs.std:
+    order, their_mean = theirs.INPUT.FORMAT, theirs.MODEL.PIXEL_MEAN
+    mean, std = pixels_in_order(spec, order)
+    if order != spec.INPUT.FORMAT:
+        ours[_STEM] = ours[_STEM].flip(1)
+        report.changed.append(f"first convolution: {spec.INPUT.FORMAT} to {order}")
+    if std != theirs.MODEL.PIXEL_STD:
+        scale = torch.tensor(theirs.MODEL.PIXEL_STD) / torch.tensor(std)
+        ours[_STEM] = ours[_STEM] * scale.to(ours[_STEM].dtype).view(1, 3, 1, 1)
         report.changed.append(
-            f"first convolution: for pixels divided by {theirs.std}, not by {source.std}"
+            f"first convolution: for pixels divided by {theirs.MODEL.PIXEL_STD}, not by {std}"
         )
-    if max(abs(a - b) for a, b in zip(source.mean, theirs.mean, strict=True)) > _SAME_MEAN:
-        message = f"pixel mean {source.mean} ({source.order}), not {theirs.mean}"
+    if max(abs(a - b) for a, b in zip(mean, their_mean, strict=True)) > _SAME_MEAN:
+        message = f"pixel mean {mean} ({order}), not {their_mean}"
         if target.has_fixed_mean:
             report.differs.append(message)
         else:
             report.changed.append(f"{message}: set it there")
+    spec.INPUT.FORMAT = order
+    spec.MODEL.PIXEL_MEAN, spec.MODEL.PIXEL_STD = mean, theirs.MODEL.PIXEL_STD
 
 
 def _fold_batch_norms(ours: Tensors) -> None:

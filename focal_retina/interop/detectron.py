@@ -2,10 +2,11 @@
 AffineChannel, which stands for a batch norm. The subnets are named after level 3."""
 
 from dataclasses import dataclass
+from typing import Any
+
+from detectron2.config import CfgNode
 
 from .adapter import Adapter, Data, Tensors, inner
-from .architecture import Architecture
-from .spec import AnchorSpec, LossSpec, ModelSpec, PixelSpec
 
 _BLOCK = "backbone.bottom_up.res{stage}.{block}"
 _RESNET = {
@@ -41,23 +42,28 @@ KEYS = {
 
 @dataclass(frozen=True, kw_only=True)
 class DetectronAdapter(Adapter):
-    def unwrap(self, data: Data, spec: ModelSpec) -> tuple[Data, ModelSpec]:
+    def unwrap(self, data: Data, spec: CfgNode) -> Data:
         blobs = inner(data, "blobs").items()
-        return {name: blob for name, blob in blobs if not name.endswith("_momentum")}, spec
+        return {name: blob for name, blob in blobs if not name.endswith("_momentum")}
 
-    def wrap(self, tensors: Tensors, spec: ModelSpec, architecture: Architecture) -> Data:
+    def wrap(self, tensors: Tensors, spec: CfgNode) -> dict[str, Any]:
         return {"blobs": tensors}
 
 
 DETECTRON = DetectronAdapter(
     name="detectron",
     keys=KEYS,
-    spec=ModelSpec(
-        pixels=PixelSpec("BGR", (102.9801, 115.9465, 122.7717), (1.0, 1.0, 1.0)),
-        anchors=AnchorSpec("DetectronAnchorGenerator", offset=0.5),
-        losses=LossSpec(beta=0.11),
-        stride_in_1x1=True,
-    ),
+    config={
+        "INPUT.FORMAT": "BGR",
+        "MODEL.PIXEL_MEAN": [102.9801, 115.9465, 122.7717],
+        "MODEL.PIXEL_STD": [1.0, 1.0, 1.0],
+        "MODEL.RESNETS.STRIDE_IN_1X1": True,
+        "MODEL.ANCHOR_GENERATOR.NAME": "DetectronAnchorGenerator",
+        "MODEL.ANCHOR_GENERATOR.OFFSET": 0.5,
+        "MODEL.RETINANET.SMOOTH_L1_LOSS_BETA": 0.11,
+        "MODEL.FOCAL_RETINA.NORMALIZER.MODE": "batch",
+    },
+    choices={"MODEL.RETINANET.NUM_CONVS": ()},
     spare={  # Detectron keeps what it does not use of the ImageNet weights
         "fc1000_": "the ImageNet classifier",
         "conv1_b": "the first convolution has no bias in Detectron",

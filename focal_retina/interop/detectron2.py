@@ -2,11 +2,12 @@
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any
 
-from .adapter import Adapter, Data, Tensors, inner
-from .architecture import Architecture
-from .spec import CAFFE_BGR, ModelSpec
+from detectron2.config import CfgNode
+
+from .adapter import Adapter, Tensors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,31 +24,24 @@ class Detectron2Adapter(Adapter):
 
         return {key: re.sub(r"_subnet\.(\d+)\.", count, key) for key in keys}
 
-    def to_key(self, name: str, architecture: Architecture) -> str | None:
-        step = 3 if architecture.head_norm else 2
+    def to_key(self, name: str, spec: CfgNode) -> str | None:
+        step = 3 if spec.MODEL.RETINANET.NORM else 2
 
         def position(match: re.Match) -> str:
             return f"_subnet.{step * int(match[1]) + bool(match[2])}."
 
         return re.sub(r"_subnet\.(\d+)\.(norm\.)?", position, name)
 
-    def unwrap(self, data: Data, spec: ModelSpec) -> tuple[Data, ModelSpec]:
-        class_rows = data.get("class_rows", spec.class_rows)
-        return inner(data, "model"), replace(spec, class_rows=class_rows)
-
-    def wrap(self, tensors: Tensors, spec: ModelSpec, architecture: Architecture) -> Data:
-        data = {"model": tensors, "__author__": "focal_retina", "matching_heuristics": False}
-        return data | ({"class_rows": spec.class_rows} if spec.class_rows else {})
+    def wrap(self, tensors: Tensors, spec: CfgNode) -> dict[str, Any]:
+        return {"model": tensors, "__author__": "focal_retina", "matching_heuristics": False}
 
 
 DETECTRON2 = Detectron2Adapter(
     name="detectron2",
     keys={},  # see from_keys and to_key
-    spec=ModelSpec(pixels=CAFFE_BGR, stride_in_1x1=True),
-    is_configurable=True,
+    config={},
+    needs_config=True,
     has_bias_before_norm=True,
-    head_norms=("", "GN"),
-    fpn_norms=("", "GN", "BN"),
     spare={
         "pixel_mean": "in the config",
         "pixel_std": "in the config",

@@ -5,14 +5,16 @@ Shapes: K classes, A anchors a position. A classification output has A x rows ch
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
+from detectron2.config import CfgNode
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 from torch import Tensor
 
 from .adapter import Adapter, Tensors
 from .architecture import OUTPUTS
-from .spec import AnchorSpec, ModelSpec
+from .spec import anchors_per_position
 
 _CLS, _BOX = OUTPUTS.values()
 _COCO_IDS = [category["id"] for category in COCO_CATEGORIES if category["isthing"]]
@@ -20,39 +22,41 @@ _COCO_ROWS = 91  # rows 0, and 1 to 90 for category numbers, eleven of which not
 _UNUSED_LOGIT = -math.log(0.99 / 0.01)  # as untrained: a score of .01 (paper section 3.3)
 
 
-def read_head(ours: Tensors, source: Adapter, spec: ModelSpec) -> tuple[int, list[int]]:
+def read_head(ours: Tensors, source: Adapter, spec: CfgNode) -> tuple[int, list[int]]:
     """Change the outputs to Detectron2's classes and order of anchors.
 
     Returns:
         The source's classification rows of an anchor, and which of them the K classes are.
     """
-    num_rows = count_rows(
-        len(ours[f"{_CLS}.bias"]), len(ours[f"{_BOX}.bias"]), spec.anchors.per_position
-    )
-    rows = class_rows(num_rows, spec.num_classes, has_background_row=source.has_background_row)
-    order = source.sizes_vary_fastest
+    num_anchors, num_classes = anchors_per_position(spec), spec.MODEL.RETINANET.NUM_CLASSES
+    num_rows = count_rows(len(ours[f"{_CLS}.bias"]), len(ours[f"{_BOX}.bias"]), num_anchors)
+    rows = class_rows(num_rows, num_classes, has_background_row=source.has_background_row)
     for output, used, count in ((_CLS, rows, num_rows), (_BOX, range(4), 4)):
-        channels = channels_of(spec.anchors, list(used), count, sizes_vary_fastest=order)
+        channels = channels_of(_anchor_order(spec, source), used, count)
         for name in (f"{output}.weight", f"{output}.bias"):
             ours[name] = ours[name][channels]
     return num_rows, rows
 
 
-def write_head(ours: Tensors, target: Adapter, spec: ModelSpec) -> int:
+def write_head(ours: Tensors, target: Adapter, spec: CfgNode, num_rows: int | None) -> int:
     """The inverse of :func:`read_head`; a row of no class always scores .01.
+
+    Args:
+        num_rows: classification rows of an anchor; None: what the library has for K classes.
 
     Returns:
         The target's classification rows of an anchor.
     """
-    has_background, order = target.has_background_row, target.sizes_vary_fastest
-    num_rows = rows_to_write(spec.num_classes, has_background_row=has_background)
-    if has_background and spec.class_rows:
-        num_rows = spec.class_rows
-    rows = class_rows(num_rows, spec.num_classes, has_background_row=has_background)
+    has_background, num_classes = target.has_background_row, spec.MODEL.RETINANET.NUM_CLASSES
+    if not has_background:
+        num_rows = num_classes
+    elif num_rows is None:
+        num_rows = _COCO_ROWS if num_classes == len(_COCO_IDS) else num_classes + 1
+    rows = class_rows(num_rows, num_classes, has_background_row=has_background)
     for output, used, count in ((_CLS, rows, num_rows), (_BOX, range(4), 4)):
-        channels = channels_of(spec.anchors, list(used), count, sizes_vary_fastest=order)
+        channels = channels_of(_anchor_order(spec, target), used, count)
         for name, unused in ((f"{output}.weight", 0.0), (f"{output}.bias", _UNUSED_LOGIT)):
-            shape = (spec.anchors.per_position * count, *ours[name].shape[1:])
+            shape = (anchors_per_position(spec) * count, *ours[name].shape[1:])
             written = ours[name].new_full(shape, unused)
             written[channels] = ours[name]
             ours[name] = written
@@ -103,22 +107,23 @@ def class_rows(num_rows: int, num_classes: int, *, has_background_row: bool) -> 
     )
 
 
-def rows_to_write(num_classes: int, *, has_background_row: bool) -> int:
-    """Rows an anchor of a file for K classes: the inverse of :func:`class_rows`."""
-    if not has_background_row:
-        return num_classes
-    return _COCO_ROWS if num_classes == len(_COCO_IDS) else num_classes + 1
+def _anchor_order(spec: CfgNode, library: Adapter) -> Tensor:
+    num_ratios = len(spec.MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS[0])
+    num_sizes = len(spec.MODEL.ANCHOR_GENERATOR.SIZES[0])
+    return anchor_order(num_sizes, num_ratios, sizes_vary_fastest=library.sizes_vary_fastest)
 
 
-def channels_of(
-    anchors: AnchorSpec, rows: list[int], num_rows: int, *, sizes_vary_fastest: bool
-) -> Tensor:
-    """The file's channel (A x len(rows),) for each of ours, whose aspect ratios vary fastest.
+def anchor_order(num_sizes: int, num_ratios: int, *, sizes_vary_fastest: bool) -> Tensor:
+    """A library's index (A,) of each of our anchors, whose aspect ratios vary fastest."""
+    order = torch.arange(num_sizes * num_ratios)
+    return order.view(num_ratios, num_sizes).t().flatten() if sizes_vary_fastest else order
+
+
+def channels_of(order: Tensor, rows: Sequence[int], num_rows: int) -> Tensor:
+    """A library's channel (A x len(rows),) for each of ours.
 
     Args:
+        order: of :func:`anchor_order`.
         rows: which of an anchor's ``num_rows`` we have, in our order.
     """
-    order = torch.arange(anchors.per_position)
-    if sizes_vary_fastest:
-        order = order.view(len(anchors.ratios), -1).t().flatten()
     return (order[:, None] * num_rows + torch.tensor(rows)).flatten()

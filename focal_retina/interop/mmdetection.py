@@ -1,10 +1,12 @@
 """mmdetection's ``RetinaNet`` with ``ResNet``, ``FPN`` and ``RetinaHead`` (2.0 to 3.3)."""
 
 from dataclasses import dataclass, replace
+from typing import Any
+
+from detectron2.config import CfgNode
 
 from .adapter import Adapter, Data, Tensors, check_count, inner, of_modules, resnet_keys
-from .architecture import Architecture
-from .spec import CAFFE_BGR, IMAGENET_RGB, ModelSpec
+from .spec import TOP_BLOCK_BACKBONE
 
 _FPN = {
     **{f"backbone.fpn_lateral{i + 3}": f"neck.lateral_convs.{i}" for i in range(3)},
@@ -29,35 +31,53 @@ KEYS = of_modules(
 
 @dataclass(frozen=True, kw_only=True)
 class MmdetectionAdapter(Adapter):
-    def to_key(self, name: str, architecture: Architecture) -> str | None:
+    def to_key(self, name: str, spec: CfgNode) -> str | None:
         # There the FPN's norm follows P6 and P7 too, for which Detectron2 has no place.
         top_biases = ("backbone.top_block.p6.bias", "backbone.top_block.p7.bias")
-        if architecture.fpn_norm and name in top_biases:
+        if spec.MODEL.FPN.NORM and name in top_biases:
             return None
-        return super().to_key(name, architecture)
+        return super().to_key(name, spec)
 
-    def unwrap(self, data: Data, spec: ModelSpec) -> tuple[Data, ModelSpec]:
+    def unwrap(self, data: Data, spec: CfgNode) -> Data:
         meta = data.get("meta") or {}
         dataset = meta.get("dataset_meta") or meta  # 3.x or 2.x
         classes = dataset.get("CLASSES") or dataset.get("classes")
         if classes:
-            check_count("classes", len(classes), spec.num_classes, "--num-classes")
-        return inner(data, "state_dict"), spec
+            check_count("classes", len(classes), spec.MODEL.RETINANET.NUM_CLASSES, "--num-classes")
+        return inner(data, "state_dict")
 
-    def wrap(self, tensors: Tensors, spec: ModelSpec, architecture: Architecture) -> Data:
+    def wrap(self, tensors: Tensors, spec: CfgNode) -> dict[str, Any]:
         return {"meta": {}, "state_dict": tensors}
 
 
 MMDET = MmdetectionAdapter(
     name="mmdet",
     keys=KEYS,
-    spec=ModelSpec(pixels=IMAGENET_RGB, p7_relu=False),
+    config={
+        "INPUT.FORMAT": "RGB",
+        "MODEL.PIXEL_MEAN": [123.675, 116.28, 103.53],
+        "MODEL.PIXEL_STD": [58.395, 57.12, 57.375],
+        "MODEL.RESNETS.STRIDE_IN_1X1": False,
+        "MODEL.BACKBONE.NAME": TOP_BLOCK_BACKBONE,
+        "MODEL.FOCAL_RETINA.TOP_BLOCK.RELU": False,
+        "MODEL.RETINANET.SMOOTH_L1_LOSS_BETA": 0.0,
+        "MODEL.FOCAL_RETINA.NORMALIZER.MODE": "batch",
+    },
+    choices={
+        "MODEL.RETINANET.NORM": ("", "GN"),
+        "MODEL.RETINANET.NUM_CONVS": (),
+        "MODEL.FPN.NORM": ("", "BN", "GN"),
+    },
     sizes_vary_fastest=True,
-    head_norms=("", "GN"),
-    fpn_norms=("", "BN", "GN"),
 )
 MMDET_CAFFE = replace(
     MMDET,
     name="mmdet-caffe",
-    spec=replace(MMDET.spec, pixels=CAFFE_BGR, stride_in_1x1=True),
+    config={
+        **MMDET.config,
+        "INPUT.FORMAT": "BGR",
+        "MODEL.PIXEL_MEAN": [103.53, 116.28, 123.675],
+        "MODEL.PIXEL_STD": [1.0, 1.0, 1.0],
+        "MODEL.RESNETS.STRIDE_IN_1X1": True,
+    },
 )

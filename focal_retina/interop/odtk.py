@@ -1,10 +1,13 @@
 """ODTK's ``Model`` (NVIDIA/retinanet-examples) with one ResNet."""
 
 from dataclasses import dataclass, replace
+from typing import Any
+
+from detectron2.config import CfgNode
 
 from .adapter import Adapter, Data, Tensors, check_count, inner, of_modules, resnet_keys
-from .architecture import Architecture
-from .spec import IMAGENET_RGB, STRIDES, AnchorSpec, LossSpec, ModelSpec
+from .architecture import BLOCKS
+from .spec import STRIDES, anchors_per_position
 
 _BACKBONE = "backbones.ResNet{depth}FPN"
 KEYS = of_modules(
@@ -24,46 +27,53 @@ KEYS = of_modules(
 
 @dataclass(frozen=True, kw_only=True)
 class OdtkAdapter(Adapter):
-    def unwrap(self, data: Data, spec: ModelSpec) -> tuple[Data, ModelSpec]:
+    def unwrap(self, data: Data, spec: CfgNode) -> Data:
         if "angles" in data:
             raise ValueError("it detects rotated boxes, which RetinaNet of Detectron2 does not")
-        check_count("classes", data.get("classes"), spec.num_classes, "--num-classes")
-        anchors = spec.anchors
+        num_classes = spec.MODEL.RETINANET.NUM_CLASSES
+        check_count("classes", data.get("classes"), num_classes, "--num-classes")
         if "ratios" in data and "scales" in data:
-            sizes = tuple(tuple(scale * stride for scale in data["scales"]) for stride in STRIDES)
-            anchors = replace(anchors, sizes=sizes, ratios=tuple(data["ratios"]))
-            stated = spec.anchors.per_position
-            check_count("anchors a position", anchors.per_position, stated, "--num-anchors")
-        return inner(data, "state_dict"), replace(spec, anchors=anchors)
+            stated, generator = anchors_per_position(spec), spec.MODEL.ANCHOR_GENERATOR
+            generator.SIZES = [[scale * stride for scale in data["scales"]] for stride in STRIDES]
+            generator.ASPECT_RATIOS = [list(data["ratios"])]
+            found = anchors_per_position(spec)
+            check_count("anchors a position", found, stated, "--num-anchors")
+        return inner(data, "state_dict")
 
-    def wrap(self, tensors: Tensors, spec: ModelSpec, architecture: Architecture) -> Data:
+    def wrap(self, tensors: Tensors, spec: CfgNode) -> dict[str, Any]:
         return {
-            "backbone": [f"ResNet{architecture.depth}FPN"],
-            "classes": spec.num_classes,
+            "backbone": [f"ResNet{spec.MODEL.RESNETS.DEPTH}FPN"],
+            "classes": spec.MODEL.RETINANET.NUM_CLASSES,
             "state_dict": tensors,
-            "ratios": list(spec.anchors.ratios),
-            "scales": [size / STRIDES[0] for size in spec.anchors.sizes[0]],
+            "ratios": list(spec.MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS[0]),
+            "scales": [size / STRIDES[0] for size in spec.MODEL.ANCHOR_GENERATOR.SIZES[0]],
         }
 
 
 ODTK = OdtkAdapter(
     name="odtk",
     keys=KEYS,
-    spec=ModelSpec(
-        pixels=IMAGENET_RGB,
-        anchors=AnchorSpec("OdtkAnchorGenerator"),
-        losses=LossSpec(beta=0.11),
-    ),
+    config={
+        "INPUT.FORMAT": "RGB",
+        "MODEL.PIXEL_MEAN": [123.675, 116.28, 103.53],
+        "MODEL.PIXEL_STD": [58.395, 57.12, 57.375],
+        "MODEL.RESNETS.STRIDE_IN_1X1": False,
+        "MODEL.ANCHOR_GENERATOR.NAME": "OdtkAnchorGenerator",
+        "MODEL.RETINANET.SMOOTH_L1_LOSS_BETA": 0.11,
+        "MODEL.FOCAL_RETINA.NORMALIZER.MODE": "batch",
+    },
     has_fixed_mean=True,
-    num_convs=4,
     spare={
-        f"backbones.ResNet{depth}FPN.features.fc.": "the ImageNet classifier"
-        for depth in (18, 34, 50, 101, 152)
+        f"backbones.ResNet{depth}FPN.features.fc.": "the ImageNet classifier" for depth in BLOCKS
     },
 )
 # And before: 0.2.1 changed the anchors
 ODTK_0_2_0 = replace(
     ODTK,
     name="odtk-0.2.0",
-    spec=replace(ODTK.spec, anchors=AnchorSpec("DetectronAnchorGenerator", offset=0.5)),
+    config={
+        **ODTK.config,
+        "MODEL.ANCHOR_GENERATOR.NAME": "DetectronAnchorGenerator",
+        "MODEL.ANCHOR_GENERATOR.OFFSET": 0.5,
+    },
 )

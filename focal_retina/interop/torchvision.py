@@ -3,8 +3,10 @@
 import re
 from dataclasses import dataclass, replace
 
+from detectron2.config import CfgNode
+
 from .adapter import Adapter, Data, inner, of_modules, resnet_keys
-from .spec import IMAGENET_RGB, AnchorSpec, LossSpec, ModelSpec
+from .spec import TOP_BLOCK_BACKBONE
 
 _FPN = {
     **{f"backbone.fpn_lateral{i + 3}": f"backbone.fpn.inner_blocks.{i}" for i in range(3)},
@@ -29,9 +31,9 @@ KEYS = of_modules(
 
 @dataclass(frozen=True, kw_only=True)
 class TorchvisionAdapter(Adapter):
-    def unwrap(self, data: Data, spec: ModelSpec) -> tuple[Data, ModelSpec]:
+    def unwrap(self, data: Data, spec: CfgNode) -> Data:
         tensors = inner(data, "model")  # its reference training script saves {"model": …}
-        return {_todays_key(key): value for key, value in tensors.items()}, spec
+        return {_todays_key(key): value for key, value in tensors.items()}
 
 
 def _todays_key(key: str) -> str:
@@ -45,21 +47,30 @@ def _todays_key(key: str) -> str:
 TORCHVISION_V2 = TorchvisionAdapter(
     name="torchvision-v2",
     keys=KEYS,
-    spec=ModelSpec(
-        pixels=IMAGENET_RGB,
-        anchors=AnchorSpec("TorchvisionAnchorGenerator"),
-        losses=LossSpec("giou", normalizer="image"),
-    ),
+    config={
+        "INPUT.FORMAT": "RGB",
+        "MODEL.PIXEL_MEAN": [123.675, 116.28, 103.53],
+        "MODEL.PIXEL_STD": [58.395, 57.12, 57.375],
+        "MODEL.RESNETS.STRIDE_IN_1X1": False,
+        "MODEL.ANCHOR_GENERATOR.NAME": "TorchvisionAnchorGenerator",
+        "MODEL.RETINANET.NORM": "GN",
+        "MODEL.RETINANET.BBOX_REG_LOSS_TYPE": "giou",
+        "MODEL.FOCAL_RETINA.NORMALIZER.MODE": "image",
+    },
+    choices={"MODEL.FPN.NORM": ("", "BN", "GN")},
     whole_sizes=True,
     sizes_vary_fastest=True,
     has_background_row=True,
-    head_norms=("GN",),
-    fpn_norms=("", "BN", "GN"),
-    num_convs=4,
 )
 TORCHVISION_V1 = replace(
     TORCHVISION_V2,
     name="torchvision-v1",
-    spec=replace(TORCHVISION_V2.spec, losses=LossSpec(normalizer="image"), p6_from="p5"),
-    head_norms=("",),
+    config={
+        **TORCHVISION_V2.config,
+        "MODEL.BACKBONE.NAME": TOP_BLOCK_BACKBONE,
+        "MODEL.FOCAL_RETINA.TOP_BLOCK.IN_FEATURE": "p5",
+        "MODEL.RETINANET.NORM": "",
+        "MODEL.RETINANET.BBOX_REG_LOSS_TYPE": "smooth_l1",
+        "MODEL.RETINANET.SMOOTH_L1_LOSS_BETA": 0.0,
+    },
 )

@@ -62,7 +62,7 @@ def test_the_files_that_it_writes_are_loaded_by_a_model_of_the_config(arguments,
     name = "head.regression_head.bbox_reg.weight"
     assert torch.equal(torch.as_tensor(load_weights(Path("back.pkl"))[name]), weights[name])
     settings = yaml.safe_load(Path("theirs.yaml").read_text())
-    assert settings["num_classes"] == 80 and settings["pixels"]["order"] == "RGB"
+    assert settings["INPUT"] == {"FORMAT": "RGB"}
 
 
 def test_nothing_is_written_that_is_not_complete(arguments, weights, capsys):

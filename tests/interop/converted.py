@@ -1,5 +1,7 @@
 """Models from converted weights, for the tests of focal_retina.interop."""
 
+import dataclasses
+
 import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import build_model
@@ -7,7 +9,7 @@ from detectron2.modeling import build_model
 from focal_retina import add_focal_retina_config
 from focal_retina.interop import ADAPTERS
 from focal_retina.interop.convert import Conversion, convert
-from focal_retina.interop.convert_file import config_of
+from focal_retina.interop.spec import settings_of
 
 RATIOS = (0.5, 1.0, 2.0)
 
@@ -22,17 +24,25 @@ def from_detectron2(conversion: Conversion, name: str) -> Conversion:
     return convert(conversion.data, ADAPTERS["detectron2"], ADAPTERS[name], conversion.spec)
 
 
-def build_network(settings: dict):
+def with_keys(conversion: Conversion, *opts) -> Conversion:
+    """With other values of the config's keys."""
+    spec = conversion.spec.clone()
+    spec.merge_from_list(list(opts))
+    return dataclasses.replace(conversion, spec=spec)
+
+
+def build_network(conversion: Conversion):
+    """By what is written of the conversion's config."""
     cfg = get_cfg()
     add_focal_retina_config(cfg)
-    cfg.merge_from_other_cfg(CfgNode(settings))
+    cfg.merge_from_other_cfg(CfgNode(settings_of(conversion.spec)))
     cfg.MODEL.DEVICE = "cpu"
     return build_model(cfg).eval()
 
 
 def build_detector(conversion: Conversion):
     """FocalRetinaNet by the config of the conversion, with its weights and no other."""
-    model = build_network(config_of(conversion))
+    model = build_network(conversion)
     model.load_state_dict(conversion.tensors, strict=True)
     return model
 

@@ -1,10 +1,8 @@
 """What is refused, and what the report tells."""
 
-from dataclasses import replace
-
 import pytest
 import torch
-from converted import build_detector, from_detectron2, to_detectron2
+from converted import build_detector, from_detectron2, to_detectron2, with_keys
 from foreign_models import K, Mmdet, Odtk, detectron_blobs, randomize
 
 from focal_retina.interop import ADAPTERS
@@ -112,7 +110,7 @@ def test_weights_in_channels_last_memory(mmdet, ours):
 
 def test_box_coder_weights_are_folded(ours):
     weights = (10.0, 10.0, 5.0, 5.0)
-    weighted = replace(ours, spec=replace(ours.spec, box_weights=weights))
+    weighted = with_keys(ours, "MODEL.RETINANET.BBOX_REG_WEIGHTS", weights)
     back = from_detectron2(weighted, "mmdet")
     expected = from_detectron2(ours, "mmdet").tensors["bbox_head.retina_reg.bias"].view(-1, 4)
     actual = back.tensors["bbox_head.retina_reg.bias"].view(-1, 4)
@@ -122,8 +120,7 @@ def test_box_coder_weights_are_folded(ours):
 
 def test_a_pixel_mean_that_cannot_be_set():
     conversion = to_detectron2({"state_dict": randomize(Odtk()).state_dict()}, "odtk", K)
-    pixels = replace(conversion.spec.pixels, mean=(120.0, 120.0, 120.0))
-    changed = replace(conversion, spec=replace(conversion.spec, pixels=pixels))
+    changed = with_keys(conversion, "MODEL.PIXEL_MEAN", [120.0, 120.0, 120.0])
     assert any("pixel mean" in line for line in from_detectron2(changed, "odtk").report.differs)
     report = from_detectron2(changed, "torchvision-v2").report
     assert any("pixel mean" in line and "set it there" in line for line in report.changed)
@@ -136,24 +133,3 @@ def test_detectron2s_own_state_beside_the_weights_is_left_out(ours):
     assert again.report.changed == ["left out pixel_mean (1): in the config"]
     assert again.tensors.keys() == ours.tensors.keys()
     build_detector(again)
-
-
-@pytest.mark.parametrize("top_block", [("p5", True), ("p5", False), ("res5", False)])
-def test_top_block_options_build(top_block, ours):
-    p6_from, p7_relu = top_block
-    spec = replace(ours.spec, p6_from=p6_from, p7_relu=p7_relu)
-    tensors = dict(ours.tensors)
-    in_channels = {"p5": 32, "res5": 512}[p6_from]
-    tensors["backbone.top_block.p6.weight"] = torch.zeros(32, in_channels, 3, 3)
-    model = build_detector(replace(ours, spec=spec, tensors=tensors))
-    p6 = torch.full((1, in_channels, 4, 4), -1.0)
-    _, p7 = model.backbone.top_block(p6)
-    bias = tensors["backbone.top_block.p6.bias"].view(1, -1, 1, 1).expand(1, 32, 2, 2)
-    expected = model.backbone.top_block.p7(bias.relu() if p7_relu else bias)
-    torch.testing.assert_close(p7, expected)
-
-
-def test_unknown_top_block_feature_is_refused(ours):
-    wrong = replace(ours, spec=replace(ours.spec, p6_from="res4"))
-    with pytest.raises(ValueError, match=r"TOP_BLOCK.IN_FEATURE is 'res4'; it can be res5, p5"):
-        build_detector(wrong)

@@ -12,13 +12,13 @@ from converted import (
     predict,
     ratios_fastest,
     to_detectron2,
+    with_keys,
 )
 from detectron2.checkpoint.c2_model_loading import convert_c2_detectron_names
 from foreign_models import A, K, Mmdet, Odtk, detectron_blobs, randomize, run_detectron
 
 from focal_retina.interop import ADAPTERS
 from focal_retina.interop.convert import convert
-from focal_retina.interop.convert_file import config_of
 
 IMAGE = torch.randint(0, 256, (3, 128, 160), generator=torch.Generator().manual_seed(1)).float()
 
@@ -50,8 +50,8 @@ def test_mmdetection(head_norm):
     data = {"meta": {"CLASSES": list("abcde")}, "state_dict": theirs.state_dict()}
     conversion = to_detectron2(data, "mmdet", K)
     assert_same_outputs(conversion, theirs, ratios_fastest)
-    assert conversion.spec.pixels.order == "RGB"
-    assert not conversion.spec.p7_relu
+    assert conversion.spec.INPUT.FORMAT == "RGB"
+    assert not conversion.spec.MODEL.FOCAL_RETINA.TOP_BLOCK.RELU
     assert_same_file(from_detectron2(conversion, "mmdet"), theirs.state_dict())
 
 
@@ -67,7 +67,8 @@ def test_odtk(name):
     }
     conversion = to_detectron2(data, name, K)
     assert_same_outputs(conversion, theirs, lambda rows: rows)
-    assert conversion.spec.anchors.ratios == (1.0, 2.0, 0.5)  # the file's, not the default
+    ratios = conversion.spec.MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS
+    assert ratios == [[1.0, 2.0, 0.5]]  # the file's, not the default
     assert any("ImageNet classifier" in line for line in conversion.report.changed)
     back = from_detectron2(conversion, name)
     detector = {n: t for n, t in theirs.state_dict().items() if ".fc." not in n}
@@ -83,8 +84,8 @@ def test_detectron():
     data = {"cfg": "", "blobs": {**blobs, **unused}}
     conversion = to_detectron2(data, "detectron", K)
     assert_same_outputs(conversion, lambda x: run_detectron(blobs, x), lambda rows: rows)
-    assert conversion.spec.pixels.order == "BGR"
-    assert conversion.spec.stride_in_1x1
+    assert conversion.spec.INPUT.FORMAT == "BGR"
+    assert conversion.spec.MODEL.RESNETS.STRIDE_IN_1X1
     back = from_detectron2(conversion, "detectron")
     assert_same_file(back, blobs)
 
@@ -108,7 +109,7 @@ def test_batch_norms_pixels_and_order_of_channels_for_detectron():
     assert not any("running" in name for name in detectron.tensors)
     source, target = ADAPTERS["detectron"], ADAPTERS["detectron2"]
     bgr = convert(detectron.data, source, target, detectron.spec)
-    assert bgr.spec.pixels.order == "BGR" and bgr.spec.pixels.std == (1.0, 1.0, 1.0)
+    assert bgr.spec.INPUT.FORMAT == "BGR" and bgr.spec.MODEL.PIXEL_STD == [1.0, 1.0, 1.0]
     kinds = [line.partition(":")[0] for line in detectron.report.differs]
     assert kinds == ["ReLU between P6 and P7", "anchors"]  # what no weights make up for
     expected, *_ = predict(build_detector(rgb), IMAGE)
@@ -119,13 +120,12 @@ def test_batch_norms_pixels_and_order_of_channels_for_detectron():
 @pytest.mark.parametrize("name, norm", [("torchvision-v1", "BN"), ("torchvision-v1", "GN")])
 def test_norm_in_the_fpn(name, norm):
     conversion = to_detectron2(randomize(Mmdet()).state_dict(), "mmdet", K)
-    spec = replace(conversion.spec, p6_from="p5", p7_relu=True)
-    settings = config_of(replace(conversion, spec=spec))
-    settings["MODEL"]["FPN"]["NORM"] = norm
-    model = randomize(build_network(settings))
-    ours = replace(conversion, data={"model": model.state_dict()}, spec=spec)
+    top_block = "MODEL.FOCAL_RETINA.TOP_BLOCK"
+    opts = [f"{top_block}.IN_FEATURE", "p5", f"{top_block}.RELU", True, "MODEL.FPN.NORM", norm]
+    model = randomize(build_network(with_keys(conversion, *opts)))
+    ours = replace(with_keys(conversion, *opts), data={"model": model.state_dict()})
     theirs = from_detectron2(ours, name)
-    assert theirs.architecture.fpn_norm == norm
+    assert norm == theirs.spec.MODEL.FPN.NORM
     assert "backbone.fpn.layer_blocks.2.1.bias" in theirs.tensors
     assert not theirs.report.unused and not theirs.report.missing
     source = ADAPTERS[name]
