@@ -1,14 +1,17 @@
-"""Which tensors a RetinaNet with a ResNet has, and how to tell its sizes from them.
+"""Which tensors a RetinaNet with a ResNet has, and how its depth and widths show in them.
 
 Names here are Detectron2's, but for the subnets: their convolutions are counted, and a norm is
 named after its convolution, as in Detectron2's backbones (``head.cls_subnet.1.norm.weight``).
 """
 
 import re
-from collections.abc import Iterator
 
+import torch
 from detectron2.config import CfgNode
+from detectron2.modeling import build_backbone
 from torch import Tensor
+
+from ..modeling import build_dense_head
 
 STEM = "backbone.bottom_up.stem.conv1"
 OUTPUTS = {"head.cls_subnet": "head.cls_score", "head.bbox_subnet": "head.bbox_pred"}
@@ -20,9 +23,6 @@ BLOCKS = {
     101: (3, 4, 23, 3),
     152: (3, 8, 36, 3),
 }
-_CONV = ("weight",)
-_CONV_BIAS = _AFFINE = ("weight", "bias")
-_BATCH_NORM = ("weight", "bias", "running_mean", "running_var")
 
 
 def read_architecture(ours: dict[str, Tensor], spec: CfgNode) -> None:
@@ -51,7 +51,7 @@ def read_architecture(ours: dict[str, Tensor], spec: CfgNode) -> None:
     resnets.STEM_OUT_CHANNELS = shapes.get(f"{STEM}.weight", (64,))[0]
     block = "backbone.bottom_up.res2.0"
     last_conv = f"{block}.conv{3 if has_bottlenecks else 2}.weight"
-    resnets.RES2_OUT_CHANNELS = shapes.get(last_conv, (256,))[0]
+    resnets.RES2_OUT_CHANNELS = shapes.get(last_conv, (256 if has_bottlenecks else 64,))[0]
     if has_bottlenecks:
         channels, channels_of_group = shapes.get(f"{block}.conv2.weight", (64, 64))[:2]
         resnets.NUM_GROUPS = channels // channels_of_group
@@ -59,42 +59,15 @@ def read_architecture(ours: dict[str, Tensor], spec: CfgNode) -> None:
     spec.MODEL.FPN.OUT_CHANNELS = shapes.get("backbone.fpn_output5.weight", (256,))[0]
 
 
-def has_bottlenecks(spec: CfgNode) -> bool:
-    return spec.MODEL.RESNETS.DEPTH >= 50
-
-
 def tensor_names(spec: CfgNode) -> list[str]:
-    """Every tensor."""
-    return [f"{name}.{part}" for name, parts in _modules(spec) for part in parts]
-
-
-def _modules(spec: CfgNode) -> Iterator[tuple[str, tuple[str, ...]]]:
-    fpn_norm, retinanet = spec.MODEL.FPN.NORM, spec.MODEL.RETINANET
-    for name in [STEM, *_residual_convs(spec)]:
-        yield name, _CONV
-        yield f"{name}.norm", _BATCH_NORM
-    for stage in (3, 4, 5):
-        for name in (f"backbone.fpn_lateral{stage}", f"backbone.fpn_output{stage}"):
-            yield name, _CONV if fpn_norm else _CONV_BIAS
-            if fpn_norm:
-                yield f"{name}.norm", _BATCH_NORM if fpn_norm == "BN" else _AFFINE
-    yield "backbone.top_block.p6", _CONV_BIAS
-    yield "backbone.top_block.p7", _CONV_BIAS
-    for subnet, output in OUTPUTS.items():
-        for i in range(retinanet.NUM_CONVS):
-            yield f"{subnet}.{i}", _CONV_BIAS
-            if retinanet.NORM:
-                yield f"{subnet}.{i}.norm", _AFFINE
-        yield output, _CONV_BIAS
-
-
-def _residual_convs(spec: CfgNode) -> Iterator[str]:
-    convs = ["conv1", "conv2", "conv3"] if has_bottlenecks(spec) else ["conv1", "conv2"]
-    for stage, count in enumerate(BLOCKS[spec.MODEL.RESNETS.DEPTH], start=2):
-        for block in range(count):
-            has_shortcut = block == 0 and (has_bottlenecks(spec) or stage > 2)
-            for name in convs + ["shortcut"] * has_shortcut:
-                yield f"backbone.bottom_up.res{stage}.{block}.{name}"
+    """Every tensor of the network that ``spec`` describes, under Detectron2's names."""
+    with torch.device("meta"):  # shapes without memory
+        backbone = build_backbone(spec)
+        shapes = backbone.output_shape()
+        head = build_dense_head(spec, [shapes[x] for x in spec.MODEL.RETINANET.IN_FEATURES])
+    names = [f"backbone.{name}" for name in backbone.state_dict()]
+    names += [f"head.{name}" for name in head.state_dict()]
+    return [name for name in names if not name.endswith(".num_batches_tracked")]
 
 
 def _count(pattern: str, names: str) -> int:

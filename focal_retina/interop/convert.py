@@ -9,7 +9,8 @@ import torch
 from detectron2.config import CfgNode
 
 from .adapter import Adapter, Data, Tensors
-from .architecture import OUTPUTS, STEM, has_bottlenecks, read_architecture, tensor_names
+from .architecture import OUTPUTS, STEM, read_architecture, tensor_names
+from .detectron2 import DETECTRON2
 from .head_channels import read_head, write_head
 from .spec import first_boxes, make_spec, pixels_in_order
 
@@ -58,6 +59,7 @@ class Conversion:
 
     Attributes:
         tensors: by the target's names; on the way, by ours (see :mod:`.architecture`).
+        names: ours of every tensor that the model has.
         spec: what the tensors mean, as a config.
         class_rows: classification rows of an anchor in the file, where a library that has a row of
             background has none there; else None.
@@ -65,6 +67,7 @@ class Conversion:
     """
 
     tensors: Tensors
+    names: list[str]
     spec: CfgNode
     report: Report
     class_rows: int | None = None
@@ -92,7 +95,7 @@ def convert(
 
     ours, report, spec = conversion.tensors, conversion.report, conversion.spec
     conversion.tensors = {}
-    for name in tensor_names(spec):
+    for name in conversion.names:
         key = target.to_key(name, spec)
         if key is None:
             if name in ours and not _is_neutral(name, ours):
@@ -116,10 +119,10 @@ def _read(data: Data, source: Adapter, spec: CfgNode) -> Conversion:
     _check_present(_OUTPUTS, ours, source, spec)
     read_architecture(ours, spec)
     _check_present([_STEM], ours, source, spec)
-    known = set(tensor_names(spec))
+    known = list(DETECTRON2.from_keys(tensor_names(spec)).values())
     report.unused += sorted(key for key in tensors if names.get(key) not in known)
-    ours = {name: tensor for name, tensor in ours.items() if name in known}
-    return Conversion(ours, spec, report, class_rows=data.get("class_rows"))
+    ours = {name: ours[name] for name in known if name in ours}
+    return Conversion(ours, known, spec, report, class_rows=data.get("class_rows"))
 
 
 def _without_spare(values: Data, source: Adapter, report: Report) -> Tensors:
@@ -171,7 +174,7 @@ def _to_detectron2(conversion: Conversion, source: Adapter, bn_eps: float) -> No
         for name in [name for name in ours if name.endswith("running_var")]:
             ours[name] = ours[name] + (bn_eps - BN_EPS)
     added = []
-    for name in tensor_names(spec):
+    for name in conversion.names:
         weight = ours.get(name.rpartition(".")[0] + ".weight")
         if name not in ours and weight is not None and source.to_key(name, spec) is None:
             ours[name] = weight.new_full((len(weight),), _neutral_value(name))
@@ -240,7 +243,7 @@ def _differences(spec: CfgNode, theirs: CfgNode, target: Adapter) -> list[str]:
     for what, key in _FIXED.items():
         value = attrgetter(key)(spec)
         known = target.choices.get(key, (attrgetter(key)(theirs),)) or (value,)
-        is_read = key != "MODEL.RESNETS.STRIDE_IN_1X1" or has_bottlenecks(spec)
+        is_read = key != "MODEL.RESNETS.STRIDE_IN_1X1" or spec.MODEL.RESNETS.DEPTH >= 50
         if value not in known and is_read:
             names = " or ".join(map(_word, known))
             found.append(f"{what}: {_word(value)} here, {names} in {target.name}")

@@ -54,10 +54,7 @@ DETECTRON = DetectronAdapter(
     name="detectron",
     keys=KEYS,
     config={
-        "INPUT.FORMAT": "BGR",
         "MODEL.PIXEL_MEAN": [102.9801, 115.9465, 122.7717],
-        "MODEL.PIXEL_STD": [1.0, 1.0, 1.0],
-        "MODEL.RESNETS.STRIDE_IN_1X1": True,
         "MODEL.ANCHOR_GENERATOR.NAME": "DetectronAnchorGenerator",
         "MODEL.ANCHOR_GENERATOR.OFFSET": 0.5,
         "MODEL.RETINANET.SMOOTH_L1_LOSS_BETA": 0.11,

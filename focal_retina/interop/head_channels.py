@@ -32,7 +32,7 @@ def read_head(ours: Tensors, source: Adapter, spec: CfgNode) -> tuple[int, list[
     num_rows = count_rows(len(ours[f"{_CLS}.bias"]), len(ours[f"{_BOX}.bias"]), num_anchors)
     rows = class_rows(num_rows, num_classes, has_background_row=source.has_background_row)
     for output, used, count in ((_CLS, rows, num_rows), (_BOX, range(4), 4)):
-        channels = channels_of(_anchor_order(spec, source), used, count)
+        channels = channels_of(spec, used, count, sizes_vary_fastest=source.sizes_vary_fastest)
         for name in (f"{output}.weight", f"{output}.bias"):
             ours[name] = ours[name][channels]
     return num_rows, rows
@@ -54,7 +54,7 @@ def write_head(ours: Tensors, target: Adapter, spec: CfgNode, num_rows: int | No
         num_rows = _COCO_ROWS if num_classes == len(_COCO_IDS) else num_classes + 1
     rows = class_rows(num_rows, num_classes, has_background_row=has_background)
     for output, used, count in ((_CLS, rows, num_rows), (_BOX, range(4), 4)):
-        channels = channels_of(_anchor_order(spec, target), used, count)
+        channels = channels_of(spec, used, count, sizes_vary_fastest=target.sizes_vary_fastest)
         for name, unused in ((f"{output}.weight", 0.0), (f"{output}.bias", _UNUSED_LOGIT)):
             shape = (anchors_per_position(spec) * count, *ours[name].shape[1:])
             written = ours[name].new_full(shape, unused)
@@ -107,23 +107,15 @@ def class_rows(num_rows: int, num_classes: int, *, has_background_row: bool) -> 
     )
 
 
-def _anchor_order(spec: CfgNode, library: Adapter) -> Tensor:
-    num_ratios = len(spec.MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS[0])
-    num_sizes = len(spec.MODEL.ANCHOR_GENERATOR.SIZES[0])
-    return anchor_order(num_sizes, num_ratios, sizes_vary_fastest=library.sizes_vary_fastest)
-
-
-def anchor_order(num_sizes: int, num_ratios: int, *, sizes_vary_fastest: bool) -> Tensor:
-    """A library's index (A,) of each of our anchors, whose aspect ratios vary fastest."""
-    order = torch.arange(num_sizes * num_ratios)
-    return order.view(num_ratios, num_sizes).t().flatten() if sizes_vary_fastest else order
-
-
-def channels_of(order: Tensor, rows: Sequence[int], num_rows: int) -> Tensor:
-    """A library's channel (A x len(rows),) for each of ours.
+def channels_of(
+    spec: CfgNode, rows: Sequence[int], num_rows: int, *, sizes_vary_fastest: bool
+) -> Tensor:
+    """A library's channel (A x len(rows),) for each of ours, whose aspect ratios vary fastest.
 
     Args:
-        order: of :func:`anchor_order`.
         rows: which of an anchor's ``num_rows`` we have, in our order.
     """
+    order = torch.arange(anchors_per_position(spec))
+    if sizes_vary_fastest:
+        order = order.view(len(spec.MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS[0]), -1).t().flatten()
     return (order[:, None] * num_rows + torch.tensor(rows)).flatten()

@@ -6,7 +6,7 @@ from typing import Any
 from detectron2.config import CfgNode
 
 from .adapter import Adapter, Data, Tensors, check_count, inner, of_modules, resnet_keys
-from .spec import TOP_BLOCK_BACKBONE
+from .spec import TOP_BLOCK_BACKBONE, TORCHVISION_RESNET
 
 _FPN = {
     **{f"backbone.fpn_lateral{i + 3}": f"neck.lateral_convs.{i}" for i in range(3)},
@@ -50,14 +50,10 @@ class MmdetectionAdapter(Adapter):
         return {"meta": {}, "state_dict": tensors}
 
 
-MMDET = MmdetectionAdapter(
-    name="mmdet",
+MMDET_CAFFE = MmdetectionAdapter(
+    name="mmdet-caffe",
     keys=KEYS,
     config={
-        "INPUT.FORMAT": "RGB",
-        "MODEL.PIXEL_MEAN": [123.675, 116.28, 103.53],
-        "MODEL.PIXEL_STD": [58.395, 57.12, 57.375],
-        "MODEL.RESNETS.STRIDE_IN_1X1": False,
         "MODEL.BACKBONE.NAME": TOP_BLOCK_BACKBONE,
         "MODEL.FOCAL_RETINA.TOP_BLOCK.RELU": False,
         "MODEL.RETINANET.SMOOTH_L1_LOSS_BETA": 0.0,
@@ -70,14 +66,4 @@ MMDET = MmdetectionAdapter(
     },
     sizes_vary_fastest=True,
 )
-MMDET_CAFFE = replace(
-    MMDET,
-    name="mmdet-caffe",
-    config={
-        **MMDET.config,
-        "INPUT.FORMAT": "BGR",
-        "MODEL.PIXEL_MEAN": [103.53, 116.28, 123.675],
-        "MODEL.PIXEL_STD": [1.0, 1.0, 1.0],
-        "MODEL.RESNETS.STRIDE_IN_1X1": True,
-    },
-)
+MMDET = replace(MMDET_CAFFE, name="mmdet", config={**MMDET_CAFFE.config, **TORCHVISION_RESNET})

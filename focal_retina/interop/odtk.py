@@ -7,7 +7,7 @@ from detectron2.config import CfgNode
 
 from .adapter import Adapter, Data, Tensors, check_count, inner, of_modules, resnet_keys
 from .architecture import BLOCKS
-from .spec import STRIDES, anchors_per_position
+from .spec import STRIDES, TORCHVISION_RESNET, anchors_per_position
 
 _BACKBONE = "backbones.ResNet{depth}FPN"
 KEYS = of_modules(
@@ -54,10 +54,7 @@ ODTK = OdtkAdapter(
     name="odtk",
     keys=KEYS,
     config={
-        "INPUT.FORMAT": "RGB",
-        "MODEL.PIXEL_MEAN": [123.675, 116.28, 103.53],
-        "MODEL.PIXEL_STD": [58.395, 57.12, 57.375],
-        "MODEL.RESNETS.STRIDE_IN_1X1": False,
+        **TORCHVISION_RESNET,
         "MODEL.ANCHOR_GENERATOR.NAME": "OdtkAnchorGenerator",
         "MODEL.RETINANET.SMOOTH_L1_LOSS_BETA": 0.11,
         "MODEL.FOCAL_RETINA.NORMALIZER.MODE": "batch",

@@ -3,7 +3,6 @@
 import itertools
 import json
 from collections.abc import Mapping, Sequence
-from operator import attrgetter
 from typing import Any
 
 import torch
@@ -15,6 +14,12 @@ from torch import Tensor
 from ..config import add_focal_retina_config
 
 STRIDES = (8, 16, 32, 64, 128)  # of P3 to P7
+TORCHVISION_RESNET = {
+    "INPUT.FORMAT": "RGB",
+    "MODEL.PIXEL_MEAN": [123.675, 116.28, 103.53],
+    "MODEL.PIXEL_STD": [58.395, 57.12, 57.375],
+    "MODEL.RESNETS.STRIDE_IN_1X1": False,
+}
 TOP_BLOCK_BACKBONE = "build_resnet_fpn_backbone_with_top_block"
 _BACKBONE = "build_retinanet_resnet_fpn_backbone"
 _RETINANET = {
@@ -23,41 +28,18 @@ _RETINANET = {
     "MODEL.RESNETS.OUT_FEATURES": ["res3", "res4", "res5"],
     "MODEL.FPN.IN_FEATURES": ["res3", "res4", "res5"],
 }
-# What else a written config states
-_KEYS = (
-    "INPUT.FORMAT",
-    "MODEL.PIXEL_MEAN",
-    "MODEL.PIXEL_STD",
-    "MODEL.RESNETS.DEPTH",
-    "MODEL.RESNETS.NORM",
-    "MODEL.RESNETS.STEM_OUT_CHANNELS",
-    "MODEL.RESNETS.RES2_OUT_CHANNELS",
-    "MODEL.RESNETS.NUM_GROUPS",
-    "MODEL.RESNETS.WIDTH_PER_GROUP",
-    "MODEL.RESNETS.STRIDE_IN_1X1",
-    "MODEL.FPN.NORM",
-    "MODEL.FPN.OUT_CHANNELS",
-    "MODEL.FOCAL_RETINA.TOP_BLOCK.IN_FEATURE",
-    "MODEL.FOCAL_RETINA.TOP_BLOCK.RELU",
-    "MODEL.FOCAL_RETINA.NORMALIZER.MODE",
-    "MODEL.ANCHOR_GENERATOR.NAME",
-    "MODEL.ANCHOR_GENERATOR.SIZES",
-    "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS",
-    "MODEL.ANCHOR_GENERATOR.OFFSET",
-    "MODEL.RETINANET.NUM_CLASSES",
-    "MODEL.RETINANET.NUM_CONVS",
-    "MODEL.RETINANET.NORM",
-    "MODEL.RETINANET.BBOX_REG_WEIGHTS",
-    "MODEL.RETINANET.BBOX_REG_LOSS_TYPE",
-    "MODEL.RETINANET.SMOOTH_L1_LOSS_BETA",
-)
 
 
 def make_spec(values: Mapping[str, Any]) -> CfgNode:
     """Detectron2's RetinaNet with other values of some keys."""
+    spec = _default_config()
+    spec.merge_from_list(list(itertools.chain(*(_RETINANET | dict(values)).items())))
+    return spec
+
+
+def _default_config() -> CfgNode:
     cfg = get_cfg()
     add_focal_retina_config(cfg)
-    cfg.merge_from_list(list(itertools.chain(*(_RETINANET | dict(values)).items())))
     return cfg
 
 
@@ -90,14 +72,24 @@ def spec_from_config(cfg: CfgNode) -> CfgNode:
 
 def settings_of(spec: CfgNode) -> dict[str, Any]:
     """What a yaml has to say so that a config becomes ``spec``, as nested dicts."""
-    settings: dict[str, Any] = {"VERSION": 2}
-    for key in (*_RETINANET, *_KEYS):
-        *nodes, name = key.split(".")
-        inner = settings
-        for node in nodes:
-            inner = inner.setdefault(node, {})
-        inner[name] = attrgetter(key)(spec)
-    return json.loads(json.dumps(settings))  # lists instead of tuples
+    model = spec.MODEL.clone()
+    del model["WEIGHTS"], model["DEVICE"]
+    model = json.loads(json.dumps(_difference(model, _default_config().MODEL)))  # without tuples
+    return {"VERSION": 2, "INPUT": {"FORMAT": spec.INPUT.FORMAT}, "MODEL": model}
+
+
+def _difference(node: CfgNode, default: CfgNode) -> dict[str, Any]:
+    """What ``node`` has otherwise than ``default``."""
+    different = {}
+    for key, value in node.items():
+        if isinstance(value, CfgNode):
+            value = _difference(value, default[key])
+            if not value:
+                continue
+        elif value == default[key]:
+            continue
+        different[key] = value
+    return different
 
 
 def anchors_per_position(spec: CfgNode) -> int:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from detectron2.config import CfgNode
 
 from .adapter import Adapter, Data, inner, of_modules, resnet_keys
-from .spec import TOP_BLOCK_BACKBONE
+from .spec import TOP_BLOCK_BACKBONE, TORCHVISION_RESNET
 
 _FPN = {
     **{f"backbone.fpn_lateral{i + 3}": f"backbone.fpn.inner_blocks.{i}" for i in range(3)},
@@ -48,10 +48,7 @@ TORCHVISION_V2 = TorchvisionAdapter(
     name="torchvision-v2",
     keys=KEYS,
     config={
-        "INPUT.FORMAT": "RGB",
-        "MODEL.PIXEL_MEAN": [123.675, 116.28, 103.53],
-        "MODEL.PIXEL_STD": [58.395, 57.12, 57.375],
-        "MODEL.RESNETS.STRIDE_IN_1X1": False,
+        **TORCHVISION_RESNET,
         "MODEL.ANCHOR_GENERATOR.NAME": "TorchvisionAnchorGenerator",
         "MODEL.RETINANET.NORM": "GN",
         "MODEL.RETINANET.BBOX_REG_LOSS_TYPE": "giou",

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from focal_retina.interop.head_channels import anchor_order, channels_of, class_rows, count_rows
+from focal_retina.interop.head_channels import channels_of, class_rows, count_rows
+from focal_retina.interop.spec import make_spec
 
 
 def test_720_channels_are_9_x_80_or_12_x_60():
@@ -32,11 +33,15 @@ def test_torchvisions_rows():
 @given(num_sizes=st.integers(1, 4), num_ratios=st.integers(1, 4))
 def test_each_class_and_anchor_has_the_librarys_channel(num_sizes, num_ratios):
     """Detectron2 counts a size's ratios first, torchvision and mmdetection a ratio's sizes."""
+    sizes, ratios = [[1.0] * num_sizes], [[1.0] * num_ratios]
+    generator = "MODEL.ANCHOR_GENERATOR"
+    spec = make_spec({f"{generator}.SIZES": sizes, f"{generator}.ASPECT_RATIOS": ratios})
     rows, num_rows = [1, 3], 5
     triples = [(s, r, row) for s in range(num_sizes) for r in range(num_ratios) for row in rows]
-    same = anchor_order(num_sizes, num_ratios, sizes_vary_fastest=False)
-    expected = [(s * num_ratios + r) * num_rows + row for s, r, row in triples]
-    assert channels_of(same, rows, num_rows).tolist() == expected
-    other = anchor_order(num_sizes, num_ratios, sizes_vary_fastest=True)
-    expected = [(r * num_sizes + s) * num_rows + row for s, r, row in triples]
-    assert channels_of(other, rows, num_rows).tolist() == expected
+    expected = {
+        False: [(s * num_ratios + r) * num_rows + row for s, r, row in triples],
+        True: [(r * num_sizes + s) * num_rows + row for s, r, row in triples],
+    }
+    for order, channels in expected.items():
+        found = channels_of(spec, rows, num_rows, sizes_vary_fastest=order)
+        assert found.tolist() == channels
