@@ -28,6 +28,13 @@ _RETINANET = {
     "MODEL.RESNETS.OUT_FEATURES": ["res3", "res4", "res5"],
     "MODEL.FPN.IN_FEATURES": ["res3", "res4", "res5"],
 }
+# In a written config even if it is the default: what a reader looks for first
+_ALWAYS_STATED = (
+    ("RESNETS", "DEPTH"),
+    ("RESNETS", "STRIDE_IN_1X1"),
+    ("RETINANET", "NUM_CLASSES"),
+    ("ANCHOR_GENERATOR", "ASPECT_RATIOS"),
+)
 
 
 def make_spec(values: Mapping[str, Any]) -> CfgNode:
@@ -71,10 +78,13 @@ def spec_from_config(cfg: CfgNode) -> CfgNode:
 
 
 def settings_of(spec: CfgNode) -> dict[str, Any]:
-    """What a yaml has to say so that a config becomes ``spec``, as nested dicts."""
+    """What a yaml has to state so that Detectron2's default config becomes ``spec``."""
     model = spec.MODEL.clone()
     del model["WEIGHTS"], model["DEVICE"]
-    model = json.loads(json.dumps(_difference(model, _default_config().MODEL)))  # without tuples
+    different = _difference(model, _default_config().MODEL)
+    for node, name in _ALWAYS_STATED:
+        different.setdefault(node, {})[name] = model[node][name]
+    model = json.loads(json.dumps(different))  # without tuples
     return {"VERSION": 2, "INPUT": {"FORMAT": spec.INPUT.FORMAT}, "MODEL": model}
 
 
