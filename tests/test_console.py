@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-# How Python prints a warning, and a logger that of a library
-WARNING = re.compile(r"Warning:|warnings\.warn|is deprecated|\bWARNING\b|WRN")
+# How Python prints a warning
+WARNING = re.compile(r"Warning:|warnings\.warn|is deprecated")
 
 
 def run(*arguments, cwd=ROOT, **environment):
