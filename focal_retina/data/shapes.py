@@ -1,9 +1,8 @@
 """The generated data set: shapes in COCO format, written at their first use.
 
-A split is a folder such as `focal_shapes/v2-9c2f41d0/train`, below DETECTRON2_DATASETS (default
-`datasets`). Its name holds the generator's version and a digest of the parameters, so that other
-parameters or a newer generator never meet old data. The folder appears by one rename: where it
-exists, it is complete.
+A split is a folder, `focal_shapes/v2-9c2f41d0/train`. Its name holds the generator's version and a
+digest of the parameters: other parameters or a newer generator never meet old data. The folder
+appears by one rename: where it exists, it is complete.
 """
 
 import hashlib
@@ -34,20 +33,18 @@ def generate_split(config: ShapesConfig, split: str, root: Path) -> Path:
     """Write one split, unless it is there already, and return its folder.
 
     Several processes may ask for it at once: one writes, the others wait for it. A killed process
-    leaves a hidden folder, which the next one replaces.
-
-    Raises:
-        OSError: the folder cannot be written.
+    leaves a hidden folder, which the next one replaces. OSError: the folder cannot be written.
     """
     target = split_directory(config, split, root)
-    unfinished = target.with_name(f".{split}.unfinished")
     if target.is_dir():
         return target
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with file_lock(target.with_name(f".{split}.lock")):
             if not target.is_dir():  # another process may have written it meanwhile
-                shutil.rmtree(unfinished, ignore_errors=True)
+                unfinished = target.with_name(f".{split}.unfinished")
+                if unfinished.exists():
+                    shutil.rmtree(unfinished)
                 _write_split(config, split, unfinished)
                 unfinished.rename(target)
     except OSError as error:
@@ -69,9 +66,8 @@ def _write_split(config: ShapesConfig, split: str, directory: Path) -> None:
         Image.fromarray(pixels).save(directory / "images" / name, quality=config.jpeg_quality)
         images.append({"id": number, "file_name": name, "width": width, "height": height})
         for shape in objects:
-            annotation = {"id": len(annotations) + 1, "image_id": number, "iscrowd": 0}
-            annotation |= {"category_id": shape.label + 1, "bbox": shape.box, "area": shape.area}
-            annotations.append(annotation)
+            ids = {"id": len(annotations) + 1, "image_id": number, "category_id": 1 + shape.label}
+            annotations.append({**ids, "bbox": shape.box, "area": shape.area, "iscrowd": 0})
     content = {
         "info": {"version": str(GENERATOR_VERSION), "parameters": asdict(config)},
         "images": images,

@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFilter
 # To be raised with every change that alters an image or a box, so that old data are not used.
 GENERATOR_VERSION = 2
 SPLITS = ("train", "val", "test")
+DISTRACTOR = -1  # the label of a shape of no class
 _SUPERSAMPLING = 4
 Rng = np.random.Generator
 
@@ -76,26 +77,26 @@ def _distractor(rng: Rng) -> np.ndarray:
 class Shape:
     """A placed shape. Its box covers all that is inside the frame, hidden or not."""
 
-    label: int | None  # None: a distractor
+    label: int  # class index, or DISTRACTOR
     box: tuple[float, float, float, float]  # (x, y, width, height), exact to 1 / _SUPERSAMPLING
     area: float
     window: tuple[slice, slice]
     alpha: np.ndarray  # (h, w), coverage of the window's pixels
 
 
-def _draw_outline(rng: Rng, config: ShapesConfig, label: int | None) -> list[np.ndarray]:
+def _draw_outline(rng: Rng, config: ShapesConfig, label: int) -> list[np.ndarray]:
     """Contours in pixels, stretched and turned; x and y begin at 0."""
-    outline = (_distractor(rng),) if label is None else _OUTLINES[CLASS_NAMES[label]]
+    outline = (_distractor(rng),) if label == DISTRACTOR else _OUTLINES[CLASS_NAMES[label]]
     size = math.exp(rng.uniform(math.log(config.min_size), math.log(config.max_size)))
     stretch = (config.max_stretch ** rng.uniform(-1, 1), 1)
-    angle = rng.uniform(-1, 1) * (math.pi if label is None else math.radians(config.max_turn))
+    angle = rng.uniform(-1, 1) * (math.pi if label == DISTRACTOR else math.radians(config.max_turn))
     turn = [[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]]
     contours = [(contour * stretch) @ turn for contour in outline]
     low, extent = contours[0].min(axis=0), np.ptp(contours[0], axis=0)
     return [(contour - low) * (size / math.sqrt(extent.prod())) for contour in contours]
 
 
-def _rasterise(label: int | None, contours: list[np.ndarray], frame: tuple[int, int]) -> Shape:
+def _rasterise(label: int, contours: list[np.ndarray], frame: tuple[int, int]) -> Shape:
     left, top = np.floor(contours[0].min(axis=0)).astype(int).clip(0)
     right, bottom = np.minimum(np.ceil(contours[0].max(axis=0)).astype(int), frame)
     width, height = int(right - left) * _SUPERSAMPLING, int(bottom - top) * _SUPERSAMPLING
@@ -103,7 +104,7 @@ def _rasterise(label: int | None, contours: list[np.ndarray], frame: tuple[int, 
     for fill, contour in zip((255, 0), contours, strict=False):
         points = np.round((contour - (left, top)) * _SUPERSAMPLING - 0.5)
         ImageDraw.Draw(mask).polygon(points.ravel().tolist(), fill)
-    x0, y0, x1, y1 = (edge / _SUPERSAMPLING for edge in mask.getbbox())
+    x0, y0, x1, y1 = (edge / _SUPERSAMPLING for edge in mask.getbbox() or ())
     box = (float(left + x0), float(top + y0), x1 - x0, y1 - y0)
     alpha = np.asarray(mask.reduce(_SUPERSAMPLING), np.float32) / 255
     return Shape(label, box, float(alpha.sum()), (slice(top, bottom), slice(left, right)), alpha)
@@ -112,8 +113,8 @@ def _rasterise(label: int | None, contours: list[np.ndarray], frame: tuple[int, 
 def lay_out(rng: Rng, config: ShapesConfig, frame: tuple[int, int]) -> list[Shape]:
     """Place objects and distractors in a frame (width, height); later ones lie on top."""
     number = 0 if rng.random() < config.empty_fraction else 1 + rng.integers(config.max_objects)
-    labels: list[int | None] = rng.integers(len(CLASS_NAMES), size=number).tolist()
-    labels += [None] * rng.integers(config.max_distractors + 1)
+    labels = rng.integers(len(CLASS_NAMES), size=number).tolist()
+    labels += [DISTRACTOR] * rng.integers(config.max_distractors + 1)
     rng.shuffle(labels)
     shapes: list[Shape] = []
     free = np.ones(frame[::-1], np.float32)  # what no shape covers yet
@@ -134,7 +135,7 @@ def lay_out(rng: Rng, config: ShapesConfig, frame: tuple[int, int]) -> list[Shap
 def _noise(rng: Rng, size: tuple[int, ...], cells: tuple[int, int]) -> np.ndarray:
     """Smooth noise (H, W) = `size` in about [0, 1]: a random grid of (x, y) cells, interpolated."""
     grid = rng.random((cells[1] + 1, cells[0] + 1), np.float32)
-    return np.asarray(Image.fromarray(grid).resize(size[::-1], Image.Resampling.BICUBIC))
+    return np.asarray(Image.fromarray(grid).resize((size[1], size[0]), Image.Resampling.BICUBIC))
 
 
 def _surface(rng: Rng, size: tuple[int, int]) -> np.ndarray:
@@ -191,16 +192,15 @@ def _photograph(rng: Rng, image: np.ndarray, noise: float) -> np.ndarray:
     if rng.random() < 0.5:
         picture = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 0.8)))
     grain = rng.standard_normal((*size, 1), np.float32) * (rng.uniform(25, 255) * noise)
-    return (np.clip(picture + grain, 0, 255) + 0.5).astype(np.uint8)
+    return (np.clip(np.asarray(picture) + grain, 0, 255) + 0.5).astype(np.uint8)
 
 
 def render_scene(config: ShapesConfig, split: str, index: int) -> tuple[np.ndarray, list[Shape]]:
     """Image `index` of one of SPLITS, uint8 RGB (H, W, 3), and its objects, the top one last."""
     rng = np.random.default_rng((config.seed, SPLITS.index(split), index))
     width, height = config.image_sizes[rng.integers(len(config.image_sizes))]
-    image = _paint_background(rng, (height, width), rng.integers(config.max_lines + 1))
+    image = _paint_background(rng, (height, width), int(rng.integers(config.max_lines + 1)))
     shapes = lay_out(rng, config, (width, height))
     for shape in shapes:
         _paint(rng, image, shape, config.min_contrast)
-    objects = [shape for shape in shapes if shape.label is not None]
-    return _photograph(rng, image, config.noise), objects
+    return _photograph(rng, image, config.noise), [s for s in shapes if s.label != DISTRACTOR]

@@ -10,9 +10,6 @@ from hypothesis import strategies as st
 from focal_retina.data.shapes_scene import CLASS_NAMES, ShapesConfig, lay_out, render_scene
 
 CONFIG = ShapesConfig()
-LARGE = ShapesConfig(
-    image_sizes=((320, 256),), max_objects=3, max_size=40, max_distractors=12, max_lines=10
-)
 UPRIGHT = replace(
     CONFIG, max_turn=0.0, max_stretch=1.0, max_truncation=0.0, max_objects=1, max_distractors=0
 )
@@ -24,8 +21,8 @@ def layouts():
     return [lay_out(np.random.default_rng(seed), CONFIG, FRAME) for seed in range(400)]
 
 
-def drawn(shape, frame=FRAME):
-    alpha = np.zeros(frame[::-1])
+def drawn(shape):
+    alpha = np.zeros(FRAME[::-1])
     alpha[shape.window] = shape.alpha
     return alpha
 
@@ -36,8 +33,7 @@ def test_box_is_the_extent_of_the_drawn_shape(seed):
     for shape in lay_out(np.random.default_rng(seed), CONFIG, FRAME):
         rows, columns = (drawn(shape).any(axis=axis).nonzero()[0] for axis in (1, 0))
         inner = np.array((columns[0], rows[0], columns[-1] + 1, rows[-1] + 1))
-        x, y, width, height = shape.box
-        box = np.array((x, y, x + width, y + height))
+        box = np.array((*shape.box[:2], *np.add(shape.box[:2], shape.box[2:])))
         np.testing.assert_allclose(box, inner, atol=1 - 1e-6)
         assert (box[:2] >= inner[:2]).all() and (box[2:] <= inner[2:]).all()
         assert (box * 4 == np.round(box * 4)).all()
@@ -80,20 +76,21 @@ def test_the_border_cuts_no_more_than_it_may():
 
 
 def test_few_objects_of_every_class_and_size_and_some_empty_images(layouts):
-    objects = [[s for s in shapes if s.label is not None] for shapes in layouts]
+    objects = [[s for s in shapes if s.label >= 0] for shapes in layouts]
     counts = np.array([len(shapes) for shapes in objects])
-    assert counts.max() <= CONFIG.max_objects
+    assert counts.max() == CONFIG.max_objects
     assert 0 < np.mean(counts == 0) < 3 * CONFIG.empty_fraction
     labels = np.bincount([s.label for shapes in objects for s in shapes])
     assert len(labels) == len(CLASS_NAMES) and labels.min() > 0.7 * labels.mean()
-    assert sum(s.area for shapes in objects for s in shapes) < 0.25 * 160 * 128 * len(objects)
     sizes = np.array([np.sqrt(s.box[2] * s.box[3]) for shapes in objects for s in shapes])
     assert sizes.max() <= CONFIG.max_size + 0.5
     # log-uniform: half of them below the geometric mean, less what the border cuts off
     assert np.median(sizes) == pytest.approx(np.sqrt(CONFIG.min_size * CONFIG.max_size), rel=0.1)
 
 
-@pytest.mark.parametrize("config", [CONFIG, LARGE])
+@pytest.mark.parametrize(
+    "config", [CONFIG, replace(CONFIG, image_sizes=((320, 256),), max_distractors=12)]
+)
 def test_image_is_a_pure_function_of_parameters_split_and_index(config):
     image, objects = render_scene(config, "train", 7)
     render_scene(config, "train", 8)
@@ -105,8 +102,3 @@ def test_image_is_a_pure_function_of_parameters_split_and_index(config):
     for split, index, other_config in others:
         other, _ = render_scene(other_config, split, index)
         assert other.shape != image.shape or (other != image).any()
-
-
-def test_crowded_scenes_end():
-    config = replace(CONFIG, max_objects=60, min_size=40, empty_fraction=0.0, min_visible=1.0)
-    assert 1 <= len(render_scene(config, "train", 1)[1]) <= 60
