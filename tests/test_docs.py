@@ -130,13 +130,10 @@ def test_the_page_on_ones_own_data_runs_from_top_to_bottom(workplace, monkeypatc
 
 
 def test_the_figures_of_the_losses_are_drawn(tmp_path, monkeypatch):
-    (command,) = (x for x in commands_of(ROOT / "docs" / "redo_the_paper.md") if "plot_losses" in x)
-    _, script, *arguments = shlex.split(command)
+    page = ROOT / "docs" / "redo_the_paper.md"
+    (command,) = (x for x in commands_of(page) if "figure losses" in x)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", [script, *arguments])
-    with pytest.raises(SystemExit) as exit_:
-        runpy.run_path(str(ROOT / script), run_name="__main__")
-    assert exit_.value.code == 0
+    assert main(shlex.split(command)[3:]) == 0
     assert {p.suffix for p in (tmp_path / "output" / "losses").iterdir()} == {".png", ".json"}
 
 
