@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..losses.kernels import Focal
+from ..losses import focal_loss
 
 SIGNS = ("negatives", "positives")
 
@@ -256,11 +256,11 @@ def _add_histogram(total: Tensor, index: Tensor, weights: Tensor | None = None) 
 
 def _loss_and_slope(gamma: float, z: Tensor) -> tuple[Tensor, Tensor]:
     """FL, unweighted, and |dFL/dx|, of z = -x_t."""
-    formula = Focal(gamma)
-    slope = torch.empty_like(z)
-    scratch = [torch.empty_like(z) for _ in range(3)]
-    loss = formula.evaluate(z, 1.0, scratch, slope, large=True)
-    return loss / formula.loss_scale, slope
+    with torch.enable_grad():
+        x_t = (-z).requires_grad_()
+        loss = focal_loss(x_t, gamma)
+        (slope,) = torch.autograd.grad(loss.sum(), x_t)
+    return loss.detach(), -slope
 
 
 def _largest_deviation(counts: Tensor, sums: Tensor, lowest: Tensor, highest: Tensor) -> float:

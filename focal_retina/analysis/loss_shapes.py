@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..losses import CrossEntropy, DenseLoss, FocalLoss, FocalLossStar
-from ..losses.base import dense_loss
+from ..losses.dense import dense_loss
 
 # The paper does not list what its figure 7 shows. This grid holds α-CE, which is (γ, β) = (1, 0),
 # and both settings of Table 3, (2, 1) and (4, 0).

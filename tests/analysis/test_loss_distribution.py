@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from focal_retina.analysis.loss_distribution import SATURATION, SIGNS, LossDistribution
-from focal_retina.losses.focal import focal_loss
+from focal_retina.losses import focal_loss
 
 GAMMAS = (0.0, 0.5, 1.0, 2.0)
 NUM_CLASSES = 3

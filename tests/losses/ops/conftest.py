@@ -7,24 +7,22 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from focal_retina.losses.kernels import Focal, FocalStar
-
 Weight = float | Tensor
 
 
-def _loss_of_logit(x_t: Tensor, formula: Focal | FocalStar) -> Tensor:
+def _loss_of_logit(x_t: Tensor, name: str, gamma: float, beta: float) -> Tensor:
     """The paper's definitions: section 3 and appendix A."""
-    if isinstance(formula, FocalStar):
-        return -F.logsigmoid(formula.gamma * x_t + formula.beta) / formula.gamma
-    return -F.logsigmoid(x_t) * torch.exp(formula.gamma * F.logsigmoid(-x_t))
+    if name == "focal_star":
+        return -F.logsigmoid(gamma * x_t + beta) / gamma
+    return -F.logsigmoid(x_t) * torch.exp(gamma * F.logsigmoid(-x_t))
 
 
 def _reference_sum(
     logits: Sequence[Tensor],
     labels: Sequence[Tensor],
-    formula: Focal | FocalStar,
-    positive_weight: Weight,
-    negative_weight: Weight,
+    formula: tuple[str, float, float],
+    positive_weight: Weight = 1.0,
+    negative_weight: Weight = 1.0,
 ) -> Tensor:
     """In float64 and with ordinary autograd, one-hot targets and masks."""
     total = torch.zeros((), dtype=torch.float64)
@@ -32,8 +30,8 @@ def _reference_sum(
         num_classes = x.shape[2]
         target = F.one_hot(y.clamp(min=0), num_classes + 1)[..., :num_classes][y >= 0].bool()
         x = x.double()[y >= 0]
-        positive = positive_weight * _loss_of_logit(x, formula)
-        negative = negative_weight * _loss_of_logit(-x, formula)
+        positive = positive_weight * _loss_of_logit(x, *formula)
+        negative = negative_weight * _loss_of_logit(-x, *formula)
         total = total + positive[target].sum() + negative[~target].sum()
     return total
 

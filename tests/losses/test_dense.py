@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from focal_retina.losses import CrossEntropy, DenseLoss, FocalLoss, FocalLossStar
+from focal_retina.losses import CrossEntropy, FocalLoss, FocalLossStar
 
 LOSSES = {
     "ce": lambda **kwargs: CrossEntropy(alpha=0.75, **kwargs),
@@ -233,12 +233,9 @@ def test_inputs_that_do_not_fit_are_errors(make_batch):
         FocalLoss()([], [])
     with pytest.raises(ValueError, match="2 class alphas, but logits of 5 classes"):
         FocalLoss(alpha=[0.1, 0.2])(logits, labels)
+    with pytest.raises(ValueError, match="'blocked': choose one of auto, plain, numba, triton"):
+        FocalLoss(kernel="blocked")
     for wrong in (-2, 6):
         labels[0][0, 0] = wrong
         with pytest.raises(ValueError, match=f"{wrong}.*NUM_CLASSES"):
             FocalLoss()(logits, labels)
-
-
-def test_a_dense_loss_needs_a_formula(make_batch):
-    with pytest.raises(NotImplementedError):
-        DenseLoss()(*make_batch())
