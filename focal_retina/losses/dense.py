@@ -63,9 +63,9 @@ class DenseLoss(nn.Module):
                 per class (K numbers), or negative for no weights.
             kernel: ``"numba"`` (CPU; fp32 and bf16), ``"triton"`` (CUDA), ``"plain"``, or
                 ``"auto"``: the first that can compute the logits. All give the same numbers.
-                The plain form is the one of this file; a loss without ``formula`` has no other. It
-                has derivatives of any order, but is slower, and FL keeps 7 times the bytes of fp32
-                logits for backward (15 times those of fp16). The other kernels keep them once.
+                The plain form, the only one of a loss without ``formula``, has derivatives of any
+                order. It costs time and memory: FL keeps 7 times the bytes of fp32 logits for
+                backward (15 times those of fp16), where the other kernels keep them once.
         """
         super().__init__()
         check_alpha(alpha)

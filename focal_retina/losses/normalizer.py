@@ -52,8 +52,7 @@ class EmaNormalizer(nn.Module):
     initial value: a new model has exactly the keys of Detectron2's RetinaNet.
 
     The average is that of the whole batch, so that a run may go on with another number of workers.
-    In Detectron2 each worker averages over its own images, and starts at 100, too: with several
-    workers the first few dozen iterations differ.
+    In Detectron2 each worker averages over its own images: the first few dozen iterations differ.
     """
 
     ema: Tensor
@@ -69,8 +68,7 @@ class EmaNormalizer(nn.Module):
             raise ValueError(f"initial is {initial}: a normalizer must be positive")
         if not 0 <= momentum < 1:
             raise ValueError(f"momentum is {momentum}, outside [0, 1)")
-        self.initial = float(initial)
-        self.momentum = float(momentum)
+        self.initial, self.momentum = float(initial), float(momentum)
         # fp64, as are the Python floats that Detectron2 keeps
         self.register_buffer("ema", torch.tensor(self.initial, dtype=torch.float64))
 
@@ -124,14 +122,9 @@ def normalized_loss(
     normalizer: Tensor,
     anchors: list[Tensor],
 ) -> Tensor:
-    """Call a loss and divide, image by image where each image has its own normalizer.
+    """Call a loss (contract: :mod:`focal_retina.losses`) and divide; returns a 0-dim tensor.
 
-    Args:
-        loss, logits, labels, anchors: see the contract in :mod:`focal_retina.losses`.
-        normalizer: what a normalizer returned, 0-dim or (N,).
-
-    Returns:
-        0-dim.
+    ``normalizer`` is what a normalizer returned: 0-dim, or (N,) for dividing image by image.
     """
     extra = {"anchors": anchors} if getattr(loss, "needs_anchors", False) else {}
     if normalizer.dim() == 0:

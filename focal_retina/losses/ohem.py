@@ -90,9 +90,6 @@ class OHEM(nn.Module):
         Returns:
             The sum over the mined anchors, and how many they are, at least 1; with several
             workers, of which each must call, their total divided by how many workers there are.
-
-        Raises:
-            ValueError: see :class:`DenseLoss`; or anchors that don't fit the labels.
         """
         self.cross_entropy.check_inputs(logits, labels)
         if [(y.shape[1], 4) for y in labels] != [tuple(a.shape) for a in anchors]:

@@ -64,8 +64,7 @@ def dense_loss_sum(
     Args:
         logits: list over levels of (N, R_l, K), all of one dtype that the kernel computes, of any
             strides. fp16 and bf16 are computed in fp32; their gradient is kept in their dtype.
-        labels: list over levels of int64 (N, R_l): -1 ignored, 0 … K-1 a class, K background.
-            The caller excludes other values: a look at them would wait for the device.
+        labels: list over levels of int64 (N, R_l), whose values the caller has checked.
         formula: the loss of one logit, ("focal" or "focal_star", γ, β).
         weights: of an anchor's own class and of every other, two numbers or two tensors (K,).
         kernel: "numba" or "triton".

@@ -86,8 +86,7 @@ def _as_numpy(tensor: Tensor) -> np.ndarray:
 def _on_each_thread(work: Callable[[], list]) -> list[list]:
     """What ``work`` returns, called on as many threads at once as ATen has for this one.
 
-    The threads wait for each other once: each wait can last a time slice of some milliseconds where
-    another process, such as a data loader's, holds one of the cores.
+    They wait for each other once: a wait lasts milliseconds where a data loader holds a core.
     """
     num_threads = torch.get_num_threads()
     if num_threads == 1:
@@ -115,8 +114,8 @@ _free_blocks: collections.deque[mmap.mmap] = collections.deque(maxlen=8)
 def _empty_like(logits: Tensor) -> Tensor:
     """An uninitialised tensor like ``logits``, row-major, in memory that earlier gradients left.
 
-    malloc returns a large tensor to the system, and the next iteration's comes in fresh pages,
-    whose first touch takes as long as computing the gradient that goes into them.
+    malloc would give it fresh pages in each iteration, whose first touch takes as long as computing
+    the gradient that goes into them.
     """
     if logits.nbytes < _SMALLEST_BLOCK or not hasattr(mmap, "MAP_PRIVATE"):
         return torch.empty_like(logits)

@@ -6,8 +6,7 @@ so that no lane idles, whatever K is. There is one launch a level: nothing is co
 program leaves a partial sum, and torch.sum adds those up in the same order every time: no atomics.
 Nothing waits for the device and no launch depends on the data: a CUDA graph can capture it all.
 
-The block size depends on the dtype alone. With triton.autotune, the order of the sum, and so its
-last digits, would change from run to run.
+With triton.autotune, the block size, and so the sum's last digits, would change from run to run.
 """
 
 # mypy: disable-error-code="no-untyped-def"
