@@ -100,8 +100,7 @@ class OHEM(nn.Module):
         mined = self.mine(logits, labels, anchors)
         total, _ = self.cross_entropy(logits, mined)
         count = torch.stack([(y >= 0).sum() for y in mined]).sum().float()
-        count = sum_over_workers(count).clamp(min=1) / world_size()
-        return total, count
+        return total, sum_over_workers(count).clamp(min=1) / world_size()
 
     @torch.no_grad()
     def mine(

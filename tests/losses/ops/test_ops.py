@@ -119,14 +119,6 @@ def test_equal_logits_do_not_add_up_their_rounding(reference_sum):
     torch.testing.assert_close(total.double(), expected, rtol=5e-7, atol=0)
 
 
-def test_steepest_slope_of_the_paper():
-    # Focal loss with γ = 2 is steepest, at -1.129, where x_t = -2.79.
-    x = torch.linspace(-10, 10, 20_001).view(1, -1, 1).requires_grad_()
-    loss_of([x], [torch.zeros(1, x.shape[1], dtype=torch.int64)]).backward()
-    assert x.grad.min().item() == pytest.approx(-1.129, abs=5e-4)
-    assert x.flatten()[x.grad.argmin()].item() == pytest.approx(-2.79, abs=5e-3)
-
-
 def test_blocks_and_threads_leave_no_trace(reference_sum):
     # More than one chunk of blocks, cut in the middle of a block.
     logits, labels = make_batch(sizes=(17_000, 3_333), num_images=1, num_classes=80)
@@ -146,29 +138,6 @@ def test_blocks_and_threads_leave_no_trace(reference_sum):
     finally:
         torch.set_num_threads(num_threads)
     assert len({total.item() for total in totals}) == 1
-
-
-@pytest.mark.parametrize("num_images, sizes", [(0, (5, 3)), (2, (0,)), (2, (5, 3))])
-def test_nothing_to_learn_from_gives_zero(num_images, sizes):
-    logits, labels = make_batch(sizes, num_images)
-    total = loss_of(logits, [torch.full_like(y, -1) for y in labels])
-    total.backward()
-    assert total == 0
-    assert all((x.grad == 0).all() for x in logits)
-
-
-@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan"), 1e4])
-def test_ignored_anchors_may_hold_anything(value):
-    logits, labels = make_batch()
-    expected = loss_of(logits, labels)
-    for x, y in zip(logits, labels, strict=True):
-        x.data[y == -1] = value
-    total = loss_of(logits, labels)
-    total.backward()
-    assert total == expected
-    for x, y in zip(logits, labels, strict=True):
-        assert (x.grad[y == -1] == 0).all()
-        assert x.grad.isfinite().all()
 
 
 def test_an_invalid_logit_is_not_hidden():
@@ -233,9 +202,8 @@ def test_second_derivative_is_a_clear_error():
 
 def test_weights_that_require_a_gradient_are_an_error():
     logits, labels = make_batch()
-    weights = (torch.ones(7, requires_grad=True), torch.ones(7))
     with pytest.raises(ValueError, match="require a gradient"):
-        loss_of(logits, labels, FOCAL, weights)
+        loss_of(logits, labels, FOCAL, (torch.ones(7, requires_grad=True), torch.ones(7)))
 
 
 def test_auto_is_the_kernel_that_can_compute_the_logits(monkeypatch):
@@ -257,10 +225,10 @@ from focal_retina.losses import FocalLoss
 x = torch.zeros(1, 4, 2, requires_grad=True)
 FocalLoss(alpha=-1, gamma=0.0)([x], [torch.zeros(1, 4, dtype=torch.int64)])[0].backward()
 assert (x.grad.abs() == 0.5).all()
-assert "numba.core" not in sys.modules
+assert "numba" not in sys.modules
 """
-    environment = {**os.environ, "NUMBA_DISABLE_JIT": "1"}
-    subprocess.run([sys.executable, "-c", script], env=environment, check=True, timeout=120)
+    switched_off = {**os.environ, "NUMBA_DISABLE_JIT": "1"}
+    subprocess.run([sys.executable, "-c", script], env=switched_off, check=True)
 
 
 class Head(nn.Module):
