@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import tempfile
 
 import pytest
 import torch
@@ -314,10 +313,9 @@ def train_one_step(rank, folder):
     torch.distributed.destroy_process_group()
 
 
-def test_under_distributed_data_parallel():
-    with tempfile.TemporaryDirectory() as folder:
-        torch.multiprocessing.spawn(train_one_step, (folder,), nprocs=2)
-        of_workers = [torch.load(os.path.join(folder, f"{rank}.pt")) for rank in range(2)]
+def test_under_distributed_data_parallel(tmp_path):
+    torch.multiprocessing.spawn(train_one_step, (tmp_path,), nprocs=2)
+    of_workers = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     torch.manual_seed(0)
     head = Head()
     (head(*make_head_batch(num_images=4)) / 2).backward()
