@@ -1,11 +1,6 @@
-"""What ``tools/benchmark.py loss`` measures: the focal loss, forward and backward, beside peers.
+"""The focal loss, forward and backward, beside its peers. R anchors of all levels, K classes."""
 
-The inputs and the candidates are here; how they are measured is :mod:`.timing`'s affair. N images,
-R anchors of all levels, K classes.
-"""
-
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from fvcore.nn import sigmoid_focal_loss, sigmoid_focal_loss_jit
@@ -13,32 +8,17 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import sigmoid_focal_loss as torchvision_focal_loss
 
-from ..losses import FocalLoss
-from ..modeling.anchor_labeling import AnchorLabeler
-from .labeling import make_anchors, make_gt
+from focal_retina.losses import FocalLoss
+from focal_retina.modeling.anchor_labeling import AnchorLabeler
+
+from .inputs import OBJECTS_PER_IMAGE, Size, make_anchors, make_gt
 from .timing import COPY, Candidate, Case
 
 ALPHA, GAMMA = 0.25, 2.0
-OBJECTS_PER_IMAGE = 8
 # A model's loss is divided by the normalizer before backward.
 NORMALIZER = 100.0
 
-
-@dataclass(frozen=True)
-class Size:
-    """Of a batch: images of one size, and classes."""
-
-    images: int
-    height: int
-    width: int
-    classes: int
-
-    @property
-    def title(self) -> str:
-        return f"{self.images} × {self.height} × {self.width} px, K = {self.classes}"
-
-
-COMPARED = (
+SIZES = (
     Size(2, 800, 1344, 80),
     Size(1, 480, 640, 80),
     Size(2, 800, 1344, 1),
@@ -51,38 +31,29 @@ SCALING = (
     *(Size(1, 400, 672, k) for k in (1, 20, 80, 365, 1203)),
 )
 
+Loss = Callable[[list[Tensor], list[Tensor]], Tensor]
 
-def comparison_cases(device: torch.device) -> Iterator[Case]:
+
+def cases(device: torch.device, sizes: Sequence[Size], peers: bool = True) -> Iterator[Case]:
     """Our loss and the peers' at each size.
 
     The peers need a one-hot target of every anchor and logits without the ignored anchors. Both are
     made inside the measured call, as in Detectron2's ``RetinaNet.losses``, because the labels are
     new in every iteration.
-
-    Yields:
-        a title and the candidates by name, ours first, each one forward and backward.
     """
-    for size in COMPARED:
+    for size in sizes:
         inputs = make_inputs(size, device)
-        yield size.title, {**our_candidates(*inputs), **peer_candidates(*inputs)}
-
-
-def scaling_cases(device: torch.device) -> Iterator[Case]:
-    """Our loss alone as images, anchors and classes grow; see :func:`comparison_cases`."""
-    for size in SCALING:
-        yield size.title, our_candidates(*make_inputs(size, device))
+        yield size.title, our_candidates(*inputs) | (peer_candidates(*inputs) if peers else {})
 
 
 def make_inputs(size: Size, device: torch.device) -> tuple[list[Tensor], list[Tensor]]:
     """Logits of an early iteration, and the labels of images with 8 objects each, by levels."""
     generator = torch.Generator().manual_seed(0)
-    anchors = make_anchors((size.height, size.width), str(device))
+    anchors = make_anchors((size.height, size.width), device)
     gt = [
-        make_gt(OBJECTS_PER_IMAGE, (size.height, size.width), str(device), seed=image)
+        make_gt(OBJECTS_PER_IMAGE, (size.height, size.width), size.classes, seed=image).to(device)
         for image in range(size.images)
     ]
-    for instances in gt:
-        instances.gt_classes %= size.classes
     labels, _ = AnchorLabeler(num_classes=size.classes)(anchors, gt)
     level_sizes = [len(level) for level in anchors]
     logits = [
@@ -93,6 +64,7 @@ def make_inputs(size: Size, device: torch.device) -> tuple[list[Tensor], list[Te
 
 
 def our_candidates(logits: list[Tensor], labels: list[Tensor]) -> dict[str, Candidate]:
+    # Also where bf16 is emulated: the loss computes in fp32, and reads half the bytes.
     bf16_logits = [x.detach().bfloat16().requires_grad_() for x in logits]
     copies = [torch.zeros_like(x) for x in logits]
     return {
@@ -113,9 +85,6 @@ def peer_candidates(logits: list[Tensor], labels: list[Tensor]) -> dict[str, Can
     return {name: _step(loss, logits, labels) for name, loss in losses.items()}
 
 
-Loss = Callable[[list[Tensor], list[Tensor]], Tensor]
-
-
 def _step(loss: Loss, logits: list[Tensor], labels: list[Tensor]) -> Candidate:
     """Forward and backward."""
     return lambda: torch.autograd.grad(loss(logits, labels) / NORMALIZER, logits)
@@ -132,8 +101,7 @@ def _one_hot_loss(focal_loss: Callable[..., Tensor]) -> Loss:
     def loss(logits: list[Tensor], labels: list[Tensor]) -> Tensor:
         gt_labels = torch.cat(labels, dim=1)
         valid = gt_labels >= 0
-        num_classes = logits[0].shape[2]
-        target = F.one_hot(gt_labels[valid], num_classes=num_classes + 1)[:, :-1]
+        target = F.one_hot(gt_labels[valid], num_classes=logits[0].shape[2] + 1)[:, :-1]
         return focal_loss(
             torch.cat(logits, dim=1)[valid],
             target.to(logits[0].dtype),

@@ -1,32 +1,31 @@
-"""What ``tools/benchmark.py evaluation`` measures: our COCO box metrics beside their peers.
+"""Our COCO box metrics beside their peers, on the CPU, from the list of detections to the 12
+numbers.
 
-The data and the candidates are here; how they are measured is :mod:`.timing`'s affair. pycocotools
-needs minutes a call at the larger size, and is called four times more often than ``--runs`` says.
+pycocotools needs minutes a call at the larger size, and is called four times more often than
+``--runs`` says.
 """
 
 import contextlib
 import copy
 import io
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from ..evaluation.box_metrics import evaluate_boxes
-from .timing import Case
+from focal_retina.evaluation.box_metrics import evaluate_boxes
 
-OBJECTS_PER_IMAGE = 8
+from .inputs import OBJECTS_PER_IMAGE
+from .timing import Candidate, Case
+
 IMAGE_SIZE = (640, 480)  # width, height
 
 
-@dataclass(frozen=True)
-class Size:
+class Size(NamedTuple):
     """Of a test set and of what a model finds in it."""
 
     images: int
@@ -34,7 +33,7 @@ class Size:
     classes: int
 
 
-COMPARED = (Size(1000, 100, 80), Size(5000, 100, 80))
+SIZES = (Size(1000, 100, 80), Size(5000, 100, 80))
 # Images alone, then detections alone, then classes alone.
 SCALING = (
     *(Size(images, 100, 80) for images in (500, 2000, 8000)),
@@ -42,27 +41,22 @@ SCALING = (
     *(Size(1000, 100, classes) for classes in (1, 80, 1203)),
 )
 
+Evaluate = Callable[[COCO, list[dict[str, Any]]], Any]
 
-def comparison_cases(device: torch.device) -> Iterator[Case]:
-    """Our metrics and those of the peers that are installed; ``device`` is the CPU, always.
 
-    Yields:
-        a title and the candidates by name, ours first, each from the list of detections to the
-        12 numbers.
-    """
-    for size in COMPARED:
+def cases(device: torch.device, sizes: Sequence[Size], peers: bool = True) -> Iterator[Case]:
+    """Our metrics and those of the peers that are installed."""
+    evaluators: dict[str, Evaluate] = {"ours": evaluate_boxes}
+    if peers:
+        evaluators["pycocotools"] = _pycocotools
+        if find_spec("faster_coco_eval"):
+            evaluators["faster-coco-eval"] = _faster_coco_eval
+    for size in sizes:
         data = make_data(size)
-        evaluators = {"ours": evaluate_boxes, **_peers()}
         yield (
-            _title(size),
-            {name: partial(_silently, evaluate, *data) for name, evaluate in evaluators.items()},
+            f"{size.images:,} images × {size.detections} detections × {size.classes} classes",
+            {name: _silent(evaluate, *data) for name, evaluate in evaluators.items()},
         )
-
-
-def scaling_cases(device: torch.device) -> Iterator[Case]:
-    """Ours alone as images, detections and classes grow; see :func:`comparison_cases`."""
-    for size in SCALING:
-        yield _title(size), {"ours": partial(_silently, evaluate_boxes, *make_data(size))}
 
 
 def make_data(
@@ -138,28 +132,17 @@ def _random_boxes(rng: np.random.Generator, count: int) -> np.ndarray:
     return np.concatenate([corners, sides], axis=1)
 
 
-Evaluate = Callable[[COCO, list[dict[str, Any]]], object]
-
-
-def _peers() -> dict[str, Evaluate]:
-    peers: dict[str, Evaluate] = {"pycocotools": _pycocotools}
-    if find_spec("faster_coco_eval"):
-        peers["faster-coco-eval"] = _faster_coco_eval
-    return peers
-
-
 def _pycocotools(coco_api: COCO, detections: list[dict[str, Any]]) -> Any:
     # loadRes writes into its argument
     return _run(COCOeval(coco_api, coco_api.loadRes(copy.deepcopy(detections)), "bbox"))
 
 
 def _faster_coco_eval(coco_api: COCO, detections: list[dict[str, Any]]) -> Any:
-    from faster_coco_eval import COCO as FasterCOCO
-    from faster_coco_eval import COCOeval_faster
+    import faster_coco_eval
 
-    ground_truth = FasterCOCO(coco_api.dataset)
+    ground_truth = faster_coco_eval.COCO(coco_api.dataset)
     detected = ground_truth.loadRes(copy.deepcopy(detections))
-    return _run(COCOeval_faster(ground_truth, detected, "bbox"))
+    return _run(faster_coco_eval.COCOeval_faster(ground_truth, detected, "bbox"))
 
 
 def _run(coco_eval: Any) -> Any:
@@ -169,10 +152,9 @@ def _run(coco_eval: Any) -> Any:
     return coco_eval
 
 
-def _silently(function: Callable[..., object], *arguments: Any) -> None:
-    with contextlib.redirect_stdout(io.StringIO()):
-        function(*arguments)
+def _silent(evaluate: Evaluate, *data: Any) -> Candidate:
+    def run() -> Any:
+        with contextlib.redirect_stdout(io.StringIO()):
+            return evaluate(*data)
 
-
-def _title(size: Size) -> str:
-    return f"{size.images:,} images × {size.detections} detections × {size.classes} classes"
+    return run

@@ -1,0 +1,256 @@
+"""How candidates for one job are measured side by side, and how the figures are shown.
+
+A case is a title and candidates by name, each a function that does the whole job when called. All
+candidates of a case run in one process, in turn, round after round, so that a change in the
+machine's load meets all of them.
+"""
+
+import ctypes
+import datetime
+import gc
+import json
+import os
+import platform
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor
+from torch.utils.benchmark import Measurement, TaskSpec, timer
+
+Candidate = Callable[[], object]
+Case = tuple[str, Mapping[str, Candidate]]
+
+# The candidate of this name is the floor that others are compared with.
+COPY = "copy of the logits"
+WARM_UP_ROUNDS = 2
+STAGE_ROUNDS = 3
+# What makes bf16 convolutions fast on a CPU, among the flags of /proc/cpuinfo.
+CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_tile")
+
+
+@dataclass(frozen=True)
+class Staged:
+    """A candidate, and where its time goes: (name, owner, attribute) of functions that it calls.
+
+    No stage may call another one. Stages of the same name are added up.
+    """
+
+    run: Candidate
+    stages: Sequence[tuple[str, Any, str]]
+
+    def __call__(self) -> object:
+        return self.run()
+
+
+@dataclass(frozen=True)
+class Row:
+    """What was measured of one candidate."""
+
+    case: str
+    candidate: str
+    seconds: float  # median of the runs
+    saved_bytes: int  # what autograd keeps for backward
+    peak_bytes: int | None  # highest use of memory above that before the call; None: not measured
+    stages: Mapping[str, float] = field(default_factory=dict)  # seconds; empty: not measured
+
+
+def measure(cases: Iterable[Case], device: torch.device, runs: int) -> Iterator[list[Row]]:
+    """Measure one case after another.
+
+    Args:
+        cases: made one at a time, so that only one's inputs are in memory.
+        device: where the candidates work.
+        runs: timed calls of each candidate, after two that aren't.
+
+    Yields:
+        of each case the rows in the order of its candidates.
+    """
+    for title, candidates in cases:
+        measurements = _interleaved(title, candidates, runs)
+        yield [
+            Row(
+                case=title,
+                candidate=name,
+                seconds=measurement.median,
+                saved_bytes=_saved_bytes(candidate),
+                peak_bytes=_peak_bytes(candidate, device),
+                stages=stage_seconds(candidate) if isinstance(candidate, Staged) else {},
+            )
+            for (name, candidate), measurement in zip(candidates.items(), measurements, strict=True)
+        ]
+
+
+def _interleaved(title: str, candidates: Mapping[str, Candidate], runs: int) -> list[Measurement]:
+    """``Timer.timeit`` would warm up before each timed call, which triples the time."""
+    times: dict[str, list[float]] = {name: [] for name in candidates}
+    for _ in range(WARM_UP_ROUNDS + runs):
+        for name, candidate in candidates.items():
+            start = timer()  # waits for the GPU
+            candidate()
+            times[name].append(timer() - start)
+    return [
+        Measurement(1, x[WARM_UP_ROUNDS:], TaskSpec(name, "", label=title))
+        for name, x in times.items()
+    ]
+
+
+def stage_seconds(candidate: Staged, rounds: int = STAGE_ROUNDS) -> dict[str, float]:
+    """Median time of each stage, in the order of the stages, and of the rest."""
+    spent = []
+    for _ in range(rounds):
+        with _recorded(candidate.stages) as seconds:
+            start = timer()
+            candidate()
+            total = timer() - start
+        spent.append({**seconds, "rest": total - sum(seconds.values())})
+    return {name: median(x[name] for x in spent) for name in spent[0]}
+
+
+@contextmanager
+def _recorded(stages: Sequence[tuple[str, Any, str]]) -> Iterator[dict[str, float]]:
+    """Within it, the seconds spent in each stage are added up."""
+    spent = {name: 0.0 for name, _, _ in stages}
+
+    def timed(name: str, function: Callable[..., object]) -> Callable[..., object]:
+        def call(*args: object, **kwargs: object) -> object:
+            start = timer()
+            result = function(*args, **kwargs)
+            spent[name] += timer() - start
+            return result
+
+        return call
+
+    with ExitStack() as stack:
+        for name, owner, attribute in stages:
+            function = timed(name, getattr(owner, attribute))
+            stack.enter_context(mock.patch.object(owner, attribute, function))
+        yield spent
+
+
+def _saved_bytes(candidate: Candidate) -> int:
+    """Bytes of all storages that autograd saves during a call, each counted once."""
+    storages: dict[int, torch.UntypedStorage] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        # Kept alive, so that no later storage gets the same address.
+        storage = tensor.untyped_storage()
+        storages[storage.data_ptr()] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        candidate()
+    return sum(storage.nbytes() for storage in storages.values())
+
+
+def _peak_bytes(candidate: Candidate, device: torch.device) -> int | None:
+    """Highest use of memory during a call, above that before it."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        candidate()
+        return torch.cuda.max_memory_allocated(device) - before
+    try:
+        # Freed memory that malloc holds back would hide what the call needs.
+        ctypes.CDLL(None).malloc_trim(0)
+        # Linux's record of this process's highest resident memory begins anew.
+        Path("/proc/self/clear_refs").write_text("5")
+    except (OSError, AttributeError):
+        return None
+    before = _resident_memory("VmRSS")
+    candidate()
+    return max(_resident_memory("VmHWM") - before, 0)
+
+
+def _resident_memory(name: str) -> int:
+    (line,) = (x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith(name))
+    return 1024 * int(line.split()[1])
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """A table of one case; ratios to its first candidate and, where there is one, to the copy."""
+    first = rows[0]
+    columns = {
+        first.case: [row.candidate for row in rows],
+        "time": [_milliseconds(row.seconds) for row in rows],
+        f"× {first.candidate}": [f"{row.seconds / first.seconds:.2f}" for row in rows],
+    }
+    for copy in (row.seconds for row in rows if row.candidate == COPY):
+        columns["× copy"] = [f"{row.seconds / copy:.1f}" for row in rows]
+    if any(row.saved_bytes for row in rows):
+        columns["saved for backward"] = [_megabytes(row.saved_bytes) for row in rows]
+    columns["peak extra memory"] = [_megabytes(row.peak_bytes) for row in rows]
+    for stage in dict.fromkeys(name for row in rows for name in row.stages):
+        columns[stage] = [_milliseconds(row.stages.get(stage)) for row in rows]
+    rule = ["---"] + ["---:"] * (len(columns) - 1)
+    lines = [list(columns), rule, *zip(*columns.values(), strict=True)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _milliseconds(seconds: float | None) -> str:
+    if seconds is None:
+        return "not measured"
+    return f"{1e3 * seconds:,.3g} ms" if seconds < 1 else f"{1e3 * seconds:,.0f} ms"
+
+
+def _megabytes(size: int | None) -> str:
+    return "not measured" if size is None else f"{size / 1e6:,.1f} MB"
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """What the figures depend on."""
+    description: dict[str, Any] = {
+        "date": datetime.date.today().isoformat(),
+        **_processor(),
+        "threads": torch.get_num_threads(),
+        "load average": os.getloadavg()[0],
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+    if device.type == "cuda":
+        description["gpu"] = torch.cuda.get_device_name(device)
+    return description
+
+
+def _processor() -> dict[str, str]:
+    """Its name and :data:`CPU_FLAGS`; on Linux only /proc knows them."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    facts = {name.strip(): value for name, _, value in (line.partition(":") for line in lines)}
+    flags = facts.get("flags", "").split()
+    return {
+        "cpu": facts.get("model name", platform.processor()).strip(),
+        "cpu flags": " ".join(flag for flag in CPU_FLAGS if flag in flags) or "unknown",
+    }
+
+
+def bf16_is_native(device: torch.device) -> bool:
+    """Whether bf16 convolutions are computed in bf16, so that they are faster than in fp32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    # Names of instruction sets up to which oneDNN and PyTorch go; unset: all.
+    onednn = os.environ.get("ONEDNN_MAX_CPU_ISA", "ALL").upper()
+    allowed = any(x in onednn for x in ("ALL", "DEFAULT", "BF16", "FP16", "AMX", "AVX10"))
+    allowed &= os.environ.get("ATEN_CPU_CAPABILITY", "avx512") not in ("default", "avx2")
+    has_it = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return allowed and has_it
+
+
+def precisions(device: torch.device) -> dict[str, torch.dtype]:
+    """The precisions to compare, by name, the fastest first; bf16 only where it is native."""
+    if bf16_is_native(device):
+        return {"bf16": torch.bfloat16, "fp32": torch.float32}
+    print("bf16: left out, emulated on this processor", flush=True)
+    return {"fp32": torch.float32}
+
+
+def write_json(path: Path, description: Mapping[str, Any], rows: Sequence[Row]) -> None:
+    """All that was measured, in bytes and seconds."""
+    contents = {"machine": description, "rows": [asdict(row) for row in rows]}
+    path.write_text(json.dumps(contents, indent=2) + "\n")

@@ -1,0 +1,132 @@
+"""How candidates are measured: what is counted, in which order, and how it is shown."""
+
+import json
+
+import pytest
+import torch
+
+from benchmarks import __main__, labeling, timing
+from benchmarks.timing import COPY, Row, Staged, markdown, measure, stage_seconds
+
+CPU = torch.device("cpu")
+
+
+def rows_of(candidates, runs=1):
+    (rows,) = measure([("case", candidates)], CPU, runs)
+    return rows
+
+
+def test_candidates_take_turns():
+    calls = []
+    rows = rows_of({name: (lambda name=name: calls.append(name)) for name in "abc"}, runs=4)
+    rounds = timing.WARM_UP_ROUNDS + 4
+    assert "".join(calls[: 3 * rounds]) == "abc" * rounds
+    assert [row.candidate for row in rows] == list("abc")
+
+
+def test_time_is_the_median_of_the_runs_after_warming_up(monkeypatch):
+    durations = [100, 100, 1, 2, 9]  # two rounds of warming up, then three runs
+    stamps = [stamp for duration in durations for stamp in (0, duration)]
+    monkeypatch.setattr(timing, "timer", iter(stamps).__next__)
+    (row,) = rows_of({"it": lambda: None}, runs=3)
+    assert row.seconds == 2
+
+
+def test_cases_are_made_one_at_a_time():
+    made = []
+    measured = measure(((made.append(x) or x, {"it": lambda: None}) for x in "ab"), CPU, 1)
+    assert next(measured)[0].case == "a"
+    assert made == ["a"]
+
+
+def test_saved_bytes_count_each_storage_once():
+    x = torch.randn(1000, requires_grad=True)
+
+    def candidate():
+        # exp saves its result; the product saves that result twice.
+        y = x.exp()
+        (y * y).sum().backward()
+
+    assert rows_of({"it": candidate})[0].saved_bytes == 4000
+
+
+def test_peak_memory_is_what_the_call_adds():
+    size = 64 << 20
+    held = torch.ones(size, dtype=torch.uint8)  # before the call: not counted
+
+    def candidate():
+        return torch.ones(size, dtype=torch.uint8)[:1].item() + held[0].item()
+
+    rows = rows_of({"it": candidate, "nothing": lambda: None})
+    if rows[0].peak_bytes is None:
+        pytest.skip("this system does not tell peak memory")
+    assert rows[0].peak_bytes == pytest.approx(size, rel=0.1)
+    assert rows[1].peak_bytes < size / 10
+
+
+def test_stages_are_added_up_and_put_back():
+    calls = []
+
+    class Work:
+        def part(self):
+            calls.append(1)
+
+    work = Work()
+    candidate = Staged(lambda: [work.part(), work.part()], [("part", work, "part")])
+    assert list(stage_seconds(candidate, rounds=2)) == ["part", "rest"]
+    assert len(calls) == 4
+    assert "part" not in vars(work)
+
+
+def test_markdown_has_ratios_to_ours_and_to_the_copy():
+    rows = [
+        Row("2 images", "ours", 0.030, 8_000_000, 9_500_000, {"head": 0.25}),
+        Row("2 images", COPY, 0.010, 0, 0),
+        Row("2 images", "peer", 1.5, 64_000_000, None),
+    ]
+    assert markdown(rows).splitlines() == [
+        "| 2 images | time | × ours | × copy | saved for backward | peak extra memory | head |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| ours | 30 ms | 1.00 | 3.0 | 8.0 MB | 9.5 MB | 250 ms |",
+        "| copy of the logits | 10 ms | 0.33 | 1.0 | 0.0 MB | 0.0 MB | not measured |",
+        "| peer | 1,500 ms | 50.00 | 150.0 | 64.0 MB | not measured | not measured |",
+    ]
+
+
+def test_bf16_is_left_out_where_it_is_emulated(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
+    assert list(timing.precisions(CPU)) == ["bf16", "fp32"]
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX512_CORE")
+    assert list(timing.precisions(CPU)) == ["fp32"]
+    assert capsys.readouterr().out == "bf16: left out, emulated on this processor\n"
+
+
+def test_command_prints_tables_and_writes_json(monkeypatch, capsys, tmp_path):
+    file = tmp_path / "figures.json"
+    words = ["labeling", "--runs", "1", "--size", "3", "64", "96", "--json", str(file)]
+    __main__.main(words)
+    printed = capsys.readouterr().out
+    assert "| 3 objects × 1,161 anchors | time | × ours |" in printed
+    figures = json.loads(file.read_text())
+    assert [Row(**row).candidate for row in figures["rows"]] == ["ours", "Detectron2"]
+    assert figures["machine"]["torch"] == torch.__version__
+    monkeypatch.setattr(labeling, "SCALING", labeling.SIZES[:2])
+    __main__.main(["labeling", "--runs", "1", "--scaling"])
+    printed = capsys.readouterr().out
+    assert printed.count("| ours |") == 2
+    assert "Detectron2" not in printed
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ("train --scaling", "train has no --scaling"),
+        ("labeling --size 1 2 3 4", "--size of labeling: OBJECTS HEIGHT WIDTH"),
+        ("loss --runs 0", "at least 1"),
+    ],
+)
+def test_command_refuses_what_it_cannot_do(words, message, capsys):
+    with pytest.raises(SystemExit):
+        __main__.main(words.split())
+    assert message in capsys.readouterr().err
