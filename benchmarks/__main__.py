@@ -7,12 +7,12 @@
 
 import argparse
 import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 
-from .timing import machine, markdown, measure, write_json
+from .timing import Candidate, machine, markdown, measure, write_json
 
 SUBJECTS = ["train", "inference", "formats", "end2end", "loader", "loss", "labeling", "evaluation"]
 
@@ -48,12 +48,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     description = machine(device)
     print(", ".join(f"{name}: {value}" for name, value in description.items()), flush=True)
     rows = []
-    options = {"peers": False} if args.scaling else {}
-    for case_rows in measure(subject.cases(device, sizes, **options), device, args.runs):
+    cases = subject.cases(device, sizes)
+    if args.scaling:
+        cases = ((title, _without_peers(candidates)) for title, candidates in cases)
+    for case_rows in measure(cases, device, args.runs):
         print(f"\n{markdown(case_rows)}", flush=True)
         rows += case_rows
     if args.json:
         write_json(args.json, description, rows)
+
+
+def _without_peers(candidates: Mapping[str, Candidate]) -> dict[str, Candidate]:
+    return {name: x for name, x in candidates.items() if name.startswith(("ours", "copy"))}
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Our anchor labeling beside Detectron2's, of one image."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ from detectron2.modeling.meta_arch.retinanet import RetinaNet
 from focal_retina.modeling.anchor_labeling import AnchorLabeler
 
 from .inputs import make_anchors, make_gt
-from .timing import Candidate, Case
+from .timing import Case
 
 NUM_CLASSES = 80
 
@@ -32,25 +33,17 @@ SCALING = (
 )
 
 
-def cases(device: torch.device, sizes: Sequence[Size], peers: bool = True) -> Iterator[Case]:
-    """Both label all anchors of the image."""
-    for objects, *image_size in sizes:
-        anchors = make_anchors(tuple(image_size), device)
-        gt = make_gt(objects, tuple(image_size), NUM_CLASSES).to(device)
-        labelers = {"ours": AnchorLabeler(num_classes=NUM_CLASSES)}
-        if peers:
-            labelers["Detectron2"] = label_as_detectron2
-        candidates: dict[str, Candidate] = {
-            name: lambda label=label, anchors=anchors, gt=gt: label(anchors, [gt])
-            for name, label in labelers.items()
-        }
-        yield f"{objects:,} objects × {sum(map(len, anchors)):,} anchors", candidates
-
-
-def label_as_detectron2(anchors: list, gt: list) -> tuple[list, list]:
-    """``RetinaNet.label_anchors`` of Detectron2 without the model round it."""
-    model = SimpleNamespace(
+def cases(device: torch.device, sizes: Sequence[Size]) -> Iterator[Case]:
+    # RetinaNet.label_anchors without the model round it
+    stock = SimpleNamespace(
         anchor_matcher=Matcher([0.4, 0.5], [0, -1, 1], allow_low_quality_matches=True),
         num_classes=NUM_CLASSES,
     )
-    return RetinaNet.label_anchors(model, anchors, gt)
+    for objects, height, width in sizes:
+        anchors = make_anchors((height, width), device)
+        gt = [make_gt(objects, (height, width), NUM_CLASSES).to(device)]
+        candidates = {
+            "ours": partial(AnchorLabeler(num_classes=NUM_CLASSES), anchors, gt),
+            "Detectron2": partial(RetinaNet.label_anchors, stock, anchors, gt),
+        }
+        yield f"{objects:,} objects × {sum(map(len, anchors)):,} anchors", candidates

@@ -12,7 +12,7 @@ import json
 import os
 import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
@@ -20,6 +20,7 @@ from typing import Any
 from unittest import mock
 
 import torch
+from tabulate import tabulate
 from torch import Tensor
 from torch.utils.benchmark import Measurement, TaskSpec, timer
 
@@ -29,7 +30,6 @@ Case = tuple[str, Mapping[str, Candidate]]
 # The candidate of this name is the floor that others are compared with.
 COPY = "copy of the logits"
 WARM_UP_ROUNDS = 2
-STAGE_ROUNDS = 3
 # What makes bf16 convolutions fast on a CPU, among the flags of /proc/cpuinfo.
 CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_tile")
 
@@ -100,37 +100,31 @@ def _interleaved(title: str, candidates: Mapping[str, Candidate], runs: int) -> 
     ]
 
 
-def stage_seconds(candidate: Staged, rounds: int = STAGE_ROUNDS) -> dict[str, float]:
+def stage_seconds(candidate: Staged, rounds: int = 3) -> dict[str, float]:
     """Median time of each stage, in the order of the stages, and of the rest."""
-    spent = []
-    for _ in range(rounds):
-        with _recorded(candidate.stages) as seconds:
-            start = timer()
-            candidate()
-            total = timer() - start
-        spent.append({**seconds, "rest": total - sum(seconds.values())})
-    return {name: median(x[name] for x in spent) for name in spent[0]}
-
-
-@contextmanager
-def _recorded(stages: Sequence[tuple[str, Any, str]]) -> Iterator[dict[str, float]]:
-    """Within it, the seconds spent in each stage are added up."""
-    spent = {name: 0.0 for name, _, _ in stages}
+    spent: dict[str, list[float]] = {name: [] for name, _, _ in candidate.stages}
 
     def timed(name: str, function: Callable[..., object]) -> Callable[..., object]:
         def call(*args: object, **kwargs: object) -> object:
             start = timer()
             result = function(*args, **kwargs)
-            spent[name] += timer() - start
+            spent[name][-1] += timer() - start
             return result
 
         return call
 
-    with ExitStack() as stack:
-        for name, owner, attribute in stages:
+    rest = []
+    with ExitStack() as patches:
+        for name, owner, attribute in candidate.stages:
             function = timed(name, getattr(owner, attribute))
-            stack.enter_context(mock.patch.object(owner, attribute, function))
-        yield spent
+            patches.enter_context(mock.patch.object(owner, attribute, function))
+        for _ in range(rounds):
+            for seconds in spent.values():
+                seconds.append(0.0)
+            start = timer()
+            candidate()
+            rest.append(timer() - start - sum(x[-1] for x in spent.values()))
+    return {name: median(x) for name, x in {**spent, "rest": rest}.items()}
 
 
 def _saved_bytes(candidate: Candidate) -> int:
@@ -188,9 +182,8 @@ def markdown(rows: Sequence[Row]) -> str:
     columns["peak extra memory"] = [_megabytes(row.peak_bytes) for row in rows]
     for stage in dict.fromkeys(name for row in rows for name in row.stages):
         columns[stage] = [_milliseconds(row.stages.get(stage)) for row in rows]
-    rule = ["---"] + ["---:"] * (len(columns) - 1)
-    lines = [list(columns), rule, *zip(*columns.values(), strict=True)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    right = ["right"] * (len(columns) - 1)
+    return tabulate(columns, "keys", "pipe", colalign=["left", *right], disable_numparse=True)
 
 
 def _milliseconds(seconds: float | None) -> str:

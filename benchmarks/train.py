@@ -1,10 +1,9 @@
-"""A training step of our model beside Detectron2's.
+"""A training step of our model beside Detectron2's: forward, backward and the optimizer's, as the
+trainers of both do it."""
 
-A step is forward, backward and the optimizer's, as the trainers of both do it, on a batch that is
-there already; :mod:`.end2end` adds the data.
-"""
-
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 
 import torch
@@ -14,30 +13,32 @@ from torch import nn
 
 from focal_retina.engine.optimizer import build_optimizer
 
-from .detectors import make_cfg, make_ours, make_stock
-from .inputs import Size, make_batch
+from .inputs import Size, make_batch, make_cfg, make_ours, make_stock, write_jpegs
+from .loader import batches_of_both
 from .timing import Case, Staged, precisions
 
 SIZES = (Size(2, 480, 640, 80),)
+NUM_FILES = 16
 Batches = Callable[[], list[dict]]  # makes the batch of a step
 
 
 def cases(device: torch.device, sizes: Sequence[Size]) -> Iterator[Case]:
-    """Ours in bf16 and fp32, and Detectron2's in fp32, on CUDA also with its AMP (fp16)."""
+    """Steps on a batch that is there already; and from JPEG files, of which none is loaded ahead,
+    our step after the mapper on OpenCV and Detectron2's after its own."""
     for size in sizes:
         batch = make_batch(size)
-        yield (
-            f"train step, {size.title}",
-            step_candidates(device, size, lambda batch=batch: batch, lambda batch=batch: batch),
-        )
+        yield f"train step, {size.title}", _candidates(device, size, batch.copy, batch.copy)
+        with tempfile.TemporaryDirectory() as folder:
+            records = write_jpegs(size._replace(images=NUM_FILES), Path(folder))
+            batches = batches_of_both(records, size, (min(size.height, size.width),))
+            yield f"files to a train step, {size.title}", _candidates(device, size, *batches)
 
 
-def step_candidates(
+def _candidates(
     device: torch.device, size: Size, our_batches: Batches, stock_batches: Batches
 ) -> dict[str, Staged]:
-    """The candidates of a training step, each on batches from its function."""
-    candidates = {}
-    stock = make_stock(size, device)
+    """Ours in bf16 and fp32, and Detectron2's in fp32, on CUDA also with its AMP (fp16)."""
+    stock, candidates = make_stock(size, device), {}
     for name, dtype in precisions(device).items():
         model = make_ours(stock, size, device)
         optimizer = build_optimizer(make_cfg(size, device), model)

@@ -84,12 +84,13 @@ def test_markdown_has_ratios_to_ours_and_to_the_copy():
         Row("2 images", COPY, 0.010, 0, 0),
         Row("2 images", "peer", 1.5, 64_000_000, None),
     ]
-    assert markdown(rows).splitlines() == [
-        "| 2 images | time | × ours | × copy | saved for backward | peak extra memory | head |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
-        "| ours | 30 ms | 1.00 | 3.0 | 8.0 MB | 9.5 MB | 250 ms |",
-        "| copy of the logits | 10 ms | 0.33 | 1.0 | 0.0 MB | 0.0 MB | not measured |",
-        "| peer | 1,500 ms | 50.00 | 150.0 | 64.0 MB | not measured | not measured |",
+    header, _, *lines = ([*map(str.strip, x.split("|"))][1:-1] for x in markdown(rows).splitlines())
+    assert header[1:4] == ["time", "× ours", "× copy"]
+    assert header[4:] == ["saved for backward", "peak extra memory", "head"]
+    assert lines == [
+        ["ours", "30 ms", "1.00", "3.0", "8.0 MB", "9.5 MB", "250 ms"],
+        [COPY, "10 ms", "0.33", "1.0", "0.0 MB", "0.0 MB", "not measured"],
+        ["peer", "1,500 ms", "50.00", "150.0", "64.0 MB", "not measured", "not measured"],
     ]
 
 
@@ -107,14 +108,14 @@ def test_command_prints_tables_and_writes_json(monkeypatch, capsys, tmp_path):
     words = ["labeling", "--runs", "1", "--size", "3", "64", "96", "--json", str(file)]
     __main__.main(words)
     printed = capsys.readouterr().out
-    assert "| 3 objects × 1,161 anchors | time | × ours |" in printed
+    assert "| 3 objects × 1,161 anchors   |" in printed
     figures = json.loads(file.read_text())
     assert [Row(**row).candidate for row in figures["rows"]] == ["ours", "Detectron2"]
     assert figures["machine"]["torch"] == torch.__version__
     monkeypatch.setattr(labeling, "SCALING", labeling.SIZES[:2])
     __main__.main(["labeling", "--runs", "1", "--scaling"])
     printed = capsys.readouterr().out
-    assert printed.count("| ours |") == 2
+    assert printed.count("| ours ") == 2
     assert "Detectron2" not in printed
 
 
