@@ -34,12 +34,6 @@ class Size(NamedTuple):
 
 
 SIZES = (Size(1000, 100, 80), Size(5000, 100, 80))
-# Images alone, then detections alone, then classes alone.
-SCALING = (
-    *(Size(images, 100, 80) for images in (500, 2000, 8000)),
-    *(Size(1000, detections, 80) for detections in (10, 100, 1000)),
-    *(Size(1000, 100, classes) for classes in (1, 80, 1203)),
-)
 
 
 def cases(device: torch.device, sizes: Sequence[Size]) -> Iterator[Case]:

@@ -22,7 +22,7 @@ from unittest import mock
 import torch
 from tabulate import tabulate
 from torch import Tensor
-from torch.utils.benchmark import Measurement, TaskSpec, timer
+from torch.utils.benchmark import timer
 
 Candidate = Callable[[], object]
 Case = tuple[str, Mapping[str, Candidate]]
@@ -72,32 +72,29 @@ def measure(cases: Iterable[Case], device: torch.device, runs: int) -> Iterator[
         of each case the rows in the order of its candidates.
     """
     for title, candidates in cases:
-        measurements = _interleaved(title, candidates, runs)
+        seconds = _interleaved_seconds(candidates, runs)
         yield [
             Row(
                 case=title,
                 candidate=name,
-                seconds=measurement.median,
+                seconds=seconds[name],
                 saved_bytes=_saved_bytes(candidate),
                 peak_bytes=_peak_bytes(candidate, device),
                 stages=stage_seconds(candidate) if isinstance(candidate, Staged) else {},
             )
-            for (name, candidate), measurement in zip(candidates.items(), measurements, strict=True)
+            for name, candidate in candidates.items()
         ]
 
 
-def _interleaved(title: str, candidates: Mapping[str, Candidate], runs: int) -> list[Measurement]:
-    """``Timer.timeit`` would warm up before each timed call, which triples the time."""
+def _interleaved_seconds(candidates: Mapping[str, Candidate], runs: int) -> dict[str, float]:
+    """Medians. (``Timer.timeit`` would warm up before each timed call: thrice the time.)"""
     times: dict[str, list[float]] = {name: [] for name in candidates}
     for _ in range(WARM_UP_ROUNDS + runs):
         for name, candidate in candidates.items():
             start = timer()  # waits for the GPU
             candidate()
             times[name].append(timer() - start)
-    return [
-        Measurement(1, x[WARM_UP_ROUNDS:], TaskSpec(name, "", label=title))
-        for name, x in times.items()
-    ]
+    return {name: median(x[WARM_UP_ROUNDS:]) for name, x in times.items()}
 
 
 def stage_seconds(candidate: Staged, rounds: int = 3) -> dict[str, float]:
@@ -157,14 +154,17 @@ def _peak_bytes(candidate: Candidate, device: torch.device) -> int | None:
         Path("/proc/self/clear_refs").write_text("5")
     except (OSError, AttributeError):
         return None
-    before = _resident_memory("VmRSS")
+    before = _proc_file("self/status")["VmRSS"]
     candidate()
-    return max(_resident_memory("VmHWM") - before, 0)
+    kilobytes = [int(x.split()[0]) for x in (before, _proc_file("self/status")["VmHWM"])]
+    return 1024 * max(kilobytes[1] - kilobytes[0], 0)
 
 
-def _resident_memory(name: str) -> int:
-    (line,) = (x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith(name))
-    return 1024 * int(line.split()[1])
+def _proc_file(name: str) -> dict[str, str]:
+    """Names and values in one of Linux's files; empty elsewhere."""
+    path = Path("/proc", name)
+    lines = path.read_text().splitlines() if path.exists() else []
+    return {key.strip(): value.strip() for key, _, value in (x.partition(":") for x in lines)}
 
 
 def markdown(rows: Sequence[Row]) -> str:
@@ -198,9 +198,12 @@ def _megabytes(size: int | None) -> str:
 
 def machine(device: torch.device) -> dict[str, Any]:
     """What the figures depend on."""
+    processor = _proc_file("cpuinfo")
+    flags = processor.get("flags", "").split()
     description: dict[str, Any] = {
         "date": datetime.date.today().isoformat(),
-        **_processor(),
+        "cpu": processor.get("model name", platform.processor()),
+        "cpu flags": " ".join(flag for flag in CPU_FLAGS if flag in flags) or "unknown",
         "threads": torch.get_num_threads(),
         "load average": os.getloadavg()[0],
         "torch": torch.__version__,
@@ -209,18 +212,6 @@ def machine(device: torch.device) -> dict[str, Any]:
     if device.type == "cuda":
         description["gpu"] = torch.cuda.get_device_name(device)
     return description
-
-
-def _processor() -> dict[str, str]:
-    """Its name and :data:`CPU_FLAGS`; on Linux only /proc knows them."""
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    facts = {name.strip(): value for name, _, value in (line.partition(":") for line in lines)}
-    flags = facts.get("flags", "").split()
-    return {
-        "cpu": facts.get("model name", platform.processor()).strip(),
-        "cpu flags": " ".join(flag for flag in CPU_FLAGS if flag in flags) or "unknown",
-    }
 
 
 def bf16_is_native(device: torch.device) -> bool:

@@ -8,18 +8,17 @@ belongs to the user's command.
 """
 
 import fcntl
-import importlib.metadata
 import os
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from importlib.metadata import Distribution, distributions
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-BOOTSTRAP, ENVIRONMENT, DETECTRON2 = (
-    HERE / f"{name}.txt" for name in ("bootstrap", "environment", "detectron2")
-)
+SOURCES = ("bootstrap.txt", "environment.txt", "detectron2.txt", "install.py")
 SIZE = "3.2 GB to download, 6 GB on disk, 9 GB while it is made"
 
 # detectron2.txt names a wheel for Python 3.10, of which only the Python files are wanted: any
@@ -40,9 +39,6 @@ HINTS = {
     "Permission denied|Read-only file system": (
         "set FOCAL_RETINA_VENV to a directory that can be written, or have the owner call ./run"
     ),
-    "DO NOT MATCH THE HASHES": (
-        "a downloaded file is not the pinned one; call again, and if it stays so use another index"
-    ),
     # With the index out of reach pip says that there are no versions.
     "Connection|Timeout|timed out|ProxyError|SSLError|ProtocolError|from versions: none": (
         "check the network and the package index (pip config set global.index-url URL)"
@@ -61,22 +57,18 @@ class Environment:
         self.root = root
         self.python = root / "bin" / "python"
         self.state = root / ".run"
-        self.lock = self.state / "lock"
         self.stamp = self.state / "stamp"
         self.manifest = self.state / "manifest"
-        self.log = self.state / "pip.log"
-        sources = (BOOTSTRAP, ENVIRONMENT, DETECTRON2, Path(__file__))
-        self.wanted = "".join(path.read_text() for path in sources)
+        self.log = self.state / "pip.log"  # of the last call
+        self.wanted = "".join((HERE / name).read_text() for name in SOURCES)
 
     def bring_up_to_date(self) -> None:
         """Updates an environment that is whole in place, and makes any other from scratch."""
         if not self.state.exists() and self.root.exists() and any(self.root.iterdir()):
-            raise SetupError(
-                f"{self.root} was not made by ./run; remove it, or set FOCAL_RETINA_VENV to "
-                "another directory"
-            )
+            another = "remove it, or set FOCAL_RETINA_VENV to another directory"
+            raise SetupError(f"{self.root} was not made by ./run; {another}")
         self.state.mkdir(parents=True, exist_ok=True)
-        with self.lock.open("w") as lock:
+        with (self.state / "lock").open("w") as lock:
             # pip inherits it: one that outlives its killed parent still keeps other calls out.
             os.set_inheritable(lock.fileno(), True)
             try:
@@ -102,7 +94,7 @@ class Environment:
 
     def create(self) -> None:
         for path in [*self.root.iterdir(), *self.state.iterdir()]:
-            if path not in (self.state, self.lock):
+            if path not in (self.state, self.state / "lock"):
                 remove(path)
         # The real path, so that a system upgrade which takes this Python away is noticed.
         self.call(os.path.realpath(sys.executable), "venv", str(self.root))
@@ -123,50 +115,36 @@ class Environment:
             raise
 
     def install(self) -> None:
-        self.pip("install", "--require-hashes", f"--requirement={BOOTSTRAP}")
+        self.pip("install", *pinned("bootstrap.txt"))
         # That brought setuptools: nothing else need be fetched, unpinned, to build a package.
-        pinned = ["--require-hashes", f"--requirement={ENVIRONMENT}"]
-        self.pip("install", "--no-build-isolation", *pinned)
+        self.pip("install", *pinned("environment.txt"), "--no-build-isolation")
         (site,) = self.root.glob("lib/python3.*/site-packages")
-        self.install_detectron2(site)
-        entries = [os.path.relpath(x, self.root) for x in self.installed_files(site)]
+        ((detectron2, version),) = pins((HERE / "detectron2.txt").read_text()).items()
+        standing = installed(site).get(detectron2)
+        if standing is None or standing.version != version:
+            if standing:  # pip would leave its metadata in a --target
+                self.pip("uninstall", "--yes", detectron2)
+            self.pip("install", *pinned("detectron2.txt"), f"--target={site}", *AS_PYTHON_310)
+            for path in (path for pattern in UNWANTED for path in site.glob(pattern)):
+                remove(path)
+        names = pins(self.wanted).keys()
+        found = (x for name, x in installed(site).items() if name in names)
+        paths = {path for distribution in found for path in top_level(distribution, site)}
+        entries = sorted(os.path.relpath(x, self.root) for x in paths if x.exists())
         self.manifest.write_text("\n".join(entries) + "\n")
         self.stamp.write_text(self.wanted)
 
-    def install_detectron2(self, site: Path) -> None:
-        ((name, version),) = pins(DETECTRON2.read_text()).items()
-        installed = distributions(site)
-        if name in installed:
-            if installed[name].version == version:
-                return
-            self.pip("uninstall", "--yes", name)  # pip would leave old metadata in a --target
-        pinned = ["--require-hashes", f"--requirement={DETECTRON2}"]
-        self.pip("install", *pinned, f"--target={site}", *AS_PYTHON_310)
-        for path in (path for pattern in UNWANTED for path in site.glob(pattern)):
-            remove(path)
-
-    def installed_files(self, site: Path) -> list[Path]:
-        """Returns each pinned package's metadata, commands and modules."""
-        entries = set()
-        installed = distributions(site)
-        for name in installed.keys() & pins(self.wanted).keys():
-            for file in installed[name].files or []:
-                head, *tail = file.parts
-                named = head == ".." or tail in ([], ["__init__.py"])
-                entries.add(site / (file if named else head))
-        return sorted(entry for entry in entries if entry.exists())
-
-    def pip(self, command: str, *arguments: str) -> None:
+    def pip(self, *arguments: str) -> None:
         """Runs pip, which shows progress bars on a terminal and writes all else to the log."""
-        options = ["--quiet", f"--log={self.log}", "--no-input", "--disable-pip-version-check"]
-        self.call(str(self.python), "pip", command, *options, *arguments)
+        options = [f"--log={self.log}", "--no-input", "--disable-pip-version-check"]
+        self.call(str(self.python), "pip", *arguments, "--quiet", *options)
 
     def call(self, python: str, module: str, *arguments: str) -> None:
         """Runs a module, or raises SetupError."""
-        self.log.unlink(missing_ok=True)
+        env = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
         temporary = self.state / "tmp"  # on the environment's disk: the system's own is often small
         temporary.mkdir(exist_ok=True)
-        env = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+        self.log.unlink(missing_ok=True)
         with self.log.open("a") as log:
             result = subprocess.run(
                 [python, "-I", "-m", module, *arguments],
@@ -185,19 +163,29 @@ class Environment:
 
 
 def explain(root: Path, reason: str, output: str) -> str:
-    hints = [hint for words, hint in HINTS.items() if re.search(words, output)]
-    return "; ".join([f"{root} cannot be set up: {reason}", *hints[:1]])
+    hint = next((f"; {hint}" for words, hint in HINTS.items() if re.search(words, output)), "")
+    return f"{root} cannot be set up: {reason}{hint}"
 
 
-def distributions(site: Path) -> dict[str, importlib.metadata.Distribution]:
-    found = importlib.metadata.distributions(path=[str(site)])
-    return {normalized(dist.name): dist for dist in found}
+def pinned(name: str) -> list[str]:
+    return ["--require-hashes", f"--requirement={HERE / name}"]
 
 
 def pins(requirements: str) -> dict[str, str]:
     """Returns the version by name of all `name==version` lines."""
     found = re.findall(r"^([A-Za-z0-9][\w.-]*)==([^\s;\\]+)", requirements, re.MULTILINE)
     return {normalized(name): version for name, version in found}
+
+
+def installed(site: Path) -> dict[str, Distribution]:
+    return {normalized(x.name): x for x in distributions(path=[str(site)])}
+
+
+def top_level(distribution: Distribution, site: Path) -> Iterator[Path]:
+    """Yields its metadata, commands and modules."""
+    for file in distribution.files or []:
+        head, *tail = file.parts
+        yield site / (file if head == ".." or tail in ([], ["__init__.py"]) else head)
 
 
 def normalized(name: str) -> str:
