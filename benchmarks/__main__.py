@@ -14,7 +14,7 @@ import torch
 
 from .timing import Candidate, machine, markdown, measure, write_json
 
-SUBJECTS = ["train", "inference", "formats", "end2end", "loader", "loss", "labeling", "evaluation"]
+SUBJECTS = ["train", "inference", "formats", "loader", "loss", "labeling", "evaluation"]
 
 
 def main(argv: Sequence[str] | None = None) -> None:

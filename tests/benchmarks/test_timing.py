@@ -1,5 +1,6 @@
 """How candidates are measured: what is counted, in which order, and how it is shown."""
 
+import importlib
 import json
 
 import pytest
@@ -92,6 +93,11 @@ def test_command_prints_tables_and_writes_json(monkeypatch, capsys, tmp_path):
     printed = capsys.readouterr().out
     assert printed.count("| ours ") == 2
     assert "Detectron2" not in printed
+
+
+@pytest.mark.parametrize("subject", __main__.SUBJECTS)
+def test_every_subject_has_sizes(subject):
+    assert importlib.import_module(f"benchmarks.{subject}").SIZES
 
 
 def test_command_refuses_what_it_cannot_do(capsys):
