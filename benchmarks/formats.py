@@ -45,12 +45,9 @@ def cases(device: torch.device, sizes: Sequence[Size]) -> Iterator[Case]:
 def in_formats(model: nn.Module, backbone: str, head: str) -> nn.Module:
     """Lay out the weights of both parts, and convert what goes into them: a convolution runs in
     channels_last if its weight or its input has that."""
-    of_backbone, of_head = {"memory_format": FORMATS[backbone]}, {"memory_format": FORMATS[head]}
-    model.backbone.to(**of_backbone).register_forward_pre_hook(
-        lambda _, args: (args[0].contiguous(**of_backbone),)
+    model.backbone.to(memory_format=FORMATS[backbone]).register_forward_pre_hook(
+        lambda _, args: (args[0].contiguous(memory_format=FORMATS[backbone]),)
     )
-    model.backbone.register_forward_hook(
-        lambda _, args, maps: {name: x.contiguous(**of_head) for name, x in maps.items()}
-    )
-    model.head.to(**of_head)
+    model.head.to(memory_format=FORMATS[head])
+    model.head_memory_format = FORMATS[head]
     return model

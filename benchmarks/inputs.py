@@ -137,7 +137,7 @@ def make_stock(size: Size, device: torch.device) -> nn.Module:
 
 
 def make_ours(stock: nn.Module, size: Size, device: torch.device) -> nn.Module:
-    """FocalRetinaNet with the weights of ``stock``, laid out as our trainer does."""
+    """FocalRetinaNet with the weights of ``stock``."""
     model = build_model(make_cfg(size, device))
     model.load_state_dict(stock.state_dict())
-    return model.to(memory_format=torch.channels_last)
+    return model

@@ -24,6 +24,8 @@ from tabulate import tabulate
 from torch import Tensor
 from torch.utils.benchmark import timer
 
+from focal_retina.engine.precision import bf16_support
+
 Candidate = Callable[[], object]
 Case = tuple[str, Mapping[str, Candidate]]
 
@@ -214,23 +216,12 @@ def machine(device: torch.device) -> dict[str, Any]:
     return description
 
 
-def bf16_is_native(device: torch.device) -> bool:
-    """Whether bf16 convolutions are computed in bf16, so that they are faster than in fp32."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    # Names of instruction sets up to which oneDNN and PyTorch go; unset: all.
-    onednn = os.environ.get("ONEDNN_MAX_CPU_ISA", "ALL").upper()
-    allowed = any(x in onednn for x in ("ALL", "DEFAULT", "BF16", "FP16", "AMX", "AVX10"))
-    allowed &= os.environ.get("ATEN_CPU_CAPABILITY", "avx512") not in ("default", "avx2")
-    has_it = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return allowed and has_it
-
-
 def precisions(device: torch.device) -> dict[str, torch.dtype]:
     """The precisions to compare, by name, the fastest first; bf16 only where it is native."""
-    if bf16_is_native(device):
+    is_native, reason = bf16_support(device.type)
+    if is_native:
         return {"bf16": torch.bfloat16, "fp32": torch.float32}
-    print("bf16: left out, emulated on this processor", flush=True)
+    print(f"bf16: left out, emulated: {reason}", flush=True)
     return {"fp32": torch.float32}
 
 
