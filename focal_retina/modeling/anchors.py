@@ -1,9 +1,11 @@
-"""Anchors of other libraries that no setting of Detectron2's generator gives.
+"""Anchor generators: the paper's, and those of other libraries that Detectron2's cannot be set to.
 
-Each rounds or shifts every anchor on its own, while Detectron2's are a product of sizes and aspect
-ratios. A model converted from there regresses from those anchors, so it needs them to the pixel.
-Their order is Detectron2's: aspect ratios vary fastest.
+torchvision, Detectron and ODTK round or shift each anchor by itself, while Detectron2's anchors are
+a product of sizes and aspect ratios. A model that was trained there regresses from those anchors,
+so it needs them to the pixel. Their order is Detectron2's: aspect ratios vary fastest.
 """
+
+from collections.abc import Sequence
 
 import torch
 from detectron2.modeling.anchor_generator import (
@@ -12,6 +14,16 @@ from detectron2.modeling.anchor_generator import (
     DefaultAnchorGenerator,
 )
 from torch import Tensor
+
+
+def paper_anchors(strides: Sequence[int]) -> DefaultAnchorGenerator:
+    """The anchors of paper section 4: sides of 4 strides times 2^0, 2^(1/3) and 2^(2/3), ratios
+    1:2, 1:1 and 2:1. On P3 to P7 that is 32 to 813 pixels."""
+    return DefaultAnchorGenerator(
+        sizes=[[4 * stride * 2 ** (i / 3) for i in range(3)] for stride in strides],
+        aspect_ratios=[[0.5, 1.0, 2.0]],
+        strides=list(strides),
+    )
 
 
 class _AdjustedAnchorGenerator(DefaultAnchorGenerator):

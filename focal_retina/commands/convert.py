@@ -1,6 +1,6 @@
 """Convert RetinaNet weights between Detectron2 and other libraries.
 
-./run tools/convert_weights.py --from torchvision-v1 --to detectron2 --input in.pth --output out.pth
+    focal-retina convert --from torchvision-v1 --to detectron2 --input in.pth --output out.pth
 
 Files end in .pth, .pt, .pkl or .safetensors. What is changed on the way is printed. Where something
 cannot be carried over, nothing is written, unless --allow-missing is given. See
@@ -8,24 +8,16 @@ docs/convert_weights.md.
 """
 
 import argparse
-import sys
-from collections.abc import Sequence
 from pathlib import Path
-
-from focal_retina.engine import UserError, exit_status, user_errors
-from focal_retina.interop.convert_file import convert_file, write_conversion
-from focal_retina.interop.formats import WEIGHT_FORMATS
 
 STATED = ("num_classes", "num_anchors", "aspect_ratios", "config_file", "bn_eps")
 
 
-def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    names = list(WEIGHT_FORMATS)
-    parser.add_argument("--from", dest="source", choices=names, required=True)
-    parser.add_argument("--to", dest="target", choices=names, required=True)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from ..interop import ADAPTERS
+
+    parser.add_argument("--from", dest="source", choices=ADAPTERS, required=True)
+    parser.add_argument("--to", dest="target", choices=ADAPTERS, required=True)
     parser.add_argument("--input", type=Path, required=True, metavar="FILE")
     parser.add_argument("--output", type=Path, required=True, metavar="FILE")
     parser.add_argument("--config-file", type=Path, metavar="FILE", help="with --from detectron2")
@@ -35,11 +27,12 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--bn-eps", type=float, default=1e-5, help="of the source; default: 1e-5")
     parser.add_argument("--allow-missing", action="store_true")
     parser.add_argument("--config-out", type=Path, metavar="FILE", help="yaml of what it needs")
-    return parser.parse_args(argv)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    args = parse_args(argv)
+def run(args: argparse.Namespace) -> None:
+    from ..engine import UserError, user_errors
+    from ..interop.convert_file import convert_file, write_conversion
+
     stated = {name: getattr(args, name) for name in STATED}
     with user_errors():
         conversion = convert_file(args.input, args.source, args.target, **stated)
@@ -50,9 +43,5 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"{args.target}; nothing is written without --allow-missing"
         )
     with user_errors():
-        write_conversion(conversion, args.output, args.target, args.config_out)
+        write_conversion(conversion, args.output, args.config_out)
     print(f"{len(conversion.tensors)} tensors: {args.output}")
-
-
-if __name__ == "__main__":
-    sys.exit(exit_status(main))

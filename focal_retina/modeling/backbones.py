@@ -1,4 +1,4 @@
-"""ResNet-FPN whose P6 and P7 are computed as other libraries do."""
+"""ResNet-FPN backbones for which Detectron2 has the parts, but no builder."""
 
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
@@ -8,6 +8,22 @@ from detectron2.modeling.backbone.resnet import build_resnet_backbone
 from torch import Tensor
 
 from ..config import with_focal_retina_defaults
+
+
+@BACKBONE_REGISTRY.register()
+def build_resnet_fpn_backbone_without_top_block(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
+    """ResNet-FPN with a level for each of ``MODEL.FPN.IN_FEATURES`` and none beyond.
+
+    Detectron2's builders add P6 (and P7), and need res5 for it. Without them a model of small
+    objects can end at a stage of its choice, such as res4, and pays for no other.
+    """
+    return FPN(
+        bottom_up=build_resnet_backbone(cfg, input_shape),
+        in_features=cfg.MODEL.FPN.IN_FEATURES,
+        out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
+        norm=cfg.MODEL.FPN.NORM,
+        fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
+    )
 
 
 class _LinearP6P7(LastLevelP6P7):

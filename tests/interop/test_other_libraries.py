@@ -7,19 +7,18 @@ import pytest
 import torch
 from converted import (
     build_detector,
-    config_of,
+    build_network,
     from_detectron2,
     predict,
     ratios_fastest,
     to_detectron2,
+    with_keys,
 )
 from detectron2.checkpoint.c2_model_loading import convert_c2_detectron_names
-from detectron2.modeling import build_model
 from foreign_models import A, K, Mmdet, Odtk, detectron_blobs, randomize, run_detectron
 
+from focal_retina.interop import ADAPTERS
 from focal_retina.interop.convert import convert
-from focal_retina.interop.convert_file import settings_of
-from focal_retina.interop.formats import WEIGHT_FORMATS
 
 IMAGE = torch.randint(0, 256, (3, 128, 160), generator=torch.Generator().manual_seed(1)).float()
 
@@ -45,14 +44,14 @@ def assert_same_file(back, tensors):
         )
 
 
-@pytest.mark.parametrize("head_norm", ["", "gn"])
+@pytest.mark.parametrize("head_norm", [False, True])
 def test_mmdetection(head_norm):
     theirs = randomize(Mmdet(head_norm))
     data = {"meta": {"CLASSES": list("abcde")}, "state_dict": theirs.state_dict()}
     conversion = to_detectron2(data, "mmdet", K)
     assert_same_outputs(conversion, theirs, ratios_fastest)
-    assert conversion.structure.pixels.order == "RGB"
-    assert not conversion.structure.p7_relu
+    assert conversion.spec.INPUT.FORMAT == "RGB"
+    assert not conversion.spec.MODEL.FOCAL_RETINA.TOP_BLOCK.RELU
     assert_same_file(from_detectron2(conversion, "mmdet"), theirs.state_dict())
 
 
@@ -68,8 +67,9 @@ def test_odtk(name):
     }
     conversion = to_detectron2(data, name, K)
     assert_same_outputs(conversion, theirs, lambda rows: rows)
-    assert conversion.structure.anchors.ratios == (1.0, 2.0, 0.5)  # the file's, not the default
-    assert any("ImageNet classifier" in line for line in conversion.report.changes)
+    ratios = conversion.spec.MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS
+    assert ratios == [[1.0, 2.0, 0.5]]  # the file's, not the default
+    assert any("ImageNet classifier" in line for line in conversion.report.changed)
     back = from_detectron2(conversion, name)
     detector = {n: t for n, t in theirs.state_dict().items() if ".fc." not in n}
     assert_same_file(back, detector)
@@ -84,8 +84,8 @@ def test_detectron():
     data = {"cfg": "", "blobs": {**blobs, **unused}}
     conversion = to_detectron2(data, "detectron", K)
     assert_same_outputs(conversion, lambda x: run_detectron(blobs, x), lambda rows: rows)
-    assert conversion.structure.pixels.order == "BGR"
-    assert conversion.structure.stride_in_1x1
+    assert conversion.spec.INPUT.FORMAT == "BGR"
+    assert conversion.spec.MODEL.RESNETS.STRIDE_IN_1X1
     back = from_detectron2(conversion, "detectron")
     assert_same_file(back, blobs)
 
@@ -107,10 +107,10 @@ def test_batch_norms_pixels_and_order_of_channels_for_detectron():
     rgb = to_detectron2(randomize(Mmdet()).state_dict(), "mmdet", K)
     detectron = from_detectron2(rgb, "detectron")
     assert not any("running" in name for name in detectron.tensors)
-    source, target = WEIGHT_FORMATS["detectron"], WEIGHT_FORMATS["detectron2"]
-    bgr = convert(detectron.data, source, target, detectron.structure)
-    assert bgr.structure.pixels.order == "BGR" and bgr.structure.pixels.std == (1.0, 1.0, 1.0)
-    kinds = [line.partition(":")[0] for line in detectron.report.differences]
+    source, target = ADAPTERS["detectron"], ADAPTERS["detectron2"]
+    bgr = convert(detectron.data, source, target, detectron.spec)
+    assert bgr.spec.INPUT.FORMAT == "BGR" and bgr.spec.MODEL.PIXEL_STD == [1.0, 1.0, 1.0]
+    kinds = [line.partition(":")[0] for line in detectron.report.differs]
     assert kinds == ["ReLU between P6 and P7", "anchors"]  # what no weights make up for
     expected, *_ = predict(build_detector(rgb), IMAGE)
     actual, *_ = predict(build_detector(bgr), IMAGE.flip(0))
@@ -120,17 +120,16 @@ def test_batch_norms_pixels_and_order_of_channels_for_detectron():
 @pytest.mark.parametrize("name, norm", [("torchvision-v1", "BN"), ("torchvision-v1", "GN")])
 def test_norm_in_the_fpn(name, norm):
     conversion = to_detectron2(randomize(Mmdet()).state_dict(), "mmdet", K)
-    structure = replace(conversion.structure, p6_from="p5", p7_relu=True)
-    settings = settings_of(replace(conversion, structure=structure), is_config=True)
-    settings["MODEL"]["FPN"]["NORM"] = norm
-    model = randomize(build_model(config_of(settings)))
-    ours = replace(conversion, data={"model": model.state_dict()}, structure=structure)
+    top_block = "MODEL.FOCAL_RETINA.TOP_BLOCK"
+    opts = [f"{top_block}.IN_FEATURE", "p5", f"{top_block}.RELU", True, "MODEL.FPN.NORM", norm]
+    model = randomize(build_network(with_keys(conversion, *opts)))
+    ours = replace(with_keys(conversion, *opts), data={"model": model.state_dict()})
     theirs = from_detectron2(ours, name)
-    assert theirs.architecture.fpn_norm == norm
+    assert norm == theirs.spec.MODEL.FPN.NORM
     assert "backbone.fpn.layer_blocks.2.1.bias" in theirs.tensors
     assert not theirs.report.unused and not theirs.report.missing
-    source = WEIGHT_FORMATS[name]
-    back = convert(theirs.data, source, WEIGHT_FORMATS["detectron2"], theirs.structure)
+    source = ADAPTERS[name]
+    back = convert(theirs.data, source, ADAPTERS["detectron2"], theirs.spec)
     for key, tensor in model.state_dict().items():
         if not key.endswith("num_batches_tracked"):
             torch.testing.assert_close(back.tensors[key], tensor, msg=key)
@@ -143,7 +142,7 @@ def test_a_model_of_other_pixels_sees_the_same_colours():
     caffe = to_detectron2(data, "mmdet-caffe", K)
     back = from_detectron2(caffe, "mmdet")  # no bottlenecks, so no stride to differ
     assert back.report.is_complete
-    assert "first convolution: BGR to RGB" in back.report.changes
+    assert "first convolution: BGR to RGB" in back.report.changed
     model = build_detector(caffe)
     logits, *_ = predict(model, IMAGE)
     rgb = build_detector(to_detectron2(back.data, "mmdet", K))
