@@ -20,7 +20,7 @@ FLOORS = [
     {"__main__"},
 ]
 # What the losses need besides the standard library, so that they can be lifted out.
-LOSSES_NEED = {"torch", "numba", "llvmlite", "numpy", "triton", "torchvision", "fvcore"}
+LOSSES_NEED = {"torch", "numba", "numpy", "triton", "torchvision", "fvcore"}
 OUTSIDE = {"tools", "train_net", "benchmarks", "tests"}
 
 FILES = sorted(x for x in PACKAGE.rglob("*.py") if x != PACKAGE / "__init__.py")

@@ -1,4 +1,4 @@
-"""The Triton kernel against the blocked one: on a GPU where there is one, else interpreted.
+"""The Triton kernel against float64 autograd: on a GPU where there is one, else interpreted.
 
 Triton decides at import whether it interprets, so that one test runs this file once more in a
 process of its own, where the variable is set.
@@ -11,7 +11,7 @@ import sys
 import pytest
 import torch
 
-from focal_retina.losses.kernels import Focal, FocalStar, dense_loss_sum
+from focal_retina.losses.ops import choose_kernel, dense_loss_sum
 
 triton = pytest.importorskip("triton")
 
@@ -24,7 +24,8 @@ TOLERANCE = {
     # The interpreter cuts where a GPU rounds, twice.
     torch.bfloat16: 2 * 2**-8 + 2 * 2**-7,
 }
-FORMULAS = [Focal(0.0), Focal(0.5), Focal(2.0), FocalStar(2.0, 1.0)]
+FOCAL = ("focal", 2.0, 0.0)
+FORMULAS = [("focal", 0.0, 0.0), ("focal", 0.5, 0.0), FOCAL, ("focal_star", 2.0, 1.0)]
 
 
 def on_device(test):
@@ -60,68 +61,70 @@ def make_batch(num_classes, dtype, sizes, seed=0):
     )
 
 
-def loss_and_gradients(kernel, logits, labels, formula, weights=(0.25, 0.75)):
+def loss_and_gradients(logits, labels, formula=FOCAL, weights=(0.25, 0.75)):
     # The strides must survive: a clone of a dense tensor keeps them.
     logits = [x.detach().clone().requires_grad_() for x in logits]
-    total = dense_loss_sum(
-        logits,
-        labels,
-        formula=formula,
-        positive_weight=weights[0],
-        negative_weight=weights[1],
-        kernel=kernel,
-    )
+    total = dense_loss_sum(logits, labels, formula, weights, kernel="triton")
     (total / 3).backward()
     return total.detach(), [x.grad for x in logits]
 
 
-def assert_equal_to_blocked(logits, labels, formula, weights=(0.25, 0.75)):
-    total, gradients = loss_and_gradients("triton", logits, labels, formula, weights)
-    expected, expected_gradients = loss_and_gradients("blocked", logits, labels, formula, weights)
-    torch.testing.assert_close(total, expected, rtol=1e-6, atol=0)
-    dtype = logits[0].dtype
-    atol = 2 * torch.finfo(dtype).tiny
-    for gradient, expected in zip(gradients, expected_gradients, strict=True):
-        assert gradient.stride() == expected.stride()
-        torch.testing.assert_close(gradient, expected, rtol=TOLERANCE[dtype], atol=atol)
+@pytest.fixture
+def assert_equal_to_reference(reference_sum):
+    def check(logits, labels, formula=FOCAL, weights=(0.25, 0.75)):
+        total, gradients = loss_and_gradients(logits, labels, formula, weights)
+        truth = [x.detach().double().requires_grad_() for x in logits]
+        expected = reference_sum(truth, labels, formula, *weights)
+        (expected / 3).backward()
+        dtype = logits[0].dtype
+        assert total.dtype == torch.promote_types(dtype, torch.float32)
+        torch.testing.assert_close(total.double(), expected, rtol=1e-6, atol=0, check_device=False)
+        atol = 2 * torch.finfo(dtype).tiny
+        for x, gradient, true in zip(logits, gradients, truth, strict=True):
+            assert gradient.dtype == dtype and gradient.stride() == torch.empty_like(x).stride()
+            torch.testing.assert_close(
+                gradient.double(), true.grad, rtol=TOLERANCE[dtype], atol=atol
+            )
+
+    return check
 
 
 @on_device
 @pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
 @pytest.mark.parametrize("num_classes", [1, 3, 80, 200, 1203])
-def test_every_dtype_and_class_count(num_classes, dtype):
+def test_every_dtype_and_class_count(assert_equal_to_reference, num_classes, dtype):
     # Levels that end inside a block, one of several blocks, and an empty one.
     logits, labels = make_batch(num_classes, dtype, sizes=[6000 // num_classes + 5, 7, 0])
-    assert_equal_to_blocked(logits, labels, Focal(2.0))
+    assert_equal_to_reference(logits, labels)
 
 
 @on_device
 @pytest.mark.parametrize("formula", FORMULAS, ids=str)
-def test_every_formula(formula):
-    assert_equal_to_blocked(*make_batch(80, torch.float32, sizes=[60, 7]), formula)
+def test_every_formula(assert_equal_to_reference, formula):
+    assert_equal_to_reference(*make_batch(80, torch.float32, sizes=[60, 7]), formula)
 
 
 @on_device
 @pytest.mark.parametrize("dims", [(0, 2, 1), (1, 0, 2), (2, 1, 0)])
-def test_strides(dims):
+def test_strides(assert_equal_to_reference, dims):
     logits, labels = make_batch(5, torch.float32, sizes=[30, 9])
     inverse = torch.tensor(dims).argsort().tolist()
     logits = [x.permute(dims).contiguous().permute(inverse) for x in logits]
-    assert_equal_to_blocked(logits, labels, Focal(2.0))
+    assert_equal_to_reference(logits, labels)
 
 
 @on_device
-def test_weights_of_classes():
+def test_weights_of_classes(assert_equal_to_reference):
     logits, labels = make_batch(7, torch.float32, sizes=[30, 9])
     weights = torch.rand(7).to(DEVICE), torch.rand(7).to(DEVICE)
-    assert_equal_to_blocked(logits, labels, FocalStar(4.0, 0.0), weights)
+    assert_equal_to_reference(logits, labels, ("focal_star", 4.0, 0.0), weights)
 
 
 @on_device
 def test_ignored_anchors_may_hold_anything():
     logits, labels = make_batch(5, torch.float32, sizes=[30])
     logits[0][labels[0] == -1] = float("nan")
-    total, (gradient,) = loss_and_gradients("triton", logits, labels, Focal(2.0))
+    total, (gradient,) = loss_and_gradients(logits, labels)
     assert total.isfinite()
     assert (gradient[labels[0] == -1] == 0).all()
 
@@ -129,35 +132,31 @@ def test_ignored_anchors_may_hold_anything():
 @on_device
 def test_the_sum_is_the_same_every_time():
     logits, labels = make_batch(80, torch.float32, sizes=[500])
-    totals = [loss_and_gradients("triton", logits, labels, Focal(2.0))[0] for _ in range(3)]
+    totals = [loss_and_gradients(logits, labels)[0] for _ in range(3)]
     assert len({total.item() for total in totals}) == 1
 
 
 @on_device
-def test_no_gradient_without_need():
-    logits, labels = make_batch(5, torch.float32, sizes=[30])
-    expected, _ = loss_and_gradients("triton", logits, labels, Focal(2.0))
-    total = dense_loss_sum(
-        logits,
-        labels,
-        formula=Focal(2.0),
-        positive_weight=0.25,
-        negative_weight=0.75,
-        kernel="triton",
-    )
-    assert total == expected
-    assert not total.requires_grad
+def test_fp16_keeps_the_gradient_of_easy_negatives(reference_sum):
+    # At x = -8 it is about 1e-10 before a loss scaler multiplies it: zero in fp16.
+    x = torch.full((1, 4, 3), -8.0, dtype=torch.float16, device=DEVICE, requires_grad=True)
+    labels = [torch.full((1, 4), 3, device=DEVICE)]
+    truth = x.detach().double().requires_grad_()
+    scale = 2.0**20
+    (scale * dense_loss_sum([x], labels, FOCAL, (1.0, 1.0), kernel="triton")).backward()
+    (scale * reference_sum([truth], labels, FOCAL)).backward()
+    torch.testing.assert_close(x.grad.double(), truth.grad, rtol=0.05, atol=0)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_is_what_auto_chooses_and_a_cuda_graph_captures_it():
     logits, labels = make_batch(80, torch.float32, sizes=[500, 100])
-    expected, expected_gradients = loss_and_gradients("auto", logits, labels, Focal(2.0))
-    assert expected == loss_and_gradients("triton", logits, labels, Focal(2.0))[0]
+    assert choose_kernel("auto", logits[0]) == "triton"
+    expected, expected_gradients = loss_and_gradients(logits, labels)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        total, gradients = loss_and_gradients("auto", logits, labels, Focal(2.0))
+        total, gradients = loss_and_gradients(logits, labels)
     graph.replay()
     torch.testing.assert_close(total, expected)
     torch.testing.assert_close(gradients, expected_gradients)
@@ -173,15 +172,14 @@ def test_compiles_for_cuda_and_loads_wide(element, accumulator, capability):
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from focal_retina.losses.kernels import triton_kernel
+    from focal_retina.losses.ops import triton_cuda
 
-    kernel = triton_kernel._loss_kernel
+    kernel = triton_cuda._loss_kernel
     constants = {
         "num_classes": 80,
-        "formula": triton_kernel._focal,
+        "formula": triton_cuda._focal,
         "gamma": 2.0,
         "beta": 0.0,
-        "row_major": True,
         "class_weights": False,
         "block": 1024,
     }
@@ -191,7 +189,7 @@ def test_compiles_for_cuda_and_loads_wide(element, accumulator, capability):
     signature |= {"positive_weight": "fp32", "negative_weight": "fp32"}
     signature |= dict.fromkeys(constants, "constexpr")
     # Of 80 classes, every image's logits begin at a multiple of 16.
-    aligned = [*pointers, "size", "logits_stride_n", "gradient_stride_n"]
+    aligned = [*pointers, "size"]
     position = {name: (i,) for i, name in enumerate(kernel.arg_names)}
     source = ASTSource(
         fn=kernel,

@@ -1,40 +1,34 @@
-"""The loss kernel for CPU: one compiled loop that reads each logit once and writes its gradient.
+"""The dense losses on the CPU, fp32 and bf16: each logit is read once, each gradient written once.
 
-Numba compiles it at the first call, in about a second, with the LLVM that its wheel carries: nobody
-needs a compiler. What one loop over a block computes stays in vector registers, where ``blocked``
-goes through the cache once for every operation. Other dtypes than fp32 and bf16, and strided
-logits, are left to ``blocked``.
-
-R anchors of a chunk, K classes. As in ``blocked``, all anchors of a block are taken as background,
-and the few for which that is wrong are set right before the block is summed.
+Numba compiles the loop at the first call, in about a second, with the LLVM in its wheel: nobody
+needs a compiler. A block of anchors is computed as if all were background, in vector registers. The
+few entries where that is wrong, those of ignored anchors and of anchors' own classes, are set right
+before the block is summed; taking them off afterwards would cancel digits.
 """
 
 # mypy: disable-error-code="no-untyped-def"
 # (what Numba compiles has Numba's types)
+import collections
+import contextlib
 import functools
 import itertools
 import math
-from collections.abc import Callable
+import mmap
+import os
+import weakref
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import torch
-from llvmlite import ir
-from numba import njit, types
-from numba.extending import intrinsic
+from numba import njit
 from torch import Tensor
-
-from . import blocked
-from .formulas import Focal, Formula
-from .memory import empty_gradient
-from .threads import on_each_thread
 
 # Logits, losses and gradients of a block fit into a core's first-level cache.
 _BLOCK = 2048
 # What a thread takes at a time.
 _CHUNK = 1 << 19
-
-_DTYPES = (torch.float32, torch.bfloat16)
 # No reassociation: the range reduction of exp lives on the order of its operations.
 _FAST_MATH = {"nsz", "arcp", "contract"}
 
@@ -42,52 +36,34 @@ _FAST_MATH = {"nsz", "arcp", "contract"}
 def loss_and_gradients(
     logits: list[Tensor],
     labels: list[Tensor],
-    needs_grad: list[bool],
-    formula: Formula,
-    positive_weight: float | Tensor,
-    negative_weight: float | Tensor,
+    needs_grad: bool,
+    formula: tuple[str, float, float],
+    weights: Sequence[float] | Tensor,
 ) -> tuple[Tensor, list[Tensor]]:
-    """As :func:`.blocked.loss_and_gradients`."""
-    arguments = (logits, labels, needs_grad, formula, positive_weight, negative_weight)
-    is_mine = logits[0].dtype in _DTYPES and logits[0].device.type == "cpu"
-    if not is_mine or not all(x.is_contiguous() for x in logits):
-        return blocked.loss_and_gradients(*arguments)
-    gradients = [empty_gradient(x) if n else None for x, n in zip(logits, needs_grad, strict=True)]
-    num_classes = logits[0].shape[2]
-    loss_sum = _compile(type(formula), formula.gamma, logits[0].dtype == torch.bfloat16)
-    parameters = (np.float32(formula.gamma), np.float32(getattr(formula, "beta", 0.0)))
-    weights = [_per_class(w, num_classes) for w in (positive_weight, negative_weight)]
-    chunks = iter(
-        [
-            chunk
-            for level in zip(logits, labels, gradients, strict=True)
-            for chunk in _chunks(*level)
-        ]
-    )
-
-    def take_chunks() -> list[float]:
-        return [loss_sum(*chunk, *parameters, *weights) for chunk in chunks]
-
+    """See :mod:`focal_retina.losses.ops`."""
+    gradients = [_empty_like(x) for x in logits] if needs_grad else []
+    name, gamma, beta = formula
+    function = _FOCAL_OF_GAMMA.get(gamma, _focal) if name == "focal" else _focal_star
+    loss_sum = _compile(function, logits[0].dtype == torch.bfloat16)
+    # (K,) each, or (1,) where all classes weigh the same
+    arrays = [np.atleast_1d(np.asarray(weight, np.float32)) for weight in weights]
+    levels = itertools.zip_longest(logits, labels, gradients)
+    chunks = iter([chunk for level in levels for chunk in _chunks(*level)])
+    sums = _on_each_thread(lambda: [loss_sum(*x, _F(gamma), _F(beta), *arrays) for x in chunks])
     # Exact until it is rounded, once: which thread took what makes no difference.
-    total = math.fsum(itertools.chain(*on_each_thread(take_chunks)))
-    return torch.tensor(total, dtype=torch.float32), [g for g in gradients if g is not None]
+    return torch.tensor(math.fsum(itertools.chain(*sums)), dtype=torch.float32), gradients
 
 
 def scale_(gradient: Tensor, factor: Tensor) -> None:
-    """As :func:`.blocked.scale_`; ATen takes thrice as long for bf16 as for fp32."""
-    if gradient.dtype != torch.bfloat16 or not gradient.is_contiguous():
-        blocked.scale_(gradient, factor)
-    elif (number := factor.item()) != 1:
+    """See :mod:`focal_retina.losses.ops`."""
+    number = factor.item()
+    if gradient.dtype == torch.bfloat16 and gradient.is_contiguous() and number != 1:
+        # ATen takes thrice as long for bf16 as for fp32.
         flat = _as_numpy(gradient).reshape(-1)
         chunks = iter([flat[i : i + _CHUNK] for i in range(0, len(flat), _CHUNK)])
-        on_each_thread(lambda: [_scale_bf16(chunk, np.float32(number)) for chunk in chunks])
-
-
-def _per_class(weight: float | Tensor, num_classes: int) -> np.ndarray:
-    """(K,), or (1,) where all classes weigh the same."""
-    if isinstance(weight, Tensor):
-        return weight.detach().float().expand(num_classes).contiguous().numpy()
-    return np.array([weight], dtype=np.float32)
+        _on_each_thread(lambda: [_scale_bf16(chunk, _F(number)) for chunk in chunks])
+    elif number != 1:
+        gradient.mul_(number)
 
 
 def _chunks(
@@ -107,49 +83,84 @@ def _as_numpy(tensor: Tensor) -> np.ndarray:
     return (tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
 
-def _llvm_unary(result: Any, argument: Any, generate: Callable[[Any, Any], Any]) -> Any:
-    """A scalar function that is one LLVM instruction, so that loops over it are vectorised."""
+def _on_each_thread(work: Callable[[], list]) -> list[list]:
+    """What ``work`` returns, called on as many threads at once as ATen has for this one.
 
-    @intrinsic
-    def function(typing_context, value):
-        return result(argument), lambda context, builder, signature, arguments: generate(
-            builder, arguments[0]
-        )
+    They wait for each other once: a wait lasts milliseconds where a data loader holds a core.
+    """
+    num_threads = torch.get_num_threads()
+    if num_threads == 1:
+        return [work()]
+    futures = [_pool(num_threads).submit(work) for _ in range(num_threads)]
+    return [future.result() for future in futures]
 
-    return function
+
+@functools.lru_cache(maxsize=1)
+def _pool(num_threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(num_threads, "focal_retina_loss")
 
 
-_bits = _llvm_unary(types.int32, types.float32, lambda b, x: b.bitcast(x, ir.IntType(32)))
-_from_bits = _llvm_unary(types.float32, types.int32, lambda b, x: b.bitcast(x, ir.FloatType()))
-_round = _llvm_unary(
-    types.float32,
-    types.float32,
-    lambda b, x: b.call(b.module.declare_intrinsic("llvm.nearbyint", (x.type,)), [x]),
-)
+# A forked child has the pool but not its threads.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.cache_clear)
 
-_F = np.float32
+
+# Smaller tensors come out of malloc's own memory, which it does keep.
+_SMALLEST_BLOCK = 4 << 20
+# The levels of a few losses; older ones go back to the system.
+_free_blocks: collections.deque[mmap.mmap] = collections.deque(maxlen=8)
+
+
+def _empty_like(logits: Tensor) -> Tensor:
+    """An uninitialised tensor like ``logits``, row-major, in memory that earlier gradients left.
+
+    malloc would give it fresh pages in each iteration, whose first touch takes as long as computing
+    the gradient that goes into them.
+    """
+    if logits.nbytes < _SMALLEST_BLOCK or not hasattr(mmap, "MAP_PRIVATE"):
+        return torch.empty_like(logits)
+    block = _take_block(logits.nbytes)
+    array = np.frombuffer(block, dtype=np.uint8, count=logits.nbytes)
+    # The tensor keeps the array; when both are gone, the block is free again.
+    weakref.finalize(array, _free_blocks.append, block).atexit = False
+    return torch.from_numpy(array).view(logits.dtype).view(logits.shape)
+
+
+def _take_block(size: int) -> mmap.mmap:
+    for block in list(_free_blocks):
+        if size <= len(block) <= 2 * size:
+            with contextlib.suppress(ValueError):  # another thread may have been faster
+                _free_blocks.remove(block)
+                return block
+    # Private: shared pages would be common to this process and its forks.
+    block = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with contextlib.suppress(AttributeError, OSError):  # not every system knows this advice
+        block.madvise(mmap.MADV_HUGEPAGE)
+    return block
+
+
+_F, _I = np.float32, np.int32
 _LOG2_E = _F(1.4426950408889634)
 # ln 2 in two parts; the product of the first with a small integer is exact.
 _LN2_HIGH, _LN2_LOW = _F(0.693359375), _F(-2.12194440e-4)
 _SMALLEST_EXPONENT = _F(-87.0)
 # By least squares on Chebyshev nodes: (e^r - 1) / r by r for |r| <= ln(2) / 2, to 6e-9, and
 # 2·artanh(s) / s by s² for s <= 1/3, to 8e-9.
-_EXP = tuple(
-    _F(c)
-    for c in (1.00000001, 0.500000005, 0.166665052, 0.0416663527, 0.00836915816, 0.00139411214)
-)
-_ARTANH = tuple(_F(c) for c in (2.00000001, 0.666663159, 0.400248537, 0.279614188, 0.281746573))
+_EXP = (1.00000001, 0.500000005, 0.166665052, 0.0416663527, 0.00836915816, 0.00139411214)
+_EXP = tuple(map(_F, _EXP))
+_ARTANH = (2.00000001, 0.666663159, 0.400248537, 0.279614188, 0.281746573)
+_ARTANH = tuple(map(_F, _ARTANH))
 
 
 @njit(inline="always")
 def _exp_of_negative(x):
     """exp(x) for x <= 0, within 2 units in the last place; 0 below -87."""
     clipped = max(x, _SMALLEST_EXPONENT)
-    n = _round(clipped * _LOG2_E)
+    n = np.rint(clipped * _LOG2_E)
     r = clipped - n * _LN2_HIGH - n * _LN2_LOW
     c0, c1, c2, c3, c4, c5 = _EXP
     p = (((((c5 * r + c4) * r + c3) * r + c2) * r + c1) * r + c0) * r + _F(1)
-    scaled = _from_bits(_bits(p) + (np.int32(n) << np.int32(23)))
+    scaled = _I(_F(p).view(np.int32) + (_I(n) << _I(23))).view(np.float32)
     return scaled if x >= _SMALLEST_EXPONENT else _F(0)
 
 
@@ -173,6 +184,10 @@ def _sigmoid_and_softplus(z):
     )
 
 
+# A loss and its slope, the derivative by z = -x_t (paper section 3 and appendix A):
+#   FL:  σ(z)^γ·softplus(z),     σ(z)^γ·(σ(z) + γ·softplus(z)·σ(-z)),  where σ(z) = e^-softplus(-z)
+#   FL*: softplus(γ·z - β) / γ,  σ(γ·z - β)
+# The derivative by x is the slope for a negative and minus the slope for a positive.
 @njit(inline="always")
 def _focal(z, gamma, beta):
     p, q, softplus, softplus_of_minus = _sigmoid_and_softplus(z)
@@ -208,14 +223,14 @@ def _load_fp32(value):
 
 @njit(inline="always")
 def _load_bf16(value):
-    return _from_bits(np.int32(value) << np.int32(16))
+    return _I(_I(value) << _I(16)).view(np.float32)
 
 
 @njit(inline="always")
 def _store_bf16(value):
     """Rounded to the nearest bf16, ties to even."""
-    bits = _bits(value)
-    return np.int16((bits + np.int32(0x7FFF) + ((bits >> np.int32(16)) & np.int32(1))) >> 16)
+    bits = _F(value).view(np.int32)
+    return np.int16((bits + _I(0x7FFF) + ((bits >> _I(16)) & _I(1))) >> 16)
 
 
 @njit(nogil=True)
@@ -233,13 +248,8 @@ def _sum(values):
     return total
 
 
-def _compile(formula: type[Formula], gamma: float, is_bf16: bool) -> Callable[..., float]:
-    function = _FOCAL_OF_GAMMA.get(gamma, _focal) if formula is Focal else _focal_star
-    return _compile_function(function, is_bf16)
-
-
 @functools.cache
-def _compile_function(formula: Any, is_bf16: bool) -> Callable[..., float]:
+def _compile(formula: Any, is_bf16: bool) -> Callable[..., float]:
     load, store = (_load_bf16, _store_bf16) if is_bf16 else (_load_fp32, _load_fp32)
 
     @njit(nogil=True, fastmath=_FAST_MATH, error_model="numpy")

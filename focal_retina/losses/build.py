@@ -1,6 +1,6 @@
 """From config to modules: the only place of ``losses`` that chooses by name."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fvcore.common.registry import Registry
@@ -9,15 +9,7 @@ from torch import nn
 from .normalizer import BatchNormalizer, EmaNormalizer, ImageNormalizer
 
 CLS_LOSS_REGISTRY = Registry("CLS_LOSS")
-CLS_LOSS_REGISTRY.__doc__ = (
-    """Classification losses; the contract is in :mod:`focal_retina.losses`."""
-)
-
-_NORMALIZERS: dict[str, Any] = {
-    "batch": BatchNormalizer,
-    "ema": EmaNormalizer,
-    "image": ImageNormalizer,
-}
+CLS_LOSS_REGISTRY.__doc__ = "Classification losses; focal_retina.losses has their contract."
 
 
 def build_cls_loss(cfg: Any, class_counts: Sequence[int] | None = None) -> nn.Module:
@@ -26,10 +18,8 @@ def build_cls_loss(cfg: Any, class_counts: Sequence[int] | None = None) -> nn.Mo
     A class with a ``from_config(cfg, class_counts)`` classmethod is built with the keyword
     arguments that it returns, any other class with none.
 
-    Args:
-        cfg: Detectron2's config with the nodes of focal_retina.
-        class_counts: objects of each of the K classes in the training set; only
-            ``CLS_LOSS.CLASS_ALPHA: auto`` needs them.
+    ``class_counts``, the objects of each class in the training set, are needed for
+    ``CLS_LOSS.CLASS_ALPHA: auto`` only.
 
     Raises:
         ValueError: an unknown name, or values that the loss refuses.
@@ -53,10 +43,15 @@ def build_loss_normalizer(cfg: Any) -> nn.Module:
     Raises:
         ValueError: an unknown mode, or values that the normalizer refuses.
     """
-    mode = cfg.MODEL.FOCAL_RETINA.NORMALIZER.MODE
-    if mode not in _NORMALIZERS:
+    node = cfg.MODEL.FOCAL_RETINA.NORMALIZER
+    normalizers: dict[str, Callable[[], nn.Module]] = {
+        "batch": BatchNormalizer,
+        "ema": lambda: EmaNormalizer(initial=node.INITIAL, momentum=node.MOMENTUM),
+        "image": ImageNormalizer,
+    }
+    if node.MODE not in normalizers:
         raise ValueError(
-            f"MODEL.FOCAL_RETINA.NORMALIZER.MODE is {mode!r}, not one of {', '.join(_NORMALIZERS)}"
+            f"MODEL.FOCAL_RETINA.NORMALIZER.MODE is {node.MODE!r}: "
+            f"choose one of {', '.join(normalizers)}"
         )
-    normalizer_class = _NORMALIZERS[mode]
-    return normalizer_class(**normalizer_class.from_config(cfg))
+    return normalizers[node.MODE]()

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from focal_retina.losses import CrossEntropy, DenseLoss, FocalLoss, FocalLossStar
+from focal_retina.losses import CrossEntropy, FocalLoss, FocalLossStar
 
 LOSSES = {
     "ce": lambda **kwargs: CrossEntropy(alpha=0.75, **kwargs),
@@ -54,7 +54,7 @@ def test_levels_and_images_add_up(loss, make_batch):
     torch.testing.assert_close(by_image, whole, rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize("wild", [-1e4, 1e4])
+@pytest.mark.parametrize("wild", [1e4, float("inf"), float("-inf"), float("nan")])
 def test_ignored_anchors_have_no_influence(loss, make_batch, wild):
     logits, labels = make_batch()
     total, gradients = value_and_gradients(loss, logits, labels)
@@ -71,16 +71,6 @@ def test_ignored_anchors_have_no_influence(loss, make_batch, wild):
         assert (b[mask] == 0).all()
 
 
-@pytest.mark.parametrize("wild", [float("inf"), float("nan")])
-def test_plain_form_masks_ignored_logits_that_are_not_finite(make_batch, wild):
-    logits, labels = make_batch(level_sizes=(6,))
-    labels[0][:, 0] = -1
-    with torch.no_grad():
-        logits[0][:, 0] = wild
-    total, (gradient,) = value_and_gradients(FocalLoss(kernel="plain"), logits, labels)
-    assert total.isfinite() and gradient.isfinite().all()
-
-
 @pytest.mark.parametrize("case", ["no images", "no anchors", "all ignored"])
 def test_nothing_to_learn_is_zero_with_zero_gradients(loss, make_batch, case):
     logits, labels = make_batch(
@@ -93,15 +83,6 @@ def test_nothing_to_learn_is_zero_with_zero_gradients(loss, make_batch, case):
     assert total == 0 and total.shape == () and total.dtype == torch.float32
     for x, gradient in zip(logits, gradients, strict=True):
         assert gradient.shape == x.shape and (gradient == 0).all()
-
-
-def test_without_positives_each_logit_is_a_negative(loss, make_batch):
-    logits, labels = make_batch(level_sizes=(9,))
-    background = torch.full_like(labels[0], 5)
-    total, _ = loss(logits, [background])
-    _, negative_weight = loss.weights
-    expected = (negative_weight * loss.elementwise(-logits[0])).sum()
-    torch.testing.assert_close(total, expected, rtol=1e-6, atol=0)
 
 
 @given(
@@ -187,27 +168,6 @@ def test_first_and_second_derivatives_of_the_plain_form(make_batch, name):
     assert torch.autograd.gradgradcheck(total, logits)
 
 
-def test_kernels_give_the_numbers_of_the_plain_form(make_batch):
-    logits, labels = make_batch(level_sizes=(300, 75), num_classes=5)
-    for make_loss in LOSSES.values():
-        plain = value_and_gradients(make_loss(kernel="plain"), logits, labels)
-        fast = value_and_gradients(make_loss(kernel="auto"), logits, labels)
-        torch.testing.assert_close(fast[0], plain[0], rtol=1e-6, atol=0)
-        torch.testing.assert_close(fast[1], plain[1], rtol=1e-5, atol=1e-8)
-
-
-def test_class_alphas_weigh_class_by_class(make_batch):
-    logits, labels = make_batch(num_classes=3)
-    alpha = [0.1, 0.5, 0.8]
-    total, _ = CrossEntropy(alpha=alpha)(logits, labels)
-    by_class = 0
-    for k, a in enumerate(alpha):
-        # One class alone: its own label is 0 of a one-class problem, every other is background
-        one = [torch.where(y == -1, -1, torch.where(y == k, 0, 1)) for y in labels]
-        by_class += CrossEntropy(alpha=a)([x[..., k : k + 1] for x in logits], one)[0]
-    torch.testing.assert_close(total, by_class, rtol=1e-6, atol=0)
-
-
 def test_class_alphas_move_with_the_module_but_not_into_the_state_dict():
     loss = FocalLoss(alpha=[0.1, 0.2])
     assert not loss.state_dict()
@@ -233,12 +193,9 @@ def test_inputs_that_do_not_fit_are_errors(make_batch):
         FocalLoss()([], [])
     with pytest.raises(ValueError, match="2 class alphas, but logits of 5 classes"):
         FocalLoss(alpha=[0.1, 0.2])(logits, labels)
+    with pytest.raises(ValueError, match="'blocked': choose one of auto, plain, numba, triton"):
+        FocalLoss(kernel="blocked")
     for wrong in (-2, 6):
         labels[0][0, 0] = wrong
         with pytest.raises(ValueError, match=f"{wrong}.*NUM_CLASSES"):
             FocalLoss()(logits, labels)
-
-
-def test_a_dense_loss_needs_a_formula(make_batch):
-    with pytest.raises(NotImplementedError):
-        DenseLoss()(*make_batch())

@@ -1,79 +1,77 @@
-"""The loss kernel for CUDA: each logit is read once and each gradient written once.
+"""The dense losses on CUDA: each logit is read once and each gradient written once.
 
-N images, R anchors of a level, K classes. The (R, K) logits of an image are taken as one row-major
-sequence, which programs divide among themselves in blocks; an element finds its anchor and its
-class by division, so that no lane idles, whatever K is. There is one launch a level, which reads
-that level's own memory: nothing is concatenated. Each program leaves a partial sum, and torch.sum
-adds those up in the same order every time: no atomics. Nothing waits for the device and no launch
-depends on the data, so that a CUDA graph can capture it all.
+The logits of an image, R anchors of a level times K classes, are one row-major sequence, which
+programs divide among themselves in blocks. An element finds its anchor and its class by division,
+so that no lane idles, whatever K is. There is one launch a level: nothing is concatenated. Each
+program leaves a partial sum, and torch.sum adds those up in the same order every time: no atomics.
+Nothing waits for the device and no launch depends on the data: a CUDA graph can capture it all.
 
-The block size depends on the dtype alone. To measure candidates at run time (triton.autotune) would
-let the order of the sum, and so its last digits, change from run to run, and can't be captured.
+With triton.autotune, the block size, and so the sum's last digits, would change from run to run.
 """
 
 # mypy: disable-error-code="no-untyped-def"
 # (what Triton compiles has Triton's types)
+from collections.abc import Sequence
+from itertools import zip_longest
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from .formulas import Focal, FocalStar, Formula
-from .memory import GRADIENT_SCALE, empty_gradient
-
 # Elements of a program of 128 threads: four loads of 16 bytes each.
 _BLOCK_BYTES = 128 * 4 * 16
+# fp16 gradients wait times 2^12 for backward's factor: those of easy negatives would round to zero
+# before a loss scaler could lift them. The steepest slope is below 2: weights up to 8 have room.
+_FP16_SCALE = 2.0**12
 
 
 def loss_and_gradients(
     logits: list[Tensor],
     labels: list[Tensor],
-    needs_grad: list[bool],
-    formula: Formula,
-    positive_weight: float | Tensor,
-    negative_weight: float | Tensor,
+    needs_grad: bool,
+    formula: tuple[str, float, float],
+    weights: Sequence[float] | Tensor,
 ) -> tuple[Tensor, list[Tensor]]:
-    """As :func:`.blocked.loss_and_gradients`."""
+    """See :mod:`focal_retina.losses.ops`; the gradients of fp16 are times ``_FP16_SCALE``."""
+    name, gamma, beta = formula
+    scale = _FP16_SCALE if logits[0].dtype == torch.float16 else 1.0
+    positive_weight, negative_weight = (weight * scale for weight in weights)
     block = _BLOCK_BYTES // logits[0].element_size()
-    scale = GRADIENT_SCALE.get(logits[0].dtype, 1.0)
     num_programs = [len(x) * triton.cdiv(x[0].numel(), block) if len(x) else 0 for x in logits]
     dtype = torch.promote_types(logits[0].dtype, torch.float32)
     sums = logits[0].new_empty(sum(num_programs), dtype=dtype)
-    gradients = [empty_gradient(x) if n else None for x, n in zip(logits, needs_grad, strict=True)]
+    gradients = [torch.empty_like(x) for x in logits] if needs_grad else []
+    levels = zip_longest(logits, labels, sums.split(num_programs), gradients)
     with torch.cuda.device_of(logits[0]):
-        for x, y, gradient, level_sums in zip(
-            logits, labels, gradients, sums.split(num_programs), strict=True
-        ):
+        for x, y, level_sums, gradient in levels:
             if x.numel() == 0:
                 continue
-            num_images, num_anchors, num_classes = x.shape
-            strides = x.stride(), (x if gradient is None else gradient).stride()
-            _loss_kernel[len(level_sums) // num_images, num_images](
+            _loss_kernel[len(level_sums) // len(x), len(x)](
                 x,
                 y,
                 gradient,
                 level_sums,
-                positive_weight * scale,
-                negative_weight * scale,
-                num_anchors * num_classes,
-                *strides[0],
+                positive_weight,
+                negative_weight,
+                x[0].numel(),
                 *y.stride(),
-                *strides[1],
-                num_classes=num_classes,
-                formula=_FORMULAS[type(formula)],
-                gamma=formula.gamma,
-                beta=getattr(formula, "beta", 0.0),
-                row_major=all(stride[1:] == (num_classes, 1) for stride in strides),
-                class_weights=isinstance(positive_weight, Tensor),
+                num_classes=x.shape[2],
+                formula=_FORMULAS[name],
+                gamma=gamma,
+                beta=beta,
+                class_weights=isinstance(weights, Tensor),
                 block=block,
             )
-    return sums.sum() / scale, [gradient for gradient in gradients if gradient is not None]
+    return sums.sum() / scale, gradients
 
 
 def scale_(gradient: Tensor, factor: Tensor) -> None:
-    """Multiply ``gradient``, dense memory, in place by a 0-dim tensor that stays on the device."""
+    """See :mod:`focal_retina.losses.ops`; the factor stays on the device."""
     if gradient.numel() == 0:
         return
+    if gradient.dtype == torch.float16:
+        factor = factor / _FP16_SCALE
     block = _BLOCK_BYTES // gradient.element_size()
     with torch.cuda.device_of(gradient):
         _scale_kernel[triton.cdiv(gradient.numel(), block),](
@@ -95,6 +93,10 @@ def _sigmoid_and_softplus(z):
     return p, q, tl.maximum(z, 0) + log1p, tl.maximum(-z, 0) + log1p
 
 
+# A loss and its slope, the derivative by z = -x_t (paper section 3 and appendix A):
+#   FL:  σ(z)^γ·softplus(z),     σ(z)^γ·(σ(z) + γ·softplus(z)·σ(-z)),  where σ(z) = e^-softplus(-z)
+#   FL*: softplus(γ·z - β) / γ,  σ(γ·z - β)
+# The derivative by x is the slope for a negative and minus the slope for a positive.
 @triton.jit
 def _focal(z, gamma: tl.constexpr, beta: tl.constexpr):
     p, q, softplus, softplus_of_minus = _sigmoid_and_softplus(z)
@@ -108,12 +110,11 @@ def _focal_star(z, gamma: tl.constexpr, beta: tl.constexpr):
     return softplus / gamma, p
 
 
-_FORMULAS = {Focal: _focal, FocalStar: _focal_star}
+_FORMULAS = {"focal": _focal, "focal_star": _focal_star}
 
 
-# Triton compiles anew for what it sees in the arguments. That an image's logits begin at a multiple
-# of 16 elements lets it load them 16 bytes at a time; the labels' stride, which changes with the
-# image size, gains it nothing.
+# Triton compiles anew for what it sees in the arguments. A size that is a multiple of 16 lets it
+# load 16 bytes at a time; the labels' stride, which changes with the image size, gains it nothing.
 @triton.jit(do_not_specialize=["labels_stride_n"])
 def _loss_kernel(
     logits,
@@ -123,24 +124,16 @@ def _loss_kernel(
     positive_weight,
     negative_weight,
     size,
-    logits_stride_n,
-    logits_stride_r,
-    logits_stride_k,
     labels_stride_n,
     labels_stride_r,
-    gradient_stride_n,
-    gradient_stride_r,
-    gradient_stride_k,
     num_classes: tl.constexpr,
     formula: tl.constexpr,
     gamma: tl.constexpr,
     beta: tl.constexpr,
-    row_major: tl.constexpr,
     class_weights: tl.constexpr,
     block: tl.constexpr,
 ):
     image = tl.program_id(1).to(tl.int64)
-    logits += image * logits_stride_n
     labels += image * labels_stride_n
 
     # 64-bit division once a program, for where its block begins; 32-bit for the elements.
@@ -150,7 +143,7 @@ def _loss_kernel(
     element = (start % num_classes).to(tl.int32) + lane
     k = element % num_classes
     anchor = start // num_classes + element // num_classes
-    at = start + lane if row_major else anchor * logits_stride_r + k * logits_stride_k
+    at = image * size + start + lane
 
     accumulator: tl.constexpr = sums.dtype.element_ty
     x = tl.load(logits + at, mask=is_inside, other=0).to(accumulator)
@@ -169,9 +162,7 @@ def _loss_kernel(
     if gradient is not None:
         slope = weight * tl.where(is_own_class, -slope, slope)
         slope = tl.where(label >= 0, slope, 0).to(gradient.dtype.element_ty)
-        if not row_major:
-            at = anchor * gradient_stride_r + k * gradient_stride_k
-        tl.store(gradient + image * gradient_stride_n + at, slope, mask=is_inside)
+        tl.store(gradient + at, slope, mask=is_inside)
 
 
 @triton.jit
