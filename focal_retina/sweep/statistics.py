@@ -11,15 +11,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from scipy import stats
+
 from .grid import Row, Sweep
 from .results import TrialResult
-
-# Two-sided 95 % points of Student's t with 1, 2, … 30 degrees of freedom.
-_STUDENT_T = (
-    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
-    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
-    *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
-)
 
 
 class Estimate(NamedTuple):
@@ -48,10 +43,7 @@ def number(value: float, sign: str = "") -> str:
 
 
 def welch_margin(first: Estimate, second: Estimate) -> float:
-    """Half-width of the 95 % interval of ``first - second``; NaN with fewer than two seeds of one.
-
-    Degrees of freedom are rounded down, and at most 30, which makes the interval a little wider.
-    """
+    """Half-width of the 95 % interval of ``first - second``; NaN with fewer than two seeds of one."""
     if min(first.n, second.n) < 2:
         return math.nan
     variances = [e.std**2 / e.n for e in (first, second)]
@@ -60,8 +52,7 @@ def welch_margin(first: Estimate, second: Estimate) -> float:
         return 0.0
     a, b = (variance / total for variance in variances)
     degrees = 1 / (a**2 / (first.n - 1) + b**2 / (second.n - 1))
-    whole = math.floor(degrees + 1e-9)  # else 2 becomes 1 by rounding
-    return _STUDENT_T[min(whole, 30) - 1] * math.sqrt(total)
+    return float(stats.t.ppf(0.975, degrees)) * math.sqrt(total)
 
 
 @dataclass(frozen=True)
