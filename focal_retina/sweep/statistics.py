@@ -43,7 +43,7 @@ def number(value: float, sign: str = "") -> str:
 
 
 def welch_margin(first: Estimate, second: Estimate) -> float:
-    """Half-width of the 95 % interval of ``first - second``; NaN with fewer than two seeds of one."""
+    """Half-width of the 95 % interval of ``first - second``; NaN with fewer than two seeds."""
     if min(first.n, second.n) < 2:
         return math.nan
     variances = [e.std**2 / e.n for e in (first, second)]
