@@ -47,7 +47,7 @@ setup(
         ],
         # focal-retina sweep
         "sweep": ["markdown", "ray", "scipy"],
-        "dev": ["hypothesis", "mypy", "pytest", "ruff"],
+        "dev": ["hypothesis", "mypy", "pytest", "pytest-xdist", "ruff"],
     },
     entry_points={"console_scripts": ["focal-retina = focal_retina.commands:main"]},
     # configs/ stands at the top of the repository, and in the installed package as
