@@ -37,7 +37,7 @@ setup(
     ],
     extras_require={
         "opencv": ["opencv-python-headless"],
-        # tools/export_model.py, and running what it writes
+        # focal-retina export, and running what it writes
         "export": ["onnx", "onnxruntime", "onnxscript"],
         # compiles the loss on the CPU
         "fast": ["numba"],

@@ -34,7 +34,8 @@ ONLY_PARSED = {
     r"configs/finetune/": "train_your_data.md has the same commands, which are run",
     r"configs/sweeps/": "many trainings: tests/sweep runs one in miniature",
     r"tools/benchmark\.py": "minutes: tests/benchmark runs its parts",
-    r"tools/(export_model|predict|convert_weights)\.py": "has tests of its own, which run it",
+    r"tools/convert_weights\.py": "has tests of its own, which run it",
+    r"-m focal_retina (export|predict)": "has tests of its own, which run it",
     r"-m focal_retina replay": "needs the dump of a failed training, as its own tests make one",
 }
 

@@ -15,7 +15,7 @@ FLOORS = [
     {"dataset_check"},
     {"engine"},
     {"benchmark"},
-    {"figures", "analysis", "deploy", "export", "interop"},
+    {"figures", "analysis", "deploy", "interop"},
     {"sweep"},
     {"commands"},
     {"__main__"},

@@ -1,4 +1,4 @@
-"""tools/predict.py as a user calls it, on a model of toy size."""
+"""focal-retina predict as a user calls it, on a model of toy size."""
 
 import json
 import shlex
@@ -12,11 +12,12 @@ from PIL import Image
 from pycocotools.coco import COCO
 from toy_run import make_run
 
-from focal_retina.engine import UserError, exit_status
-from focal_retina.export import load_predictor, sources, writers
-from focal_retina.export.prediction import predict_sources
+from focal_retina.commands import main
+from focal_retina.deploy import load_predictor, sources, writers
+from focal_retina.deploy.predictor import predict_sources
+from focal_retina.engine import UserError
 
-TOOLS = Path(__file__).parents[1] / "tools"
+DOCS = Path(__file__).parents[2] / "docs"
 
 
 @pytest.fixture(scope="module")
@@ -25,21 +26,16 @@ def run_dir(tmp_path_factory):
 
 
 @pytest.fixture
-def predict(monkeypatch, capsys, run_dir):
-    """Call the tool; returns (exit status, stderr). The model is the toy's if none is named."""
+def predict(capsys, run_dir):
+    """Call the command; returns (exit status, stderr). The model is the toy's if none is named."""
 
     def call(*arguments):
-        monkeypatch.syspath_prepend(str(TOOLS))
-        monkeypatch.setattr(sys, "argv", ["tools/predict.py"])
-        import predict as tool
-
         arguments = [str(x) for x in arguments]
         if not {"--model", "--config-file"} & set(arguments):
             arguments = ["--model", str(run_dir), *arguments]
-        return exit_status(lambda: tool.main(arguments)), capsys.readouterr().err
+        return main(["predict", *arguments]), capsys.readouterr().err
 
-    yield call
-    sys.modules.pop("predict", None)
+    return call
 
 
 def noise(height=60, width=80, seed=0):
@@ -143,14 +139,22 @@ def test_webcam(predict, tmp_path, monkeypatch):
         def get(self, key):
             return 0.0
 
-        def release(self):
-            pass
-
     monkeypatch.setattr(cv2, "VideoCapture", Camera)
-    assert predict("--json", tmp_path / "x.json", "2")[0] == 0
+    found, output = tmp_path / "x.json", tmp_path / "out"
+    assert predict("--json", found, "--output", output, "2")[0] == 0
     assert opened == [2]
-    images = json.loads((tmp_path / "x.json").read_text())["images"]
+    monkeypatch.undo()
+    assert cv2.VideoCapture(str(output / "webcam2.mp4")).get(cv2.CAP_PROP_FRAME_COUNT) == 3
+    images = json.loads(found.read_text())["images"]
     assert [(x["file_name"], x["frame"]) for x in images] == [("webcam 2", i) for i in range(3)]
+
+
+def test_a_folder_with_a_number_for_a_name_is_no_webcam(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("2024").mkdir()
+    Image.fromarray(noise()).save("2024/a.png")
+    (source,) = sources.find_sources(["2024"])
+    assert (source.name, source.webcam) == ("2024/a.png", None)
 
 
 def test_unreadable_files_are_passed_over(predict, photos, tmp_path):
@@ -169,7 +173,7 @@ def test_unreadable_files_are_passed_over(predict, photos, tmp_path):
 
 def test_interruption_leaves_what_is_done(predict, clip, tmp_path, monkeypatch):
     """Ctrl-C at the third frame: two are in the json and in the video, which is whole."""
-    read = sources.Video.frames
+    read = sources.Source.frames
 
     def frames(self):
         for frame in read(self):
@@ -177,7 +181,7 @@ def test_interruption_leaves_what_is_done(predict, clip, tmp_path, monkeypatch):
                 raise KeyboardInterrupt
             yield frame
 
-    monkeypatch.setattr(sources.Video, "frames", frames)
+    monkeypatch.setattr(sources.Source, "frames", frames)
     found = tmp_path / "found.json"
     status, err = predict("--json", found, "--output", tmp_path / "out", clip)
     assert status == 130 and "interrupted" in err
@@ -196,6 +200,9 @@ def test_interruption_leaves_what_is_done(predict, clip, tmp_path, monkeypatch):
         (["--model", "none.onnx", "--json", "x.json", "a.png"], "there is no file none.onnx"),
         (["--model", "empty", "--json", "x.json", "a.png"], "there is no file empty/config.yaml"),
         (["--json", "x.json", "a.png", "--opts", "MODEL.NONE", "1"], "MODEL.NONE"),
+        (["a.png"], "nothing to write: name --output, --json or both"),
+        (["--json", "x.json", "--threshold", "2", "a.png"], "--threshold: from 0 to 1"),
+        (["--json", "x.json", "--batch-size", "0", "a.png"], "--batch-size: at least 1"),
     ],
 )
 def test_user_errors(predict, tmp_path, monkeypatch, arguments, message):
@@ -208,25 +215,10 @@ def test_user_errors(predict, tmp_path, monkeypatch, arguments, message):
     assert not (tmp_path / "x.json").exists()
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["a.png"], "nothing to write: name --output, --json or both"),
-        (["--json", "x.json", "--threshold", "2", "a.png"], "--threshold: from 0 to 1"),
-        (["--json", "x.json", "--batch-size", "0", "a.png"], "--batch-size: at least 1"),
-        (["--config-file", "x", "--model", "y", "--json", "x.json", "a.png"], "not allowed with"),
-    ],
-)
-def test_wrong_arguments(predict, capsys, arguments, message):
-    with pytest.raises(SystemExit, match="2"):
-        predict(*arguments)
-    assert message in capsys.readouterr().err
-
-
 def test_video_without_opencv(predict, clip, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "cv2", None)
     status, err = predict("--json", tmp_path / "x.json", clip)
-    assert status == 2 and "focal_retina[opencv]" in err
+    assert status == 2 and "pip install opencv-python-headless" in err
 
 
 def test_config_file_and_weights(predict, run_dir, photos, tmp_path):
@@ -262,7 +254,7 @@ def test_frames_keep_their_order_over_batches(run_dir, photos, clip):
 def test_where_pictures_go(tmp_path):
     """Trees below the common folder, a video under its own name, and none above another."""
     names = ["/data/a/1.jpg", "/data/b/1.jpg", "/data/clip.mov", "/data/clip.mp4", "/data/x.gif"]
-    found = [*map(sources._file, map(Path, names)), sources.Webcam(0)]
+    found = sources.find_sources([*names, "0"])
     paths = writers.PictureWriter(tmp_path, found, [])._paths.values()
     assert [str(x.relative_to(tmp_path)) for x in paths] == [
         "a/1.jpg",
@@ -276,16 +268,15 @@ def test_where_pictures_go(tmp_path):
 
 def test_commands_of_the_docs(predict, monkeypatch):
     """They are understood: the next step is to look for the inputs."""
-    text = (TOOLS.parent / "docs" / "deploy.md").read_text()
-    commands = [x for x in text.splitlines() if x.startswith("./run tools/predict.py")]
+    text = (DOCS / "deploy.md").read_text().replace("\\\n", " ")
+    commands = [x for x in text.splitlines() if "focal_retina predict" in x]
     assert len(commands) == 4
 
     def look(inputs):
         raise UserError(f"looking for {inputs}")
 
-    monkeypatch.syspath_prepend(str(TOOLS))
-    monkeypatch.setattr("predict.find_sources", look)
+    monkeypatch.setattr(sources, "find_sources", look)
     for command in commands:
-        arguments = shlex.split(command, comments=True)[2:]
+        arguments = shlex.split(command.partition("focal_retina predict")[2], comments=True)
         status, err = predict(*arguments)
         assert status == 2 and "looking for" in err

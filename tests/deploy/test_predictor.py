@@ -8,8 +8,9 @@ from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.engine import DefaultPredictor
 from detectron2.structures import ImageList
 
+from focal_retina.deploy import ModelMeta, Predictor, build_meta, load_predictor
+from focal_retina.deploy.meta import Preprocessing
 from focal_retina.engine import UserError
-from focal_retina.export import EagerPredictor, ModelMeta, Preprocessing, build_meta, load_predictor
 
 PREPROCESSING = Preprocessing(
     input_format="BGR",
@@ -56,7 +57,7 @@ def test_run_folder_is_detectron2s_predictor(toy_folder, toy_cfg, images):
 
 
 def test_a_batch_of_one_size_is_its_images(toy_cfg, toy_model):
-    predictor = EagerPredictor(toy_model, build_meta(toy_cfg, toy_model))
+    predictor = Predictor(toy_model, build_meta(toy_cfg, toy_model))
     generator = np.random.default_rng(1)
     images = list(generator.integers(0, 256, (3, 70, 90, 3), dtype=np.uint8))
     assert predictor.predict([]) == []
@@ -66,7 +67,7 @@ def test_a_batch_of_one_size_is_its_images(toy_cfg, toy_model):
 
 
 def test_what_is_no_model(tmp_path, toy_folder):
-    with pytest.raises(UserError, match=r"expected a training's folder, or a file \*.pt2"):
+    with pytest.raises(UserError, match=r"a config .* or a file \*.pt2"):
         load_predictor(tmp_path / "model.pth")
     with pytest.raises(FileNotFoundError, match="no file .*model.onnx"):
         load_predictor(tmp_path / "model.onnx")
