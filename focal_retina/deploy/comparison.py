@@ -25,6 +25,8 @@ from .targets import TARGETS
 # scales the box.
 TOLERANCE, RELATIVE_TOLERANCE = 1e-3, 1e-5
 
+Predictors = Mapping[str, Predictor]  # by names that tables show
+
 
 @dataclass
 class Agreement:
@@ -43,21 +45,16 @@ class Agreement:
         )
 
 
-def load_all(
-    model: FocalRetinaNet, meta: ModelMeta, paths: Mapping[str, Path]
-) -> dict[str, Predictor]:
+def load_all(model: FocalRetinaNet, meta: ModelMeta, files: Mapping[str, Path]) -> Predictors:
     """The model as it is, folded for inference, and in each exported file."""
-    files = {name: load_predictor(path) for name, path in paths.items()}
-    folded = Predictor(inference_copy(model), meta)
-    return {"eager": Predictor(model, meta), "eager-folded": folded, **files}
+    predictors = {"eager": Predictor(model, meta)}
+    predictors["eager-folded"] = Predictor(inference_copy(model), meta)
+    return predictors | {name: load_predictor(path) for name, path in files.items()}
 
 
-def compare_all(predictors: Mapping[str, Predictor], images: Sequence[np.ndarray]) -> bool:
-    """Print how each agrees with the first on the images. Quantized ones can't and are left out.
-
-    Returns:
-        whether every detection has its counterpart.
-    """
+def compare_all(predictors: Predictors, images: Sequence[np.ndarray]) -> bool:
+    """Print how each agrees with the first on the images, and return whether every detection has
+    its counterpart. Quantized ones, which can't, are left out."""
     (_, reference), *others = predictors.items()
     unmatched = 0
     for name, predictor in others:
@@ -103,11 +100,8 @@ def _counterparts(found: Instances, expected: Instances) -> torch.Tensor:
 
 
 def sample_images(dataset_names: Sequence[str], count: int) -> Iterable[np.ndarray]:
-    """Images of registered data sets, BGR, chosen at random but always the same.
-
-    Raises:
-        ValueError: a data set is not registered, or there is none.
-    """
+    """Images of registered data sets, BGR, chosen at random but always the same. A ValueError: a
+    data set is not registered, or there is none."""
     if not dataset_names:
         raise ValueError("no data set to take images from: set DATASETS.TEST")
     records = get_detection_dataset_dicts(list(dataset_names), filter_empty=False)
@@ -115,7 +109,7 @@ def sample_images(dataset_names: Sequence[str], count: int) -> Iterable[np.ndarr
     return (read_image(record["file_name"], "BGR") for record in records)
 
 
-def ap_table(predictors: Mapping[str, Predictor], datasets: Sequence[str], output_dir: Path) -> str:
+def ap_table(predictors: Predictors, datasets: Sequence[str], output_dir: Path) -> str:
     """AP of each (boxes, IoU .50:.05:.95, percent) on registered data sets, and its difference to
     the first's. The evaluators' files go into ``output_dir``.
 
@@ -142,7 +136,7 @@ def _average_precision(predictor: Predictor, dataset: str, output_dir: Path) -> 
     return float(evaluator.evaluate()["bbox"]["AP"])
 
 
-def time_table(predictors: Mapping[str, Predictor], images: Sequence[np.ndarray]) -> str:
+def time_table(predictors: Predictors, images: Sequence[np.ndarray]) -> str:
     """Median time of each for all images, one by one, resizing and NMS included."""
     threads = torch.get_num_threads()
     medians = {}

@@ -52,14 +52,10 @@ class Predictor:
 
 
 class GraphModel:
-    """An exported network with the interface of Detectron2's models, one image after the other."""
+    """An exported :class:`~.targets.DetectorGraph` with the interface of Detectron2's models. It
+    takes one image after the other."""
 
     def __init__(self, graph: Graph, meta: ModelMeta):
-        """
-        Args:
-            graph: does what :class:`~.targets.DetectorGraph` does.
-            meta: of the export.
-        """
         self.graph = graph
         self.meta = meta
         self.postprocessor = meta.postprocessor()
@@ -97,9 +93,6 @@ def load_predictor(
         opts, register, imports: see :func:`focal_retina.engine.load_config`. An exported file takes
             no ``opts``.
 
-    Returns:
-        The model, made fast. Without an exported file its arithmetic is INFERENCE_PRECISION.
-
     Raises:
         UserError: ``source`` is nothing of this, or a package is missing.
         OSError, ValueError: a file is missing or damaged.
@@ -110,10 +103,9 @@ def load_predictor(
         model = load_detector(cfg)
         fast = inference_copy(model, cfg.MODEL.FOCAL_RETINA.INFERENCE_PRECISION)
         return Predictor(fast, build_meta(cfg, model))
-    suffixes = [Path(x.file_name).suffix for x in TARGETS.values()]
-    if path.suffix not in suffixes:
-        kinds = ", ".join(f"*{x}" for x in dict.fromkeys(suffixes))
-        raise UserError(f"{path}: expected a training's folder, a config *.yaml, or a file {kinds}")
+    if path.suffix not in (suffixes := {Path(x.file_name).suffix for x in TARGETS.values()}):
+        kinds = ", ".join(sorted(suffixes))
+        raise UserError(f"{path}: expected a training's folder, a config .yaml or a file {kinds}")
     if opts:
         raise UserError(f"{path} has its config in it: leave out {' '.join(map(str, opts))}")
     if not path.is_file():
@@ -148,14 +140,10 @@ def predict_sources(
     batch_size: int = 1,
     threshold: float = 0.0,
 ) -> int:
-    """Run a predictor on everything, with a progress bar.
+    """Run a predictor on everything, with a progress bar; detections score at least ``threshold``.
 
     A source that can't be read is reported and passed over. Whatever ends the run, the writers are
-    closed, and hold what was done.
-
-    Args:
-        batch_size: images that the predictor gets at once; those of several sources, too.
-        threshold: detections score at least this.
+    closed, and hold what was done. A batch may have images of several sources.
 
     Returns:
         How many sources could not be read.

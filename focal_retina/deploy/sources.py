@@ -79,12 +79,12 @@ class Frame:
 def find_sources(inputs: Iterable[str]) -> list[Source]:
     """
     Args:
-        inputs: each a file, a folder (all images and videos in it and below), the number of a
-            webcam, or a glob pattern. What exists under the name is not taken for the latter two.
+        inputs: each a file, a folder (all images and videos in it and below), or, where there is
+            no such file or folder, the number of a webcam or a glob pattern.
 
     Returns:
         Each source once, in the order of ``inputs``, those of a folder or pattern sorted. A file
-        that does not exist is among them. Reading it raises UnreadableError.
+        that does not exist is among them; it can't be read.
 
     Raises:
         UserError: a folder or a pattern without an image or video.

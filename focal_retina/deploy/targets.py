@@ -42,16 +42,12 @@ class Target:
 class DetectorGraph(nn.Module):
     """The detector as a graph, for any height and width: tensors in, tensors out.
 
-    In fp32, with batch normalization folded into the convolutions. Shapes: one image, H and W
-    multiples of the size divisibility, R_l anchors of level l, K classes, D detections.
+    In fp32, with batch normalization folded into the convolutions, and on demand with decoding and
+    NMS. Shapes: one image, H and W multiples of the size divisibility, R_l anchors of level l, K
+    classes, D detections.
     """
 
     def __init__(self, model: FocalRetinaNet, *, with_nms: bool):
-        """
-        Args:
-            model: stays as it is.
-            with_nms: whether decoding and NMS are in the graph.
-        """
         super().__init__()
         self.detector = inference_copy(model)
         self.with_nms = with_nms
@@ -86,8 +82,6 @@ def write_targets(
 
     Args:
         model: on the device on which a ``.pt2`` is to run.
-        meta: of the model.
-        folder: made if it is not there.
         calibration: images (H, W, 3) uint8, BGR; a hundred like those to come are enough. None:
             quantized targets are left out.
 
@@ -118,12 +112,8 @@ def write_targets(
 
 
 def load_graph(path: Path) -> Graph:
-    """An exported file as a function, whatever the file's name before the suffix.
-
-    Raises:
-        UserError: a package is missing.
-        ValueError: the file is damaged, or of another version.
-    """
+    """An exported file as a function. A UserError: a package is missing; a ValueError: the file is
+    damaged, or of another version."""
     target = next(x for x in TARGETS.values() if Path(x.file_name).suffix == path.suffix)
     try:
         return target.load(path)
@@ -135,11 +125,7 @@ def load_graph(path: Path) -> Graph:
 
 
 def trace(network: DetectorGraph, meta: ModelMeta) -> ExportedProgram:
-    """The network of ``torch.export``, height and width being variables.
-
-    Raises:
-        UserError: this PyTorch can't.
-    """
+    """The network by ``torch.export``, for any height and width; a UserError if PyTorch can't."""
     unit = meta.preprocessing.size_divisibility
     smallest = meta.preprocessing.smallest_side // unit
     height, width = (unit * torch.export.Dim(x, min=smallest) for x in ("height", "width"))
@@ -167,11 +153,15 @@ def _load_program(path: Path) -> Graph:
 def _write_onnx(path: Path, program: ExportedProgram, meta: ModelMeta, _: Images) -> None:
     try:
         onnx_program = torch.onnx.export(
-            program, input_names=["image"], output_names=meta.output_names, verbose=False
+            program,
+            input_names=["image"],
+            output_names=meta.output_names,
+            dynamo=True,
+            verbose=False,
         )
     except OnnxExporterError as error:
         raise _untranslatable("ONNX", error) from error
-    assert onnx_program is not None  # it is one with dynamo=True, the default for a program
+    assert onnx_program is not None  # it is, where dynamo=True
     onnx_program.save(path, external_data=False)
 
 

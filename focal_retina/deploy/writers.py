@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from detectron2.structures import BoxMode, Instances
+from detectron2.evaluation.coco_evaluation import instances_to_coco_json
+from detectron2.structures import Instances
 from detectron2.utils.colormap import colormap
 from detectron2.utils.visualizer import Visualizer
 from PIL import Image
@@ -42,23 +43,12 @@ class CocoWriter:
         images, annotations = self._contents["images"], self._contents["annotations"]
         height, width = frame.image.shape[:2]
         record = {"id": len(images) + 1, "file_name": frame.source.name}
-        images.append(record | {"width": width, "height": height})
-        if frame.source.is_video:
-            images[-1]["frame"] = frame.number
-        boxes = BoxMode.convert(instances.pred_boxes.tensor, BoxMode.XYXY_ABS, BoxMode.XYWH_ABS)
-        rows = zip(boxes.tolist(), instances.scores, instances.pred_classes, strict=True)
-        for box, score, label in rows:
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": record["id"],
-                    "category_id": self._category_ids[int(label)],
-                    "bbox": box,
-                    "area": box[2] * box[3],
-                    "iscrowd": 0,
-                    "score": float(score),
-                }
-            )
+        record |= {"width": width, "height": height}
+        images.append(record | ({"frame": frame.number} if frame.source.is_video else {}))
+        for result in instances_to_coco_json(instances, len(images)):
+            result["category_id"] = self._category_ids[result["category_id"]]
+            area = result["bbox"][2] * result["bbox"][3]
+            annotations.append({"id": len(annotations) + 1, **result, "area": area, "iscrowd": 0})
 
     def close(self) -> None:
         with atomic_write(self._path, "w") as file:
@@ -69,15 +59,8 @@ class PictureWriter:
     """Pictures and videos with the detections drawn into them, under the names of their sources."""
 
     def __init__(self, folder: Path, sources: Sequence[Source], classes: Sequence[str]):
-        """
-        Args:
-            folder: gets the tree of files that ``sources``, all that are to come, have below their
-                common folder.
-            classes: names, by class index.
-
-        Raises:
-            UserError: a picture would take the place of its source.
-        """
+        """``folder`` gets the tree of files that all ``sources`` have below their common folder. A
+        UserError: a picture would take the place of its source."""
         self._folder, self._classes = folder, classes
         self._paths = _output_paths(folder, sources)
         for source, path in self._paths.items():

@@ -1,5 +1,7 @@
 """focal-retina export as a user calls it, on a model of toy size."""
 
+import argparse
+import re
 import shlex
 from pathlib import Path
 
@@ -8,10 +10,12 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from toy_run import make_run
 
+from focal_retina.commands import export as export_command
 from focal_retina.commands import main
+from focal_retina.commands import predict as predict_command
 from focal_retina.deploy import ModelMeta, load_predictor
 
-DOCS = Path(__file__).parents[2] / "docs"
+PAGE = Path(__file__).parents[2] / "docs" / "deploy.md"
 
 
 @pytest.fixture(autouse=True)
@@ -111,12 +115,14 @@ def test_user_errors(export, run_dir, register, tmp_path):
     assert status == 2 and "--int8: at least 1" in err
 
 
-def test_commands_of_the_docs(export, monkeypatch, tmp_path):
-    """They are understood: the next step is to look for the model."""
-    text = (DOCS / "deploy.md").read_text().replace("\\\n", " ")
-    commands = [x for x in text.splitlines() if "focal_retina export" in x]
-    assert len(commands) == 3
-    monkeypatch.chdir(tmp_path)  # where there is none
+@pytest.mark.parametrize("module, count", [(export_command, 3), (predict_command, 4)])
+def test_commands_of_the_docs_parse(module, count):
+    parser = argparse.ArgumentParser()
+    module.add_arguments(parser)
+    name = module.__name__.rpartition(".")[2]
+    text = PAGE.read_text().replace("\\\n", " ")
+    commands = re.findall(rf"-m focal_retina {name} (.+)", text)
+    assert len(commands) == count
     for command in commands:
-        status, _, err = export(*shlex.split(command.partition("focal_retina export")[2]))
-        assert status == 2 and "config file output/quickstart" in err
+        args = parser.parse_intermixed_args(shlex.split(command, comments=True))
+        assert args.model or args.opts == ["MODEL.WEIGHTS", "model.pth"]

@@ -1,7 +1,6 @@
 """focal-retina predict as a user calls it, on a model of toy size."""
 
 import json
-import shlex
 import sys
 from pathlib import Path
 
@@ -15,9 +14,6 @@ from toy_run import make_run
 from focal_retina.commands import main
 from focal_retina.deploy import load_predictor, sources, writers
 from focal_retina.deploy.predictor import predict_sources
-from focal_retina.engine import UserError
-
-DOCS = Path(__file__).parents[2] / "docs"
 
 
 @pytest.fixture(scope="module")
@@ -264,19 +260,3 @@ def test_where_pictures_go(tmp_path):
         "x.gif.png",
         "webcam0.mp4",
     ]
-
-
-def test_commands_of_the_docs(predict, monkeypatch):
-    """They are understood: the next step is to look for the inputs."""
-    text = (DOCS / "deploy.md").read_text().replace("\\\n", " ")
-    commands = [x for x in text.splitlines() if "focal_retina predict" in x]
-    assert len(commands) == 4
-
-    def look(inputs):
-        raise UserError(f"looking for {inputs}")
-
-    monkeypatch.setattr(sources, "find_sources", look)
-    for command in commands:
-        arguments = shlex.split(command.partition("focal_retina predict")[2], comments=True)
-        status, err = predict(*arguments)
-        assert status == 2 and "looking for" in err
