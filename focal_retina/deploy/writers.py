@@ -62,7 +62,7 @@ class PictureWriter:
         """``folder`` gets the tree of files that all ``sources`` have below their common folder. A
         UserError: a picture would take the place of its source."""
         self._folder, self._classes = folder, classes
-        self._paths = _output_paths(folder, sources)
+        self._paths = output_paths(folder, sources)
         for source, path in self._paths.items():
             if path.resolve() == source.path.resolve():
                 raise UserError(f"--output {folder}: {path} would be overwritten")
@@ -110,7 +110,7 @@ def draw_detections(image: np.ndarray, instances: Instances, classes: Sequence[s
     return np.ascontiguousarray(picture.get_image()[:, :, ::-1])
 
 
-def _output_paths(folder: Path, sources: Sequence[Source]) -> dict[Source, Path]:
+def output_paths(folder: Path, sources: Sequence[Source]) -> dict[Source, Path]:
     """A path for each source, no two the same; a webcam's is directly in the folder."""
     parents = {x: os.path.abspath(x.path.parent) for x in sources if x.webcam is None}
     common = os.path.commonpath(parents.values()) if parents else os.curdir

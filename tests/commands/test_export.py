@@ -58,28 +58,23 @@ def test_everything(export, run_dir, register):
     names = ["eager", "eager-folded", "torch.export", "onnx", "onnx-int8"]
     for name in names[1:4]:
         assert f"{name}: 3 images, 300 detections, 0 in one alone" in out
-    precisions = {}
-    for name in names:
-        (row,) = [x.split("|") for x in out.splitlines() if x.startswith(f"| tiny | {name} |")]
-        precisions[name] = float(row[3])
-        difference = precisions[name] - precisions["eager"]
-        assert float(row[4]) == pytest.approx(difference, abs=0.011)
-        assert [x for x in out.splitlines() if x.startswith(f"| {name} |") and " ms" in x]
-    assert precisions["eager"] == precisions["torch.export"] == precisions["onnx"]
+    rows = {x[0]: x[1:] for x in re.findall(r"\| tiny \| (.+) \| (.+) \| (.+) \|", out)}
+    assert list(rows) == names == re.findall(r"\| (\S+) \| \d+ ms \|", out)
+    assert rows["eager"] == rows["torch.export"] == rows["onnx"]
+    difference = float(rows["onnx-int8"][0]) - float(rows["eager"][0])
+    assert float(rows["onnx-int8"][1]) == pytest.approx(difference, abs=0.011)
 
 
 @pytest.mark.slow
 def test_without_nms(export, run_dir, register, tmp_path):
-    arguments = ["--config-file", run_dir / "config.yaml", "--no-nms", "--output", tmp_path / "x"]
+    earlier = tmp_path / "model_int8.onnx"
+    earlier.touch()
+    arguments = ["--config-file", run_dir / "config.yaml", "--no-nms", "--output", tmp_path]
     weights = ["MODEL.WEIGHTS", run_dir / "model_final.pth"]
-    (tmp_path / "x").mkdir()
-    (tmp_path / "x" / "model_int8.onnx").touch()
     status, out, err = export(*arguments, *register, *weights)
     assert status == 0, err
     assert "onnx: 6 images, 600 detections, 0 in one alone" in out
-    assert not ModelMeta.load(tmp_path / "x").with_nms
-    assert not (tmp_path / "x" / "model_int8.onnx").exists()
-    assert len(load_predictor(tmp_path / "x" / "model.onnx").meta.levels) == 2
+    assert not ModelMeta.load(tmp_path).with_nms and not earlier.exists()
 
 
 def test_a_file_that_differs(export, run_dir, register, monkeypatch):
@@ -98,21 +93,18 @@ def test_a_file_that_differs(export, run_dir, register, monkeypatch):
 
 
 def test_user_errors(export, run_dir, register, tmp_path):
-    status, _, err = export("--model", tmp_path)
-    assert status == 2 and "there is no file" in err
-    status, _, err = export("--model", run_dir)
-    assert status == 2 and "'tiny'" in err
+    other = tmp_path / "other.pth"
+    torch.save({"model": {"backbone.fpn_lateral3.weight": torch.zeros(1)}}, other)
     config = ["--config-file", run_dir / "config.yaml", *register]
-    status, _, err = export(*config)
-    assert status == 2 and "MODEL.WEIGHTS is empty" in err
-
-    other = {"model": {"backbone.fpn_lateral3.weight": torch.zeros(1)}}
-    torch.save(other, tmp_path / "other.pth")
-    status, _, err = export(*config, "MODEL.WEIGHTS", tmp_path / "other.pth")
-    assert status == 2 and "MODEL.WEIGHTS and the config don't belong together" in err
-    assert "Traceback" not in err
-    status, _, err = export("--model", run_dir, "--int8", 0)
-    assert status == 2 and "--int8: at least 1" in err
+    for arguments, message in [
+        (["--model", tmp_path], "there is no file"),
+        (["--model", run_dir], "'tiny'"),
+        (config, "MODEL.WEIGHTS is empty"),
+        ([*config, "MODEL.WEIGHTS", other], "MODEL.WEIGHTS and the config don't belong together"),
+        ([*config, "--int8", 0], "--int8: at least 1"),
+    ]:
+        status, _, err = export(*arguments)
+        assert status == 2 and message in err and "Traceback" not in err
 
 
 @pytest.mark.parametrize("module, count", [(export_command, 3), (predict_command, 4)])

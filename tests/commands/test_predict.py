@@ -12,8 +12,9 @@ from pycocotools.coco import COCO
 from toy_run import make_run
 
 from focal_retina.commands import main
-from focal_retina.deploy import load_predictor, sources, writers
+from focal_retina.deploy import load_predictor, sources
 from focal_retina.deploy.predictor import predict_sources
+from focal_retina.deploy.writers import output_paths
 
 
 @pytest.fixture(scope="module")
@@ -40,11 +41,13 @@ def noise(height=60, width=80, seed=0):
 
 @pytest.fixture
 def photos(tmp_path):
-    """Two pictures of one name, one of them in a subfolder, and a text."""
+    """Two pictures of one name, one in a subfolder and turned by 90 degrees, and a text."""
     folder = tmp_path / "photos"
     (folder / "below").mkdir(parents=True)
     Image.fromarray(noise()).save(folder / "a.png")
-    Image.fromarray(noise(90, 50, seed=1)).save(folder / "below" / "a.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(noise(90, 50, seed=1)).save(folder / "below" / "a.png", exif=exif)
     (folder / "notes.txt").write_text("no picture")
     return folder
 
@@ -60,18 +63,24 @@ def clip(tmp_path):
     return path
 
 
+def records(path):
+    """Images of a json of results, as (name, frame or None, width, height)."""
+    images = json.loads(path.read_text())["images"]
+    return [(x["file_name"], x.get("frame"), x["width"], x["height"]) for x in images]
+
+
+def count_frames(path):
+    capture = cv2.VideoCapture(str(path))
+    return sum(iter(lambda: capture.read()[0], False))
+
+
 def test_folder(predict, photos, tmp_path):
     found, picture_folder = tmp_path / "found.json", tmp_path / "found"
     arguments = ("--json", found, "--output", picture_folder, "--batch-size", 2)
-    status, _ = predict(*arguments, "--threshold", 0.3, photos)
-    assert status == 0
-
+    assert predict(*arguments, "--threshold", 0.3, photos)[0] == 0
+    names = str(photos / "a.png"), str(photos / "below" / "a.png")
+    assert records(found) == [(names[0], None, 80, 60), (names[1], None, 90, 50)]
     coco = COCO(str(found))
-    assert [x["file_name"] for x in coco.imgs.values()] == [
-        str(photos / "a.png"),
-        str(photos / "below" / "a.png"),
-    ]
-    assert [(x["width"], x["height"]) for x in coco.imgs.values()] == [(80, 60), (50, 90)]
     assert [x["name"] for x in coco.cats.values()] == ["class 0", "class 1"]
     annotations = coco.loadAnns(coco.getAnnIds())
     assert {x["image_id"] for x in annotations} == {1, 2}
@@ -81,42 +90,23 @@ def test_folder(predict, photos, tmp_path):
         image = coco.imgs[x["image_id"]]
         assert left >= 0 and left + width <= image["width"] + 1e-3
         assert top >= 0 and top + height <= image["height"] + 1e-3
-
-    for name in ("a.png", "below/a.png"):
-        drawn, original = Image.open(picture_folder / name), Image.open(photos / name)
-        assert drawn.size == original.size
-        assert np.any(np.asarray(drawn) != np.asarray(original))
-    assert not (picture_folder / "notes.txt").exists()
+    drawn = np.asarray(Image.open(picture_folder / "a.png"))
+    assert drawn.shape == (60, 80, 3) and np.any(drawn != noise())
+    assert {x.name for x in picture_folder.iterdir()} == {"a.png", "below"}
 
 
-def test_globs_and_repetitions(predict, photos, tmp_path):
-    found = tmp_path / "found.json"
+def test_globs_and_repetitions(photos):
     pattern = str(photos / "**" / "*.png")
-    assert predict("--json", found, pattern, photos / "a.png", photos)[0] == 0
-    assert len(json.loads(found.read_text())["images"]) == 2
-
-
-def test_exif_orientation(predict, tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 6  # turned by 90 degrees
-    Image.fromarray(noise(60, 80)).save(tmp_path / "turned.jpg", exif=exif)
-    assert predict("--json", tmp_path / "x.json", tmp_path / "turned.jpg")[0] == 0
-    (image,) = json.loads((tmp_path / "x.json").read_text())["images"]
-    assert (image["width"], image["height"]) == (60, 80)
+    assert len(sources.find_sources([pattern, str(photos / "a.png"), str(photos)])) == 2
 
 
 def test_video(predict, clip, tmp_path):
-    found = tmp_path / "found.json"
-    status, _ = predict("--output", tmp_path / "out", "--json", found, "--batch-size", 2, clip)
-    assert status == 0
-    capture = cv2.VideoCapture(str(tmp_path / "out" / "clip.avi.mp4"))
-    assert capture.get(cv2.CAP_PROP_FPS) == pytest.approx(12)
-    frames = []
-    while (frame := capture.read())[0]:
-        frames.append(frame[1])
-    assert len(frames) == 5 and frames[0].shape == (64, 96, 3)
-    images = json.loads(found.read_text())["images"]
-    assert [(x["file_name"], x["frame"]) for x in images] == [(str(clip), i) for i in range(5)]
+    found, output = tmp_path / "found.json", tmp_path / "out"
+    assert predict("--output", output, "--json", found, "--batch-size", 2, clip)[0] == 0
+    drawn = output / "clip.avi.mp4"
+    assert cv2.VideoCapture(str(drawn)).get(cv2.CAP_PROP_FPS) == pytest.approx(12)
+    assert count_frames(drawn) == 5
+    assert records(found) == [(str(clip), i, 96, 64) for i in range(5)]
 
 
 def test_webcam(predict, tmp_path, monkeypatch):
@@ -140,9 +130,8 @@ def test_webcam(predict, tmp_path, monkeypatch):
     assert predict("--json", found, "--output", output, "2")[0] == 0
     assert opened == [2]
     monkeypatch.undo()
-    assert cv2.VideoCapture(str(output / "webcam2.mp4")).get(cv2.CAP_PROP_FRAME_COUNT) == 3
-    images = json.loads(found.read_text())["images"]
-    assert [(x["file_name"], x["frame"]) for x in images] == [("webcam 2", i) for i in range(3)]
+    assert count_frames(output / "webcam2.mp4") == 3
+    assert records(found) == [("webcam 2", i, 80, 60) for i in range(3)]
 
 
 def test_a_folder_with_a_number_for_a_name_is_no_webcam(tmp_path, monkeypatch):
@@ -164,7 +153,7 @@ def test_unreadable_files_are_passed_over(predict, photos, tmp_path):
     for name in (photos / "b.png", photos / "c.jpg", photos / "d.mp4"):
         assert f"{name}: passed over: " in err
     assert f"{tmp_path / 'none.jpg'}: passed over: no such file" in err
-    assert len(json.loads(found.read_text())["images"]) == 2
+    assert len(records(found)) == 2
 
 
 def test_interruption_leaves_what_is_done(predict, clip, tmp_path, monkeypatch):
@@ -181,9 +170,7 @@ def test_interruption_leaves_what_is_done(predict, clip, tmp_path, monkeypatch):
     found = tmp_path / "found.json"
     status, err = predict("--json", found, "--output", tmp_path / "out", clip)
     assert status == 130 and "interrupted" in err
-    assert len(json.loads(found.read_text())["images"]) == 2
-    capture = cv2.VideoCapture(str(tmp_path / "out" / "clip.avi.mp4"))
-    assert [capture.read()[0] for _ in range(3)] == [True, True, False]
+    assert len(records(found)) == count_frames(tmp_path / "out" / "clip.avi.mp4") == 2
 
 
 @pytest.mark.parametrize(
@@ -251,12 +238,6 @@ def test_where_pictures_go(tmp_path):
     """Trees below the common folder, a video under its own name, and none above another."""
     names = ["/data/a/1.jpg", "/data/b/1.jpg", "/data/clip.mov", "/data/clip.mp4", "/data/x.gif"]
     found = sources.find_sources([*names, "0"])
-    paths = writers.PictureWriter(tmp_path, found, [])._paths.values()
-    assert [str(x.relative_to(tmp_path)) for x in paths] == [
-        "a/1.jpg",
-        "b/1.jpg",
-        "clip.mov.mp4",
-        "clip.mp4",
-        "x.gif.png",
-        "webcam0.mp4",
-    ]
+    paths = [str(x.relative_to(tmp_path)) for x in output_paths(tmp_path, found).values()]
+    assert paths[:3] == ["a/1.jpg", "b/1.jpg", "clip.mov.mp4"]
+    assert paths[3:] == ["clip.mp4", "x.gif.png", "webcam0.mp4"]

@@ -1,13 +1,12 @@
 import dataclasses
 
-import numpy as np
 import pytest
 import torch
 from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.engine import DefaultPredictor
 from detectron2.structures import ImageList
 
-from focal_retina.deploy import ModelMeta, Predictor, build_meta, load_predictor
+from focal_retina.deploy import ModelMeta, build_meta, load_predictor
 from focal_retina.engine import UserError
 
 
@@ -43,15 +42,6 @@ def test_run_folder_is_detectron2s_predictor(toy_folder, toy_cfg, images):
         torch.testing.assert_close(
             found.pred_boxes.tensor, expected.pred_boxes.tensor, rtol=0, atol=1e-3
         )
-
-
-def test_a_batch_of_one_size_is_its_images(toy_model, meta):
-    predictor = Predictor(toy_model, meta)
-    images = list(np.random.default_rng(1).integers(0, 256, (3, 70, 90, 3), dtype=np.uint8))
-    assert predictor.predict([]) == []
-    for image, found in zip(images, predictor.predict(images), strict=True):
-        (alone,) = predictor.predict([image])
-        torch.testing.assert_close(found.scores, alone.scores, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "model.pt2"])
