@@ -12,8 +12,7 @@ from pycocotools.coco import COCO
 from toy_run import make_run
 
 from focal_retina.commands import main
-from focal_retina.deploy import load_predictor, sources
-from focal_retina.deploy.predictor import predict_sources
+from focal_retina.deploy import sources
 from focal_retina.deploy.writers import output_paths
 
 
@@ -142,18 +141,20 @@ def test_a_folder_with_a_number_for_a_name_is_no_webcam(tmp_path, monkeypatch):
     assert (source.name, source.webcam) == ("2024/a.png", None)
 
 
-def test_unreadable_files_are_passed_over(predict, photos, tmp_path):
+def test_unreadable_files_are_passed_over(predict, photos, clip, tmp_path):
+    """They cost no other, and batches go over the borders of sources."""
     whole = (photos / "a.png").read_bytes()
     (photos / "b.png").write_bytes(whole[: len(whole) // 2])
     (photos / "c.jpg").write_bytes(b"nonsense")
     (photos / "d.mp4").write_bytes(b"nonsense")
     found = tmp_path / "found.json"
-    status, err = predict("--json", found, photos, tmp_path / "none.jpg")
+    status, err = predict("--json", found, "--batch-size", 4, photos, tmp_path / "none.jpg", clip)
     assert status == 1
     for name in (photos / "b.png", photos / "c.jpg", photos / "d.mp4"):
         assert f"{name}: passed over: " in err
     assert f"{tmp_path / 'none.jpg'}: passed over: no such file" in err
-    assert len(records(found)) == 2
+    pictures = [(str(photos / x), None) for x in ("a.png", "below/a.png")]
+    assert [x[:2] for x in records(found)] == [*pictures, *((str(clip), i) for i in range(5))]
 
 
 def test_interruption_leaves_what_is_done(predict, clip, tmp_path, monkeypatch):
@@ -213,25 +214,6 @@ def test_config_file_and_weights(predict, run_dir, photos, tmp_path):
     assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
     status, err = predict("--json", tmp_path / "a.json", *arguments)
     assert status == 2 and "MODEL.WEIGHTS is empty" in err
-
-
-def test_frames_keep_their_order_over_batches(run_dir, photos, clip):
-    """Batches go over the borders of sources; an unreadable one costs no other."""
-    seen = []
-
-    class Recorder:
-        def write(self, frame, instances):
-            seen.append((frame.source.path.name, frame.number))
-
-        def close(self):
-            seen.append("closed")
-
-    inputs = [str(photos / "a.png"), "none.jpg", str(clip)]
-    unreadable = predict_sources(
-        load_predictor(run_dir), sources.find_sources(inputs), [Recorder()], batch_size=4
-    )
-    assert unreadable == 1
-    assert seen == [("a.png", 0), *(("clip.avi", i) for i in range(5)), "closed"]
 
 
 def test_where_pictures_go(tmp_path):
