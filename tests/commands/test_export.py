@@ -18,13 +18,6 @@ from focal_retina.deploy import ModelMeta, load_predictor
 PAGE = Path(__file__).parents[2] / "docs" / "deploy.md"
 
 
-@pytest.fixture(autouse=True)
-def clean_catalogs():
-    yield
-    DatasetCatalog.pop("tiny", None)
-    MetadataCatalog.pop("tiny", None)
-
-
 @pytest.fixture
 def export(capsys):
     """Call the command; returns (exit status, stdout, stderr)."""
@@ -42,7 +35,9 @@ def run_dir(tmp_path):
 
 @pytest.fixture
 def register(tiny_coco):
-    return ["--register", "tiny={}:{}".format(*tiny_coco)]
+    yield ["--register", "tiny={}:{}".format(*tiny_coco)]
+    DatasetCatalog.pop("tiny", None)
+    MetadataCatalog.pop("tiny", None)
 
 
 @pytest.mark.slow
@@ -80,12 +75,9 @@ def test_without_nms(export, run_dir, register, tmp_path):
 def test_a_file_that_differs(export, run_dir, register, monkeypatch):
     """Exit status 1 where a file finds less than the model in PyTorch."""
 
-    def load_all(model, meta, paths):
-        predictors = {"eager": load_predictor(run_dir), "onnx": load_predictor(run_dir)}
-        predictors["onnx"].model.postprocessor.max_detections = 99
-        return predictors
-
-    monkeypatch.setattr("focal_retina.deploy.comparison.load_all", load_all)
+    predictors = {name: load_predictor(run_dir) for name in ("eager", "onnx")}
+    predictors["onnx"].model.postprocessor.max_detections = 99
+    monkeypatch.setattr("focal_retina.deploy.comparison.load_all", lambda *args: predictors)
     monkeypatch.setattr("focal_retina.deploy.write_targets", lambda *args: {})
     status, out, _ = export("--model", run_dir, "--images", 2, *register)
     assert status == 1

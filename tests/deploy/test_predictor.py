@@ -39,9 +39,8 @@ def test_run_folder_is_detectron2s_predictor(toy_folder, toy_cfg, images):
         assert found.image_size == image.shape[:2] and len(found) > 0
         assert torch.equal(found.pred_classes, expected.pred_classes)
         torch.testing.assert_close(found.scores, expected.scores, rtol=0, atol=1e-5)
-        torch.testing.assert_close(
-            found.pred_boxes.tensor, expected.pred_boxes.tensor, rtol=0, atol=1e-3
-        )
+        boxes = found.pred_boxes.tensor, expected.pred_boxes.tensor
+        torch.testing.assert_close(*boxes, rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "model.pt2"])
