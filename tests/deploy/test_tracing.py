@@ -11,8 +11,7 @@ def torch_trace(adapter, path):
 
 
 def onnx_trace(adapter, path):
-    axes = {"image": {1: "height", 2: "width"}}
-    names = {"input_names": ["image"], "dynamic_axes": axes}
+    names = {"input_names": ["image"], "dynamic_axes": {"image": {1: "height", 2: "width"}}}
     inputs = adapter.flattened_inputs
     torch.onnx.export(adapter, inputs, path, dynamo=False, opset_version=17, **names)
     session = onnxruntime.InferenceSession(path)
