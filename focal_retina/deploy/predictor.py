@@ -15,9 +15,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..engine import UserError, load_config, prepare_process
+from ..engine.precision import build_inference_copy
 from ..engine.trained_model import load_trained_model
 from ..modeling import FocalRetinaNet
-from ..modeling.inference import inference_copy
 from .meta import ModelMeta, build_meta
 from .sources import Frame, Source, UnreadableError
 from .targets import TARGETS, Graph, load_graph
@@ -101,8 +101,7 @@ def load_predictor(
     if path.is_dir() or path.suffix in (".yaml", ".yml"):
         cfg = load_config(path, opts, register=register, imports=imports)
         model = load_detector(cfg)
-        fast = inference_copy(model, cfg.MODEL.FOCAL_RETINA.INFERENCE_PRECISION)
-        return Predictor(fast, build_meta(cfg, model))
+        return Predictor(build_inference_copy(cfg, model), build_meta(cfg, model))
     if path.suffix not in (suffixes := {Path(x.file_name).suffix for x in TARGETS.values()}):
         kinds = ", ".join(sorted(suffixes))
         raise UserError(f"{path}: expected a training's folder, a config .yaml or a file {kinds}")

@@ -131,6 +131,8 @@ class FocalRetinaNet(DenseDetector):
         self.loss_normalizer = loss_normalizer or EmaNormalizer()
         self.postprocessor = postprocessor or DensePostprocessor(box2box_transform=transform)
         self.num_classes = num_classes
+        # Of what the head sees; by default, as the backbone makes it.
+        self.head_memory_format = torch.preserve_format
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
@@ -204,7 +206,9 @@ class FocalRetinaNet(DenseDetector):
         """The maps that the head sees, per level (N, C, H_l, W_l), of normalized, padded ``images``
         (N, 3, H, W)."""
         features = self.backbone(images)
-        return [features[name] for name in self.head_in_features]
+        return [
+            features[x].to(memory_format=self.head_memory_format) for x in self.head_in_features
+        ]
 
     def dense_predictions(self, images: Tensor) -> DensePredictions:
         """What the network says of every anchor of normalized, padded ``images`` (N, 3, H, W)."""

@@ -1,21 +1,14 @@
 """focal-retina export as a user calls it, on a model of toy size."""
 
-import argparse
 import re
-import shlex
-from pathlib import Path
 
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from toy_run import make_run
 
-from focal_retina.commands import export as export_command
 from focal_retina.commands import main
-from focal_retina.commands import predict as predict_command
 from focal_retina.deploy import ModelMeta, load_predictor
-
-PAGE = Path(__file__).parents[2] / "docs" / "deploy.md"
 
 
 @pytest.fixture
@@ -97,16 +90,3 @@ def test_user_errors(export, run_dir, register, tmp_path):
     ]:
         status, _, err = export(*arguments)
         assert status == 2 and message in err and "Traceback" not in err
-
-
-@pytest.mark.parametrize("module, count", [(export_command, 3), (predict_command, 4)])
-def test_commands_of_the_docs_parse(module, count):
-    parser = argparse.ArgumentParser()
-    module.add_arguments(parser)
-    name = module.__name__.rpartition(".")[2]
-    text = PAGE.read_text().replace("\\\n", " ")
-    commands = re.findall(rf"-m focal_retina {name} (.+)", text)
-    assert len(commands) == count
-    for command in commands:
-        args = parser.parse_intermixed_args(shlex.split(command, comments=True))
-        assert args.model or args.opts == ["MODEL.WEIGHTS", "model.pth"]
