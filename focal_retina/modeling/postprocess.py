@@ -4,9 +4,10 @@ Shapes: N images, R_l anchors of level l, K classes, T candidates kept.
 """
 
 import math
+from typing import Any
 
 import torch
-from detectron2.layers import batched_nms
+from detectron2.layers import batched_nms, nms
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
@@ -17,6 +18,9 @@ class DensePostprocessor:
 
     The threshold is first applied to the logits, with a margin, so that the sigmoid and the exact
     comparison run on the few candidates only; the detections are the same.
+
+    ``torch.export`` and ``torch.jit.trace`` can follow :meth:`candidates` and :meth:`nms`: no
+    number of boxes becomes a Python number, which they would freeze.
     """
 
     def __init__(
@@ -94,8 +98,8 @@ class DensePostprocessor:
     def select(
         self, boxes: Tensor, scores: Tensor, classes: Tensor, image_size: tuple[int, int]
     ) -> Instances:
-        """Per-class NMS among candidates, and of those that it leaves the highest scores."""
-        keep = batched_nms(boxes, scores, classes, self.nms_thresh)[: self.max_detections]
+        """Those of the candidates that :meth:`nms` leaves."""
+        keep = self.nms(boxes, scores, classes)
         return Instances(
             image_size,
             pred_boxes=Boxes(boxes[keep]),
@@ -103,20 +107,52 @@ class DensePostprocessor:
             pred_classes=classes[keep],
         )
 
+    def nms(self, boxes: Tensor, scores: Tensor, classes: Tensor) -> Tensor:
+        """Indices of the detections among candidates: per-class NMS, and of those that it leaves
+        the highest scores, in order."""
+        if torch.compiler.is_exporting():
+            return _exportable_nms(boxes, scores, classes, self.nms_thresh, self.max_detections)
+        return batched_nms(boxes, scores, classes, self.nms_thresh)[: self.max_detections]
+
     def _level_candidates(
         self, anchors: Boxes, logits: Tensor, deltas: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         anchor_idxs, class_idxs = torch.nonzero(logits > self._logit_thresh, as_tuple=True)
         scores = logits[anchor_idxs, class_idxs].float().sigmoid()
-        above = scores > self.score_thresh
+        above = torch.nonzero(scores > self.score_thresh)[:, 0]
         anchor_idxs, class_idxs, scores = anchor_idxs[above], class_idxs[above], scores[above]
 
-        scores, top = scores.topk(min(len(scores), self.topk_candidates))
+        scores, top = scores.topk(_at_most(scores.shape[0], self.topk_candidates))
         anchor_idxs, class_idxs = anchor_idxs[top], class_idxs[top]
         boxes = self.box2box_transform.apply_deltas(
             deltas[anchor_idxs], anchors.tensor[anchor_idxs]
         )
         return boxes, scores, class_idxs
+
+
+def _at_most(size: Any, limit: int) -> Any:
+    """The smaller one. A size is a tensor in torch.jit.trace, and a SymInt in torch.export."""
+    return size.clamp(max=limit) if isinstance(size, Tensor) else torch.sym_min(size, limit)
+
+
+def _exportable_nms(
+    boxes: Tensor, scores: Tensor, classes: Tensor, iou_threshold: float, max_detections: int
+) -> Tensor:
+    """``batched_nms`` in its one-call form: each class is moved to a place of its own.
+
+    Above 1,000 boxes on a CPU ``batched_nms`` calls NMS class by class instead, which torch.export
+    can't follow. Rounding differs where an IoU is within some 1e-4 of the threshold.
+    """
+    # torchvision tells torch.export that NMS leaves at least two boxes. These two see to it:
+    # without area they overlap nothing, and with the lowest scores they come last.
+    boxes = torch.cat((boxes, boxes.new_zeros(2, 4)))
+    scores = torch.cat((scores, scores.new_full((2,), -1)))
+    classes = torch.cat((classes, classes.new_zeros(2)))
+    moved = boxes + (classes * (boxes.max() + 1))[:, None]
+    keep = nms(moved, scores, iou_threshold)
+    num_kept = torch.sym_min(keep.shape[0] - 2, max_detections)
+    torch._check(num_kept <= keep.shape[0])  # PyTorch 2.8 does not see it by itself
+    return keep[:num_kept]
 
 
 def _logit(probability: float) -> float:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
+from detectron2.data import Metadata, MetadataCatalog
 from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.modeling.box_regression import Box2BoxTransform
 from torch import Tensor
@@ -21,40 +21,26 @@ from ..modeling import DensePostprocessor, FocalRetinaNet
 
 META_FILE = "meta.json"
 
+_THRESHOLDS = ("score_thresh", "topk_candidates", "nms_thresh", "max_detections")
+
 _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """From a BGR image to the network's input.
+    """From a BGR image to the network's input."""
 
-    Attributes:
-        input_format: channel order that the network wants, ``BGR`` or ``RGB``.
-        min_size, max_size: the shorter side becomes ``min_size``, unless the longer one would pass
-            ``max_size`` and becomes that. (Pillow's bilinear filter, as in Detectron2.)
-        pixel_mean, pixel_std: a channel; an exported graph applies them itself.
-        size_divisibility: height and width are padded to its multiples, at the bottom and right,
-            with ``pixel_mean``, which the normalization makes zero.
-        smallest_side: of the padded input of an exported graph.
-    """
-
-    input_format: str
-    min_size: int
-    max_size: int
-    pixel_mean: list[float]
+    input_format: str  # channel order that the network wants, BGR or RGB
+    min_size: int  # of the shorter side, unless the longer one would pass
+    max_size: int  # and becomes that; by Pillow's bilinear filter, as in Detectron2
+    pixel_mean: list[float]  # a channel; an exported graph normalizes by itself
     pixel_std: list[float]
-    size_divisibility: int
-    smallest_side: int
+    size_divisibility: int  # of height and width, padded at the bottom and right with pixel_mean
+    smallest_side: int  # of the padded input of an exported graph
 
     def resize(self, image: np.ndarray) -> Tensor:
-        """
-        Args:
-            image: (H, W, 3) uint8, BGR.
-
-        Returns:
-            (3, h, w) float32, in the network's size and channel order, neither normalized nor
-            padded.
-        """
+        """An image (H, W, 3) uint8, BGR, as (3, h, w) float32 in the network's size and channel
+        order, neither normalized nor padded."""
         if self.input_format == "RGB":
             image = image[:, :, ::-1]
         resize = ResizeShortestEdge([self.min_size, self.min_size], self.max_size)
@@ -74,49 +60,40 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class ModelMeta:
-    """
-    Attributes:
-        classes: names, by class index.
-        category_ids: of the data set, by class index.
-        levels: the feature maps that the head sees, high resolution first.
-        with_nms: whether an exported graph gives detections, or dense predictions and anchors.
-        score_thresh, topk_candidates, nms_thresh, max_detections, box_weights: see
-            :class:`DensePostprocessor` and Detectron2's ``Box2BoxTransform``.
-    """
+    """What ``meta.json`` says."""
 
-    classes: list[str]
-    category_ids: list[int]
-    levels: list[str]
-    with_nms: bool
-    score_thresh: float
+    classes: list[str]  # names, by class index
+    category_ids: list[int]  # of the data set, by class index
+    levels: list[str]  # the feature maps that the head sees, high resolution first
+    with_nms: bool  # whether a graph gives detections, or dense predictions and anchors
+    score_thresh: float  # this and the next three: see DensePostprocessor
     topk_candidates: int
     nms_thresh: float
     max_detections: int
-    box_weights: list[float]
+    box_weights: list[float]  # of Detectron2's Box2BoxTransform
     preprocessing: Preprocessing
+
+    @property
+    def output_names(self) -> list[str]:
+        """Names of what an exported graph returns."""
+        if self.with_nms:
+            return ["boxes", "scores", "classes"]
+        return [f"{x}_{level}" for x in ("logits", "deltas", "anchors") for level in self.levels]
 
     def postprocessor(self) -> DensePostprocessor:
         """What makes detections of a graph's dense predictions."""
         return DensePostprocessor(
             box2box_transform=Box2BoxTransform(weights=tuple(self.box_weights)),
-            score_thresh=self.score_thresh,
-            topk_candidates=self.topk_candidates,
-            nms_thresh=self.nms_thresh,
-            max_detections=self.max_detections,
+            **{name: getattr(self, name) for name in _THRESHOLDS},
         )
 
     def save(self, folder: Path) -> None:
-        with atomic_write(folder / META_FILE) as file:
-            file.write(f"{json.dumps(dataclasses.asdict(self), indent=1)}\n".encode())
+        with atomic_write(folder / META_FILE, "w") as file:
+            file.write(json.dumps(dataclasses.asdict(self), indent=1) + "\n")
 
     @classmethod
     def load(cls, folder: Path) -> "ModelMeta":
-        """Read ``meta.json``.
-
-        Raises:
-            FileNotFoundError: there is none.
-            ValueError: it was not written by :meth:`save`.
-        """
+        """What :meth:`save` wrote; else a FileNotFoundError or ValueError."""
         path = folder / META_FILE
         if not path.is_file():
             raise FileNotFoundError(f"no {path}: it belongs beside the exported file")
@@ -140,10 +117,7 @@ def build_meta(cfg: CfgNode, model: FocalRetinaNet, *, with_nms: bool = True) ->
         **_class_names(cfg, model.num_classes),
         levels=list(model.head_in_features),
         with_nms=with_nms,
-        score_thresh=postprocessor.score_thresh,
-        topk_candidates=postprocessor.topk_candidates,
-        nms_thresh=postprocessor.nms_thresh,
-        max_detections=postprocessor.max_detections,
+        **{name: getattr(postprocessor, name) for name in _THRESHOLDS},
         box_weights=list(postprocessor.box2box_transform.weights),
         preprocessing=Preprocessing(
             input_format=cfg.INPUT.FORMAT,
@@ -159,22 +133,18 @@ def build_meta(cfg: CfgNode, model: FocalRetinaNet, *, with_nms: bool = True) ->
 
 
 def _class_names(cfg: CfgNode, num_classes: int) -> dict[str, Any]:
-    registered = MetadataCatalog.list()
     for name in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
-        metadata = MetadataCatalog.get(name) if name in registered else None
-        classes = metadata.get("thing_classes") if metadata is not None else None
-        if metadata is None or classes is None or len(classes) != num_classes:
-            continue
-        to_class = metadata.get("thing_dataset_id_to_contiguous_id", {})
-        to_category = {label: category for category, label in to_class.items()}
-        ids = [to_category.get(i, i + 1) for i in range(num_classes)]
-        return {"classes": list(classes), "category_ids": ids}
+        metadata = MetadataCatalog.get(name) if name in MetadataCatalog.list() else Metadata()
+        classes = metadata.get("thing_classes", [])
+        if len(classes) == num_classes:
+            to_class = metadata.get("thing_dataset_id_to_contiguous_id", {})
+            to_category = {label: category for category, label in to_class.items()}
+            ids = [to_category.get(i, i + 1) for i in range(num_classes)]
+            return {"classes": list(classes), "category_ids": ids}
     _logger.warning(
         "no data set of DATASETS.TEST and TRAIN is known here with %d classes, so they have no "
         "names; --register NAME=ANNOTATIONS.json:IMAGE_DIR brings them",
         num_classes,
     )
-    return {
-        "classes": [f"class {i}" for i in range(num_classes)],
-        "category_ids": [i + 1 for i in range(num_classes)],
-    }
+    numbers = range(num_classes)
+    return {"classes": [f"class {i}" for i in numbers], "category_ids": [i + 1 for i in numbers]}

@@ -1,29 +1,26 @@
-"""Where detections go: pictures and videos in a folder, COCO json."""
+"""Where detections go: COCO json, pictures and videos in a folder.
+
+A writer takes the frames in order. ``close`` makes whole what was written, after an interruption,
+too.
+"""
 
 import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-from detectron2.structures import BoxMode, Instances
+from detectron2.evaluation.coco_evaluation import instances_to_coco_json
+from detectron2.structures import Instances
+from detectron2.utils.colormap import colormap
+from detectron2.utils.visualizer import Visualizer
 from PIL import Image
 
 from ..engine import UserError
 from ..files import atomic_write
-from .drawing import draw_detections
 from .meta import ModelMeta
-from .sources import Frame, Source, Video, Webcam, import_cv2
-
-
-class ResultWriter(Protocol):
-    """Takes the frames in order; ``close`` makes what was written whole, after an interruption,
-    too."""
-
-    def write(self, frame: Frame, instances: Instances) -> None: ...
-
-    def close(self) -> None: ...
+from .sources import Frame, Source, import_cv2
 
 
 class CocoWriter:
@@ -45,46 +42,27 @@ class CocoWriter:
     def write(self, frame: Frame, instances: Instances) -> None:
         images, annotations = self._contents["images"], self._contents["annotations"]
         height, width = frame.image.shape[:2]
-        record: dict[str, Any] = {"id": len(images) + 1, "file_name": frame.source.name}
+        record = {"id": len(images) + 1, "file_name": frame.source.name}
         record |= {"width": width, "height": height}
-        if isinstance(frame.source, Video):
-            record["frame"] = frame.number
-        images.append(record)
-        boxes = BoxMode.convert(instances.pred_boxes.tensor, BoxMode.XYXY_ABS, BoxMode.XYWH_ABS)
-        rows = zip(boxes.tolist(), instances.scores, instances.pred_classes, strict=True)
-        for box, score, label in rows:
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": record["id"],
-                    "category_id": self._category_ids[int(label)],
-                    "bbox": box,
-                    "area": box[2] * box[3],
-                    "iscrowd": 0,
-                    "score": float(score),
-                }
-            )
+        images.append(record | ({"frame": frame.number} if frame.source.is_video else {}))
+        for result in instances_to_coco_json(instances, len(images)):
+            result["category_id"] = self._category_ids[result["category_id"]]
+            area = result["bbox"][2] * result["bbox"][3]
+            annotations.append({"id": len(annotations) + 1, **result, "area": area, "iscrowd": 0})
 
     def close(self) -> None:
-        with atomic_write(self._path) as file:
-            file.write(json.dumps(self._contents).encode())
+        with atomic_write(self._path, "w") as file:
+            json.dump(self._contents, file)
 
 
 class PictureWriter:
     """Pictures and videos with the detections drawn into them, under the names of their sources."""
 
     def __init__(self, folder: Path, sources: Sequence[Source], classes: Sequence[str]):
-        """
-        Args:
-            folder: gets the tree of files that ``sources`` have below their common folder.
-            sources: all that are to come.
-            classes: names, by class index.
-
-        Raises:
-            UserError: a picture would take the place of its source.
-        """
+        """``folder`` gets the tree of files that all ``sources`` have below their common folder. A
+        UserError: a picture would take the place of its source."""
         self._folder, self._classes = folder, classes
-        self._paths = _output_paths(folder, sources)
+        self._paths = output_paths(folder, sources)
         for source, path in self._paths.items():
             if path.resolve() == source.path.resolve():
                 raise UserError(f"--output {folder}: {path} would be overwritten")
@@ -93,24 +71,24 @@ class PictureWriter:
     def write(self, frame: Frame, instances: Instances) -> None:
         picture = draw_detections(frame.image, instances, self._classes)
         path = self._paths[frame.source]
-        if isinstance(frame.source, Video):
-            self._video_writer(frame.source, path, picture).write(picture)
+        if frame.source.is_video:
+            self._video_writer(frame, path).write(picture)
             return
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.ascontiguousarray(picture[:, :, ::-1])).save(path)
 
-    def _video_writer(self, source: Video, path: Path, picture: np.ndarray) -> Any:
-        if self._video is not None and self._video[0] is source:
+    def _video_writer(self, frame: Frame, path: Path) -> Any:
+        if self._video is not None and self._video[0] == frame.source:
             return self._video[1]
         self.close()
         path.parent.mkdir(parents=True, exist_ok=True)
         cv2 = import_cv2(f"writing {path}")
         code = cv2.VideoWriter_fourcc(*"mp4v")  # every build of OpenCV has it
-        size = picture.shape[1], picture.shape[0]
-        writer = cv2.VideoWriter(str(path), code, source.frame_rate, size)
+        height, width = frame.image.shape[:2]
+        writer = cv2.VideoWriter(str(path), code, frame.rate, (width, height))
         if not writer.isOpened():
             raise UserError(f"OpenCV can't write {path}: this build lacks MPEG-4 video")
-        self._video = source, writer
+        self._video = frame.source, writer
         return writer
 
     def close(self) -> None:
@@ -119,14 +97,27 @@ class PictureWriter:
             self._video = None
 
 
-def _output_paths(folder: Path, sources: Sequence[Source]) -> dict[Source, Path]:
+def draw_detections(image: np.ndarray, instances: Instances, classes: Sequence[str]) -> np.ndarray:
+    """A copy of the image, (H, W, 3) uint8 BGR, with boxes, names and scores. A class always has
+    the same color."""
+    labels = instances.pred_classes.tolist()
+    colors = colormap(rgb=True, maximum=1)
+    picture = Visualizer(image[:, :, ::-1]).overlay_instances(
+        boxes=instances.pred_boxes,
+        labels=[f"{classes[i]} {s:.2f}" for i, s in zip(labels, instances.scores, strict=True)],
+        assigned_colors=[colors[i % len(colors)] for i in labels],
+    )
+    return np.ascontiguousarray(picture.get_image()[:, :, ::-1])
+
+
+def output_paths(folder: Path, sources: Sequence[Source]) -> dict[Source, Path]:
     """A path for each source, no two the same; a webcam's is directly in the folder."""
-    parents = {x: os.path.abspath(x.path.parent) for x in sources if not isinstance(x, Webcam)}
-    common = os.path.commonpath(parents.values()) if parents else ""
+    parents = {x: os.path.abspath(x.path.parent) for x in sources if x.webcam is None}
+    common = os.path.commonpath(parents.values()) if parents else os.curdir
     paths = {}
     for source in sources:
         path = folder / os.path.relpath(parents.get(source, common), common) / source.path.name
-        wanted = ".mp4" if isinstance(source, Video) else _picture_suffix(path)
+        wanted = ".mp4" if source.is_video else _picture_suffix(path)
         if path.suffix != wanted:  # added, so that a.mov and a.mp4 stay two
             path = path.with_name(path.name + wanted)
         paths[source] = path

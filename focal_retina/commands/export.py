@@ -1,0 +1,55 @@
+"""Export a model: model.pt2 (torch.export), model.onnx and, with --int8, model_int8.onnx.
+
+    focal-retina export --model output/quickstart/shapes_R18 --int8 100 --evaluate --benchmark
+    focal-retina export --config-file FILE --no-nms MODEL.WEIGHTS model.pth
+
+Each is compared with the model in PyTorch on images of DATASETS.TEST; exit status 1: it differs.
+"""
+
+import argparse
+from pathlib import Path
+
+from . import add_config_arguments
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    model = parser.add_mutually_exclusive_group(required=True)
+    model.add_argument("--model", metavar="DIR", help="a training's folder")
+    model.add_argument("--config-file", metavar="FILE", help="weights: MODEL.WEIGHTS among KEYs")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="default: export/ in OUTPUT_DIR")
+    parser.add_argument("--no-nms", action="store_true", help="graphs end at logits and deltas")
+    parser.add_argument("--int8", type=int, metavar="N", help="calibrate on N of DATASETS.TRAIN")
+    parser.add_argument("--images", type=int, default=20, help="to compare on; default: 20")
+    parser.add_argument("--evaluate", action="store_true", help="AP of each on DATASETS.TEST")
+    parser.add_argument("--benchmark", action="store_true", help="time each on the images")
+    add_config_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    from ..deploy import build_meta, load_detector, write_targets
+    from ..deploy.comparison import ap_table, compare_all, load_all, sample_images, time_table
+    from ..engine import UserError, load_config, user_errors
+
+    if args.images < 1 or (args.int8 is not None and args.int8 < 1):
+        raise UserError("--images and --int8: at least 1")
+    cfg = load_config(
+        args.model or args.config_file,
+        [*args.opts, "MODEL.DEVICE", "cpu"],
+        register=args.register,
+        imports=args.imports,
+    )
+    with user_errors():
+        images = list(sample_images(cfg.DATASETS.TEST, args.images))
+        calibration = sample_images(cfg.DATASETS.TRAIN, args.int8) if args.int8 else None
+        model = load_detector(cfg)
+        meta = build_meta(cfg, model, with_nms=not args.no_nms)
+        folder = args.output or Path(cfg.OUTPUT_DIR, "export")
+        paths = write_targets(model, meta, folder, calibration)
+        predictors = load_all(model, meta, paths)
+    print(f"written: {', '.join(map(str, paths.values()))}", flush=True)
+    agrees = compare_all(predictors, images)
+    if args.evaluate:
+        print(ap_table(predictors, cfg.DATASETS.TEST, Path(cfg.OUTPUT_DIR, "inference")))
+    if args.benchmark:
+        print(time_table(predictors, images))
+    return 0 if agrees else 1

@@ -1,0 +1,53 @@
+"""Find objects in images, folders, globs, videos and a webcam.
+
+    focal-retina predict --model output/quickstart/shapes_R18 --output found photo.jpg clip.mp4
+    focal-retina predict --model export/model.onnx --json found.json 'photos/**/*.jpg'
+    focal-retina predict --config-file FILE --output found 0 --opts MODEL.WEIGHTS model.pth
+
+What can't be read is reported and passed over; the exit status is then 1.
+"""
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from ..engine import add_data_arguments
+
+    model = parser.add_mutually_exclusive_group(required=True)
+    model.add_argument("--model", metavar="PATH", help="a training's folder, *.pt2 or *.onnx")
+    model.add_argument("--config-file", metavar="FILE", help="weights: MODEL.WEIGHTS in --opts")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="pictures and videos go here")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="detections in COCO's format")
+    parser.add_argument("--threshold", type=float, default=0.5, help="lowest score; default: 0.5")
+    parser.add_argument("--batch-size", type=int, default=1, help="exported files take 1 at a time")
+    add_data_arguments(parser)
+    parser.add_argument("--opts", nargs="*", default=[], metavar="KEY VALUE", help="of the config")
+    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="file, folder, glob or webcam")
+
+
+def run(args: argparse.Namespace) -> int:
+    from ..deploy import load_predictor
+    from ..deploy.predictor import predict_sources
+    from ..deploy.sources import find_sources
+    from ..deploy.writers import CocoWriter, PictureWriter
+    from ..engine import UserError, user_errors
+
+    if not (args.output or args.json):
+        raise UserError("nothing to write: name --output, --json or both")
+    if not 0 <= args.threshold <= 1 or args.batch_size < 1:
+        raise UserError("--threshold: from 0 to 1; --batch-size: at least 1")
+    sources = find_sources(args.inputs)
+    writers: list[CocoWriter | PictureWriter] = []
+    with user_errors():
+        predictor = load_predictor(
+            args.model or args.config_file, args.opts, register=args.register, imports=args.imports
+        )
+        if args.json:
+            writers.append(CocoWriter(args.json, predictor.meta))
+        if args.output:
+            writers.append(PictureWriter(args.output, sources, predictor.meta.classes))
+    unreadable = predict_sources(
+        predictor, sources, writers, batch_size=args.batch_size, threshold=args.threshold
+    )
+    return 1 if unreadable else 0

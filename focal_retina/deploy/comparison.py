@@ -1,0 +1,154 @@
+"""Whether predictors find the same, what AP each has and how long each takes."""
+
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from detectron2.data import DatasetCatalog, get_detection_dataset_dicts
+from detectron2.data.detection_utils import read_image
+from detectron2.structures import Instances
+from torch.utils.benchmark import Timer
+from tqdm import tqdm
+
+from ..data import check_num_classes
+from ..evaluation import build_evaluator
+from ..modeling import FocalRetinaNet
+from ..modeling.inference import inference_copy
+from .meta import ModelMeta
+from .predictor import Predictor, load_predictor
+from .targets import TARGETS
+
+# Of scores, and of boxes in pixels. fp32 has 7 digits, and an exponential of the network's output
+# scales the box.
+TOLERANCE, RELATIVE_TOLERANCE = 1e-3, 1e-5
+
+Predictors = Mapping[str, Predictor]  # by names that tables show
+
+
+@dataclass
+class Agreement:
+    """What two predictors found in the same images."""
+
+    images: int = 0
+    detections: int = 0  # of the reference
+    unmatched: int = 0  # detections of one that have no counterpart in the other
+    score_error: float = 0.0  # the largest of counterparts
+    box_error: float = 0.0  # the same, in pixels
+
+    def __str__(self) -> str:
+        return (
+            f"{self.images} images, {self.detections} detections, {self.unmatched} in one alone; "
+            f"largest differences: score {self.score_error:.1e}, box {self.box_error:.1e} pixels"
+        )
+
+
+def load_all(model: FocalRetinaNet, meta: ModelMeta, files: Mapping[str, Path]) -> Predictors:
+    """The model as it is, folded for inference, and in each exported file."""
+    predictors = {"eager": Predictor(model, meta)}
+    predictors["eager-folded"] = Predictor(inference_copy(model), meta)
+    return predictors | {name: load_predictor(path) for name, path in files.items()}
+
+
+def compare_all(predictors: Predictors, images: Sequence[np.ndarray]) -> bool:
+    """Print how each agrees with the first on the images, and return whether every detection has
+    its counterpart. Quantized ones, which can't, are left out."""
+    (_, reference), *others = predictors.items()
+    unmatched = 0
+    for name, predictor in others:
+        if name in TARGETS and TARGETS[name].is_quantized:
+            continue
+        agreement = compare(predictor, reference, images)
+        print(f"{name}: {agreement}", flush=True)
+        unmatched += agreement.unmatched
+    return unmatched == 0
+
+
+def compare(predictor: Predictor, reference: Predictor, images: Iterable[np.ndarray]) -> Agreement:
+    """Run both on each image (H, W, 3, uint8, BGR) alone.
+
+    Counterparts have the same class, scores within 1e-3, and boxes within 1e-3 pixels plus 1e-5 of
+    their largest coordinate.
+    """
+    agreement = Agreement()
+    for image in images:
+        (found,), (expected,) = predictor.predict([image]), reference.predict([image])
+        pairs = _counterparts(found, expected)
+        agreement.images += 1
+        agreement.detections += len(expected)
+        agreement.unmatched += len(found) + len(expected) - 2 * len(pairs)
+        if len(pairs):
+            found, expected = found[pairs[:, 0]], expected[pairs[:, 1]]
+            scores = found.scores - expected.scores
+            boxes = found.pred_boxes.tensor - expected.pred_boxes.tensor
+            agreement.score_error = max(agreement.score_error, float(scores.abs().max()))
+            agreement.box_error = max(agreement.box_error, float(boxes.abs().max()))
+    return agreement
+
+
+def _counterparts(found: Instances, expected: Instances) -> torch.Tensor:
+    """Pairs of indices (P, 2), each detection in one at most. (Two detections of one class that are
+    both so near to a third would not have passed NMS.)"""
+    boxes = found.pred_boxes.tensor[:, None], expected.pred_boxes.tensor[None]
+    scale = 1 + RELATIVE_TOLERANCE / TOLERANCE * boxes[1].abs().amax(dim=2)
+    difference = (boxes[0] - boxes[1]).abs().amax(dim=2) / scale
+    scores = (found.scores[:, None] - expected.scores).abs()
+    near = torch.maximum(difference, scores) <= TOLERANCE
+    return torch.nonzero(near & (found.pred_classes[:, None] == expected.pred_classes))
+
+
+def sample_images(dataset_names: Sequence[str], count: int) -> Iterable[np.ndarray]:
+    """Images of registered data sets, BGR, chosen at random but always the same. A ValueError: a
+    data set is not registered, or there is none."""
+    if not dataset_names:
+        raise ValueError("no data set to take images from: set DATASETS.TEST")
+    records = get_detection_dataset_dicts(list(dataset_names), filter_empty=False)
+    records = random.Random(0).sample(records, min(count, len(records)))
+    return (read_image(record["file_name"], "BGR") for record in records)
+
+
+def ap_table(predictors: Predictors, datasets: Sequence[str], output_dir: Path) -> str:
+    """AP of each (boxes, IoU .50:.05:.95, percent) on registered data sets, and its difference to
+    the first's. The evaluators' files go into ``output_dir``.
+
+    Raises:
+        ValueError: a data set is not registered, or has another number of classes.
+    """
+    lines = ["| data set | model | AP | difference |", "| --- | --- | ---: | ---: |"]
+    for dataset in datasets:
+        first = None
+        for name, predictor in predictors.items():
+            ap = _average_precision(predictor, dataset, output_dir / dataset / name)
+            first = ap if first is None else first
+            lines.append(f"| {dataset} | {name} | {ap:.2f} | {ap - first:+.2f} |")
+    return "\n".join(lines)
+
+
+def _average_precision(predictor: Predictor, dataset: str, output_dir: Path) -> float:
+    check_num_classes(len(predictor.meta.classes), [dataset])
+    evaluator = build_evaluator(dataset, str(output_dir))
+    evaluator.reset()
+    for record in tqdm(DatasetCatalog.get(dataset), desc=output_dir.name, unit="image"):
+        (instances,) = predictor.predict([read_image(record["file_name"], "BGR")])
+        evaluator.process([record], [{"instances": instances}])
+    return float(evaluator.evaluate()["bbox"]["AP"])
+
+
+def time_table(predictors: Predictors, images: Sequence[np.ndarray]) -> str:
+    """Median time of each for all images, one by one, resizing and NMS included."""
+    threads = torch.get_num_threads()
+    medians = {}
+    for name, predictor in predictors.items():
+        timer = Timer(
+            "for image in images: predictor.predict([image])",
+            globals={"images": images, "predictor": predictor},
+            num_threads=threads,
+        )
+        medians[name] = timer.blocked_autorange(min_run_time=2).median
+    first = next(iter(medians.values()))
+    lines = [f"| {threads} threads | {len(images)} images | × eager |", "| --- | ---: | ---: |"]
+    for name, median in medians.items():
+        lines.append(f"| {name} | {1e3 * median:.0f} ms | {median / first:.2f} |")
+    return "\n".join(lines)

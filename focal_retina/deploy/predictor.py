@@ -1,0 +1,182 @@
+"""One interface to a detector in PyTorch and in an exported file, and its run over sources."""
+
+import contextlib
+import itertools
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling.postprocessing import detector_postprocess
+from detectron2.structures import Boxes, Instances
+from torch import Tensor
+from tqdm import tqdm
+
+from ..engine import UserError, load_config, prepare_process
+from ..engine.precision import build_inference_copy
+from ..engine.trained_model import load_trained_model
+from ..modeling import FocalRetinaNet
+from .meta import ModelMeta, build_meta
+from .sources import Frame, Source, UnreadableError
+from .targets import TARGETS, Graph, load_graph
+from .writers import CocoWriter, PictureWriter
+
+
+class Predictor:
+    """Images in, detections out, whatever runs the network."""
+
+    def __init__(self, model: Callable[[list[dict]], list[dict]], meta: ModelMeta):
+        """
+        Args:
+            model: in evaluation mode, of Detectron2's interface, such as :class:`GraphModel`.
+            meta: classes, thresholds and preprocessing.
+        """
+        self.model = model
+        self.meta = meta
+
+    @torch.inference_mode()
+    def predict(self, images: Sequence[np.ndarray]) -> list[Instances]:
+        """
+        Args:
+            images: each (H, W, 3) uint8, BGR, of any size.
+
+        Returns:
+            Of each image Instances on the CPU with ``pred_boxes`` in its pixels, ``scores`` and
+            ``pred_classes``, the highest score first.
+        """
+        resize = self.meta.preprocessing.resize
+        batch = [{"image": resize(x), "height": x.shape[0], "width": x.shape[1]} for x in images]
+        return [x["instances"].to("cpu") for x in self.model(batch)] if batch else []
+
+
+class GraphModel:
+    """An exported :class:`~.targets.DetectorGraph` with the interface of Detectron2's models. It
+    takes one image after the other."""
+
+    def __init__(self, graph: Graph, meta: ModelMeta):
+        self.graph = graph
+        self.meta = meta
+        self.postprocessor = meta.postprocessor()
+
+    def __call__(self, batched_inputs: list[dict]) -> list[dict]:
+        found = []
+        for x in batched_inputs:
+            size = x["image"].shape[1], x["image"].shape[2]
+            outputs = self.graph(self.meta.preprocessing.pad(x["image"]))
+            detections = self._detections(outputs, size)
+            found.append({"instances": detector_postprocess(detections, x["height"], x["width"])})
+        return found
+
+    def _detections(self, outputs: Sequence[Tensor], size: tuple[int, int]) -> Instances:
+        if self.meta.with_nms:
+            boxes, scores, classes = outputs
+            return Instances(size, pred_boxes=Boxes(boxes), scores=scores, pred_classes=classes)
+        count = len(self.meta.levels)
+        logits, deltas, anchors = (outputs[i * count : (i + 1) * count] for i in range(3))
+        anchors = [Boxes(x) for x in anchors]
+        return self.postprocessor(anchors, list(logits), list(deltas), [size])[0]
+
+
+def load_predictor(
+    source: str | Path,
+    opts: Sequence[str] = (),
+    *,
+    register: Sequence[str] = (),
+    imports: Sequence[str] = (),
+) -> Predictor:
+    """
+    Args:
+        source: an exported file, with its ``meta.json`` beside it; a training's folder; or a
+            config.
+        opts, register, imports: see :func:`focal_retina.engine.load_config`. An exported file takes
+            no ``opts``.
+
+    Raises:
+        UserError: ``source`` is nothing of this, or a package is missing.
+        OSError, ValueError: a file is missing or damaged.
+    """
+    path = Path(source)
+    if path.is_dir() or path.suffix in (".yaml", ".yml"):
+        cfg = load_config(path, opts, register=register, imports=imports)
+        model = load_detector(cfg)
+        return Predictor(build_inference_copy(cfg, model), build_meta(cfg, model))
+    if path.suffix not in (suffixes := {Path(x.file_name).suffix for x in TARGETS.values()}):
+        kinds = ", ".join(sorted(suffixes))
+        raise UserError(f"{path}: expected a training's folder, a config .yaml or a file {kinds}")
+    if opts:
+        raise UserError(f"{path} has its config in it: leave out {' '.join(map(str, opts))}")
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    prepare_process(imports, register)
+    meta = ModelMeta.load(path.parent)
+    return Predictor(GraphModel(load_graph(path), meta), meta)
+
+
+def load_detector(cfg: CfgNode) -> FocalRetinaNet:
+    """The model of ``cfg`` with the weights MODEL.WEIGHTS, in evaluation mode.
+
+    Raises:
+        UserError: there are none, they don't fit, or it is another kind of model.
+    """
+    if not cfg.MODEL.WEIGHTS:
+        raise UserError("MODEL.WEIGHTS is empty: name a checkpoint")
+    model = load_trained_model(cfg)
+    if not isinstance(model, FocalRetinaNet):
+        raise UserError(
+            f"MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE}: set it to FocalRetinaNet, "
+            "which loads the checkpoints of RetinaNet, too"
+        )
+    return model.eval()
+
+
+def predict_sources(
+    predictor: Predictor,
+    sources: Sequence[Source],
+    writers: Sequence[CocoWriter | PictureWriter],
+    *,
+    batch_size: int = 1,
+    threshold: float = 0.0,
+) -> int:
+    """Run a predictor on everything, with a progress bar; detections score at least ``threshold``.
+
+    A source that can't be read is reported and passed over. Whatever ends the run, the writers are
+    closed, and hold what was done. A batch may have images of several sources.
+
+    Returns:
+        How many sources could not be read.
+
+    Raises:
+        UserError: the threshold is below that of the predictor.
+    """
+    lowest = predictor.meta.score_thresh
+    if 0 < threshold < lowest:
+        raise UserError(
+            f"--threshold {threshold:g} is below the model's own, {lowest:g}: that is "
+            "MODEL.RETINANET.SCORE_THRESH_TEST, of the export if the file is one"
+        )
+    unreadable: list[Source] = []
+    lengths = [source.length() for source in sources]
+    total = None if None in lengths else sum(x for x in lengths if x is not None)
+    with contextlib.ExitStack() as stack:
+        progress = stack.enter_context(tqdm(total=total, unit="image"))
+        for writer in writers:
+            stack.callback(writer.close)
+        frames = _frames(sources, unreadable)
+        while batch := list(itertools.islice(frames, batch_size)):
+            found = predictor.predict([x.image for x in batch])
+            for frame, instances in zip(batch, found, strict=True):
+                for writer in writers:
+                    writer.write(frame, instances[instances.scores >= threshold])
+                progress.update()
+    return len(unreadable)
+
+
+def _frames(sources: Iterable[Source], unreadable: list[Source]) -> Iterator[Frame]:
+    for source in sources:
+        try:
+            yield from source.frames()
+        except UnreadableError as error:
+            unreadable.append(source)
+            tqdm.write(f"{source.name}: passed over: {error}", file=sys.stderr)

@@ -1,0 +1,238 @@
+"""Exported files: how each kind is written and run. A new kind is an entry of :data:`TARGETS`."""
+
+import logging
+import re
+import tempfile
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+from torch.onnx.errors import OnnxExporterError
+
+from ..engine import UserError
+from ..modeling import FocalRetinaNet
+from ..modeling.inference import inference_copy
+from .meta import ModelMeta
+
+# What DetectorGraph does.
+Graph = Callable[[Tensor], Sequence[Tensor]]
+Images = Iterable[np.ndarray]
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Target:
+    """A kind of exported file."""
+
+    file_name: str  # its suffix says how the file is run
+    write: Callable[[Path, ExportedProgram, ModelMeta, Images], None]
+    load: Callable[[Path], Graph]
+    packages: tuple[str, ...] = ()  # what writing needs beside PyTorch
+    # Writing needs images for calibration, and the file's detections differ from the model's.
+    is_quantized: bool = False
+
+
+class DetectorGraph(nn.Module):
+    """The detector as a graph, for any height and width: tensors in, tensors out.
+
+    In fp32, with batch normalization folded into the convolutions, and on demand with decoding and
+    NMS. Shapes: one image, H and W multiples of the size divisibility, R_l anchors of level l, K
+    classes, D detections.
+    """
+
+    def __init__(self, model: FocalRetinaNet, *, with_nms: bool):
+        super().__init__()
+        self.detector = inference_copy(model)
+        self.with_nms = with_nms
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """
+        Args:
+            image: (1, 3, H, W) float32, neither normalized nor scaled.
+
+        Returns:
+            With NMS boxes (D, 4) in pixels of ``image``, not clipped; scores (D,), the highest
+            first; classes (D,) int64. Without it per level the logits (1, R_l, K), per level the
+            deltas (1, R_l, 4), per level the anchors (R_l, 4).
+        """
+        detector = self.detector
+        anchors, logits, deltas = detector.dense_predictions(
+            (image - detector.pixel_mean) / detector.pixel_std
+        )
+        if not self.with_nms:
+            return (*logits, *deltas, *(boxes.tensor for boxes in anchors))
+        boxes, scores, classes = detector.postprocessor.candidates(
+            anchors, [x[0] for x in logits], [x[0] for x in deltas]
+        )
+        keep = detector.postprocessor.nms(boxes, scores, classes)
+        return boxes[keep], scores[keep], classes[keep]
+
+
+def write_targets(
+    model: FocalRetinaNet, meta: ModelMeta, folder: Path, calibration: Images | None = None
+) -> dict[str, Path]:
+    """Write ``meta.json`` and the file of each target, and return the paths.
+
+    Args:
+        model: on the device on which a ``.pt2`` is to run.
+        calibration: images (H, W, 3) uint8, BGR; a hundred like those to come are enough. None:
+            quantized targets are left out.
+
+    Raises:
+        UserError: a package is missing, or this PyTorch can't translate the model.
+    """
+    is_calibrated = calibration is not None
+    chosen = {k: x for k, x in TARGETS.items() if is_calibrated or not x.is_quantized}
+    for package in (x for target in chosen.values() for x in target.packages):
+        if find_spec(package) is None:
+            raise _missing(package)
+    network = DetectorGraph(model, with_nms=meta.with_nms)
+    folder.mkdir(parents=True, exist_ok=True)
+    with warnings.catch_warnings():
+        # torchvision's description of NMS uses a function that PyTorch has renamed, and anchors a
+        # form of meshgrid that it wants to change. The weights' layout is channels_last, which is
+        # complete, though not contiguous.
+        warnings.filterwarnings("ignore", "`create_unbacked_symint` is deprecated", FutureWarning)
+        warnings.filterwarnings("ignore", "torch.meshgrid", UserWarning)
+        warnings.filterwarnings("ignore", "No complete tensor found", UserWarning)
+        program = trace(network, meta)
+        for target in TARGETS.values():  # of an earlier export, which meta.json would not fit
+            (folder / target.file_name).unlink(missing_ok=True)
+        meta.save(folder)
+        for target in chosen.values():
+            target.write(folder / target.file_name, program, meta, calibration or ())
+    return {name: folder / target.file_name for name, target in chosen.items()}
+
+
+def load_graph(path: Path) -> Graph:
+    """An exported file as a function. A UserError: a package is missing; a ValueError: the file is
+    damaged, or of another version."""
+    target = next(x for x in TARGETS.values() if Path(x.file_name).suffix == path.suffix)
+    try:
+        return target.load(path)
+    except ImportError as error:
+        raise _missing(error.name) from error
+    # Of unpickling, unzipping or another version; onnxruntime's errors have no common base.
+    except Exception as error:
+        raise ValueError(f"{path} is not a {path.suffix} that can be read: {error}") from error
+
+
+def trace(network: DetectorGraph, meta: ModelMeta) -> ExportedProgram:
+    """The network by ``torch.export``, for any height and width; a UserError if PyTorch can't."""
+    unit = meta.preprocessing.size_divisibility
+    smallest = meta.preprocessing.smallest_side // unit
+    height, width = (unit * torch.export.Dim(x, min=smallest) for x in ("height", "width"))
+    # Unlike each other and well above the minimum: no accident becomes a rule of the graph.
+    example = torch.zeros(1, 3, (smallest + 2) * unit, (smallest + 3) * unit)
+    try:
+        return torch.export.export(
+            network.eval(),
+            (example.to(network.detector.device),),
+            dynamic_shapes={"image": {2: height, 3: width}},
+            strict=False,
+        )
+    except RuntimeError as error:
+        raise _untranslatable("torch.export", error) from error
+
+
+def _write_program(path: Path, program: ExportedProgram, meta: ModelMeta, _: Images) -> None:
+    torch.export.save(program, path)
+
+
+def _load_program(path: Path) -> Graph:
+    return torch.export.load(path).module()
+
+
+def _write_onnx(path: Path, program: ExportedProgram, meta: ModelMeta, _: Images) -> None:
+    try:
+        onnx_program = torch.onnx.export(
+            program,
+            input_names=["image"],
+            output_names=meta.output_names,
+            dynamo=True,
+            verbose=False,
+        )
+    except OnnxExporterError as error:
+        raise _untranslatable("ONNX", error) from error
+    assert onnx_program is not None  # it is, where dynamo=True
+    onnx_program.save(path, external_data=False)
+
+
+def _load_onnx(path: Path) -> Graph:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    providers = onnxruntime.get_available_providers()
+    session = onnxruntime.InferenceSession(path, options, providers=providers)
+
+    def run(image: Tensor) -> list[Tensor]:
+        return [torch.from_numpy(x) for x in session.run(None, {"image": image.numpy()})]
+
+    return run
+
+
+def _write_int8(path: Path, _: ExportedProgram, meta: ModelMeta, images: Images) -> None:
+    """``model.onnx`` with convolutions in 8 bits, but for the last layers.
+
+    Static quantization: the ranges of a detector's activations are much alike from image to image,
+    and to find them anew in each costs more than 8 bits save. Weights have a scale for each output
+    channel and 7 of the 8 bits: without VNNI x86 adds products in 16 bits, which 8 would overflow.
+    """
+    import onnx
+    from onnxruntime import quantization
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    pad, resize = meta.preprocessing.pad, meta.preprocessing.resize
+
+    class Reader(quantization.CalibrationDataReader):
+        inputs: Iterator[dict] = ({"image": pad(resize(x)).numpy()} for x in images)
+
+        def get_next(self) -> dict | None:
+            return next(self.inputs, None)
+
+    with tempfile.TemporaryDirectory() as folder:
+        fused = Path(folder, "fused.onnx")  # the head's batch normalization, too
+        source = path.with_name(TARGETS["onnx"].file_name)
+        quant_pre_process(source, fused, skip_symbolic_shape=True)
+        convolutions = [x for x in onnx.load(fused).graph.node if x.op_type == "Conv"]
+        # They make the scores and deltas; the other convolutions do 99% of the arithmetic.
+        last = [x.name for x in convolutions if re.search("cls_score|bbox_pred", x.input[1])]
+        quantization.quantize_static(
+            fused,
+            path,
+            Reader(),
+            per_channel=True,
+            reduce_range=True,
+            op_types_to_quantize=["Conv"],
+            nodes_to_exclude=last,
+        )
+
+
+def _untranslatable(kind: str, error: Exception) -> UserError:
+    _logger.debug("export to %s", kind, exc_info=error)
+    return UserError(
+        f"PyTorch {torch.__version__} can't translate this model to {kind} "
+        f"({str(error).splitlines()[0]}): try a newer one, or --no-nms"
+    )
+
+
+def _missing(package: str | None) -> UserError:
+    return UserError(f"{package} is not installed: pip install 'focal_retina[export]'")
+
+
+# In the order in which they are written.
+TARGETS = {
+    "torch.export": Target("model.pt2", _write_program, _load_program),
+    "onnx": Target("model.onnx", _write_onnx, _load_onnx, ("onnx", "onnxscript")),
+    "onnx-int8": Target(
+        "model_int8.onnx", _write_int8, _load_onnx, ("onnx", "onnxruntime"), is_quantized=True
+    ),
+}

@@ -1,0 +1,92 @@
+"""focal-retina export as a user calls it, on a model of toy size."""
+
+import re
+
+import pytest
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from toy_run import make_run
+
+from focal_retina.commands import main
+from focal_retina.deploy import ModelMeta, load_predictor
+
+
+@pytest.fixture
+def export(capsys):
+    """Call the command; returns (exit status, stdout, stderr)."""
+
+    def call(*arguments):
+        return main(["export", *map(str, arguments)]), *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def run_dir(tmp_path):
+    return make_run(tmp_path / "run", datasets=("tiny",))
+
+
+@pytest.fixture
+def register(tiny_coco):
+    yield ["--register", "tiny={}:{}".format(*tiny_coco)]
+    DatasetCatalog.pop("tiny", None)
+    MetadataCatalog.pop("tiny", None)
+
+
+@pytest.mark.slow
+def test_everything(export, run_dir, register):
+    arguments = ["--int8", 4, "--images", 3, "--evaluate", "--benchmark"]
+    status, out, err = export("--model", run_dir, *arguments, *register)
+    assert status == 0, err
+    folder = run_dir / "export"
+    meta = ModelMeta.load(folder)
+    assert (meta.classes, meta.category_ids) == (["cat", "dog"], [3, 8])
+    files = {"meta.json", "model.pt2", "model.onnx", "model_int8.onnx"}
+    assert {x.name for x in folder.iterdir()} == files
+    names = ["eager", "eager-folded", "torch.export", "onnx", "onnx-int8"]
+    for name in names[1:4]:
+        assert f"{name}: 3 images, 300 detections, 0 in one alone" in out
+    rows = {x[0]: x[1:] for x in re.findall(r"\| tiny \| (.+) \| (.+) \| (.+) \|", out)}
+    assert list(rows) == names == re.findall(r"\| (\S+) \| \d+ ms \|", out)
+    assert rows["eager"] == rows["torch.export"] == rows["onnx"]
+    difference = float(rows["onnx-int8"][0]) - float(rows["eager"][0])
+    assert float(rows["onnx-int8"][1]) == pytest.approx(difference, abs=0.011)
+
+
+@pytest.mark.slow
+def test_without_nms(export, run_dir, register, tmp_path):
+    earlier = tmp_path / "model_int8.onnx"
+    earlier.touch()
+    arguments = ["--config-file", run_dir / "config.yaml", "--no-nms", "--output", tmp_path]
+    weights = ["MODEL.WEIGHTS", run_dir / "model_final.pth"]
+    status, out, err = export(*arguments, *register, *weights)
+    assert status == 0, err
+    assert "onnx: 6 images, 600 detections, 0 in one alone" in out
+    assert not ModelMeta.load(tmp_path).with_nms and not earlier.exists()
+
+
+def test_a_file_that_differs(export, run_dir, register, monkeypatch):
+    """Exit status 1 where a file finds less than the model in PyTorch."""
+
+    predictors = {name: load_predictor(run_dir) for name in ("eager", "onnx")}
+    predictors["onnx"].model.postprocessor.max_detections = 99
+    monkeypatch.setattr("focal_retina.deploy.comparison.load_all", lambda *args: predictors)
+    monkeypatch.setattr("focal_retina.deploy.write_targets", lambda *args: {})
+    status, out, _ = export("--model", run_dir, "--images", 2, *register)
+    assert status == 1
+    assert "onnx: 2 images, 200 detections, 2 in one alone" in out
+
+
+def test_user_errors(export, run_dir, register, tmp_path):
+    other = tmp_path / "other.pth"
+    torch.save({"model": {"backbone.fpn_lateral3.weight": torch.zeros(1)}}, other)
+    config = ["--config-file", run_dir / "config.yaml", *register]
+    for arguments, message in [
+        (["--model", tmp_path], "there is no file"),
+        (["--model", run_dir], "'tiny'"),
+        (config, "MODEL.WEIGHTS is empty"),
+        ([*config, "MODEL.WEIGHTS", other], "MODEL.WEIGHTS and the config don't belong together"),
+        ([*config, "--int8", 0], "--int8: at least 1"),
+    ]:
+        status, _, err = export(*arguments)
+        assert status == 2 and message in err and "Traceback" not in err

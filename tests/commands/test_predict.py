@@ -1,0 +1,205 @@
+"""focal-retina predict as a user calls it, on a model of toy size."""
+
+import json
+import sys
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools.coco import COCO
+from toy_run import make_run
+
+from focal_retina.commands import main
+from focal_retina.deploy import sources
+from focal_retina.deploy.writers import output_paths
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory):
+    return make_run(tmp_path_factory.mktemp("predict") / "run")
+
+
+@pytest.fixture
+def predict(capsys, run_dir):
+    """Call the command; returns (exit status, stderr). The model is the toy's if none is named."""
+
+    def call(*arguments):
+        arguments = [str(x) for x in arguments]
+        if not {"--model", "--config-file"} & set(arguments):
+            arguments = ["--model", str(run_dir), *arguments]
+        return main(["predict", *arguments]), capsys.readouterr().err
+
+    return call
+
+
+def noise(height=60, width=80, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Two pictures of one name, one in a subfolder and turned by 90 degrees, and a text."""
+    folder = tmp_path / "photos"
+    (folder / "below").mkdir(parents=True)
+    Image.fromarray(noise()).save(folder / "a.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(noise(90, 50, seed=1)).save(folder / "below" / "a.png", exif=exif)
+    (folder / "notes.txt").write_text("no picture")
+    return folder
+
+
+@pytest.fixture
+def clip(tmp_path):
+    """A video of 5 frames, 12 a second."""
+    path = tmp_path / "clip.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 12, (96, 64))
+    for i in range(5):
+        writer.write(noise(64, 96, seed=i))
+    writer.release()
+    return path
+
+
+def records(path):
+    """Images of a json of results, as (name, frame or None, width, height)."""
+    images = json.loads(path.read_text())["images"]
+    return [(x["file_name"], x.get("frame"), x["width"], x["height"]) for x in images]
+
+
+def count_frames(path):
+    capture = cv2.VideoCapture(str(path))
+    return sum(iter(lambda: capture.read()[0], False))
+
+
+def test_folder(predict, photos, tmp_path):
+    found, picture_folder = tmp_path / "found.json", tmp_path / "found"
+    arguments = ("--json", found, "--output", picture_folder, "--batch-size", 2)
+    assert predict(*arguments, "--threshold", 0.3, photos)[0] == 0
+    names = str(photos / "a.png"), str(photos / "below" / "a.png")
+    assert records(found) == [(names[0], None, 80, 60), (names[1], None, 90, 50)]
+    coco = COCO(str(found))
+    assert [x["name"] for x in coco.cats.values()] == ["class 0", "class 1"]
+    annotations = coco.loadAnns(coco.getAnnIds())
+    assert {x["image_id"] for x in annotations} == {1, 2}
+    for x in annotations:
+        assert x["score"] >= 0.3 and x["category_id"] in coco.cats
+        left, top, width, height = x["bbox"]
+        image = coco.imgs[x["image_id"]]
+        assert left >= 0 and left + width <= image["width"] + 1e-3
+        assert top >= 0 and top + height <= image["height"] + 1e-3
+    drawn = np.asarray(Image.open(picture_folder / "a.png"))
+    assert drawn.shape == (60, 80, 3) and np.any(drawn != noise())
+    assert {x.name for x in picture_folder.iterdir()} == {"a.png", "below"}
+
+
+def test_what_an_input_is(photos, monkeypatch):
+    pattern = str(photos / "**" / "*.png")
+    assert len(sources.find_sources([pattern, str(photos / "a.png"), str(photos)])) == 2
+    photos.rename(photos.with_name("2024"))
+    monkeypatch.chdir(photos.parent)
+    assert [x.name for x in sources.find_sources(["2024"])] == ["2024/a.png", "2024/below/a.png"]
+    assert [x.webcam for x in sources.find_sources(["7"])] == [7]
+
+
+def test_video(predict, clip, tmp_path):
+    found, output = tmp_path / "found.json", tmp_path / "out"
+    assert predict("--output", output, "--json", found, "--batch-size", 2, clip)[0] == 0
+    drawn = output / "clip.avi.mp4"
+    assert cv2.VideoCapture(str(drawn)).get(cv2.CAP_PROP_FPS) == pytest.approx(12)
+    assert count_frames(drawn) == 5
+    assert records(found) == [(str(clip), i, 96, 64) for i in range(5)]
+
+
+def test_webcam(predict, clip, tmp_path, monkeypatch):
+    """A camera is OpenCV's capture of a number, which here gives the frames of a file."""
+    opened, capture = [], cv2.VideoCapture
+    monkeypatch.setattr(cv2, "VideoCapture", lambda x: opened.append(x) or capture(str(clip)))
+    found, output = tmp_path / "x.json", tmp_path / "out"
+    assert predict("--json", found, "--output", output, "2")[0] == 0
+    assert opened == [2]
+    monkeypatch.undo()
+    assert count_frames(output / "webcam2.mp4") == 5
+    assert records(found) == [("webcam 2", i, 96, 64) for i in range(5)]
+
+
+def test_unreadable_files_are_passed_over(predict, photos, clip, tmp_path):
+    """They cost no other, and batches go over the borders of sources."""
+    whole = (photos / "a.png").read_bytes()
+    (photos / "b.png").write_bytes(whole[: len(whole) // 2])
+    (photos / "c.jpg").write_bytes(b"nonsense")
+    (photos / "d.mp4").write_bytes(b"nonsense")
+    found = tmp_path / "found.json"
+    status, err = predict("--json", found, "--batch-size", 4, photos, tmp_path / "none.jpg", clip)
+    assert status == 1
+    for name in (photos / "b.png", photos / "c.jpg", photos / "d.mp4"):
+        assert f"{name}: passed over: " in err
+    assert f"{tmp_path / 'none.jpg'}: passed over: no such file" in err
+    pictures = [(str(photos / x), None) for x in ("a.png", "below/a.png")]
+    assert [x[:2] for x in records(found)] == [*pictures, *((str(clip), i) for i in range(5))]
+
+
+def test_interruption_leaves_what_is_done(predict, clip, tmp_path, monkeypatch):
+    """Ctrl-C at the third frame: two are in the json and in the video, which is whole."""
+    read = sources.Source.frames
+
+    def frames(self):
+        for frame in read(self):
+            if frame.number == 2:
+                raise KeyboardInterrupt
+            yield frame
+
+    monkeypatch.setattr(sources.Source, "frames", frames)
+    found = tmp_path / "found.json"
+    status, err = predict("--json", found, "--output", tmp_path / "out", clip)
+    assert status == 130 and "interrupted" in err
+    assert len(records(found)) == count_frames(tmp_path / "out" / "clip.avi.mp4") == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--json", "x.json", "empty"], "empty: no image and no video there"),
+        (["--json", "x.json", "*.none"], r"*.none: no image and no video there"),
+        (["--json", "x.json", "--threshold", "0.01", "a.png"], "is below the model's own, 0.05"),
+        (["--output", ".", "a.png"], "a.png would be overwritten"),
+        (["--model", "none.onnx", "--json", "x.json", "a.png"], "there is no file none.onnx"),
+        (["--model", "empty", "--json", "x.json", "a.png"], "there is no file empty/config.yaml"),
+        (["--json", "x.json", "a.png", "--opts", "MODEL.NONE", "1"], "MODEL.NONE"),
+        (["a.png"], "nothing to write: name --output, --json or both"),
+        (["--json", "x.json", "--threshold", "2", "a.png"], "--threshold: from 0 to 1"),
+        (["--json", "x.json", "--batch-size", "0", "a.png"], "--batch-size: at least 1"),
+    ],
+)
+def test_user_errors(predict, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    Image.fromarray(noise()).save("a.png")
+    status, err = predict(*arguments)
+    assert status == 2
+    assert message in err and "Traceback" not in err
+    assert not (tmp_path / "x.json").exists()
+
+
+def test_video_without_opencv(predict, clip, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    status, err = predict("--json", tmp_path / "x.json", clip)
+    assert status == 2 and "pip install opencv-python-headless" in err
+
+
+def test_config_file_and_weights(predict, run_dir, photos, tmp_path):
+    """The same as the training's folder."""
+    arguments = ["--config-file", run_dir / "config.yaml", photos]
+    weights = ["--opts", "MODEL.WEIGHTS", run_dir / "model_final.pth"]
+    assert predict("--json", tmp_path / "a.json", *arguments, *weights)[0] == 0
+    assert predict("--json", tmp_path / "b.json", photos)[0] == 0
+    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
+
+
+def test_where_pictures_go(tmp_path):
+    """Trees below the common folder, a video under its own name, and none above another."""
+    names = ["/data/a/1.jpg", "/data/b/1.jpg", "/data/clip.mov", "/data/clip.mp4", "/data/x.gif"]
+    found = sources.find_sources([*names, "0"])
+    paths = [str(x.relative_to(tmp_path)) for x in output_paths(tmp_path, found).values()]
+    assert paths[:3] == ["a/1.jpg", "b/1.jpg", "clip.mov.mp4"]
+    assert paths[3:] == ["clip.mp4", "x.gif.png", "webcam0.mp4"]
