@@ -17,7 +17,6 @@ from detectron2.engine import default_argument_parser, default_setup, hooks
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-from focal_retina.analysis.anchor_config import warn_of_unreached_objects
 from focal_retina.analysis.report import write_training_report
 from focal_retina.data.corrupt import CorruptImageError
 from focal_retina.engine import (
@@ -85,8 +84,6 @@ def start(args: argparse.Namespace) -> int:
         eval_only=args.eval_only,
         num_processes=max(1, args.num_gpus) * args.num_machines,
     )
-    if not args.eval_only:
-        warn_of_unreached_objects(cfg)
     return launch_training(main, args, cfg)
 
 

@@ -1,18 +1,20 @@
-"""What can be wrong with a box, for the check and for leaving the box out.
+"""What can be wrong with a box alone; the checks, skipping and anchor coverage share it.
 
 Shapes: M boxes.
 """
 
 import numpy as np
 
-from .kinds import MOSTLY_OUTSIDE, OVERHANG
-
 # Detectron2's mapper drops boxes up to this wide or high, once they are at the network's scale.
 _THIN = 1e-5
+# Pixels by which a box may reach over the border, which rounding explains.
+_OVERHANG = 1.0
+# Share of boxes over the border from which on they look like [x1, y1, x2, y2].
+_MOSTLY_OUTSIDE = 0.1
 
 
 def box_faults(boxes: np.ndarray, image_sizes: np.ndarray) -> dict[str, np.ndarray]:
-    """Sort boxes into the kinds of fault that concern a box alone; each has at most one.
+    """Sort boxes by the first of these checks that they fail.
 
     Args:
         boxes: float64 (M, 4), x, y, width, height in pixels.
@@ -20,36 +22,32 @@ def box_faults(boxes: np.ndarray, image_sizes: np.ndarray) -> dict[str, np.ndarr
             then no box is outside.
 
     Returns:
-        For each of ``box_not_finite``, ``negative_size``, ``zero_area``, ``box_outside`` and
-        ``box_over_border`` a mask, bool (M,).
+        For the check of each name a mask, bool (M,); no box is in two of them.
     """
     start, extent = boxes[:, :2], boxes[:, 2:]
-    rest = np.isfinite(boxes).all(axis=1)
-    faults = {"box_not_finite": ~rest}
     with np.errstate(invalid="ignore", over="ignore"):
         end = start + extent
-        tests = {
+        faults = {
+            "box_not_finite": ~np.isfinite(boxes).all(axis=1),
             "negative_size": (extent < 0).any(axis=1),
             "zero_area": (extent <= _THIN).any(axis=1),
             "box_outside": ((start >= image_sizes) | (end <= 0)).any(axis=1),
             "box_over_border": (
-                (start < -OVERHANG) | (end > image_sizes + OVERHANG)  # NaN compares as False
+                (start < -_OVERHANG) | (end > image_sizes + _OVERHANG)  # NaN compares as False
             ).any(axis=1),
         }
-    for kind, is_faulty in tests.items():
-        faults[kind] = rest & is_faulty
-        rest = rest & ~is_faulty
+    rest = np.ones(len(boxes), dtype=bool)
+    for name, is_faulty in faults.items():
+        faults[name] = rest & is_faulty
+        rest &= ~is_faulty
     return faults
 
 
 def guess_format(boxes: np.ndarray, image_sizes: np.ndarray) -> str | None:
-    """Tell whether boxes that should be x, y, width, height in pixels are something else.
+    """Say what boxes look like that are not x, y, width, height in pixels; None where they may be.
 
     Args:
         boxes, image_sizes: as for :func:`box_faults`.
-
-    Returns:
-        What they look like, or None if nothing speaks against pixels.
     """
     known = np.isfinite(boxes).all(axis=1) & np.isfinite(image_sizes).all(axis=1)
     start, extent, sizes = boxes[known, :2], boxes[known, 2:], image_sizes[known]
@@ -57,8 +55,8 @@ def guess_format(boxes: np.ndarray, image_sizes: np.ndarray) -> str | None:
         return None
     if (start >= 0).all() and (start + extent <= 1).all() and (extent > 0).all():
         return "numbers between 0 and 1, fractions of the image's size"
-    over = (start + extent > sizes + OVERHANG).any(axis=1).mean()
-    are_corners = (extent > start).all() and (extent <= sizes + OVERHANG).all()
-    if over > MOSTLY_OUTSIDE and are_corners:
+    over = (start + extent > sizes + _OVERHANG).any(axis=1).mean()
+    are_corners = (extent > start).all() and (extent <= sizes + _OVERHANG).all()
+    if over > _MOSTLY_OUTSIDE and are_corners:
         return f"[x1, y1, x2, y2]: read as [x, y, width, height], {over:.0%} leave their image"
     return None
