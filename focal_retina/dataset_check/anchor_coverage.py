@@ -22,7 +22,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_anchor_generator, build_backbone
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 
-from .boxes import box_faults
+from .check import box_faults
 from .report import DatasetReport
 from .table import AnnotationTable
 
@@ -38,28 +38,21 @@ _WORTH_A_WARNING = 0.05
 class AnchorGrid:
     """Where a model's anchors lie, in numbers."""
 
-    strides: np.ndarray
-    """(L,), pixels of the network's input, ascending."""
-    offset: float
-    """Of the first centre, in strides."""
+    strides: np.ndarray  # (L,), pixels of the network's input, ascending
+    offset: float  # of the first centre, in strides
     cell_anchors: tuple[np.ndarray, ...]
     """A level's anchors around (0, 0), x1, y1, x2, y2, a row each."""
-    size_divisibility: int
-    """What the backbone pads its input to."""
-    threshold: float
-    """IoU from which on an anchor is positive."""
+    size_divisibility: int  # what the backbone pads its input to
+    threshold: float  # IoU from which on an anchor is positive
 
 
 @dataclass(frozen=True, eq=False)
 class Coverage:
     """Objects of each class and size, and those that no anchor reaches."""
 
-    threshold: float
-    """IoU from which on an anchor is positive."""
-    counts: np.ndarray
-    """int64 (K, B)"""
-    unreached: np.ndarray
-    """int64 (K, B)"""
+    threshold: float  # IoU from which on an anchor is positive
+    counts: np.ndarray  # int64 (K, B)
+    unreached: np.ndarray  # int64 (K, B)
 
     @property
     def unreached_share(self) -> float:
@@ -131,9 +124,7 @@ def warn_of_unreached_objects(cfg: CfgNode, reports: Iterable[DatasetReport]) ->
     for report in reports:
         coverage = measure_coverage(report.table, grid, *input_size(cfg, training=True))
         if coverage.unreached_share > _WORTH_A_WARNING:
-            _logger.warning(
-                "%s: %s; focal-retina check suggests anchor sizes and ratios", report.name, coverage
-            )
+            _logger.warning("%s: %s; the data check suggests other anchors", report.name, coverage)
 
 
 def resized_objects(

@@ -25,12 +25,9 @@ _SEED = 0
 class AnchorSuggestion:
     """Values for MODEL.ANCHOR_GENERATOR, and what they are worth."""
 
-    sizes: np.ndarray
-    """For SIZES: square roots of areas in pixels, a row a level."""
-    ratios: np.ndarray
-    """For ASPECT_RATIOS: height by width."""
-    unreached_share: float
-    """Of the objects."""
+    sizes: np.ndarray  # for SIZES: square roots of areas in pixels, a row a level
+    ratios: np.ndarray  # for ASPECT_RATIOS: height by width
+    unreached_share: float  # of the objects
 
     @property
     def num_anchors(self) -> int:

@@ -1,8 +1,7 @@
 """What can be wrong with a data set: one decorated function a check.
 
-A check takes an :class:`AnnotationTable` and returns the :class:`Faults` that it finds. The
-decorator gives the name of the fault and its degree; the docstring says why the fault matters, and
-reports quote it. Degrees:
+The decorator gives the name of the fault and its degree. The docstring says why the fault matters,
+and reports quote it. Degrees:
 
 - ``error``: the training would stop in its middle, or learn from nonsense.
 - ``warning``: the model copes, but the user should know.
@@ -16,66 +15,19 @@ fraction of a pixel.
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from .boxes import box_faults, guess_format
+from .check import Case, Faults, box_check, check, of_annotations
 from .table import AnnotationTable
 
-
-class Case(NamedTuple):
-    """One faulty entry, such as ("images/a.jpg", "annotation 17", "box [0, 0, 3, nan]")."""
-
-    file: str
-    entry: str
-    why: str
-
-    def __str__(self) -> str:
-        return ", ".join(part for part in self if part)
-
-
-class Faults(NamedTuple):
-    """The faulty entries of one check."""
-
-    indices: Sequence[int] | np.ndarray
-    describe: Callable[[int], Case]
-    """Of one of ``indices``."""
-
-
-Find = Callable[[AnnotationTable], Faults]
-
-
-class Check(NamedTuple):
-    """A check function and what is said of it."""
-
-    name: str
-    title: str
-    degree: str
-    meaning: str
-    skipped: str
-    """What DATA_CHECK.MODE ``skip`` removes: ``object``, ``image``, or nothing (the fault then
-    stays an error)."""
-    training_only: bool
-    """Whether an error of this check is a warning in a set that is only evaluated."""
-    find: Find
-
-
-CHECKS: dict[str, Check] = {}
-"""All checks, in the order of a report."""
-
-
-def check(
-    title: str, degree: str, *, skipped: str = "", training_only: bool = False
-) -> Callable[[Find], Find]:
-    """Register a check; see :class:`Check`."""
-
-    def register(find: Find) -> Find:
-        name, meaning = find.__name__, find.__doc__ or ""
-        CHECKS[name] = Check(name, title, degree, meaning, skipped, training_only, find)
-        return find
-
-    return register
+# Detectron2's mapper drops boxes up to this wide or high, once they are at the network's scale.
+_THIN = 1e-5
+# Pixels by which a box may reach over the border, which rounding explains.
+_OVERHANG = 1.0
+# Share of boxes over the border from which on they look like [x1, y1, x2, y2].
+_MOSTLY_OUTSIDE = 0.1
 
 
 # --- images ---
@@ -84,7 +36,10 @@ def check(
 @check("images with the same id", "error")
 def duplicate_image_id(table: AnnotationTable) -> Faults:
     """only the last of them would be loaded"""
-    return _repetitions("image", table.image_ids, table.file_names)
+    return _groups(
+        _repeated(table.image_ids),
+        lambda key, places: Case(table.file_names[places[0]], f"image {key}", _times(places)),
+    )
 
 
 @check("one file listed several times, with different objects", "error")
@@ -136,73 +91,76 @@ def wrong_size(table: AnnotationTable) -> Faults:
 @check("annotations with the same id", "error")
 def duplicate_annotation_id(table: AnnotationTable) -> Faults:
     """Detectron2 refuses the file"""
-    return _repetitions("annotation", table.annotation_ids)
+    return _groups(
+        _repeated(table.annotation_ids),
+        lambda key, places: Case("", f"annotation {key}", _times(places)),
+    )
 
 
 @check("annotation id 0", "warning")
 def annotation_id_zero(table: AnnotationTable) -> Faults:
     """pycocotools takes a match with id 0 for no match, so the object counts as missed"""
     zeros = np.array([x == 0 for x in table.annotation_ids], dtype=bool)
-    return _annotations(table, zeros, lambda _: "number them from 1")
+    return of_annotations(table, zeros, lambda _: "number them from 1")
 
 
 @check("annotations of images that are not listed", "error", skipped="object")
 def unknown_image(table: AnnotationTable) -> Faults:
     """Detectron2 drops these objects"""
-    return _annotations(table, table.image_index < 0, lambda _: "its image_id is not listed")
+    return of_annotations(table, table.image_index < 0, lambda _: "its image_id is not listed")
 
 
 @check("annotations of categories that are not listed", "error")
 def unknown_category(table: AnnotationTable) -> Faults:
     """Detectron2 stops at them"""
     categories = table.annotated_categories
-    return _annotations(
+    return of_annotations(
         table, table.class_index < 0, lambda i: f"category {categories[i]} is not listed"
     )
 
 
-@check("boxes with NaN or infinite numbers", "error", skipped="object")
-def box_not_finite(table: AnnotationTable) -> Faults:
+@box_check("boxes with NaN or infinite numbers", "error", skipped="object")
+def box_not_finite(boxes: np.ndarray, image_sizes: np.ndarray) -> np.ndarray:
     """they make the loss NaN"""
-    return _boxes(table, "box_not_finite")
+    return ~np.isfinite(boxes).all(axis=1)
 
 
-@check("boxes of negative width or height", "error", skipped="object")
-def negative_size(table: AnnotationTable) -> Faults:
+@box_check("boxes of negative width or height", "error", skipped="object")
+def negative_size(boxes: np.ndarray, image_sizes: np.ndarray) -> np.ndarray:
     """they match no anchor: the object would be trained as background"""
-    return _boxes(table, "negative_size")
+    return np.any(boxes[:, 2:] < 0, axis=1)
 
 
-@check("boxes wholly outside their image", "error", skipped="object")
-def box_outside(table: AnnotationTable) -> Faults:
+@box_check("boxes without area", "tolerated", skipped="object")
+def zero_area(boxes: np.ndarray, image_sizes: np.ndarray) -> np.ndarray:
+    """they match no anchor: the object is trained as background"""
+    return np.any(boxes[:, 2:] <= _THIN, axis=1)
+
+
+@box_check("boxes wholly outside their image", "error", skipped="object")
+def box_outside(boxes: np.ndarray, image_sizes: np.ndarray) -> np.ndarray:
     """nothing of the object is in the image"""
-    return _boxes(table, "box_outside")
+    return np.any((boxes[:, :2] >= image_sizes) | (_ends(boxes) <= 0), axis=1)
+
+
+@box_check("boxes that reach over their image's border by more than a pixel", "warning")
+def box_over_border(boxes: np.ndarray, image_sizes: np.ndarray) -> np.ndarray:
+    """they are cut at the border"""
+    return np.any((boxes[:, :2] < -_OVERHANG) | (_ends(boxes) > image_sizes + _OVERHANG), axis=1)
 
 
 @check("boxes of another format", "error")
 def box_format(table: AnnotationTable) -> Faults:
     """COCO's are [x, y, width, height] in pixels of the image"""
-    looks_like = guess_format(table.boxes, table.sizes_of_images)
+    looks_like = _guess_format(table.boxes, table.sizes_of_images)
     indices = range(len(table.boxes) if looks_like else 0)
     return Faults(indices, lambda _: Case("", "all boxes", f"they are {looks_like}"))
-
-
-@check("boxes without area", "tolerated", skipped="object")
-def zero_area(table: AnnotationTable) -> Faults:
-    """they match no anchor: the object is trained as background"""
-    return _boxes(table, "zero_area")
 
 
 @check("objects whose polygons have fewer than three points", "tolerated", skipped="object")
 def no_polygon(table: AnnotationTable) -> Faults:
     """Detectron2 drops the object, box and all; remove the segmentation to keep it"""
-    return _annotations(table, table.has_no_polygon)
-
-
-@check("boxes that reach over their image's border by more than a pixel", "warning")
-def box_over_border(table: AnnotationTable) -> Faults:
-    """they are cut at the border"""
-    return _boxes(table, "box_over_border")
+    return of_annotations(table, table.has_no_polygon)
 
 
 # --- the whole set ---
@@ -225,13 +183,10 @@ def class_without_objects(table: AnnotationTable) -> Faults:
 @check("categories of the same name", "warning")
 def same_name(table: AnnotationTable) -> Faults:
     """they are learned as different classes"""
-    groups = list(_repeated(table.class_names).items())
-
-    def describe(index: int) -> Case:
-        name, places = groups[index]
-        return Case("", f"categories {_join(table.category_ids, places)}", name)
-
-    return Faults(range(len(groups)), describe)
+    return _groups(
+        _repeated(table.class_names),
+        lambda name, places: Case("", f"categories {_join(table.category_ids, places)}", name),
+    )
 
 
 @check("images without objects", "note")
@@ -260,24 +215,23 @@ def _images(
     return Faults(indices, describe)
 
 
-def _annotations(
-    table: AnnotationTable, is_faulty: np.ndarray, why: Callable[[int], str] | None = None
-) -> Faults:
-    """``is_faulty``: bool (M,); ``why``: by default the box."""
-
-    def describe(index: int) -> Case:
-        image = int(table.image_index[index])
-        file_name = table.file_names[image] if image >= 0 else ""
-        width, height = table.image_sizes[image] if image >= 0 else (np.nan, np.nan)
-        box = ", ".join(f"{x:g}" for x in table.boxes[index])
-        reason = why(index) if why else f"box [{box}] in an image of {width:g}×{height:g}"
-        return Case(file_name, f"annotation {table.annotation_ids[index]}", reason)
-
-    return Faults(np.flatnonzero(is_faulty), describe)
+def _ends(boxes: np.ndarray) -> np.ndarray:
+    return boxes[:, :2] + boxes[:, 2:]
 
 
-def _boxes(table: AnnotationTable, fault: str) -> Faults:
-    return _annotations(table, box_faults(table.boxes, table.sizes_of_images)[fault])
+def _guess_format(boxes: np.ndarray, image_sizes: np.ndarray) -> str | None:
+    """What boxes look like that are not x, y, width, height in pixels; None where they may be."""
+    known = np.isfinite(boxes).all(axis=1) & np.isfinite(image_sizes).all(axis=1)
+    start, extent, sizes = boxes[known, :2], boxes[known, 2:], image_sizes[known]
+    if len(start) == 0:
+        return None
+    if (start >= 0).all() and (start + extent <= 1).all() and (extent > 0).all():
+        return "numbers between 0 and 1, fractions of the image's size"
+    over = (start + extent > sizes + _OVERHANG).any(axis=1).mean()
+    are_corners = (extent > start).all() and (extent <= sizes + _OVERHANG).all()
+    if over > _MOSTLY_OUTSIDE and are_corners:
+        return f"[x1, y1, x2, y2]: read as [x, y, width, height], {over:.0%} leave their image"
+    return None
 
 
 def _repeated(values: Sequence[Hashable]) -> dict[Any, list[int]]:
@@ -291,17 +245,9 @@ def _repeated(values: Sequence[Hashable]) -> dict[Any, list[int]]:
     return places
 
 
-def _repetitions(
-    what: str, ids: Sequence[Hashable], file_names: Sequence[str] | None = None
-) -> Faults:
-    groups = list(_repeated(ids).items())
-
-    def describe(index: int) -> Case:
-        key, places = groups[index]
-        file_name = file_names[places[0]] if file_names else ""
-        return Case(file_name, f"{what} {key}", f"{len(places)} times")
-
-    return Faults(range(len(groups)), describe)
+def _groups(groups: dict[Any, list[int]], describe: Callable[[Any, list[int]], Case]) -> Faults:
+    items = list(groups.items())
+    return Faults(range(len(items)), lambda index: describe(*items[index]))
 
 
 def _repeated_files(table: AnnotationTable, *, agree: bool) -> Faults:
@@ -311,18 +257,21 @@ def _repeated_files(table: AnnotationTable, *, agree: bool) -> Faults:
     for index in np.flatnonzero(np.isin(table.image_index, list(contents))):
         entry = (int(table.class_index[index]), *table.boxes[index].tolist())
         contents[int(table.image_index[index])].append(entry)
-    groups = [
-        (file_name, places)
+    groups = {
+        file_name: places
         for file_name, places in repeated.items()
         if (len({tuple(sorted(contents[i])) for i in places}) == 1) == agree
-    ]
+    }
+    return _groups(
+        groups,
+        lambda name, places: Case(
+            name, f"images {_join(table.image_ids, places[:5])}", _times(places)
+        ),
+    )
 
-    def describe(index: int) -> Case:
-        file_name, places = groups[index]
-        ids = _join(table.image_ids, places[:5])
-        return Case(file_name, f"images {ids}", f"{len(places)} times")
 
-    return Faults(range(len(groups)), describe)
+def _times(places: list[int]) -> str:
+    return f"{len(places)} times"
 
 
 def _join(ids: Sequence[int | str], places: list[int]) -> str:

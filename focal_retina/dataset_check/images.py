@@ -17,10 +17,8 @@ _DECODED_AT_ONCE = 64  # images between two moments at which Ctrl-C is heard
 class ImageFiles:
     """What is known of a data set's files; images go by their index."""
 
-    missing: list[int] = field(default_factory=list)
-    """Images without a regular file."""
-    unreadable: dict[int, str] = field(default_factory=dict)
-    """Why an image cannot be decoded."""
+    missing: list[int] = field(default_factory=list)  # images without a regular file
+    unreadable: dict[int, str] = field(default_factory=dict)  # why an image cannot be decoded
     sizes: dict[int, tuple[int, int]] = field(default_factory=dict)
     """Width and height of the images that were decoded."""
 

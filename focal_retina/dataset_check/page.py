@@ -27,8 +27,7 @@ class Inspection:
     report: DatasetReport
     short_edge: int
     max_size: int
-    num_anchors: int
-    """A cell, on the first level."""
+    num_anchors: int  # a cell, on the first level
     coverage: Coverage
     suggestion: AnchorSuggestion | None
     """For training, where over 1% of the objects reach no anchor and others would do better."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .checks import CHECKS, Case, Check
+from .check import CHECKS, Case, Check
 from .images import inspect_images
 from .table import AnnotationTable, NotRecordsError, is_generated, load_table
 
@@ -22,12 +22,10 @@ class Finding:
     """All that one check found in a data set."""
 
     check: Check
-    degree: str
-    """``error``, ``warning`` or ``note``."""
+    degree: str  # ``error``, ``warning`` or ``note``
     indices: Sequence[int] | np.ndarray
     """Of the faulty entries, in the columns that the check reads."""
-    cases: tuple[Case, ...]
-    """The first of them."""
+    cases: tuple[Case, ...]  # the first of them
 
     @property
     def count(self) -> int:
@@ -42,8 +40,7 @@ class DatasetReport:
     """The state of one data set. Objects are annotations that are not crowds."""
 
     name: str
-    training: bool
-    """Whether the set is trained on, or only evaluated."""
+    training: bool  # whether the set is trained on, or only evaluated
     table: AnnotationTable
     findings: tuple[Finding, ...]
 
@@ -171,7 +168,7 @@ def _judge(report: DatasetReport, mode: str) -> None:
         return
     _logger.error(report.describe(errors))
     summary = "; ".join(f"{error} (such as {error.cases[0]})" for error in errors)
-    advice = "correct the annotations; focal-retina check --html lists the cases"
+    advice = "correct the annotations; the log lists the first cases"
     if all(error.check.skipped for error in errors):
         advice = "correct them, or leave them out with MODEL.FOCAL_RETINA.DATA_CHECK.MODE skip"
     raise ValueError(f"data set {report.name!r}: {summary}: {advice}")

@@ -10,8 +10,7 @@ from detectron2.config import CfgNode
 from detectron2.data.build import filter_images_with_only_crowd_annotations
 from detectron2.utils import comm
 
-from .boxes import box_faults
-from .checks import CHECKS
+from .check import CHECKS, box_faults
 from .report import check_dataset
 from .table import build_table, is_generated
 

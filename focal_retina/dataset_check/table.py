@@ -25,27 +25,18 @@ class NotRecordsError(ValueError):
 class AnnotationTable:
     """Columns over images, annotations and categories."""
 
-    source: str
-    """The annotation file, or the data set's name where it has none."""
-    category_ids: list[int]
-    """Ascending, (K,); the position is the class."""
+    source: str  # the annotation file, or the data set's name where it has none
+    category_ids: list[int]  # ascending, (K,); the position is the class
     class_names: list[str]
     image_ids: list[int | str]
-    file_names: list[str]
-    """Full paths, (N,)."""
-    image_sizes: np.ndarray
-    """float64 (N, 2): width, height; NaN where not annotated."""
+    file_names: list[str]  # full paths, (N,)
+    image_sizes: np.ndarray  # float64 (N, 2): width, height; NaN where not annotated
     annotation_ids: list[int | str]
-    image_index: np.ndarray
-    """int64 (M,): the annotation's image, -1 if it is not listed."""
-    annotated_categories: list[int]
-    """Category ids as they stand in the file, (M,)."""
-    class_index: np.ndarray
-    """int64 (M,), -1 if the category is not listed."""
-    boxes: np.ndarray
-    """float64 (M, 4): x, y, width, height in pixels of the image."""
-    is_crowd: np.ndarray
-    """bool (M,)"""
+    image_index: np.ndarray  # int64 (M,): the annotation's image, -1 if it is not listed
+    annotated_categories: list[int]  # category ids as they stand in the file, (M,)
+    class_index: np.ndarray  # int64 (M,), -1 if the category is not listed
+    boxes: np.ndarray  # float64 (M, 4): x, y, width, height in pixels of the image
+    is_crowd: np.ndarray  # bool (M,)
     has_no_polygon: np.ndarray
     """bool (M,): segmented, but no polygon has the three points that Detectron2 asks for."""
     files: ImageFiles = field(default_factory=ImageFiles)

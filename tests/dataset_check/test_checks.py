@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from focal_retina.data import register_coco_json
 from focal_retina.dataset_check import CHECKS, check_dataset, check_datasets
-from focal_retina.dataset_check.boxes import box_faults, guess_format
+from focal_retina.dataset_check.check import box_faults
 
 REAL_DATA = Path(__file__).parents[2].parent / "shared" / "data"
 
@@ -217,12 +217,6 @@ def test_a_box_without_fault_has_area_in_its_image(rows):
     for x, y, w, h in boxes[~np.any(list(faults.values()), axis=0)].tolist():
         assert min(x + w, 64) > max(x, 0) and min(y + h, 48) > max(y, 0)
         assert x >= -1 and y >= -1 and x + w <= 65 and y + h <= 49
-
-
-def test_sound_boxes_have_no_other_format():
-    boxes = np.array([[10.0, 10, 30, 30], [0, 0, 64, 64]])
-    assert guess_format(boxes, np.full((2, 2), 64.0)) is None
-    assert guess_format(np.zeros((0, 4)), np.zeros((0, 2))) is None
 
 
 # --- real data ---

@@ -180,7 +180,7 @@ def train_on(cfg, records):
 
 @settings(
     deadline=None,
-    max_examples=250,
+    max_examples=150,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(data=st.data())
