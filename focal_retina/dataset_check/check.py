@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Callable, Sequence
+from functools import wraps
 from typing import NamedTuple
 
 import numpy as np
@@ -67,13 +68,14 @@ def box_check(title: str, degree: str, *, skipped: str = "") -> Callable[[BoxTes
     mask, bool (M,)."""
 
     def register(is_faulty: BoxTest) -> BoxTest:
-        name, meaning = is_faulty.__name__, is_faulty.__doc__ or ""
+        name = is_faulty.__name__
+        _BOX_TESTS[name] = is_faulty
 
+        @check(title, degree, skipped=skipped)
+        @wraps(is_faulty)
         def find(table: AnnotationTable) -> Faults:
             return of_annotations(table, box_faults(table.boxes, table.sizes_of_images)[name])
 
-        _BOX_TESTS[name] = is_faulty
-        CHECKS[name] = Check(name, title, degree, meaning, skipped, False, find)
         return is_faulty
 
     return register
