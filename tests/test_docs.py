@@ -139,10 +139,15 @@ def workplace(tiny_coco, tmp_path, monkeypatch):
 def test_the_page_on_ones_own_data_runs_from_top_to_bottom(workplace, monkeypatch):
     pytest.importorskip("efficientnet_lite_pytorch")
     for command in commands_of(RUN_PAGE):
-        _, script, *arguments = shlex.split(command)
-        monkeypatch.setattr(sys, "argv", [script, *arguments, *map(str, SMALL)])
+        words = shlex.split(command)[1:]
+        is_module = words[0] == "-m"
+        program, *arguments = words[is_module:]
+        monkeypatch.setattr(sys, "argv", [program, *arguments, *map(str, SMALL)])
         with pytest.raises(SystemExit) as exit_:
-            runpy.run_path(str(ROOT / script), run_name="__main__")
+            if is_module:
+                runpy.run_module(program, run_name="__main__")
+            else:
+                runpy.run_path(str(ROOT / program), run_name="__main__")
         assert exit_.value.code == 0, command
     # All that the table of step 3 promises
     output = workplace / "output" / "photos"
