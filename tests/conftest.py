@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+import focal_retina  # noqa: F401 - before a test imports Detectron2: that is quiet then
+
 
 @pytest.fixture
 def catalogs():

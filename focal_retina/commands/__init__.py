@@ -2,15 +2,17 @@
 
 A command is a module of this package. Its docstring is the help text, with an example;
 ``add_arguments(parser)`` declares its arguments and ``run(args)`` does the work, returning the exit
-status or None for 0. What is slow to import is imported in ``run``.
+status or None for 0.
 """
 
 import argparse
 import importlib
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 COMMANDS = {
+    "train": "train and evaluate",
     "check": "what is wrong with a data set",
     "predict": "find objects in images, folders, videos and a webcam",
     "export": "a trained model to torch.export and ONNX",
@@ -19,10 +21,20 @@ COMMANDS = {
     "figure": "the paper's figures",
     "replay": "a batch whose loss was not finite, once more",
 }
+# What Ctrl-C prints.
+INTERRUPTED = {
+    "train": "interrupted; --resume goes on from the last checkpoint",
+    "sweep": "interrupted; the same command goes on from here",
+}
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command that ``argv`` (default: the process's arguments) names."""
+def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
+    """Run the command that ``argv`` (default: the process's arguments) names.
+
+    Args:
+        argv: the command and its arguments.
+        prog: what its messages and its help call it; default: ``focal-retina COMMAND``.
+    """
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] not in COMMANDS:
         table = "\n".join(f"  {name:9} {what}" for name, what in COMMANDS.items())
@@ -32,18 +44,29 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stdout if asked_for_help else sys.stderr,
         )
         return 0 if asked_for_help else 2
-    module = importlib.import_module(f".{words[0]}", __package__)
-    parser = argparse.ArgumentParser(
-        prog=f"focal-retina {words[0]}",
-        description=module.__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    module.add_arguments(parser)
+    parser = make_parser(words[0], prog)
     args = parser.parse_intermixed_args(words[1:])
 
     from ..engine import exit_status
 
-    return exit_status(lambda: module.run(args), prog=parser.prog)
+    interrupted = INTERRUPTED.get(words[0], "interrupted")
+    return exit_status(lambda: _module(words[0]).run(args), interrupted, prog=parser.prog)
+
+
+def make_parser(name: str, prog: str | None = None) -> argparse.ArgumentParser:
+    """The parser of a command; ``prog`` as for :func:`main`."""
+    module = _module(name)
+    parser = argparse.ArgumentParser(
+        prog=prog or f"focal-retina {name}",
+        description=module.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    module.add_arguments(parser)
+    return parser
+
+
+def _module(name: str) -> Any:
+    return importlib.import_module(f".{name}", __package__)
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:

@@ -2,7 +2,7 @@ from .coco import check_num_classes, register_coco_json, register_from_spec
 from .loader import TrainLoader, build_train_loader, prepare_data_worker
 from .mapper import CrowdKeepingMapper
 from .shapes import register_shapes
-from .shapes_config import ShapesConfig
+from .shapes_scene import ShapesConfig
 
 __all__ = [
     "CrowdKeepingMapper",

@@ -1,13 +1,8 @@
-"""The embedded data set: generated shapes in COCO format, written at their first use.
+"""The generated data set: shapes in COCO format, written at their first use.
 
-Layout, below DETECTRON2_DATASETS (default `datasets`):
-
-    focal_shapes/v1-9c2f41d0/train/annotations.json
-    focal_shapes/v1-9c2f41d0/train/images/000000.jpg …
-
-The folder's name holds the generator's version and a digest of the parameters, so that other
-parameters or a newer generator never meet old data. A split's folder appears by one rename, when
-everything in it is written: where it exists, it is complete.
+A split is a folder, `focal_shapes/v2-9c2f41d0/train`. Its name holds the generator's version and a
+digest of the parameters: other parameters or a newer generator never meet old data. The folder
+appears by one rename: where it exists, it is complete.
 """
 
 import hashlib
@@ -20,11 +15,11 @@ from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
-from iopath.common.file_io import file_lock
+from PIL import Image
 from tqdm import tqdm
 
-from .shapes_config import GENERATOR_VERSION, SPLITS, ShapesConfig
-from .shapes_outlines import CLASS_NAMES
+from ..files import atomic_write, file_lock
+from .shapes_scene import CLASS_NAMES, GENERATOR_VERSION, SPLITS, ShapesConfig, render_scene
 
 
 def split_directory(config: ShapesConfig, split: str, root: Path) -> Path:
@@ -35,23 +30,17 @@ def split_directory(config: ShapesConfig, split: str, root: Path) -> Path:
 
 
 def generate_split(config: ShapesConfig, split: str, root: Path) -> Path:
-    """Write one split, unless it is there already.
+    """Write one split, unless it is there already, and return its folder.
 
-    Several processes may ask for it at once: one writes, the others wait for it. A process that is
-    killed leaves a hidden folder, which the next one replaces.
-
-    Returns:
-        The split's folder, which holds `annotations.json` and `images/`.
-
-    Raises:
-        OSError: the folder cannot be written.
+    Several processes may ask for it at once: one writes, the others wait for it. A killed process
+    leaves a hidden folder, which the next one replaces. OSError: the folder cannot be written.
     """
     target = split_directory(config, split, root)
     if target.is_dir():
         return target
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with file_lock(str(target)):
+        with file_lock(target.with_name(f".{split}.lock")):
             if not target.is_dir():  # another process may have written it meanwhile
                 unfinished = target.with_name(f".{split}.unfinished")
                 if unfinished.exists():
@@ -67,75 +56,44 @@ def generate_split(config: ShapesConfig, split: str, root: Path) -> Path:
 
 
 def _write_split(config: ShapesConfig, split: str, directory: Path) -> None:
-    # Here, so that the package can be imported without OpenCV, of which there are several wheels.
-    try:
-        import cv2
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "generating the shapes needs OpenCV: pip install opencv-python-headless", name="cv2"
-        ) from error
-    from .shapes_scene import render_scene
-
     (directory / "images").mkdir(parents=True)
     images: list[dict] = []
     annotations: list[dict] = []
-    numbers = range(config.num_images(split))
-    for image_id in tqdm(
-        numbers, desc=f"generating focal_shapes_{split}", unit="image", mininterval=1
-    ):
-        pixels, objects = render_scene(config, split, image_id)
-        file_name = f"{image_id:06d}.jpg"
-        quality = (cv2.IMWRITE_JPEG_QUALITY, config.jpeg_quality)
-        _, encoded = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), quality)
-        (directory / "images" / file_name).write_bytes(encoded.tobytes())
-        height, width = pixels.shape[:2]
-        images.append({"id": image_id, "file_name": file_name, "width": width, "height": height})
-        annotations += [
-            {
-                "id": len(annotations) + number,
-                "image_id": image_id,
-                "category_id": scene_object.label + 1,
-                "bbox": scene_object.box,
-                "area": scene_object.area,
-                "iscrowd": 0,
-            }
-            for number, scene_object in enumerate(objects, start=1)
-        ]
-    coco = {
-        "info": {
-            "description": f"focal_retina's generated shapes, {split}",
-            "version": str(GENERATOR_VERSION),
-            "parameters": asdict(config),
-        },
-        "licenses": [],
+    numbers = range(getattr(config, f"num_{split}"))
+    for number in tqdm(numbers, f"generating focal_shapes_{split}", unit="image", mininterval=1):
+        pixels, objects = render_scene(config, split, number)
+        name, (height, width) = f"{number:06d}.jpg", pixels.shape[:2]
+        Image.fromarray(pixels).save(directory / "images" / name, quality=config.jpeg_quality)
+        images.append({"id": number, "file_name": name, "width": width, "height": height})
+        for shape in objects:
+            ids = {"id": len(annotations) + 1, "image_id": number, "category_id": 1 + shape.label}
+            annotations.append({**ids, "bbox": shape.box, "area": shape.area, "iscrowd": 0})
+    content = {
+        "info": {"version": str(GENERATOR_VERSION), "parameters": asdict(config)},
         "images": images,
         "annotations": annotations,
-        "categories": [
-            {"id": number, "name": name, "supercategory": "shape"}
-            for number, name in enumerate(CLASS_NAMES, start=1)
-        ],
+        "categories": [{"id": i, "name": name} for i, name in enumerate(CLASS_NAMES, start=1)],
     }
-    with (directory / "annotations.json").open("w") as file:
-        json.dump(coco, file)
-        file.flush()
-        os.fsync(file.fileno())
+    with atomic_write(directory / "annotations.json", "w") as file:
+        json.dump(content, file)
+
+
+def _load_split(config: ShapesConfig, split: str, root: Path) -> list[dict]:
+    folder = generate_split(config, split, root)
+    return load_coco_json(folder / "annotations.json", folder / "images", f"focal_shapes_{split}")
 
 
 def register_shapes(config: ShapesConfig | None = None, root: str | Path | None = None) -> None:
     """Register `focal_shapes_train`, `focal_shapes_val` and `focal_shapes_test`.
 
-    Nothing is written: a split is generated when Detectron2 first asks for its records.
-
-    Args:
-        config: the data set's parameters, the default ones if None.
-        root: folder of all data sets; if None, DETECTRON2_DATASETS or `datasets`, as for
-            Detectron2's own data sets.
+    Nothing is written: a split is generated below `root` (default: DETECTRON2_DATASETS, else
+    `datasets`) when Detectron2 first asks for its records.
     """
     config = config or ShapesConfig()
     folder = Path(root or os.environ.get("DETECTRON2_DATASETS", "datasets")).expanduser()
     for split in SPLITS:
         name, directory = f"focal_shapes_{split}", split_directory(config, split, folder)
-        DatasetCatalog.register(name, partial(_load_split, config, split, folder, name))
+        DatasetCatalog.register(name, partial(_load_split, config, split, folder))
         MetadataCatalog.get(name).set(
             json_file=str(directory / "annotations.json"),
             image_root=str(directory / "images"),
@@ -144,8 +102,3 @@ def register_shapes(config: ShapesConfig | None = None, root: str | Path | None 
             thing_dataset_id_to_contiguous_id={i + 1: i for i in range(len(CLASS_NAMES))},
             generated=True,  # the files need not be there yet
         )
-
-
-def _load_split(config: ShapesConfig, split: str, root: Path, name: str) -> list[dict]:
-    directory = generate_split(config, split, root)
-    return load_coco_json(str(directory / "annotations.json"), str(directory / "images"), name)

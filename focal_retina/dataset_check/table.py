@@ -141,10 +141,10 @@ def build_table(
 def _boxes(annotations: list[dict[str, Any]]) -> np.ndarray:
     """x, y, width, height, (M, 4), of whatever ``bbox_mode`` they have."""
     boxes = _matrix([x["bbox"] for x in annotations], 4)
-    modes = np.array([int(x["bbox_mode"]) for x in annotations])
-    for mode in set(modes.tolist()) - {int(BoxMode.XYWH_ABS)}:
-        rows = modes == mode
-        boxes[rows] = BoxMode.convert(boxes[rows], BoxMode(mode), BoxMode.XYWH_ABS)
+    others = [i for i, x in enumerate(annotations) if x["bbox_mode"] is not BoxMode.XYWH_ABS]
+    for mode in {BoxMode(annotations[i]["bbox_mode"]) for i in others}:
+        rows = [i for i in others if annotations[i]["bbox_mode"] == mode]
+        boxes[rows] = BoxMode.convert(boxes[rows], mode, BoxMode.XYWH_ABS)
     return boxes
 
 

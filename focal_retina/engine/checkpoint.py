@@ -76,7 +76,7 @@ class SafeCheckpointer(DetectionCheckpointer):
         """
         if resume and self.has_checkpoint():
             # One process chooses, as another may see the folder a moment later.
-            choice = self._last_intact() if comm.is_main_process() else None
+            choice = self.last_intact() if comm.is_main_process() else None
             path = comm.all_gather(choice)[0]
             if not path:
                 raise ValueError(
@@ -85,7 +85,7 @@ class SafeCheckpointer(DetectionCheckpointer):
             return self.load(path)
         return self.load(path, checkpointables=[])
 
-    def _last_intact(self) -> str | None:
+    def last_intact(self) -> str | None:
         """The file that ``last_checkpoint`` names, or the newest before it that is not damaged."""
         last = Path(self.get_checkpoint_file())
         for candidate in [last, *self._periodic_before(last)]:

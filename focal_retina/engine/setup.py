@@ -19,7 +19,7 @@ from ..config_file import merge_config_file
 from ..data import check_num_classes, register_from_spec
 from ..dataset_check import check_datasets, warn_of_unreached_objects
 from .config_checks import check_keys, check_solver, check_values
-from .precision import precision_of
+from .precision import precision_of, resolve_precision
 
 _DENSE_DETECTORS = ("FocalRetinaNet", "RetinaNet")
 
@@ -66,7 +66,7 @@ def setup_config(
         UserError: missing file, unknown key, wrong class count, unusable data, unwritable output
             and the like.
     """
-    cfg = load_config(source, opts, register=register, imports=imports)
+    cfg = load_config(source, opts, register=register, imports=imports, resume=resume)
     with user_errors():
         _check_config(cfg, resume=resume, eval_only=eval_only, num_processes=num_processes)
         _check_data(cfg, eval_only=eval_only)
@@ -79,6 +79,7 @@ def load_config(
     *,
     register: Sequence[str] = (),
     imports: Sequence[str] = (),
+    resume: bool = False,
 ) -> CfgNode:
     """The one way from files and words to a config.
 
@@ -87,16 +88,18 @@ def load_config(
             ``model_final.pth`` as MODEL.WEIGHTS.
         opts: keys and values in turn; they have the last word.
         register, imports: see :func:`prepare_process`.
+        resume: see :func:`resolve_precision`.
 
     Returns:
-        The frozen config, its MODEL.DEVICE one that this machine has.
+        The frozen config; its MODEL.DEVICE is one that this machine has, and no precision is
+        ``auto``.
 
     Raises:
         UserError: missing file, unknown key, value of a wrong type.
     """
     with user_errors():
         prepare_process(imports, register)
-        return _merge_config(source, opts)
+        return _merge_config(source, opts, resume)
 
 
 def prepare_process(imports: Sequence[str], register: Sequence[str]) -> None:
@@ -128,7 +131,7 @@ def _import_file(path: Path) -> None:
     spec.loader.exec_module(module)
 
 
-def _merge_config(source: str | Path | None, opts: Sequence[str]) -> CfgNode:
+def _merge_config(source: str | Path | None, opts: Sequence[str], resume: bool) -> CfgNode:
     if not source:
         raise ValueError(
             "no config: name one, such as --config-file configs/quickstart/shapes_R18.yaml"
@@ -151,7 +154,7 @@ def _merge_config(source: str | Path | None, opts: Sequence[str]) -> CfgNode:
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
     cfg.freeze()
-    return cfg
+    return resolve_precision(cfg, resume=resume)
 
 
 def _check_config(cfg: CfgNode, *, resume: bool, eval_only: bool, num_processes: int) -> None:

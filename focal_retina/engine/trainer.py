@@ -23,13 +23,20 @@ from ..data.mapper import build_train_mapper
 from ..dataset_check import build_record_filter
 from ..evaluation import build_evaluator
 from ..modeling.compilation import compile_network
-from ..modeling.inference import inference_copy
 from ..modeling.test_time_augmentation import build_detector_with_tta
 from .checkpoint import SafeCheckpointer
 from .interrupt import Interrupted, StopRequest
 from .nonfinite import NonFiniteGuard
 from .optimizer import build_optimizer
-from .precision import build_step_trainer
+from .precision import (
+    build_inference_copy,
+    build_step_trainer,
+    log_precision,
+    precision_of,
+    precisions_of,
+    resolve_precision,
+    set_memory_format,
+)
 from .resume import CheckpointHook, MetricsWriter
 from .rng import rng_state, set_rng_state
 from .training_pictures import TrainingPictures
@@ -58,7 +65,8 @@ class Trainer(DefaultTrainer):
 
     def __init__(self, cfg: CfgNode):
         TrainerBase.__init__(self)
-        cfg = self.auto_scale_workers(cfg, comm.get_world_size())
+        cfg = resolve_precision(self.auto_scale_workers(cfg, comm.get_world_size()))
+        log_precision("training", precision_of(cfg), cfg.MODEL.DEVICE)
         on_cpu = cfg.MODEL.DEVICE == "cpu"
 
         model = self.build_model(cfg)
@@ -89,9 +97,7 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
         model = super().build_model(cfg)
-        if cfg.SOLVER.AMP.ENABLED or cfg.MODEL.DEVICE == "cpu":
-            # The layout that fast convolutions want; the dense outputs are then views, not copies.
-            model.to(memory_format=torch.channels_last)
+        set_memory_format(model, precision=precision_of(cfg), device=cfg.MODEL.DEVICE)
         if cfg.MODEL.FOCAL_RETINA.COMPILE:
             compile_network(model)
         return model
@@ -116,14 +122,14 @@ class Trainer(DefaultTrainer):
         ``MODEL.FOCAL_RETINA.INFERENCE_PRECISION``, its batch normalization folded."""
         detector = model.module if isinstance(model, DistributedDataParallel) else model
         if isinstance(detector, DenseDetector):
-            model = inference_copy(detector, cfg.MODEL.FOCAL_RETINA.INFERENCE_PRECISION)
+            model = build_inference_copy(cfg, detector)
         return super().test(cfg, model, evaluators)
 
     @classmethod
     def test_with_TTA(cls, cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
         """:meth:`test` with the augmentations of ``TEST.AUG``; its results' names end in _TTA."""
         detector = model.module if isinstance(model, DistributedDataParallel) else model
-        detector = inference_copy(detector, cfg.MODEL.FOCAL_RETINA.INFERENCE_PRECISION)
+        detector = build_inference_copy(cfg, detector)
         cfg = cfg.clone()
         cfg.defrost()
         cfg.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, "TTA")
@@ -245,6 +251,7 @@ class Trainer(DefaultTrainer):
     def state_dict(self) -> dict[str, Any]:
         state = super().state_dict()
         state["rng"] = self._rng_states
+        state["precisions"] = precisions_of(self.cfg)
         if isinstance(self.data_loader, TrainLoader):
             state["data_loader"] = self.data_loader.state_dict()
         return state

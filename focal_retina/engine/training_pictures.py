@@ -5,7 +5,7 @@ Detectron2's Visualizer draws, which is what its users know. Nothing random is d
 training goes the same way with and without pictures. Shapes: R anchors of all levels, M objects.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,13 +20,16 @@ from torch.nn.parallel import DistributedDataParallel
 _MAX_ANCHORS = 16  # of a kind; more hide the image
 _MAX_ANCHORS_OF_OBJECT = 6
 _MAX_DETECTIONS = 20  # as many as Detectron2 draws
+_SMALL_BOX = 40  # pixels of a picture
 _MIN_SIDE = 640  # pixels of a picture's longer side; a smaller image is enlarged
 _BLUE, _ORANGE, _GRAY, _WHITE = "#00b7ff", "#ff7a1a", "#9fb6d9", "#ffffff"
 _OBJECT_COLORS = ("#ffb000", "#00b7ff", "#ff4f9a", "#2bd96b", "#a57bff", "#e8e337", "#00d5c3")
 
 
-class _Outline(NamedTuple):
-    box: Tensor  # (4,): x0, y0, x1, y1
+class Outline(NamedTuple):
+    """A box to be drawn. It is in pixels of the image."""
+
+    box: Sequence[float] | Tensor  # x0, y0, x1, y1
     color: str
     label: str = ""
     line_style: str = "-"
@@ -110,7 +113,8 @@ def draw_training_pictures(
         By title uint8 (H', W', 3), RGB. Objects are dotted and white where nothing else is said.
     """
     image = np.asarray(image)
-    objects = [_Outline(box, _WHITE, line_style=":") for box in gt.gt_boxes.tensor]
+    side = max(_MIN_SIDE, *image.shape[:2])
+    objects = [Outline(box, _WHITE, line_style=":") for box in gt.gt_boxes.tensor]
     positives = ((labels >= 0) & (labels != num_classes)).nonzero()[:, 0]
     owners = matched_idxs[positives]
     iou = matched_pairwise_iou(anchors[positives], gt.gt_boxes[owners])
@@ -121,25 +125,30 @@ def draw_training_pictures(
         f"promoted below IoU {positive_iou:g} (orange)": (positives[iou < positive_iou], _ORANGE),
     }
     anchor_outlines = [
-        _Outline(box, color)
+        Outline(box, color)
         for idxs, color in kinds.values()
         for box in anchors.tensor[_sample(idxs, _MAX_ANCHORS)]
     ]
     counts = "\n".join(f"{len(idxs)} {kind}" for kind, (idxs, _) in kinds.items())
     top = detections[:_MAX_DETECTIONS]
     return {
-        "anchors by label": _draw(
-            image, [*anchor_outlines, *objects], f"{counts}\nof {len(anchors)} anchors"
+        "anchors by label": draw_outlines(
+            image,
+            [*anchor_outlines, *objects],
+            f"{counts}\nof {len(anchors)} anchors",
+            longer_side=side,
         ),
-        "objects and their anchors": _draw(
+        "objects and their anchors": draw_outlines(
             image,
             _matches(gt, anchors.tensor[positives], owners),
             f"{len(positives)} anchors of {len(gt)} objects (dotted)",
+            longer_side=side,
         ),
-        "top detections": _draw(
+        "top detections": draw_outlines(
             image,
             [*objects, *_judged(top, gt)],
             f"{len(top)} best of {len(detections)}\nright at IoU .5 (blue)\nwrong (orange)",
+            longer_side=side,
         ),
     }
 
@@ -151,27 +160,27 @@ def _sample(idxs: Tensor, limit: int) -> Tensor:
     return idxs[torch.linspace(0, len(idxs) - 1, limit, device=idxs.device).long()]
 
 
-def _matches(gt: Instances, positives: Tensor, owners: Tensor) -> list[_Outline]:
+def _matches(gt: Instances, positives: Tensor, owners: Tensor) -> list[Outline]:
     """Each object with its anchors, in a colour of its own."""
     outlines = []
     for i, (box, label) in enumerate(zip(gt.gt_boxes.tensor, gt.gt_classes.tolist(), strict=True)):
         color = _OBJECT_COLORS[i % len(_OBJECT_COLORS)]
         its_anchors = (owners == i).nonzero()[:, 0]
         outlines += [
-            _Outline(x, color) for x in positives[_sample(its_anchors, _MAX_ANCHORS_OF_OBJECT)]
+            Outline(x, color) for x in positives[_sample(its_anchors, _MAX_ANCHORS_OF_OBJECT)]
         ]
         text = f"class {label}: {len(its_anchors)}"
-        outlines.append(_Outline(box, color, text, line_style=":"))
+        outlines.append(Outline(box, color, text, line_style=":"))
     return outlines
 
 
-def _judged(detections: Instances, gt: Instances) -> list[_Outline]:
+def _judged(detections: Instances, gt: Instances) -> list[Outline]:
     """Detections by whether they overlap an object of their class by half."""
     iou = pairwise_iou(detections.pred_boxes, gt.gt_boxes)
     same_class = detections.pred_classes[:, None] == gt.gt_classes[None]
     is_right = (same_class & (iou >= 0.5)).any(dim=1).tolist()
     return [
-        _Outline(box, _BLUE if right else _ORANGE, f"{label} {score:.2f}")
+        Outline(box, _BLUE if right else _ORANGE, f"{label} {score:.2f}")
         for box, label, score, right in zip(
             detections.pred_boxes.tensor,
             detections.pred_classes.tolist(),
@@ -182,15 +191,33 @@ def _judged(detections: Instances, gt: Instances) -> list[_Outline]:
     ]
 
 
-def _draw(image: np.ndarray, outlines: Iterable[_Outline], caption: str) -> np.ndarray:
+def draw_outlines(
+    image: np.ndarray, outlines: Iterable[Outline], caption: str = "", *, longer_side: int
+) -> np.ndarray:
+    """Draw boxes with their labels, and a caption in the corner.
+
+    Args:
+        image: (H, W, 3) RGB in [0, 255].
+        outlines: the last is on top.
+        caption: one line or several.
+        longer_side: of the drawing, pixels.
+
+    Returns:
+        uint8 (H', W', 3), RGB.
+    """
     # It imports matplotlib, which most trainings don't need.
     from detectron2.utils.visualizer import Visualizer
 
-    visualizer = Visualizer(image, scale=max(1.0, _MIN_SIDE / max(image.shape[:2])))
+    scale = longer_side / max(image.shape[:2])
+    visualizer = Visualizer(image, scale=scale)
     for box, color, label, line_style in outlines:
-        corners = box.tolist()
-        visualizer.draw_box(corners, alpha=0.9, edge_color=color, line_style=line_style)
+        x0, y0, x1, y1 = (float(x) for x in box)
+        visualizer.draw_box((x0, y0, x1, y1), alpha=0.9, edge_color=color, line_style=line_style)
         if label:
-            visualizer.draw_text(label, corners[:2], color=color, horizontal_alignment="left")
-    visualizer.draw_text(caption, (2, 2), color=_WHITE, horizontal_alignment="left")
+            # Below a small box, which it would hide, unless the image ends there.
+            is_below = (y1 - y0) * scale < _SMALL_BOX and y1 + _SMALL_BOX / scale < image.shape[0]
+            place = (x0, y1 if is_below else y0)
+            visualizer.draw_text(label, place, color=color, horizontal_alignment="left")
+    if caption:
+        visualizer.draw_text(caption, (2, 2), color=_WHITE, horizontal_alignment="left")
     return visualizer.output.get_image()

@@ -12,9 +12,9 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
 from ..engine import UserError, load_config
+from ..engine.precision import build_inference_copy
 from ..engine.trained_model import load_trained_model
 from ..modeling import FocalRetinaNet
-from ..modeling.inference import inference_copy
 from .convert import require_packages
 from .meta import ModelMeta, build_meta
 
@@ -140,7 +140,7 @@ def load_detector(cfg: CfgNode) -> FocalRetinaNet:
 def build_eager_predictor(cfg: CfgNode) -> EagerPredictor:
     """:func:`load_detector`, made fast, in the arithmetic of INFERENCE_PRECISION."""
     model = load_detector(cfg)
-    fast = inference_copy(model, cfg.MODEL.FOCAL_RETINA.INFERENCE_PRECISION)
+    fast = build_inference_copy(cfg, model)
     return EagerPredictor(fast, build_meta(cfg, model))
 
 

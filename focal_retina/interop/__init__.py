@@ -1,14 +1,12 @@
-"""Weights to and from other libraries, and the parts of their models that Detectron2 lacks.
+"""Weights to and from other libraries, by way of Detectron2's names and order: a file a library."""
 
-Importing it registers those parts: three anchor generators and a backbone builder.
-"""
+from .detectron import DETECTRON
+from .detectron2 import DETECTRON2
+from .mmdetection import MMDET, MMDET_CAFFE
+from .odtk import ODTK, ODTK_0_2_0
+from .torchvision import TORCHVISION_V1, TORCHVISION_V2
 
-from .anchors import DetectronAnchorGenerator, OdtkAnchorGenerator, TorchvisionAnchorGenerator
-from .backbone import build_resnet_fpn_backbone_with_top_block
+_LIBRARIES = [TORCHVISION_V1, TORCHVISION_V2, MMDET, MMDET_CAFFE, DETECTRON, ODTK, ODTK_0_2_0]
+ADAPTERS = {adapter.name: adapter for adapter in [DETECTRON2, *_LIBRARIES]}
 
-__all__ = [
-    "DetectronAnchorGenerator",
-    "OdtkAnchorGenerator",
-    "TorchvisionAnchorGenerator",
-    "build_resnet_fpn_backbone_with_top_block",
-]
+__all__ = ["ADAPTERS"]

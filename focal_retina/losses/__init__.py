@@ -12,14 +12,11 @@ anchors of level l, K classes:
   (R_l, 4) boxes, XYXY in pixels.
 """
 
-from .base import DenseLoss
-from .class_alpha import balanced_alpha
-from .cross_entropy import CrossEntropy
-from .focal import FocalLoss, focal_loss
-from .focal_star import FocalLossStar, focal_loss_star
+from .alpha import balanced_alpha
+from .build import CLS_LOSS_REGISTRY, build_cls_loss, build_loss_normalizer
+from .dense import CrossEntropy, DenseLoss, FocalLoss, FocalLossStar, focal_loss, focal_loss_star
 from .normalizer import BatchNormalizer, EmaNormalizer, ImageNormalizer, normalized_loss
 from .ohem import OHEM
-from .registry import CLS_LOSS_REGISTRY, build_cls_loss, build_loss_normalizer
 
 __all__ = [
     "CLS_LOSS_REGISTRY",

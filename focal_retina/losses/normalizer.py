@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 
-def num_workers() -> int:
+def world_size() -> int:
     """W, the size of the default process group; 1 where there is none."""
     is_distributed = distributed.is_available() and distributed.is_initialized()
     return distributed.get_world_size() if is_distributed else 1
@@ -22,7 +22,7 @@ def num_workers() -> int:
 
 def sum_over_workers(value: Tensor) -> Tensor:
     """Add up ``value`` over all workers, each of which must call; nobody waits for a device."""
-    if num_workers() == 1:
+    if world_size() == 1:
         return value
     total = value.clone()
     distributed.all_reduce(total)
@@ -31,10 +31,6 @@ def sum_over_workers(value: Tensor) -> Tensor:
 
 class BatchNormalizer(nn.Module):
     """The positive anchors of this iteration's batch, over all workers; at least 1."""
-
-    @classmethod
-    def from_config(cls, cfg: Any) -> dict[str, Any]:
-        return {}
 
     @torch.no_grad()
     def forward(self, num_positives: Tensor) -> Tensor:
@@ -45,20 +41,18 @@ class BatchNormalizer(nn.Module):
         Returns:
             0-dim fp32: divide the loss of this worker's images by it.
         """
-        return (_total_positives(num_positives) / num_workers()).float()
+        return (_total_positives(num_positives) / world_size()).float()
 
 
 class EmaNormalizer(nn.Module):
     """Detectron2's moving average of the batches' positive anchors, to the same digits.
 
-    In training each call first updates the average; in evaluation it stays as it is. It is kept in
-    a buffer, so that a resumed run goes on where it stopped. The state dict has it only once it
-    differs from its initial value: a new model has exactly the keys of Detectron2's RetinaNet,
-    whose checkpoints load with ``strict=True`` (there the average restarts with every process).
+    In training each call first updates the average; in evaluation it stays as it is. The state dict
+    has it, so that a resumed run goes on where it stopped, but only once it differs from its
+    initial value: a new model has exactly the keys of Detectron2's RetinaNet.
 
     The average is that of the whole batch, so that a run may go on with another number of workers.
-    In Detectron2 each worker has an average of its own images, which starts at 100, too: with
-    several workers the first few dozen iterations differ.
+    In Detectron2 each worker averages over its own images: the first few dozen iterations differ.
     """
 
     ema: Tensor
@@ -74,15 +68,9 @@ class EmaNormalizer(nn.Module):
             raise ValueError(f"initial is {initial}: a normalizer must be positive")
         if not 0 <= momentum < 1:
             raise ValueError(f"momentum is {momentum}, outside [0, 1)")
-        self.initial = float(initial)
-        self.momentum = float(momentum)
+        self.initial, self.momentum = float(initial), float(momentum)
         # fp64, as are the Python floats that Detectron2 keeps
         self.register_buffer("ema", torch.tensor(self.initial, dtype=torch.float64))
-
-    @classmethod
-    def from_config(cls, cfg: Any) -> dict[str, Any]:
-        node = cfg.MODEL.FOCAL_RETINA.NORMALIZER
-        return {"initial": node.INITIAL, "momentum": node.MOMENTUM}
 
     @torch.no_grad()
     def forward(self, num_positives: Tensor) -> Tensor:
@@ -91,7 +79,7 @@ class EmaNormalizer(nn.Module):
             total = _total_positives(num_positives)
             # In place, so that a captured CUDA graph updates it, too
             self.ema.copy_(self.ema * self.momentum + total * (1 - self.momentum))
-        return (self.ema / num_workers()).float()
+        return (self.ema / world_size()).float()
 
     def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
@@ -102,20 +90,13 @@ class EmaNormalizer(nn.Module):
         initial = torch.full_like(self.ema, self.initial)
         super()._load_from_state_dict({prefix + "ema": initial, **state_dict}, prefix, *args)
 
-    def extra_repr(self) -> str:
-        return f"initial={self.initial}, momentum={self.momentum}"
-
 
 class ImageNormalizer(nn.Module):
     """Each image's own positive anchors, at least 1; the losses of the images are averaged.
 
-    So an image counts the same however many or large its objects are. Nothing is exchanged
-    between workers: with as many images on each, the average of averages is that of all images.
+    Nothing is exchanged between workers: with as many images on each, the average of their averages
+    is that of all images.
     """
-
-    @classmethod
-    def from_config(cls, cfg: Any) -> dict[str, Any]:
-        return {}
 
     @torch.no_grad()
     def forward(self, num_positives: Tensor) -> Tensor:
@@ -141,29 +122,17 @@ def normalized_loss(
     normalizer: Tensor,
     anchors: list[Tensor],
 ) -> Tensor:
-    """Call a loss of the registry, and divide.
+    """Call a loss (contract: :mod:`focal_retina.losses`) and divide; returns a 0-dim tensor.
 
-    A loss returns one sum. Where each image has its own normalizer, it is therefore called image
-    by image.
-
-    Args:
-        loss: see the contract in :mod:`focal_retina.losses`.
-        logits: list over levels of (N, R_l, K).
-        labels: list over levels of int64 (N, R_l).
-        normalizer: what a normalizer returned, 0-dim or (N,).
-        anchors: list over levels of (R_l, 4), for the losses that need them.
-
-    Returns:
-        0-dim.
+    ``normalizer`` is what a normalizer returned: 0-dim, or (N,) for dividing image by image.
     """
     extra = {"anchors": anchors} if getattr(loss, "needs_anchors", False) else {}
     if normalizer.dim() == 0:
         total, count = loss(logits, labels, **extra)
         return total / (normalizer if count is None else count)
 
-    num_images = len(normalizer)
     quotients = []
-    for i in range(num_images):
+    for i, own in enumerate(normalizer):
         total, count = loss([x[i : i + 1] for x in logits], [y[i : i + 1] for y in labels], **extra)
-        quotients.append(total / (normalizer[i] if count is None else count * num_images))
+        quotients.append(total / (own if count is None else count * len(normalizer)))
     return torch.stack(quotients).sum()

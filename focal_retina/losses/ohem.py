@@ -10,10 +10,9 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import nms
 
-from .base import dense_loss
-from .cross_entropy import CrossEntropy
-from .normalizer import num_workers, sum_over_workers
-from .registry import CLS_LOSS_REGISTRY
+from .build import CLS_LOSS_REGISTRY
+from .dense import CrossEntropy, dense_loss
+from .normalizer import sum_over_workers, world_size
 
 
 @CLS_LOSS_REGISTRY.register()
@@ -22,22 +21,17 @@ class OHEM(nn.Module):
 
     An anchor scores its loss, summed over classes. Greedy NMS drops anchors that overlap one of a
     higher score, and of the survivors the B highest are trained on. Their loss is divided by how
-    many they are, as in Fast R-CNN.
-
-    With the 1:3 rule, positives and negatives fill the batch separately: the hardest positives,
-    at most B // 4, and for each of them three of the hardest negatives. An image without
-    positives then trains nothing.
+    many they are, as in Fast R-CNN. With the 1:3 rule, the hardest positives, at most B // 4, are
+    trained on, and for each of them three of the hardest negatives.
 
     What the paper leaves open is chosen here:
 
     * The NMS runs on the anchors, not on boxes regressed from them. Fast R-CNN's OHEM runs it on
       its RoIs, the boxes that are classified; in a one-stage detector those are the anchors.
-    * B counts per image, like the RoIs of a minibatch in the authors' code base (Detectron). What
-      is trained in an image then depends neither on the rest of its batch nor on how the batch is
-      spread over workers.
-    * Under the 1:3 rule, positives suppress only positives, and negatives only negatives. The rule
-      is there so that a batch has enough positives, and a positive should not fall to a harder
-      background anchor beside it.
+    * B counts per image, as in the authors' Detectron: what is trained in an image depends neither
+      on the rest of its batch nor on how the batch is spread over workers.
+    * Under the 1:3 rule, positives suppress only positives, and negatives only negatives: a
+      positive should not fall to a harder background anchor beside it.
     * Where α is set, it weighs the score as it weighs the loss. From a config it is
       ``MODEL.RETINANET.FOCAL_LOSS_ALPHA``, whose default is .25: set it to -1 for no weights.
 
@@ -60,7 +54,7 @@ class OHEM(nn.Module):
             batch_size: B, per image.
             nms_thresh: of two anchors of a higher IoU, the one with the lower loss is dropped.
             one_to_three: hold positives to negatives at 1:3.
-            alpha, kernel: see :class:`KernelLoss`.
+            alpha, kernel: see :class:`DenseLoss`.
         """
         smallest = 4 if one_to_three else 1
         if batch_size < smallest:
@@ -96,9 +90,6 @@ class OHEM(nn.Module):
         Returns:
             The sum over the mined anchors, and how many they are, at least 1; with several
             workers, of which each must call, their total divided by how many workers there are.
-
-        Raises:
-            ValueError: see :class:`DenseLoss`; or anchors that don't fit the labels.
         """
         self.cross_entropy.check_inputs(logits, labels)
         if [(y.shape[1], 4) for y in labels] != [tuple(a.shape) for a in anchors]:
@@ -109,31 +100,28 @@ class OHEM(nn.Module):
         mined = self.mine(logits, labels, anchors)
         total, _ = self.cross_entropy(logits, mined)
         count = torch.stack([(y >= 0).sum() for y in mined]).sum().float()
-        count = sum_over_workers(count).clamp(min=1) / num_workers()
-        return total, count
+        return total, sum_over_workers(count).clamp(min=1) / world_size()
 
     @torch.no_grad()
     def mine(
         self, logits: list[Tensor], labels: list[Tensor], anchors: list[Tensor]
     ) -> list[Tensor]:
         """Labels in which every anchor that is not trained on is ignored."""
-        num_classes = logits[0].shape[-1]
+        ce, num_classes = self.cross_entropy, logits[0].shape[-1]
         boxes = torch.cat(anchors)
         all_labels = torch.cat(labels, dim=1)
         mined = torch.full_like(all_labels, -1)
         for i, image_labels in enumerate(all_labels):
-            levels = zip(logits, labels, strict=True)
-            losses = torch.cat([self._anchor_losses(x[i], y[i]) for x, y in levels])
+            by_level = [
+                dense_loss(ce.elementwise, x[i], y[i], *ce.weights).sum(dim=-1)
+                for x, y in zip(logits, labels, strict=True)
+            ]
             # Ties in the order of the anchors, so that the choice is deterministic.
-            order = losses.argsort(descending=True, stable=True)
+            order = torch.cat(by_level).argsort(descending=True, stable=True)
             order = order[image_labels[order] >= 0]
             hardest = order[self._select(boxes[order], image_labels[order] < num_classes)]
             mined[i, hardest] = image_labels[hardest]
         return list(mined.split([len(x) for x in anchors], dim=1))
-
-    def _anchor_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
-        ce = self.cross_entropy
-        return dense_loss(ce.elementwise, logits, labels, *ce.weights).sum(dim=-1)
 
     def _select(self, boxes: Tensor, is_positive: Tensor) -> Tensor:
         """Indices of the anchors to train on; ``boxes`` (R, 4) are sorted by falling loss."""
@@ -149,13 +137,9 @@ class OHEM(nn.Module):
 def nms_survivors(boxes: Tensor, threshold: float, most: int) -> Tensor:
     """Indices of the first ``most`` boxes that survive greedy NMS, in order.
 
-    Whether a box survives depends only on those before it. So the NMS runs on as many of the first
-    boxes as it takes, found by doubling, and not on all of a dense detector's.
-
-    Args:
-        boxes: (R, 4) XYXY, the highest score first.
-        threshold: a box goes if its IoU with a surviving box before it is higher.
-        most: how many survivors are wanted.
+    ``boxes`` are (R, 4) XYXY, the highest score first. Whether one survives depends only on those
+    before it. So the NMS runs on as many of the first boxes as it takes, found by doubling, and not
+    on all of a dense detector's.
     """
     num_boxes = 4 * most
     while True:

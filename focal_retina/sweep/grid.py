@@ -10,69 +10,42 @@ import yaml
 
 @dataclass(frozen=True)
 class Row:
-    """One row of the table.
+    """One row of the table."""
 
-    Attributes:
-        name: as the table prints it, such as "γ 2, α .25".
-        overrides: config keys and their values, merged over the base config.
-        paper: the paper's numbers in percent by metric ("AP", "AP50", …); empty where it has none.
-        paper_note: what the paper says in words, such as "diverges".
-        x: the row's place on the figure's x axis.
-    """
-
-    name: str
-    overrides: dict[str, Any]
-    paper: dict[str, float] = field(default_factory=dict)
-    paper_note: str = ""
-    x: float | None = None
+    name: str  # as the table prints it, such as "γ 2, α .25"
+    overrides: dict[str, Any]  # config keys and their values, merged over the base config
+    paper: dict[str, float] = field(default_factory=dict)  # in percent: "AP", "AP50", …
+    paper_note: str = ""  # what the paper says in words, such as "diverges"
+    x: float | None = None  # the row's place on the figure's x axis
 
 
 @dataclass(frozen=True)
 class Figure:
-    """AP over one quantity: the axis's label, and whether it is logarithmic."""
+    """AP over the quantity that the rows differ in."""
 
     x_label: str
-    log: bool = False
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """What is chosen for every row before its test: the best of ``values`` by AP on ``datasets``.
+    """What is chosen for every row before its test: the value of the highest AP."""
 
-    Attributes:
-        key: a config key, such as SOLVER.BASE_LR.
-        values: what is tried.
-        datasets: DATASETS.TEST while tuning; None leaves the config's.
-        seeds: how many seeds each value is tried with.
-    """
-
-    key: str
+    key: str  # of the config, such as SOLVER.BASE_LR
     values: list[Any]
-    datasets: list[str] | None = None
-    seeds: int = 1
+    datasets: list[str] | None = None  # DATASETS.TEST while tuning; None leaves the config's
+    seeds: int = 1  # how many seeds each value is tried with
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """One table.
+    """One table."""
 
-    Attributes:
-        name: the file's name without its ending.
-        title: headline of the report.
-        setting: what the paper trained and evaluated on for its column.
-        reference: name of the row that the others are compared with.
-        rows: in the table's order.
-        overrides: config keys and values of every row.
-        figure: None for a table without one.
-        tuning: None for a sweep that tunes nothing.
-    """
-
-    name: str
-    title: str
-    setting: str
-    reference: str
+    name: str  # of the file, without its ending
+    title: str  # headline of the report
+    setting: str  # what the paper trained and evaluated on for its column
+    reference: str  # name of the row that the others are compared with
     rows: list[Row]
-    overrides: dict[str, Any] = field(default_factory=dict)
+    overrides: dict[str, Any] = field(default_factory=dict)  # of every row
     figure: Figure | None = None
     tuning: Tuning | None = None
 
@@ -92,50 +65,45 @@ def read_sweep(path: Path | str) -> Sweep:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not yaml: {error}") from error
     try:
-        sweep = _build_sweep(path.stem, content)
-        _check(sweep)
+        return _build_sweep(path.stem, content)
     except (TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{path} is not a sweep file: {error}") from error
-    return sweep
-
-
-def _build_sweep(name: str, content: Any) -> Sweep:
-    if not isinstance(content, dict):
-        raise ValueError("its top level is no mapping")
-    fields = dict(content)
-    rows = fields.pop("rows", None)
-    if not isinstance(rows, list) or not rows:
-        raise ValueError('it has no list "rows"')
-    figure, tuning = fields.pop("figure", None), fields.pop("tuning", None)
-    return Sweep(
-        name=name,
-        # A row's name may be read as a number, such as 512.
-        rows=[Row(**{**row, "name": str(row.get("name", ""))}) for row in rows],
-        figure=None if figure is None else Figure(**figure),
-        tuning=None if tuning is None else Tuning(**tuning),
-        **fields,
-    )
-
-
-def _check(sweep: Sweep) -> None:
-    names = [row.name for row in sweep.rows]
-    if "" in names or len(set(names)) < len(names):
-        raise ValueError("every row needs a name of its own")
-    if sweep.reference not in names:
-        raise ValueError(f'"reference" is {sweep.reference!r}, which is no row')
-    places: list[Sweep | Row] = [sweep, *sweep.rows]
-    for place in places:
-        if not isinstance(place.overrides, dict):
-            raise ValueError(f'"overrides" of {place.name!r} is no mapping of config keys')
-    for row in sweep.rows:
-        if not isinstance(row.paper, dict):
-            raise ValueError(f'"paper" of {row.name!r} is no mapping of metrics')
-        if sweep.figure is not None and not isinstance(row.x, (int, float)):
-            raise ValueError(f'the figure needs a number "x" in row {row.name!r}')
-    if sweep.tuning is not None and (not sweep.tuning.values or sweep.tuning.seeds < 1):
-        raise ValueError('"tuning" needs at least one of "values" and one of "seeds"')
 
 
 def flatten_overrides(overrides: Mapping[str, Any]) -> list[Any]:
     """``[key, value, key, value, …]``, as ``CfgNode.merge_from_list`` takes it."""
     return [part for pair in overrides.items() for part in pair]
+
+
+def _build_sweep(name: str, content: Any) -> Sweep:
+    _require(isinstance(content, dict), "its top level is not a mapping")
+    rows, figure, tuning = (content.get(key) for key in ("rows", "figure", "tuning"))
+    _require(isinstance(rows, list) and bool(rows), 'it has no list "rows"')
+    # A row's name may be read as a number, such as 512.
+    content["rows"] = [Row(**{**row, "name": str(row.get("name", ""))}) for row in rows]
+    content["figure"] = None if figure is None else Figure(**figure)
+    content["tuning"] = None if tuning is None else Tuning(**tuning)
+    sweep = Sweep(name=name, **content)
+    _check(sweep)
+    return sweep
+
+
+def _check(sweep: Sweep) -> None:
+    names = [row.name for row in sweep.rows]
+    _require("" not in names, "a row has no name")
+    _require(len(set(names)) == len(names), "two rows have the same name")
+    _require(sweep.reference in names, f'"reference" is {sweep.reference!r}, which is not a row')
+    _require(isinstance(sweep.overrides, dict), '"overrides" is not a mapping of config keys')
+    for row in sweep.rows:
+        for key, value in (("overrides", row.overrides), ("paper", row.paper)):
+            _require(isinstance(value, dict), f'"{key}" of {row.name!r} is not a mapping')
+        if sweep.figure is not None and not isinstance(row.x, (int, float)):
+            raise ValueError(f'the figure needs a number "x" in row {row.name!r}')
+    if sweep.tuning is not None:
+        _require(bool(sweep.tuning.values), '"tuning" has no "values"')
+        _require(sweep.tuning.seeds >= 1, '"seeds" of "tuning" is not positive')
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)

@@ -1,13 +1,12 @@
 """The process of one trial: ``python process.py DIRECTORY SCRIPT ARGUMENTS…``.
 
-It runs the training script as ``python SCRIPT ARGUMENTS…`` would, and adds what a scheduler needs:
-its output goes to a file, it ends with its parent, two of them never write to one directory, and
-its time and memory are written down. The standard library is all that it needs, so that the first
-lines are in force at once.
+It runs the training as ``python SCRIPT ARGUMENTS…`` would (SCRIPT may be ``-m MODULE``), writes its
+output to a file, ends with its parent, waits for another process in the same directory, and records
+time and memory. It imports only the standard library, so that its first lines act at once.
 """
 
 import ctypes
-import fcntl
+import importlib.util
 import json
 import os
 import resource
@@ -15,20 +14,12 @@ import runpy
 import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 
 CONSOLE_FILE = "console.txt"
 _USAGE_FILE = "usage.json"
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write all of a file or nothing, whenever the process is killed."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def read_usage(directory: Path) -> tuple[float, float]:
@@ -41,49 +32,49 @@ def read_usage(directory: Path) -> tuple[float, float]:
 
 
 def main() -> None:
-    directory, script, arguments = Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
+    directory, command = Path(sys.argv[1]), sys.argv[2:]
     _end_with_parent()
-    _redirect_output(directory / CONSOLE_FILE)
-    with _exclusive(directory / ".lock"):
+    with open(directory / CONSOLE_FILE, "ab") as console:
+        os.dup2(console.fileno(), 1)
+        os.dup2(console.fileno(), 2)
+    files = _load_files()
+    with files.file_lock(directory / ".lock"):
         start = time.monotonic()
-        sys.argv = [script, *arguments]
-        sys.path[0] = str(Path(script).resolve().parent)
         try:
-            runpy.run_path(script, run_name="__main__")
+            _run_as_python_would(command)
         finally:
-            _add_usage(directory, time.monotonic() - start)
+            seconds, peak = read_usage(directory)
+            usage = (seconds + time.monotonic() - start, max(peak, _peak_memory_mb()))
+            with files.atomic_write(directory / _USAGE_FILE, "w") as file:
+                json.dump(dict(zip(("seconds", "peak_memory_mb"), usage, strict=True)), file)
 
 
 def _end_with_parent() -> None:
-    """Let Linux send SIGTERM when the parent dies, however it dies: a sweep that was killed leaves
-    no training behind."""
+    """Let Linux send SIGTERM when the parent dies: a killed sweep leaves no training behind."""
     parent = os.getppid()
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:  # it died before that call
         sys.exit(1)
 
 
-def _redirect_output(path: Path) -> None:
-    console = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    for stream in (1, 2):
-        os.dup2(console, stream)
+def _load_files() -> ModuleType:
+    """focal_retina/files.py by its location: importing the package would import torch."""
+    path = Path(__file__).resolve().parents[1] / "files.py"
+    spec = importlib.util.spec_from_file_location("focal_retina_files", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
-@contextmanager
-def _exclusive(path: Path) -> Iterator[None]:
-    """Wait until no other process holds ``path``, which the system frees when its holder dies."""
-    with open(path, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _add_usage(directory: Path, seconds: float) -> None:
-    seconds_before, peak_before = read_usage(directory)
-    usage = {
-        "seconds": seconds_before + seconds,
-        "peak_memory_mb": max(peak_before, _peak_memory_mb()),
-    }
-    write_atomically(directory / _USAGE_FILE, json.dumps(usage))
+def _run_as_python_would(command: list[str]) -> None:
+    script, *arguments = command
+    if script == "-m":
+        sys.argv, sys.path[0] = arguments, os.getcwd()
+        runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
+    else:
+        sys.argv, sys.path[0] = command, str(Path(script).resolve().parent)
+        runpy.run_path(script, run_name="__main__")
 
 
 def _peak_memory_mb() -> float:

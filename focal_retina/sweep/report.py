@@ -1,122 +1,200 @@
-"""The report of a sweep: one page to look at, and the same as Markdown for a repository."""
+"""The report of a sweep: report.md with its pictures in plots/, and the same as one HTML page."""
 
+import base64
+import html
+import math
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
+from itertools import combinations
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
+import markdown
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
-from ..analysis.plots.themes import DARK, LIGHT
-from . import wording
+from ..figures.loss_cdf import MeasuredCdfs
+from ..files import atomic_write
 from .grid import Sweep
-from .loss_cdfs import read_row_losses
-from .pictures import draw_loss_picture, draw_pictures, read_loss_curves
-from .results import TrialResult, write_atomically
-from .statistics import (
-    Comparison,
-    Verdict,
-    compare_all_pairs,
-    compare_with_reference,
-    summarize,
-)
-from .tables import loss_table, results_table, tuning_table
+from .plots import draw_pictures
+from .results import TrialResult, read_losses
+from .statistics import Comparison, RowSummary, compare, number, summarize, tuned_ap
 
-_HEADINGS = {
-    Verdict.REPRODUCED: "Reproduced",
-    Verdict.NOT_REPRODUCED: "Not reproduced",
-    Verdict.UNDECIDED: "Undecided",
-    Verdict.NO_ORDER: "Not ordered by the paper",
-    Verdict.NO_RESULT: "No result",
-}
+# A table: a mapping from heading to cell for each row, in Markdown.
+_Table = list[dict[str, str]]
+_NOTHING = "–"
+_HARDEST = (("positives", 0.2), ("negatives", 0.01))
+_PAGE = """<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<style>
+body {{ max-width: 76rem; margin: auto; padding: 1rem; font: 1rem/1.5 system-ui, sans-serif; }}
+pre {{ white-space: pre-wrap; padding: .7rem; background: #8882; border-radius: .4rem; }}
+table {{ display: block; overflow-x: auto; border-collapse: collapse; font-size: .9rem; }}
+th, td {{ padding: .35rem .6rem; border-bottom: 1px solid #8886; white-space: nowrap; }}
+img {{ max-width: 100%; border-radius: .4rem; }}
+</style></head>
+<body>{body}</body></html>
+"""
 
 
 def write_sweep_report(
-    sweep: Sweep,
-    results: Sequence[TrialResult],
-    directory: Path,
-    *,
-    command: str = "",
-    base_config: str = "",
-    num_seeds: int | None = None,
-    notes: Mapping[str, Any] | None = None,
+    sweep: Sweep, results: Sequence[TrialResult], directory: Path, about: Mapping[str, Any]
 ) -> None:
-    """Write report.html, which needs no other file, and report.md with its pictures in plots/.
-
-    It may be written while the sweep is running.
+    """Write report.md with its pictures in plots/, and report.html, which needs no other file.
 
     Args:
         sweep: the table.
         results: of the trials that have ended, in any order and number.
         directory: where the report goes; the trials' directories are relative to it.
-        command: with which the sweep was run.
-        base_config: name of the config that the rows change.
-        num_seeds: how many a row is to have; by default as many as ``results`` has.
-        notes: more for the report's head, name -> value.
+        about: results.json's "command", "base_config", "seeds" and "tuned".
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    if num_seeds is None:
-        num_seeds = len({result.seed for result in results if result.stage == "test"})
     summaries = summarize(sweep, results)
-    comparisons = compare_with_reference(sweep, summaries)
-    pairs = compare_all_pairs(summaries)
-    curves, missing = read_loss_curves(summaries, directory)
-    losses = read_row_losses(summaries, directory)
-    facts = {
-        "Paper’s numbers": sweep.setting,
-        "Base config": base_config,
-        "Trials": wording.trial_counts(sweep, results, num_seeds),
-        "Code": wording.commits(results),
-        "Written": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-        **{name: wording.plain(value) for name, value in (notes or {}).items()},
+    # The row with the paper's higher AP first.
+    ranked = sorted(summaries, key=lambda s: s.row.paper.get("AP", -math.inf), reverse=True)
+    pairs = [compare(first, second) for first, second in combinations(ranked, 2)]
+    losses = {
+        s.row.name: read_losses(directory / s.first_done.directory) if s.first_done else None
+        for s in summaries
     }
-    context = {
-        "title": sweep.title,
-        "facts": {name: value for name, value in facts.items() if value},
-        "command": command,
-        "headline": wording.headline(summaries, pairs),
-        "verdicts": _group(comparisons),
-        "rule": wording.RULE,
-        "remarks": wording.remarks(sweep, summaries, results, missing),
-        "table": results_table(sweep, summaries, comparisons, num_seeds),
-        "tuning": tuning_table(sweep, summaries, results),
-        "tuned_on": sweep.tuning and wording.tuned_on(sweep.tuning),
-        "pictures": draw_pictures(sweep, summaries, comparisons, curves, directory),
-        "losses": losses and loss_table(sweep, losses),
-        "loss_picture": losses and draw_loss_picture(sweep, losses, directory),
-        "measured_on": losses and wording.measured_on(losses),
-        "pairs": _group(pairs),
-        "failures": [(wording.failure(r), r.error) for r in results if r.status != "done"],
-        "themes": {"light": LIGHT, "dark": DARK},
-    }
-    for name, options in (
-        ("report.html", {"autoescape": True}),
-        ("report.md", {"finalize": _escape_markdown}),
-    ):
-        environment = Environment(
-            loader=PackageLoader("focal_retina.sweep"),
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-            **options,
-        )
-        page = environment.get_template(f"{name}.j2").render(context)
-        write_atomically(directory / name, page.rstrip() + "\n")
+    pictures = draw_pictures(sweep, summaries, losses, directory)
+    environment = Environment(
+        loader=PackageLoader("focal_retina.sweep"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["md"] = escape_markdown
+    page = environment.get_template("report.md.j2").render(
+        sweep=sweep,
+        about=about,
+        order=_order(pairs),
+        commits=sorted({x.git_commit[:12] for x in results if x.git_commit}),
+        now=datetime.now(timezone.utc),
+        results_table=_results_table(sweep, summaries, about),
+        pictures=pictures,
+        loss_table=_loss_table(losses),
+        measured=next(filter(None, losses.values()), None),
+        tuning_table=_tuning_table(sweep, results, about["tuned"]),
+        failures=[x for x in results if math.isnan(x.metrics.get("AP", math.nan))],
+        pairs_table=_pairs_table(pairs),
+    )
+    body = markdown.markdown(page, extensions=["tables", "fenced_code", "md_in_html"])
+    for picture in pictures:
+        png = base64.b64encode((directory / picture).read_bytes()).decode()
+        body = body.replace(f'src="{picture}"', f'src="data:image/png;base64,{png}"')
+    with atomic_write(directory / "report.md", "w") as file:
+        file.write(page)
+    with atomic_write(directory / "report.html", "w") as file:
+        file.write(_PAGE.format(title=html.escape(sweep.title), body=body))
 
 
-def _group(comparisons: Sequence[Comparison]) -> dict[str, list[str]]:
-    """Heading -> its sentences, without the empty ones."""
-    groups = {
-        heading: [wording.sentence(c) for c in comparisons if c.verdict is verdict]
-        for verdict, heading in _HEADINGS.items()
-    }
-    return {heading: sentences for heading, sentences in groups.items() if sentences}
-
-
-def _escape_markdown(value: Any) -> Any:
-    """So that "FL*", "a|b" or "<x>" is read as it is written; what a template marks safe stays."""
-    if isinstance(value, Markup):
-        return value
+def escape_markdown(value: Any) -> str:
+    """So that "FL*", "a|b" or "<x>" is read as it is written."""
     text = " ".join(str(value).splitlines())
-    return "".join(f"\\{c}" if c in r"\`*_[]<>|~#" else c for c in text)
+    text = "".join(f"\\{c}" if c in r"\`*_[]|#" else c for c in text)
+    return html.escape(text, quote=False)
+
+
+def _order(pairs: Sequence[Comparison]) -> str:
+    """How much of the paper's order of the rows the seeds show; "" where it has none."""
+    ordered = [pair.paper * pair.sign for pair in pairs if abs(pair.paper) > 0]
+    same, opposite = sum(x > 0 for x in ordered), sum(x < 0 for x in ordered)
+    if not ordered:
+        return ""
+    return (
+        f"of {len(ordered)} pairs of rows that the paper orders, {same} have the same order here, "
+        f"{opposite} the opposite one, and {len(ordered) - same - opposite} are not told apart"
+    )
+
+
+def _results_table(
+    sweep: Sweep, summaries: Sequence[RowSummary], about: Mapping[str, Any]
+) -> _Table:
+    """The paper's numbers beside ours, and what ours have cost."""
+    (reference,) = (s for s in summaries if s.row.name == sweep.reference)
+    in_paper = dict.fromkeys(name for row in sweep.rows for name in row.paper)
+    best = max((s.ap.mean for s in summaries if s.ap.n), default=math.nan)
+    table = []
+    for summary in summaries:
+        row = summary.row
+        note = f" (paper: {row.paper_note})" if row.paper_note else ""
+        cells = {"row": escape_markdown(row.name + note)}
+        for metric in {"AP": None, "AP50": None, "AP75": None} | in_paper:
+            if metric in in_paper:
+                cells[f"{metric}, paper"] = number(row.paper.get(metric, math.nan))
+            cells[metric] = str(summary.metric(metric))
+        if summary.ap.mean == best:
+            cells["AP"] = f"**{cells['AP']}**"
+        cells |= _comparison_cells(compare(summary, reference))
+        if sweep.tuning is not None:
+            cells[escape_markdown(sweep.tuning.key)] = _plain(
+                about["tuned"].get(row.name, _NOTHING)
+            )
+        cells["seeds"] = f"{summary.ap.n} of {len(about['seeds'])}"
+        seconds = [trial.seconds for trial in summary.done]
+        peak = max((trial.peak_memory_mb for trial in summary.done), default=0.0)
+        cells["time"] = str(timedelta(seconds=round(fmean(seconds)))) if seconds else _NOTHING
+        cells["peak memory"] = f"{peak / 1024:.1f} GiB" if seconds else _NOTHING
+        table.append(cells)
+    return table
+
+
+def _comparison_cells(comparison: Comparison) -> dict[str, str]:
+    """The difference of a row to another, and the verdict."""
+    first, second, paper, here, margin = comparison
+    is_same = first is second
+    interval = f" ± {margin:.1f}" if math.isfinite(margin) else ""
+    return {
+        "difference, paper": "" if is_same else number(paper, "+"),
+        "difference": "" if is_same else number(here, "+") + interval,
+        "verdict": "reference" if is_same else comparison.verdict,
+    }
+
+
+def _pairs_table(pairs: Sequence[Comparison]) -> _Table:
+    return [
+        {
+            "row": escape_markdown(pair.first.name),
+            "against": escape_markdown(pair.second.name),
+            **_comparison_cells(pair),
+        }
+        for pair in pairs
+    ]
+
+
+def _tuning_table(
+    sweep: Sweep, results: Sequence[TrialResult], chosen: Mapping[str, Any]
+) -> _Table:
+    """AP by row and tried value, the chosen ones in bold."""
+    table: _Table = []
+    if sweep.tuning is None:
+        return table
+    for row in sweep.rows:
+        cells = {"row": escape_markdown(row.name)}
+        for value in sweep.tuning.values:
+            text = str(tuned_ap(results, row, value))
+            cells[_plain(value)] = f"**{text}**" if chosen.get(row.name) == value else text
+        table.append(cells)
+    return table
+
+
+def _loss_table(losses: Mapping[str, MeasuredCdfs | None]) -> _Table:
+    """How concentrated the loss of each measured row's model is, for every γ that was measured."""
+    table = []
+    for name, measured in losses.items():
+        if measured is not None:
+            cells = {"row": escape_markdown(name)}
+            for sign, share in _HARDEST:
+                for gamma, cdf in measured.cdfs[sign].items():
+                    held = _NOTHING if cdf is None else f"{cdf.hardest(share):.0%}"
+                    cells[f"hardest {share:.0%} of {sign}, γ {gamma:g}"] = held
+            table.append(cells)
+    return table
+
+
+def _plain(value: Any) -> str:
+    """A config value for a reader: a float without trailing zeros."""
+    return f"{value:g}" if isinstance(value, float) else escape_markdown(value)

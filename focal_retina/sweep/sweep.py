@@ -1,26 +1,28 @@
 """A whole sweep: tune where the file says so, test, collect, report."""
 
-import fcntl
 import shlex
-import statistics
 import subprocess
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
+from tqdm import tqdm
 
+from ..files import file_lock
 from .grid import Sweep
-from .loss_cdfs import loss_folder, trials_to_measure
 from .plan import Trial, plan_tests, plan_tuning
 from .process import CONSOLE_FILE
-from .progress import Progress
 from .report import write_sweep_report
-from .results import TrialResult, write_results
+from .results import LOSS_FOLDER, TrialResult, last_row, write_results
 from .runner import TrialRunner
-from .statistics import summarize
+from .statistics import summarize, tuned_ap
+
+_SHOWN = 3  # running trials
+_LOG_INTERVAL = 60.0  # seconds between lines where the output is not a terminal
 
 
 def run_sweep(
@@ -28,10 +30,9 @@ def run_sweep(
     base: CfgNode,
     runner: TrialRunner,
     seeds: Sequence[int],
-    *,
     command: Sequence[str],
     base_config: str,
-    loss_script: Path | None = None,
+    measure_losses: bool = False,
 ) -> list[TrialResult]:
     """Run what is unfinished, and write results.json, results.csv and the report.
 
@@ -41,13 +42,8 @@ def run_sweep(
     Args:
         base: the frozen config of all rows.
         seeds: of the test.
-        command: of this sweep, for the report.
-        base_config: the base config's file, for the report.
-        loss_script: tools/analyze_loss.py, if the report is to show where the loss of a trained
-            model of each row is.
-
-    Returns:
-        The results of tuning and test; failed ones among them.
+        command, base_config: this command line and the base config's file, for the report.
+        measure_losses: whether to measure where the loss of a trained model of each row is.
 
     Raises:
         ValueError: a row that cannot be planned; a row for which every tuning trial failed; another
@@ -55,100 +51,85 @@ def run_sweep(
     """
     directory = runner.root / sweep.name
     directory.mkdir(parents=True, exist_ok=True)
-    with _exclusive(runner.root):
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(file_lock(runner.root / ".lock", wait=False))
+        except BlockingIOError:
+            message = f"another sweep is running in {runner.root}: give --output another"
+            raise ValueError(message) from None
         # A mistake in a row is found before the tuning, not after it.
-        tests = plan_tests(sweep, base, runner.inputs, seeds)
+        plan_tests(sweep, base, runner.inputs, seeds)
         tuning = _run(runner, plan_tuning(sweep, base, runner.inputs), f"{sweep.name}: tuning")
-        chosen: dict[str, Any] = {}
-        if sweep.tuning is not None:
-            chosen = choose_tuned(sweep, tuning)
-            tests = plan_tests(sweep, base, runner.inputs, seeds, chosen)
-        results = [*tuning, *_run(runner, tests, sweep.name)]
-        unmeasured = []
-        if loss_script is not None:
-            trained = trials_to_measure(summarize(sweep, results))
-            unmeasured = runner.measure_losses(trained, loss_script)
+        chosen = choose_tuned(sweep, tuning)
+        tests = _run(runner, plan_tests(sweep, base, runner.inputs, seeds, chosen), sweep.name)
+        trained = [s.first_done for s in summarize(sweep, tests)] if measure_losses else []
+        unmeasured = runner.measure_losses([trial for trial in trained if trial is not None])
 
-        command_line = shlex.join(command)
         about = {
             "sweep": sweep.name,
             "title": sweep.title,
             "base_config": base_config,
-            "command": command_line,
+            "command": shlex.join(command),
             "seeds": list(seeds),
             "tuned": chosen,
         }
         # The report finds a trial's metrics.json from its own folder.
-        results = [replace(x, directory=f"../{x.directory}") for x in results]
+        results = [replace(x, directory=f"../{x.directory}") for x in (*tuning, *tests)]
         write_results(directory, results, about)
-        write_sweep_report(
-            sweep,
-            results,
-            directory,
-            command=command_line,
-            base_config=base_config,
-            num_seeds=len(seeds),
-        )
+        write_sweep_report(sweep, results, directory, about)
     if unmeasured:
-        folder = loss_folder(runner.root / unmeasured[0].directory)
+        console = runner.root / unmeasured[0].directory / LOSS_FOLDER / CONSOLE_FILE
         names = "; ".join(x.row for x in unmeasured)
-        raise ValueError(f"the loss was not measured of {names}: see {folder / CONSOLE_FILE}")
+        raise ValueError(f"the loss of {names} was not measured: see {console}")
     return results
 
 
 def choose_tuned(sweep: Sweep, results: Sequence[TrialResult]) -> dict[str, Any]:
-    """For each row the tried value of the highest mean AP over the seeds; the first one at a tie.
-
-    Raises:
-        ValueError: a row without any finished trial.
-    """
-    assert sweep.tuning is not None
-    chosen = {}
+    """For each row the tried value of the highest mean AP, the first one at a tie."""
+    chosen: dict[str, Any] = {}
+    if sweep.tuning is None:
+        return chosen
     for row in sweep.rows:
-        scores = {}
-        for value in sweep.tuning.values:
-            aps = [
-                x.metrics["AP"]
-                for x in results
-                if (x.row, x.tuned, x.status) == (row.name, value, "done")
-            ]
-            if aps:
-                scores[value] = statistics.fmean(aps)
-        if not scores:
-            raise ValueError(f"every tuning trial of {row.name!r} failed: see their console.txt")
-        chosen[row.name] = max(scores, key=scores.__getitem__)
+        aps = {value: tuned_ap(results, row, value) for value in sweep.tuning.values}
+        finished = [value for value, ap in aps.items() if ap.n]
+        if not finished:
+            raise ValueError(f"every tuning trial of {row.name!r} failed: see their {CONSOLE_FILE}")
+        chosen[row.name] = max(finished, key=lambda value: aps[value].mean)
     return chosen
 
 
 def git_commit(root: Path) -> str:
     """Commit of the checkout at ``root``, with "+" where files differ from it; "" if it is none."""
-    try:
-        commit = _git(root, "rev-parse", "HEAD")
-        return commit + ("+" if _git(root, "status", "--porcelain", "--untracked-files=no") else "")
-    except (OSError, subprocess.CalledProcessError):
+    if not (root / ".git").exists():
         return ""
+    command = ["git", "-C", str(root), "describe", "--always", "--abbrev=40", "--exclude=*"]
+    found = subprocess.run([*command, "--dirty=+"], capture_output=True, text=True, check=True)
+    return found.stdout.strip()
 
 
-def _git(root: Path, *arguments: str) -> str:
-    command = ["git", "-C", str(root), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-
-def _run(runner: TrialRunner, trials: list[Trial], description: str) -> list[TrialResult]:
+def _run(runner: TrialRunner, trials: list[Trial], name: str) -> list[TrialResult]:
+    """Run trials behind a bar of all their iterations."""
     if not trials:
         return []
-    with Progress(trials=trials, root=runner.root, description=description) as progress:
-        return runner.run(trials, progress)
+    interval = 1.0 if sys.stderr.isatty() else _LOG_INTERVAL
+    total = sum(trial.max_iter for trial in trials)
+    with tqdm(total=total, unit="it", dynamic_ncols=True, mininterval=interval) as bar:
 
+        def show(results: Sequence[TrialResult]) -> None:
+            # By their hash: a trial of another table with the same config has another folder.
+            finished = {result.config_hash for result in results}
+            unfinished = [trial for trial in trials if trial.config_hash not in finished]
+            rows = [(trial, last_row(runner.root / trial.directory)) for trial in unfinished]
+            running = [
+                f"{trial.label}: {row['iteration']}/{trial.max_iter} loss {row['total_loss']:.3g}"
+                for trial, row in rows
+                if "total_loss" in row
+            ]
+            bar.set_description_str(f"{name} {len(results)}/{len(trials)} trials", refresh=False)
+            bar.set_postfix_str(" | ".join(running[:_SHOWN]), refresh=False)
+            left = sum(t.max_iter - row.get("iteration", 0) for t, row in rows)
+            if not bar.n:  # what an earlier run of the sweep did is not this one's speed
+                bar.initial = total - left
+            bar.update(total - left - bar.n)
 
-@contextmanager
-def _exclusive(root: Path) -> Iterator[None]:
-    """Hold the sweeps' folder alone."""
-    with open(root / ".lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError(
-                f"another sweep is running in {root}: give --output another"
-            ) from error
-        yield
+        return runner.run(trials, show)

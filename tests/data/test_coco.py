@@ -19,7 +19,7 @@ from focal_retina.data.coco import (
     register_coco_json,
     register_from_spec,
 )
-from focal_retina.data.shapes_outlines import CLASS_NAMES
+from focal_retina.data.shapes import CLASS_NAMES
 
 REAL_DATA = Path(__file__).parents[2].parent / "shared" / "data"
 

@@ -109,7 +109,7 @@ _BAD = {
     "a number from 0 to 1": [-0.1, 1.5, float("nan")],
     "a number between 0 and 1": [0, 1, float("nan")],
     "one or more positive numbers": [[], [0], [[32, -1]], ["x"], [[]]],
-    "fp32 or bf16": ["fp16", "", 32],
+    "auto or fp32 or bf16": ["fp16", "", 32],
 }
 _CASES = [
     (key, value)

@@ -8,7 +8,123 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 
 from focal_retina import add_focal_retina_config
-from focal_retina.engine.precision import AutocastTrainer, build_step_trainer
+from focal_retina.engine import SafeCheckpointer, precision
+from focal_retina.engine.precision import (
+    AutocastTrainer,
+    bf16_support,
+    build_step_trainer,
+    cpu_flags,
+    log_precision,
+    precision_of,
+    precisions_of,
+    resolve_precision,
+)
+
+PROCESSORS = {
+    "Zen 3": ("flags\t\t: fpu avx2 fma f16c", False),
+    "Skylake-X": ("flags\t\t: fpu avx2 avx512f avx512bw avx512_vnni", False),
+    "Zen 4": ("flags\t\t: fpu avx2 avx512f avx512_bf16", True),
+    "Sapphire Rapids": ("flags\t\t: fpu avx512f avx512_bf16 amx_bf16 amx_tile", True),
+    "Graviton 3": ("Features\t: fp asimd sve bf16 i8mm", True),
+    "Graviton 2": ("Features\t: fp asimd fphp", False),
+    "unknown": ("model name\t: something", False),
+}
+
+
+@pytest.fixture
+def processor(monkeypatch, tmp_path):
+    """Make this machine another one, by name."""
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+
+    def become(name):
+        cpuinfo = tmp_path / "cpuinfo"
+        cpuinfo.write_text(f"processor\t: 0\n{PROCESSORS[name][0]}\n\nprocessor\t: 1\n")
+        monkeypatch.setattr(precision, "_CPUINFO", cpuinfo)
+
+    return become
+
+
+def make_cfg(tmp_path, **options):
+    cfg = get_cfg()
+    add_focal_retina_config(cfg)
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.OUTPUT_DIR = str(tmp_path)
+    cfg.SOLVER.AMP.ENABLED = True
+    cfg.MODEL.FOCAL_RETINA.PRECISION = "auto"
+    cfg.MODEL.FOCAL_RETINA.INFERENCE_PRECISION = "auto"
+    cfg.MODEL.FOCAL_RETINA.update(options)
+    cfg.freeze()
+    return cfg
+
+
+@pytest.mark.parametrize("name", PROCESSORS)
+def test_auto_is_bf16_where_the_processor_computes_it(name, processor, tmp_path):
+    processor(name)
+    expected = "bf16" if PROCESSORS[name][1] else "fp32"
+    assert bf16_support("cpu")[0] is PROCESSORS[name][1]
+    cfg = resolve_precision(make_cfg(tmp_path))
+    assert cfg.MODEL.FOCAL_RETINA.PRECISION == expected == precision_of(cfg)
+    assert expected == cfg.MODEL.FOCAL_RETINA.INFERENCE_PRECISION
+
+
+@pytest.mark.parametrize("named", ["fp32", "bf16"])
+def test_what_is_named_stays(named, processor, tmp_path):
+    processor("Zen 3")
+    cfg = make_cfg(tmp_path, PRECISION=named, INFERENCE_PRECISION=named)
+    assert resolve_precision(cfg) == cfg
+
+
+@pytest.mark.parametrize(
+    "limit, bf16, avx512",
+    [("AVX2", False, False), ("AVX512_CORE", False, True), ("AVX512_CORE_BF16", True, True)],
+)
+def test_onednns_limit_imitates_a_lesser_processor(limit, bf16, avx512, processor, monkeypatch):
+    processor("Sapphire Rapids")
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
+    assert bf16_support("cpu")[0] is bf16
+    assert ("avx512f" in cpu_flags()) is avx512
+
+
+@pytest.mark.parametrize("is_native", [True, False])
+def test_gpus_before_ampere_have_no_bf16(is_native, monkeypatch):
+    def supported(including_emulation):
+        return is_native or including_emulation
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
+    assert bf16_support("cuda:1")[0] is is_native
+
+
+class _Begun(nn.Module):
+    def __init__(self, cfg):
+        super().__init__()
+        self.cfg = cfg
+
+    def state_dict(self):
+        return {"precisions": precisions_of(self.cfg)}
+
+
+def test_a_resumed_run_keeps_its_precision(processor, tmp_path):
+    """Begun where bf16 is native, and gone on where it is not."""
+    processor("Zen 4")
+    begun = resolve_precision(make_cfg(tmp_path, INFERENCE_PRECISION="fp32"))
+    SafeCheckpointer(nn.Linear(1, 1), tmp_path, trainer=_Begun(begun)).save("model_0000007")
+    processor("Zen 3")
+    cfg = make_cfg(tmp_path)
+    assert precision_of(resolve_precision(cfg)) == "fp32"
+    resumed = resolve_precision(cfg, resume=True)
+    assert precisions_of(resumed) == {"PRECISION": "bf16", "INFERENCE_PRECISION": "fp32"}
+
+
+@pytest.mark.parametrize("name, level", [("Zen 3", "WARNING"), ("Zen 4", "INFO")])
+def test_emulated_bf16_is_a_warning_with_factor_and_key(name, level, processor, caplog):
+    processor(name)
+    with caplog.at_level("INFO"):
+        log_precision("training", "bf16", "cpu")
+        log_precision("training", "fp32", "cpu")
+    bf16, fp32 = caplog.records
+    assert (bf16.levelname, fp32.levelname) == (level, "INFO")
+    if level == "WARNING":
+        assert "13 times" in bf16.message and "PRECISION fp32" in bf16.message
 
 
 class Model(nn.Module):
@@ -60,7 +176,7 @@ def test_step_runs_in_the_precision_of_the_config(enabled, precision, trainer_cl
 
 
 def test_fp16_needs_cuda_and_says_so():
-    with pytest.raises(ValueError, match="PRECISION bf16"):
+    with pytest.raises(ValueError, match="PRECISION auto"):
         make_trainer(True, "fp16")
 
 
@@ -71,7 +187,7 @@ def test_fp16_is_detectron2s_amp():
 
 
 def test_unknown_precision_lists_the_known_ones():
-    with pytest.raises(ValueError, match="int4.*fp32, bf16, fp16"):
+    with pytest.raises(ValueError, match="int4.*auto, fp32, bf16, fp16"):
         make_trainer(True, "int4")
 
 

@@ -16,6 +16,8 @@ from pathlib import Path
 import torch
 from detectron2.utils.env import seed_all_rng
 
+from focal_retina.commands import main
+
 ROOT = Path(__file__).parents[2]
 MAX_ITER = 12
 CHECKPOINT_PERIOD = 3
@@ -59,7 +61,7 @@ OPTIONS = {
 def start(function, *arguments, log):
     """Start ``function(*arguments)`` in a process of its own, its output going to ``log``."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["train_net", "torch.utils.tensorboard"])
+    context.set_forkserver_preload(["focal_retina.commands.train", "torch.utils.tensorboard"])
     process = context.Process(target=_logged, args=(function, arguments, str(log)))
     process.start()
     return process
@@ -106,19 +108,19 @@ def train(tiny_coco, out, options=(), before=None, environment=()):
     """
     os.chdir(ROOT)
     os.environ.update(environment)
-    train_net = importlib.import_module("train_net")
-    train_net.Trainer.WRITER_PERIOD = 2
+    train = importlib.import_module("focal_retina.commands.train")
+    train.Trainer.WRITER_PERIOD = 2
     # Pictures and the listing of libraries take longer than the training.
-    train_net.write_training_report = lambda cfg: None
-    train_net.default_setup = lambda cfg, args: seed_all_rng(cfg.SEED if cfg.SEED >= 0 else None)
+    train.write_training_report = lambda cfg: None
+    train.default_setup = lambda cfg, args: seed_all_rng(cfg.SEED if cfg.SEED >= 0 else None)
     if before is not None:
         before()
     json_file, folder = tiny_coco
     values = {**OPTIONS, "OUTPUT_DIR": str(out), **dict(options)}
-    sys.argv = ["train_net.py", "--config-file", "configs/Base-FocalRetinaNet.yaml", "--resume"]
-    sys.argv += ["--register", f"tiny={json_file}:{folder}"]
-    sys.argv += [str(x) for item in values.items() for x in item]
-    return train_net.run()
+    argv = ["train", "--config-file", "configs/Base-FocalRetinaNet.yaml", "--resume"]
+    argv += ["--register", f"tiny={json_file}:{folder}"]
+    argv += [str(x) for item in values.items() for x in item]
+    return main(argv)
 
 
 def metrics(out):

@@ -1,39 +1,48 @@
 """Models from converted weights, for the tests of focal_retina.interop."""
 
+import dataclasses
+
 import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import build_model
 
 from focal_retina import add_focal_retina_config
+from focal_retina.interop import ADAPTERS
 from focal_retina.interop.convert import Conversion, convert
-from focal_retina.interop.convert_file import settings_of
-from focal_retina.interop.formats import WEIGHT_FORMATS
+from focal_retina.interop.spec import settings_of
 
 RATIOS = (0.5, 1.0, 2.0)
 
 
 def to_detectron2(data, name: str, num_classes: int = 80, **kwargs) -> Conversion:
-    source = WEIGHT_FORMATS[name]
-    structure = source.structure(num_classes, 9, RATIOS)
-    return convert(data, source, WEIGHT_FORMATS["detectron2"], structure, **kwargs)
+    source = ADAPTERS[name]
+    spec = source.spec_of(num_classes, 9, RATIOS)
+    return convert(data, source, ADAPTERS["detectron2"], spec, **kwargs)
 
 
 def from_detectron2(conversion: Conversion, name: str) -> Conversion:
-    formats = WEIGHT_FORMATS
-    return convert(conversion.data, formats["detectron2"], formats[name], conversion.structure)
+    return convert(conversion.data, ADAPTERS["detectron2"], ADAPTERS[name], conversion.spec)
 
 
-def config_of(settings: dict) -> CfgNode:
+def with_keys(conversion: Conversion, *opts) -> Conversion:
+    """With other values of the config's keys."""
+    spec = conversion.spec.clone()
+    spec.merge_from_list(list(opts))
+    return dataclasses.replace(conversion, spec=spec)
+
+
+def build_network(conversion: Conversion):
+    """By what is written of the conversion's config."""
     cfg = get_cfg()
     add_focal_retina_config(cfg)
-    cfg.merge_from_other_cfg(CfgNode(settings))
+    cfg.merge_from_other_cfg(CfgNode(settings_of(conversion.spec)))
     cfg.MODEL.DEVICE = "cpu"
-    return cfg
+    return build_model(cfg).eval()
 
 
 def build_detector(conversion: Conversion):
-    """FocalRetinaNet by the settings of the conversion, with its weights and no other."""
-    model = build_model(config_of(settings_of(conversion, is_config=True))).eval()
+    """FocalRetinaNet by the config of the conversion, with its weights and no other."""
+    model = build_network(conversion)
     model.load_state_dict(conversion.tensors, strict=True)
     return model
 

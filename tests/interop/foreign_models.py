@@ -6,6 +6,8 @@ NVIDIA/retinanet-examples (odtk/model.py, backbones/fpn.py), open-mmlab/mmdetect
 facebookresearch/Detectron (modeling/ResNet.py, FPN.py, retinanet_heads.py).
 """
 
+from collections import OrderedDict
+
 import numpy as np
 import torch
 from torch import nn
@@ -43,6 +45,11 @@ def resnet_features(resnet: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
     return [c3, c4, resnet.layer4(c4)]
 
 
+def top_down(p3, p4, p5):
+    p4 = p4 + F.interpolate(p5, scale_factor=2)
+    return p3 + F.interpolate(p4, scale_factor=2), p4, p5
+
+
 class OdtkFPN(nn.Module):
     def __init__(self):
         super().__init__()
@@ -54,9 +61,8 @@ class OdtkFPN(nn.Module):
 
     def forward(self, x):
         c3, c4, c5 = resnet_features(self.features, x)
-        p5 = self.lateral5(c5)
-        p4 = self.lateral4(c4) + F.interpolate(p5, scale_factor=2)
-        p3 = self.lateral3(c3) + F.interpolate(p4, scale_factor=2)
+        laterals = self.lateral3(c3), self.lateral4(c4), self.lateral5(c5)
+        p3, p4, p5 = top_down(*laterals)
         p6 = self.pyramid6(c5)
         smooth = [self.smooth3(p3), self.smooth4(p4), self.smooth5(p5)]
         return [*smooth, p6, self.pyramid7(F.relu(p6))]
@@ -78,39 +84,30 @@ class Odtk(nn.Module):
         return [self.cls_head(f) for f in features], [self.box_head(f) for f in features]
 
 
-class ConvModule(nn.Module):
+def conv_module(*args, norm=False, relu=False, **kwargs) -> nn.Sequential:
     """mmcv's: a convolution, and with a norm no bias and the norm under its own name."""
-
-    def __init__(self, *args, norm="", relu=False, **kwargs):
-        super().__init__()
-        self.conv = nn.Conv2d(*args, bias=not norm, **kwargs)
-        self.norm_name, self.is_activated = norm, relu
-        if norm == "gn":
-            self.gn = nn.GroupNorm(32, self.conv.out_channels)
-        elif norm == "bn":
-            self.bn = nn.BatchNorm2d(self.conv.out_channels)
-
-    def forward(self, x):
-        x = self.conv(x)
-        if self.norm_name:
-            x = getattr(self, self.norm_name)(x)
-        return F.relu(x) if self.is_activated else x
+    modules = {"conv": nn.Conv2d(*args, bias=not norm, **kwargs)}
+    if norm:
+        modules["gn"] = nn.GroupNorm(32, C)
+    if relu:
+        modules["activate"] = nn.ReLU()
+    return nn.Sequential(OrderedDict(modules))
 
 
 class Mmdet(nn.Module):
-    def __init__(self, head_norm=""):
+    def __init__(self, head_norm=False):
         super().__init__()
         self.backbone = resnet18(weights=None)
         del self.backbone.fc
         self.neck = nn.Module()
-        self.neck.lateral_convs = nn.ModuleList(ConvModule(c, C, 1) for c in (128, 256, 512))
+        self.neck.lateral_convs = nn.ModuleList(conv_module(c, C, 1) for c in (128, 256, 512))
         self.neck.fpn_convs = nn.ModuleList(
-            [ConvModule(C, C, 3, padding=1) for _ in range(3)]
-            + [ConvModule(c, C, 3, stride=2, padding=1) for c in (512, C)]
+            [conv_module(C, C, 3, padding=1) for _ in range(3)]
+            + [conv_module(c, C, 3, stride=2, padding=1) for c in (512, C)]
         )
         self.bbox_head = nn.Module()
         for name in ("cls_convs", "reg_convs"):
-            convs = [ConvModule(C, C, 3, padding=1, norm=head_norm, relu=True) for _ in range(4)]
+            convs = [conv_module(C, C, 3, padding=1, norm=head_norm, relu=True) for _ in range(4)]
             setattr(self.bbox_head, name, nn.ModuleList(convs))
         self.bbox_head.retina_cls = nn.Conv2d(C, K * A, 3, padding=1)
         self.bbox_head.retina_reg = nn.Conv2d(C, 4 * A, 3, padding=1)
@@ -118,23 +115,13 @@ class Mmdet(nn.Module):
     def forward(self, x):
         inputs = resnet_features(self.backbone, x)
         laterals = [conv(c) for conv, c in zip(self.neck.lateral_convs, inputs, strict=True)]
-        for i in (2, 1):
-            size = laterals[i - 1].shape[2:]
-            laterals[i - 1] = laterals[i - 1] + F.interpolate(laterals[i], size=size)
-        convs = self.neck.fpn_convs
-        outs = [convs[i](laterals[i]) for i in range(3)]
+        convs, head = self.neck.fpn_convs, self.bbox_head
+        outs = [conv(p) for conv, p in zip(convs, top_down(*laterals), strict=False)]
         outs.append(convs[3](inputs[-1]))
         outs.append(convs[4](outs[-1]))  # relu_before_extra_convs is False by default
-        logits, deltas = [], []
-        for x in outs:
-            cls, reg = x, x
-            for cls_conv, reg_conv in zip(
-                self.bbox_head.cls_convs, self.bbox_head.reg_convs, strict=True
-            ):
-                cls, reg = cls_conv(cls), reg_conv(reg)
-            logits.append(self.bbox_head.retina_cls(cls))
-            deltas.append(self.bbox_head.retina_reg(reg))
-        return logits, deltas
+        cls_head = nn.Sequential(*head.cls_convs, head.retina_cls)
+        box_head = nn.Sequential(*head.reg_convs, head.retina_reg)
+        return [cls_head(x) for x in outs], [box_head(x) for x in outs]
 
 
 def detectron_blobs(seed: int = 0) -> dict[str, np.ndarray]:
@@ -207,9 +194,11 @@ def run_detectron(blobs: dict[str, np.ndarray], x: torch.Tensor):
             shortcut = affine(conv(x, f"{name}1", stride), f"{name}1") if i == 0 else x
             x = F.relu(y + shortcut)
         stages[stage] = x
-    inner5 = conv(stages[5], "fpn_inner_res5_2_sum")
-    inner4 = conv(stages[4], "fpn_inner_res4_5_sum_lateral") + F.interpolate(inner5, scale_factor=2)
-    inner3 = conv(stages[3], "fpn_inner_res3_3_sum_lateral") + F.interpolate(inner4, scale_factor=2)
+    inner3, inner4, inner5 = top_down(
+        conv(stages[3], "fpn_inner_res3_3_sum_lateral"),
+        conv(stages[4], "fpn_inner_res4_5_sum_lateral"),
+        conv(stages[5], "fpn_inner_res5_2_sum"),
+    )
     p6 = conv(stages[5], "fpn_6", 2)
     features = [
         conv(inner3, "fpn_res3_3_sum"),

@@ -4,13 +4,22 @@ from functools import cache
 
 import pytest
 import torch
-from converted import build_detector, from_detectron2, predict, ratios_fastest, to_detectron2
+from converted import (
+    build_detector,
+    from_detectron2,
+    predict,
+    ratios_fastest,
+    to_detectron2,
+    with_keys,
+)
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 from foreign_models import randomize
 from torchvision.models import detection
 from torchvision.models.detection._utils import overwrite_eps
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops.misc import FrozenBatchNorm2d
+
+from focal_retina.interop.spec import first_boxes
 
 BUILDERS = {
     "torchvision-v1": detection.retinanet_resnet50_fpn,
@@ -74,16 +83,17 @@ def test_raw_outputs_are_torchvisions(models, size):
 
 def test_detectron2s_own_anchors_are_up_to_a_pixel_off(models):
     """Why there is a TorchvisionAnchorGenerator."""
-    anchors = models[2].structure.anchors
-    plain = type(anchors)("DefaultAnchorGenerator", anchors.sizes, anchors.ratios, 0.0)
-    assert 0.4 < anchors.distance(plain) <= 1
+    conversion = models[2]
+    plain = with_keys(conversion, "MODEL.ANCHOR_GENERATOR.NAME", "DefaultAnchorGenerator")
+    distance = (first_boxes(conversion.spec) - first_boxes(plain.spec)).abs().max()
+    assert 0.4 < distance <= 1
 
 
 def test_back_to_torchvision(models):
     name, theirs, conversion, _ = models
     back = from_detectron2(conversion, name)
     assert back.report.is_complete
-    assert back.structure == conversion.structure
+    assert back.spec == conversion.spec
     used = torch.tensor([91 * a + row for a in range(9) for row in COCO_IDS])
     for key, tensor in theirs.state_dict().items():
         if "cls_logits" in key:
@@ -128,3 +138,23 @@ def test_names_of_the_published_v1_file_and_its_epsilon():
     logits, _, _, seen = predict(build_detector(conversion), image_of(SIZES[0]))
     their_logits, *_ = predict_theirs(frozen, seen)
     torch.testing.assert_close(logits, their_logits[:, COCO_IDS], atol=1e-4, rtol=0)
+
+
+def test_the_config_carries_the_source_training_losses(models):
+    name, _, conversion, _ = models
+    retinanet = conversion.spec.MODEL.RETINANET
+    expected = {"torchvision-v1": ("smooth_l1", 0.0), "torchvision-v2": ("giou", 0.1)}[name]
+    assert expected == (retinanet.BBOX_REG_LOSS_TYPE, retinanet.SMOOTH_L1_LOSS_BETA)
+    assert conversion.spec.MODEL.FOCAL_RETINA.NORMALIZER.MODE == "image"
+
+
+@pytest.mark.parametrize("num_rows", [5, 6])
+def test_classes_come_back_with_or_without_a_row_of_background(num_rows):
+    """Of 5 classes; a model that was made with ``num_classes=5`` has no such row."""
+    state = build_theirs("torchvision-v1").state_dict()
+    for part in ("weight", "bias"):
+        key = f"head.classification_head.cls_logits.{part}"
+        state[key] = state[key][: 9 * num_rows]
+    conversion = to_detectron2(state, "torchvision-v1", 5)
+    back = from_detectron2(conversion, "torchvision-v1").tensors[key].view(9, num_rows)
+    assert torch.equal(back[:, num_rows - 5 :], state[key].view(9, num_rows)[:, num_rows - 5 :])

@@ -3,47 +3,28 @@
 from pathlib import Path
 
 import pytest
-import yaml
+from detectron2.config import CfgNode
 
 from focal_retina.sweep.plan import CodeInputs, Trial
 from focal_retina.sweep.runner import TrialRunner
-
-MAX_ITER = 10
 
 
 @pytest.fixture
 def make_trial():
     def make(name, behaviour="", seed=1):
-        config = {
-            "MODEL": {"WEIGHTS": behaviour},
-            "SOLVER": {"MAX_ITER": MAX_ITER},
-            "SEED": seed,
-        }
-        return Trial(
-            row=name,
-            seed=seed,
-            stage="test",
-            tuned=None,
-            config_yaml=yaml.safe_dump(config),
-            config_hash=f"{name:0<64}",
-            directory=f"trials/{name}-{name:0<8.8}",
-            max_iter=MAX_ITER,
-            test_dataset="val",
-        )
+        cfg = CfgNode({"MODEL": {"WEIGHTS": behaviour}, "SOLVER": {"MAX_ITER": 10}, "SEED": seed})
+        cfg.DATASETS = CfgNode({"TEST": ("val",)})
+        return Trial(name, seed, "test", None, cfg, f"{name:0<64}", f"trials/{name}-{name:0<8.8}")
 
     return make
 
 
 @pytest.fixture
 def make_runner(tmp_path):
+    script = Path(__file__).with_name("fake_train.py")
+
     def make(**options):
-        return TrialRunner(
-            root=tmp_path,
-            train_script=Path(__file__).with_name("fake_train.py"),
-            inputs=CodeInputs(),
-            git_commit="c0ffee",
-            poll_seconds=0.1,
-            **options,
-        )
+        options = {"inputs": CodeInputs(), "git_commit": "c0ffee", "poll_seconds": 0.1, **options}
+        return TrialRunner(root=tmp_path, train=[script], measure_loss=[script], **options)
 
     return make

@@ -1,4 +1,5 @@
-"""Stands in for train_net.py: its command line, its files, and failures on demand.
+"""Stands in for the training and for the measuring of its loss: their command lines, their files,
+and failures on demand.
 
 The name of MODEL.WEIGHTS' file says what happens from the middle of the training on: "" nothing,
 "fail" in every attempt, "fail once" and "kill once" in the first only. "wait" goes on once a file
@@ -19,32 +20,53 @@ parser = argparse.ArgumentParser()
 parser.add_argument("--config-file", type=Path)
 parser.add_argument("--resume", action="store_true")
 parser.add_argument("--register", action="append", default=[])
+parser.add_argument("--output", type=Path)  # of the loss
 parser.add_argument("opts", nargs=argparse.REMAINDER)
 args = parser.parse_args()
 config = yaml.safe_load(args.config_file.read_text())
-output = Path(dict(zip(args.opts[::2], args.opts[1::2], strict=True))["OUTPUT_DIR"])
+opts = dict(zip(args.opts[::2], args.opts[1::2], strict=True))
+output = args.output or Path(opts["OUTPUT_DIR"])
 behaviour, max_iter = Path(config["MODEL"]["WEIGHTS"]).name, config["SOLVER"]["MAX_ITER"]
 
-starts = output / "starts.json"
-previous = json.loads(starts.read_text()) if starts.is_file() else []
-checkpoint = output / "model_0000001.pth"
-first = int(checkpoint.read_text()) if args.resume and checkpoint.is_file() else 0
-facts = {"first": first, "raylet": os.environ.get("RAY_RAYLET_PID"), "pid": os.getpid()}
-starts.write_text(json.dumps([*previous, facts]))
 
-for iteration in range(first + 1, max_iter + 1):
-    row = {"iteration": iteration, "total_loss": 1 / iteration}
-    if iteration == max_iter:
-        row.update({"bbox/AP": 10.0 * config["SEED"], "bbox/AP50": float("nan")})
-    with open(output / "metrics.json", "a") as file:
-        file.write(json.dumps(row) + "\n")
-    checkpoint.write_text(str(iteration))
-    if iteration < max_iter // 2:
-        continue
-    if behaviour == "fail" or (behaviour == "fail once" and not previous):
-        print("the reason\nof the failure")
-        sys.exit(3)
-    if behaviour == "kill once" and not previous:
-        os.kill(os.getpid(), signal.SIGKILL)
-    while behaviour == "wait" and not (output / "go").exists():
-        time.sleep(0.05)
+def measure_loss():
+    with open(output / "calls.txt", "a") as file:
+        file.write(opts["MODEL.WEIGHTS"] + "\n")
+    if behaviour == "fail":
+        sys.exit("no such weights")
+    curve = {"samples": [0.0, 0.75, 1.0], "loss": [0.0, 0.25, 1.0], "error": 0.0}
+    content = {
+        "images": 3,
+        "samples": {"positives": 4, "negatives": 400},
+        "cdf": {"positives": {"0": curve, "2": None}, "negatives": {"0": curve, "2": curve}},
+    }
+    (output / "loss_distribution.json").write_text(json.dumps(content))
+
+
+def train():
+    starts = output / "starts.json"
+    previous = json.loads(starts.read_text()) if starts.is_file() else []
+    checkpoint = output / "model_0000001.pth"
+    first = int(checkpoint.read_text()) if args.resume and checkpoint.is_file() else 0
+    facts = {"first": first, "raylet": os.environ.get("RAY_RAYLET_PID"), "pid": os.getpid()}
+    starts.write_text(json.dumps([*previous, facts]))
+
+    for iteration in range(first + 1, max_iter + 1):
+        row = {"iteration": iteration, "total_loss": 1 / iteration}
+        if iteration == max_iter:
+            row.update({"bbox/AP": 10.0 * config["SEED"], "bbox/AP50": float("nan")})
+        with open(output / "metrics.json", "a") as file:
+            file.write(json.dumps(row) + "\n")
+        checkpoint.write_text(str(iteration))
+        if iteration < max_iter // 2:
+            continue
+        if behaviour == "fail" or (behaviour == "fail once" and not previous):
+            print("the reason\nof the failure")
+            sys.exit(3)
+        if behaviour == "kill once" and not previous:
+            os.kill(os.getpid(), signal.SIGKILL)
+        while behaviour == "wait" and not (output / "go").exists():
+            time.sleep(0.05)
+
+
+measure_loss() if args.output else train()

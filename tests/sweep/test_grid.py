@@ -8,7 +8,7 @@ GOOD = """
 title: A table
 setting: somewhere
 reference: CE
-figure: {x_label: γ, log: true}
+figure: {x_label: γ}
 overrides: {DATASETS.TEST: [val]}
 tuning: {key: SOLVER.BASE_LR, values: [0.1, 0.2], datasets: [val]}
 rows:
@@ -33,7 +33,7 @@ def test_reads_every_field(write):
     assert [row.name for row in sweep.rows] == ["CE", "512"]
     assert sweep.rows[0].paper == {"AP": 31.1}
     assert sweep.rows[1].paper_note == "diverges"
-    assert sweep.figure == Figure("γ", log=True)
+    assert sweep.figure == Figure("γ")
     assert sweep.tuning == Tuning("SOLVER.BASE_LR", [0.1, 0.2], ["val"], 1)
     assert flatten_overrides(sweep.overrides) == ["DATASETS.TEST", ["val"]]
 
@@ -42,12 +42,12 @@ def test_reads_every_field(write):
     "old, new, message",
     [
         (GOOD, "a: [", "is not yaml"),
-        (GOOD, "[1, 2]", "top level is no mapping"),
+        (GOOD, "[1, 2]", "top level is not a mapping"),
         ("rows:", "lines:", 'no list "rows"'),
         ("title: A table", "", "title"),
         ("title: A table", "title: A table\nlegend: x", "legend"),
-        ("reference: CE", "reference: FL", "'FL', which is no row"),
-        ("name: 512", "name: CE", "a name of its own"),
+        ("reference: CE", "reference: FL", "'FL', which is not a row"),
+        ("name: 512", "name: CE", "the same name"),
         ("{A.B: 0.0}", "[A.B, 0.0]", "overrides"),
         ("{AP: 31.1}", "31.1", "paper"),
         ("x: 2, ", "", "\"x\" in row '512'"),

@@ -1,20 +1,24 @@
 """Trials on a real Ray: done, failed, killed, resumed, and on two nodes."""
 
+import argparse
 import json
 import math
 import re
-import runpy
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from ray.cluster_utils import Cluster
 
-from focal_retina.sweep.cluster import connect
-from focal_retina.sweep.loss_cdfs import loss_folder, read_trial_losses
+from focal_retina.commands import figure
 from focal_retina.sweep.plan import CodeInputs
-from focal_retina.sweep.results import RESULT_FILE, TrialResult
-from focal_retina.sweep.runner import read_box_metrics
+from focal_retina.sweep.results import (
+    LOSS_FOLDER,
+    RESULT_FILE,
+    TrialResult,
+    read_box_metrics,
+    read_losses,
+)
+from focal_retina.sweep.runner import TrialRunner, connect
 
 
 @pytest.fixture(scope="module")
@@ -116,38 +120,37 @@ def test_a_damaged_result_is_named(run, make_trial, tmp_path):
 def test_losses_of_trained_models_are_measured_once_and_failures_named(
     make_runner, make_trial, tmp_path
 ):
-    runner, script = make_runner(), Path(__file__).with_name("fake_analyze.py")
+    runner = make_runner()
     results = runner.run([make_trial("a"), make_trial("b")], lambda _: None)
     config = tmp_path / results[1].directory / "config.yaml"
-    config.write_text("MODEL: {WEIGHTS: fail}")
-    (failed,) = runner.measure_losses(results, script)
-    assert failed == results[1]
-    folders = [loss_folder(tmp_path / x.directory) for x in results]
+    trained = config.read_text()
+    config.write_text(trained.replace("WEIGHTS: ''", "WEIGHTS: fail"))
+    assert runner.measure_losses(results) == [results[1]]
+    folders = [tmp_path / x.directory / LOSS_FOLDER for x in results]
     assert "no such weights" in (folders[1] / "console.txt").read_text()
-    assert read_trial_losses(tmp_path / results[0].directory).images == 3
+    assert read_losses(tmp_path / results[0].directory).images == 3
 
-    config.write_text("MODEL: {WEIGHTS: ''}")
+    config.write_text(trained)
     (folders[1] / "loss_distribution.json").write_text('{"images": 3, "cut')
-    assert runner.measure_losses(results, script) == []
-    calls = [json.loads((folder / "calls.json").read_text()) for folder in folders]
+    assert runner.measure_losses(results) == []
+    calls = [(folder / "calls.txt").read_text().splitlines() for folder in folders]
     weights = [str(tmp_path / x.directory / "model_final.pth") for x in results]
-    assert calls == [[["MODEL.WEIGHTS", weights[0]]], 2 * [["MODEL.WEIGHTS", weights[1]]]]
+    assert calls == [[weights[0]], [weights[1]] * 2]
 
 
-def test_analyze_loss_takes_what_the_runner_gives_it(make_runner, monkeypatch):
-    runner = make_runner()
-    monkeypatch.setattr(runner, "inputs", CodeInputs(("a=b:c",)))
-    calls = []
-    monkeypatch.setattr(runner, "_start", lambda *arguments: calls.append(arguments))
-    result = TrialResult("a", 1, "test", None, "done", directory="trials/a")
-    (runner.root / "trials" / "a").mkdir(parents=True)
-    script = Path(__file__).parents[2] / "tools" / "analyze_loss.py"
-    runner._start_measuring(result, script)
-    ((_, folder, script, arguments),) = calls
-    args = runpy.run_path(str(script))["parse_args"](arguments)
-    assert args.register == ["a=b:c"]
-    assert args.output == folder
-    assert args.opts == ["MODEL.WEIGHTS", str(folder.parent / "model_final.pth")]
+def test_the_figure_command_takes_what_the_runner_gives_it(tmp_path, monkeypatch):
+    commands = []
+    monkeypatch.setattr(TrialRunner, "_start", lambda *arguments: commands.append(arguments[-1]))
+    (tmp_path / "a").mkdir()
+    runner = TrialRunner(root=tmp_path, inputs=CodeInputs(("a=b:c",)))
+    runner._start_measuring(TrialResult("a", 1, "test", None, "done", directory="a"))
+    parser = argparse.ArgumentParser()
+    figure.add_arguments(parser)
+    assert commands[0][:3] == ["-m", "focal_retina", "figure"]
+    args = parser.parse_intermixed_args(list(map(str, commands[0][3:])))
+    assert (args.figure, args.register) == ("loss-cdf", ["a=b:c"])
+    assert args.output == tmp_path / "a" / LOSS_FOLDER
+    assert args.opts == ["MODEL.WEIGHTS", str(tmp_path / "a" / "model_final.pth")]
 
 
 @pytest.mark.parametrize(

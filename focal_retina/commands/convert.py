@@ -1,0 +1,47 @@
+"""Convert RetinaNet weights between Detectron2 and other libraries.
+
+    focal-retina convert --from torchvision-v1 --to detectron2 --input in.pth --output out.pth
+
+Files end in .pth, .pt, .pkl or .safetensors. What is changed on the way is printed. Where something
+cannot be carried over, nothing is written, unless --allow-missing is given. See
+docs/convert_weights.md.
+"""
+
+import argparse
+from pathlib import Path
+
+STATED = ("num_classes", "num_anchors", "aspect_ratios", "config_file", "bn_eps")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from ..interop import ADAPTERS
+
+    parser.add_argument("--from", dest="source", choices=ADAPTERS, required=True)
+    parser.add_argument("--to", dest="target", choices=ADAPTERS, required=True)
+    parser.add_argument("--input", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--config-file", type=Path, metavar="FILE", help="with --from detectron2")
+    parser.add_argument("--num-classes", type=int, help="without background; default: 80")
+    parser.add_argument("--num-anchors", type=int, help="at a position; default: 9")
+    parser.add_argument("--aspect-ratios", type=float, nargs="+", help="default: .5 1 2")
+    parser.add_argument("--bn-eps", type=float, default=1e-5, help="of the source; default: 1e-5")
+    parser.add_argument("--allow-missing", action="store_true")
+    parser.add_argument("--config-out", type=Path, metavar="FILE", help="yaml of what it needs")
+
+
+def run(args: argparse.Namespace) -> None:
+    from ..engine import UserError, user_errors
+    from ..interop.convert_file import convert_file, write_conversion
+
+    stated = {name: getattr(args, name) for name in STATED}
+    with user_errors():
+        conversion = convert_file(args.input, args.source, args.target, **stated)
+    print(*conversion.report.lines(), sep="\n")
+    if not (conversion.report.is_complete or args.allow_missing):
+        raise UserError(
+            f"{args.input}: what is listed as unused, missing or differs cannot be carried over to "
+            f"{args.target}; nothing is written without --allow-missing"
+        )
+    with user_errors():
+        write_conversion(conversion, args.output, args.config_out)
+    print(f"{len(conversion.tensors)} tensors: {args.output}")

@@ -1,0 +1,106 @@
+"""Images with their objects on the left and with what a model detected on the right."""
+
+import colorsys
+import itertools
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.detection_utils import read_image
+from detectron2.structures import BoxMode
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+
+from ..engine.training_pictures import Outline, draw_outlines
+from .style import DPI
+
+_MAX_IMAGES = 12
+_PAIRS_PER_ROW = 3
+_SIDE = 320  # pixels of an image's longer side
+_GAP = 12
+_HEADER = 40  # pixels for the title
+_GOLDEN = (5**0.5 - 1) / 2  # multiples of it spread hues evenly, for any number of classes
+
+
+def draw_detections(dataset_name: str, results_json: Path, out_png: Path) -> None:
+    """Draw images of a data set, spread evenly over it, with their objects and their detections.
+
+    As many detections are shown as the data set has objects, those of the highest scores. A class
+    has one colour throughout.
+
+    Args:
+        dataset_name: a registered data set.
+        results_json: detections in COCO's results format, as COCOEvaluator writes them.
+        out_png: the file to write.
+    """
+    records = DatasetCatalog.get(dataset_name)
+    metadata = MetadataCatalog.get(dataset_name)
+    predictions = json.loads(results_json.read_text())
+    threshold = break_even_threshold(predictions, records)
+    label_of = metadata.get("thing_dataset_id_to_contiguous_id")
+    by_image = defaultdict(list)
+    for x in sorted(predictions, key=lambda x: x["score"]):  # the best is drawn last, on top
+        if x["score"] >= threshold:
+            label = x["category_id"] if label_of is None else label_of[x["category_id"]]
+            box = BoxMode.convert(x["bbox"], BoxMode.XYWH_ABS, BoxMode.XYXY_ABS)
+            text = f"{metadata.thing_classes[label]} {x['score']:.2f}"
+            by_image[x["image_id"]].append(Outline(box, _color(label), text))
+
+    count = min(_MAX_IMAGES, len(records))
+    pairs = []
+    for record in (records[i * len(records) // count] for i in range(count)):
+        image = read_image(record["file_name"], format="RGB")
+        objects = [
+            Outline(
+                BoxMode.convert(list(x["bbox"]), x["bbox_mode"], BoxMode.XYXY_ABS),
+                _color(x["category_id"]),
+                metadata.thing_classes[x["category_id"]],
+            )
+            for x in record.get("annotations", ())
+        ]
+        outlines = (objects, by_image[record["image_id"]])
+        pairs.append([draw_outlines(image, x, longer_side=_SIDE) for x in outlines])
+    title = f"{dataset_name}: objects, and detections with a score of {threshold:.2f} or more"
+    _save_sheet(pairs, title, out_png)
+
+
+def break_even_threshold(
+    predictions: Sequence[Mapping[str, Any]], records: Iterable[Mapping[str, Any]]
+) -> float:
+    """The score at which there are as many detections as objects, so that recall = precision.
+
+    It is the lowest score if there are fewer detections, and 1 if there is no object.
+    """
+    annotations = itertools.chain.from_iterable(x.get("annotations", ()) for x in records)
+    num_objects = sum(not x.get("iscrowd", 0) for x in annotations)
+    scores = sorted((x["score"] for x in predictions), reverse=True)[:num_objects]
+    return scores[-1] if scores else 1.0
+
+
+def _color(label: int) -> str:
+    return to_hex(colorsys.hsv_to_rgb(label * _GOLDEN % 1, 0.7, 1))
+
+
+def _save_sheet(pairs: Sequence[Sequence[np.ndarray]], title: str, out_png: Path) -> None:
+    """One pixel of a drawing is one of the sheet, so that the labels stay sharp."""
+    num_columns = 2 * min(_PAIRS_PER_ROW, len(pairs))
+    rows = [
+        list(itertools.chain.from_iterable(pairs[i : i + _PAIRS_PER_ROW]))
+        for i in range(0, len(pairs), _PAIRS_PER_ROW)
+    ]
+    heights = [_GAP + max(x.shape[0] for x in row) for row in rows]
+    width, height = num_columns * (_SIDE + _GAP) + _GAP, _HEADER + sum(heights)
+    figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
+    top = height - _HEADER
+    for row, row_height in zip(rows, heights, strict=True):
+        for column, picture in enumerate(row):
+            x = _GAP + column * (_SIDE + _GAP) + (_SIDE - picture.shape[1]) // 2
+            y = top - picture.shape[0] - (row_height - _GAP - picture.shape[0]) // 2
+            figure.figimage(picture, x, y)
+        top -= row_height
+    figure.text(_GAP / width, 1 - _HEADER / 2 / height, title, weight="bold", va="center")
+    figure.savefig(out_png)

@@ -1,0 +1,264 @@
+"""AP against inference time of trained models at several image sizes: the paper's figure 2."""
+
+import functools
+import itertools
+import json
+import math
+import os
+import platform
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.evaluation.evaluator import inference_context
+from detectron2.utils.file_io import PathManager
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import nn
+from torch.utils import benchmark
+
+from ..config_file import config_hash
+from ..engine import Trainer, UserError, setup_config, user_errors
+from ..engine.trained_model import load_trained_model
+from ..files import atomic_write
+from .style import DPI, SERIES_COLORS, style_axes
+
+# (ms an image on an M40, AP on COCO test-dev), from the paper's table 1e.
+PAPER_SIZES = (400, 500, 600, 700, 800)
+PAPER_RETINANET = {
+    "RetinaNet-50": [(64, 30.5), (72, 32.5), (98, 34.3), (121, 35.1), (153, 35.7)],
+    "RetinaNet-101": [(81, 31.9), (90, 34.4), (122, 36.0), (154, 37.1), (198, 37.8)],
+}
+PAPER_OTHERS = {
+    "YOLOv2": (25, 21.6),
+    "SSD321": (61, 28.0),
+    "DSSD321": (85, 28.0),
+    "R-FCN": (85, 29.9),
+    "SSD513": (125, 31.2),
+    "DSSD513": (156, 33.2),
+    "FPN FRCN": (172, 36.2),
+}
+_OTHERS_COLOR = "#777777"
+# Where a point's size is written, in points: curves near each other on different sides.
+_SIZE_OFFSETS = ((3, -13), (-22, 5))
+
+_Point = tuple[float, float]
+
+
+class Run(NamedTuple):
+    """A trained model: its name in the figure, its config file or its training's folder, and its
+    weights (empty: those of the folder)."""
+
+    name: str
+    source: str
+    weights: str = ""
+
+
+class Measurement(NamedTuple):
+    """One run at one size."""
+
+    run: str
+    size: int  # the images' shorter side, pixels
+    # Median over the images, from the resized image on the CPU to the final boxes; each image has
+    # passed before.
+    milliseconds: float
+    timed_images: int
+    metrics: dict[str, float]  # the evaluator's, percent, without those that are not defined
+    dataset: str  # AP and time were measured on it
+    device: str
+    config_hash: str  # of all that decides the numbers: with the same they are not taken again
+
+
+def parse_run(spec: str) -> Run:
+    """Read ``NAME=CONFIG:WEIGHTS``, or ``NAME=FOLDER`` for what train_net.py leaves.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    name, _, value = spec.partition("=")
+    if name and os.path.isdir(value):
+        return Run(name, value)
+    config_file, _, weights = value.partition(":")
+    if not (name and config_file and weights):
+        raise ValueError(f"--run {spec}: expected NAME=CONFIG:WEIGHTS or NAME=FOLDER")
+    return Run(name, config_file, weights)
+
+
+def measure_runs(
+    runs: Sequence[Run],
+    sizes: Sequence[int],
+    output: Path,
+    *,
+    num_images: int = 50,
+    opts: Sequence[str] = (),
+    register: Sequence[str] = (),
+    imports: Sequence[str] = (),
+) -> list[Measurement]:
+    """Measure each run at each size, but not what ``output``/speed_accuracy.json has already.
+
+    That file is written after each measurement, so that an interrupted call goes on where it was.
+
+    Args:
+        runs, sizes: all pairs are measured.
+        output: an existing folder, for the json and the evaluators' files.
+        num_images: how many to time.
+        opts, register, imports: see :func:`~focal_retina.engine.load_config`.
+
+    Returns:
+        All measurements in the json, those of earlier calls among them.
+
+    Raises:
+        UserError: bad configs, two runs of one name, a data set without objects.
+    """
+    if len({run.name for run in runs}) < len(runs):
+        raise UserError("two runs have the same name")
+    path = output / "speed_accuracy.json"
+    with user_errors():
+        results = {(x.run, x.size): x for x in read_measurements(path)}
+    # Every config is read before the first measurement, so that a mistake shows at once.
+    configs = {}
+    for run in runs:
+        weights = ["MODEL.WEIGHTS", run.weights] if run.weights else []
+        words = [*opts, *weights, "OUTPUT_DIR", str(output / run.name)]
+        cfg = setup_config(run.source, words, register=register, imports=imports, eval_only=True)
+        if len(cfg.DATASETS.TEST) != 1:
+            raise UserError(f"{run.source}: DATASETS.TEST {cfg.DATASETS.TEST} must name one set")
+        configs[run.name] = cfg
+    for (name, base), size in itertools.product(configs.items(), sizes):
+        cfg = _at_size(base, size)
+        digest = config_hash(cfg, *_weights_state(cfg), _device_name(cfg), num_images)[:16]
+        found = results.get((name, size))
+        if found is not None and found.config_hash == digest:
+            print(f"{name} at {size}: measured before")
+            continue
+        x = results[name, size] = _measure(cfg, name, size, num_images, digest)
+        print(f"{name} at {size}: {x.milliseconds:.1f} ms, AP {x.metrics['AP']:.1f}", flush=True)
+        write_measurements(path, results.values())
+    return list(results.values())
+
+
+def _at_size(cfg: CfgNode, size: int) -> CfgNode:
+    """The config at another test size, with the same limit to the images' aspect ratio."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    aspect = cfg.INPUT.MAX_SIZE_TEST / cfg.INPUT.MIN_SIZE_TEST
+    cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = size, round(size * aspect)
+    cfg.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, str(size))
+    cfg.freeze()
+    return cfg
+
+
+def _weights_state(cfg: CfgNode) -> tuple[int, int]:
+    """Size and time of change of the weights file."""
+    weights = os.stat(PathManager.get_local_path(cfg.MODEL.WEIGHTS.partition("?")[0]))
+    return weights.st_size, weights.st_mtime_ns
+
+
+def _device_name(cfg: CfgNode) -> str:
+    if cfg.MODEL.DEVICE.startswith("cuda"):
+        return torch.cuda.get_device_name(cfg.MODEL.DEVICE)
+    return f"{platform.machine()} CPU, threads: {torch.get_num_threads()}"
+
+
+def _measure(cfg: CfgNode, name: str, size: int, num_images: int, digest: str) -> Measurement:
+    with user_errors():
+        model = load_trained_model(cfg)
+    (dataset,) = cfg.DATASETS.TEST
+    batches = list(itertools.islice(Trainer.build_test_loader(cfg, dataset), num_images))
+    milliseconds = median_milliseconds(model, batches)
+    metrics = Trainer.test(cfg, model)["bbox"]
+    if not math.isfinite(metrics["AP"]):
+        raise UserError(f"{dataset} has no object to be found, and so no AP")
+    finite = {key: float(x) for key, x in metrics.items() if math.isfinite(x)}
+    device = _device_name(cfg)
+    return Measurement(name, size, milliseconds, len(batches), finite, dataset, device, digest)
+
+
+def median_milliseconds(model: nn.Module, batches: Iterable[list[dict]]) -> float:
+    """Median time of a batch. PyTorch's timer warms up with it, and waits for the GPU."""
+    times, num_threads = [], torch.get_num_threads()
+    with inference_context(model), torch.no_grad():
+        for batch in batches:
+            call = {"call": functools.partial(model, batch)}
+            timer = benchmark.Timer("call()", globals=call, num_threads=num_threads)
+            times.append(1e3 * timer.timeit(1).median)
+    return statistics.median(times)
+
+
+def read_measurements(path: Path) -> list[Measurement]:
+    """What :func:`write_measurements` wrote; nothing if the file does not exist.
+
+    Raises:
+        ValueError: the file holds something else.
+    """
+    if not path.exists():
+        return []
+    try:
+        return [Measurement(**x) for x in json.loads(path.read_text())["measurements"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} holds no measurements ({error}): move it away") from error
+
+
+def write_measurements(path: Path, measurements: Iterable[Measurement]) -> None:
+    """Write the measurements, and the paper's points, as json."""
+    contents = {
+        "measurements": [x._asdict() for x in measurements],
+        "paper": {"retinanet": PAPER_RETINANET, "others": PAPER_OTHERS},
+    }
+    with atomic_write(path, "w") as file:
+        file.write(json.dumps(contents, indent=1) + "\n")
+
+
+def upper_envelope(points: Iterable[_Point]) -> list[_Point]:
+    """The points (time, AP) that no other one beats in both, by time; AP then rises too."""
+    envelope: list[_Point] = []
+    for point in sorted(points, key=lambda p: (p[0], -p[1])):
+        if not envelope or point[1] > envelope[-1][1]:
+            envelope.append(point)
+    return envelope
+
+
+def draw_speed_accuracy(measurements: Sequence[Measurement], out_png: Path) -> None:
+    """Draw the measured runs, at least one, and the paper's points in a panel of their own: they
+    come from another GPU and perhaps from other data."""
+    figure = Figure(figsize=(13, 5.5), dpi=DPI, layout="constrained")
+    measured, paper = figure.subplots(1, 2)
+    curves: dict[str, dict[int, _Point]] = {}
+    for x in sorted(measurements, key=lambda x: x.size):
+        curves.setdefault(x.run, {})[x.size] = (x.milliseconds, x.metrics["AP"])
+    _draw_curves(measured, curves, {})
+    circumstances = dict.fromkeys(y for x in measurements for y in (x.dataset, x.device))
+    style_axes(measured, f"measured: {', '.join(circumstances)}")
+    in_paper = {x: dict(zip(PAPER_SIZES, y, strict=True)) for x, y in PAPER_RETINANET.items()}
+    _draw_curves(paper, in_paper, PAPER_OTHERS)
+    style_axes(paper, "the paper: COCO test-dev, M40")
+    figure.savefig(out_png)
+
+
+def _draw_curves(
+    axes: Axes, curves: Mapping[str, Mapping[int, _Point]], others: Mapping[str, _Point]
+) -> None:
+    """A curve for each name, a marker for each size, and the envelope of all points behind."""
+
+    def note(text: str, point: _Point, offset: _Point, color: str) -> None:
+        axes.annotate(text, point, offset, textcoords="offset points", fontsize=8, color=color)
+
+    points = [point for curve in curves.values() for point in curve.values()]
+    envelope = upper_envelope([*points, *others.values()])
+    axes.plot(*zip(*envelope, strict=True), "#bbbbbb", lw=6, zorder=1, label="upper envelope")
+    if others:
+        places = zip(*others.values(), strict=True)
+        axes.plot(*places, "s", color=_OTHERS_COLOR, label="other systems")
+    for name, point in others.items():
+        note(name, point, (6, -10), _OTHERS_COLOR)
+    for i, (name, curve) in enumerate(curves.items()):
+        color = SERIES_COLORS[i % len(SERIES_COLORS)]
+        axes.plot(*zip(*curve.values(), strict=True), "o-", color=color, label=name)
+        for size, point in curve.items():
+            note(str(size), point, _SIZE_OFFSETS[i % 2], color)
+    axes.set(xlabel="inference time, ms an image", ylabel="COCO box AP, %")
+    axes.margins(0.1)
+    axes.legend(frameon=False, loc="lower right")

@@ -1,0 +1,101 @@
+"""The course of a training, out of the metrics.json that Detectron2 writes as it goes."""
+
+import json
+import logging
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from .style import DPI, style_axes
+
+_logger = logging.getLogger(__name__)
+
+
+class Series(NamedTuple):
+    """One scalar over the training, iterations ascending."""
+
+    iterations: list[int]
+    values: list[float]
+
+
+def read_metrics(metrics_json: Path) -> dict[str, Series]:
+    """Read a metrics.json: one json object a line, each with its "iteration".
+
+    A resumed training appends to the file and starts at its last checkpoint. Where a scalar's
+    iterations jump back, the resumed run replaces what the interrupted one had written from there.
+
+    Returns:
+        Scalar's name -> series. A line that is cut off (its writer was killed) is left out, with a
+        warning.
+
+    Raises:
+        ValueError: the file holds no metrics at all.
+    """
+    metrics: dict[str, Series] = {}
+    with open(metrics_json, encoding="utf-8", errors="replace") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                row = json.loads(line)
+                iteration = int(row.pop("iteration"))
+            except (ValueError, TypeError, AttributeError, KeyError):
+                _logger.warning("%s, line %d is cut off and left out", metrics_json, number)
+                continue
+            for name, value in row.items():
+                if isinstance(value, (int, float)):
+                    _append(metrics.setdefault(name, Series([], [])), iteration, float(value))
+    if not metrics:
+        raise ValueError(f"{metrics_json} holds no metrics")
+    return metrics
+
+
+def _append(series: Series, iteration: int, value: float) -> None:
+    while series.iterations and series.iterations[-1] >= iteration:
+        series.iterations.pop()
+        series.values.pop()
+    series.iterations.append(iteration)
+    series.values.append(value)
+
+
+def draw_training_curves(metrics: Mapping[str, Series], out_png: Path) -> None:
+    """Draw losses, AP where it was evaluated, and learning rate, over the iterations."""
+    figure = Figure(figsize=(11, 5.5), dpi=DPI, layout="constrained")
+    panels = figure.subplot_mosaic([["loss", "ap"], ["loss", "rate"]], width_ratios=(3, 2))
+    total = [name for name in ("total_loss",) if name in metrics]
+    losses = [*total, *sorted(name for name in metrics if name.startswith("loss"))]
+    _draw(panels["loss"], "training loss", {name: metrics[name] for name in losses})
+    panels["loss"].set(ylim=(0, None), xlabel="iteration")
+
+    precision = {
+        name.replace("bbox/", ""): series
+        for name, series in metrics.items()
+        if name.endswith(("bbox/AP", "bbox/AP50", "bbox/AP75"))
+    }
+    _draw(panels["ap"], "COCO box AP, %", precision, marker="o")
+    panels["ap"].set_ylim(0, 100)
+    for iterations, values in precision.values():
+        if math.isfinite(values[-1]):  # NaN: the data set has no objects
+            last = (iterations[-1], values[-1])
+            panels["ap"].annotate(
+                f"{values[-1]:.1f}", last, (5, 3), textcoords="offset points", fontsize=8
+            )
+    if not precision:
+        panels["ap"].text(0.5, 0.5, "not evaluated", transform=panels["ap"].transAxes, ha="center")
+
+    _draw(panels["rate"], "learning rate", {"lr": metrics["lr"]} if "lr" in metrics else {})
+    panels["rate"].set(ylim=(0, None), xlabel="iteration")
+    end = max(series.iterations[-1] for series in metrics.values())
+    for axes in panels.values():
+        axes.set_xlim(0, max(1, end) * 1.05)
+    figure.savefig(out_png)
+
+
+def _draw(axes: Axes, title: str, curves: Mapping[str, Series], marker: str = "") -> None:
+    style_axes(axes, title)
+    for name, (iterations, values) in curves.items():
+        axes.plot(iterations, values, label=name, marker=marker, linewidth=1.5)
+    if len(curves) > 1:
+        axes.legend(frameon=False, fontsize=9)

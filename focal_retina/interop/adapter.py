@@ -1,0 +1,158 @@
+"""What a library's file states: a key map, a config, and what surrounds the tensors in a file."""
+
+import functools
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from detectron2.config import CfgNode
+from torch import Tensor
+
+from .architecture import BLOCKS
+from .spec import STRIDES, make_spec
+
+Data = Mapping[str, Any]  # what is loaded from a file and saved to one
+Tensors = dict[str, Tensor]
+
+# What stands for a field of a template; every other field is a number.
+_FIELDS = {"parameter": "weight|bias|running_mean|running_var", "fpn_norm": "bn|gn"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adapter:
+    """A library's RetinaNet: what its weights are called, and what they mean.
+
+    Attributes:
+        name: on the command line.
+        keys: templates of names (see :mod:`.architecture`) to templates of the library's. ``{i}``
+            is a number; ``{parameter}`` and ``{fpn_norm}`` a word; ``{depth}``, ``{last3}`` (the
+            last block's index of stage 3) to ``{last5}`` and ``{fpn_norm}`` come from the spec.
+            What the library has no tensor for is left out.
+        config: keys and values, where its models differ from Detectron2's default config.
+        choices: other values of keys that it can have; none: any.
+        needs_config: the weights' meaning stands in a config file, and not in ``config``.
+        whole_sizes: anchor sizes are cut to whole pixels.
+        sizes_vary_fastest: in the order of its anchors; in Detectron2's the aspect ratios do.
+        has_background_row: its classes are numbered from 1, and row 0 of each anchor is unused; a
+            model of COCO's 80 has 91 rows, COCO's category numbers.
+        has_fixed_mean: its pixel mean cannot be set.
+        has_bias_before_norm: in the subnets.
+        spare: prefixes of tensors that its detector does not run, and what they are.
+    """
+
+    name: str
+    keys: Mapping[str, str]
+    config: Mapping[str, Any]
+    choices: Mapping[str, tuple] = field(default_factory=dict)
+    needs_config: bool = False
+    whole_sizes: bool = False
+    sizes_vary_fastest: bool = False
+    has_background_row: bool = False
+    has_fixed_mean: bool = False
+    has_bias_before_norm: bool = False
+    spare: Mapping[str, str] = field(default_factory=dict)
+
+    def from_keys(self, keys: Iterable[str]) -> dict[str, str]:
+        """The library's keys to our names, without keys that it does not have."""
+        templates = {theirs: ours for ours, theirs in self.keys.items()}
+        names = {key: _rename(key, templates, {}) for key in keys}
+        return {key: name for key, name in names.items() if name is not None}
+
+    def to_key(self, name: str, spec: CfgNode) -> str | None:
+        """The library's key of one of our names; None: it has no such tensor."""
+        is_before_norm = spec.MODEL.RETINANET.NORM and re.search(r"_subnet\.\d+\.bias$", name)
+        if is_before_norm and not self.has_bias_before_norm:
+            return None
+        depth = spec.MODEL.RESNETS.DEPTH
+        fields = {f"last{stage}": str(BLOCKS[depth][stage - 2] - 1) for stage in (3, 4, 5)}
+        fields |= {"depth": str(depth), "fpn_norm": spec.MODEL.FPN.NORM.lower()}
+        return _rename(name, self.keys, fields)
+
+    def unwrap(self, data: Data, spec: CfgNode) -> Data:
+        """The tensors of what was loaded from a file. What else the file says is set in ``spec``.
+
+        Raises:
+            ValueError: the file says otherwise than ``spec``.
+        """
+        return inner(data, "model")
+
+    def wrap(self, tensors: Tensors, spec: CfgNode) -> dict[str, Any]:
+        """What the library saves and loads, with the tensors in it."""
+        return dict(tensors)
+
+    def spec_of(self, num_classes: int, num_anchors: int, ratios: Sequence[float]) -> CfgNode:
+        """What its weights mean, of K classes and A anchors a position.
+
+        Raises:
+            ValueError: the anchors are no multiple of the aspect ratios, or those not positive; or
+                the meaning stands in a config file.
+        """
+        if self.needs_config:
+            raise ValueError(f"weights of {self.name} need the model's config (--config-file)")
+        if min(ratios) <= 0:
+            raise ValueError(f"aspect ratios {tuple(ratios)} are not all positive")
+        if num_anchors % len(ratios):
+            raise ValueError(
+                f"{num_anchors} anchors are no multiple of {len(ratios)} aspect ratios; name those "
+                "with --aspect-ratios"
+            )
+        count = num_anchors // len(ratios)  # sizes an octave (paper section 4)
+        sizes = [[4 * stride * 2 ** (i / count) for i in range(count)] for stride in STRIDES]
+        if self.whole_sizes:
+            sizes = [[float(int(size)) for size in level] for level in sizes]
+        spec = make_spec(self.config)
+        spec.MODEL.RETINANET.NUM_CLASSES = num_classes
+        spec.MODEL.ANCHOR_GENERATOR.SIZES = sizes
+        spec.MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS = [list(ratios)]
+        return spec
+
+
+def inner(data: Data, key: str) -> Data:
+    """The tensors: under ``key`` in a checkpoint, else the dict itself."""
+    value = data.get(key)
+    return value if isinstance(value, Mapping) else data
+
+
+def check_count(what: str, found: int | None, stated: int, option: str) -> None:
+    """Compare a count that a file may state with that of the spec."""
+    if found not in (None, stated):
+        raise ValueError(
+            f"the file is of {found} {what}, and not the {stated} that are stated ({option}, or "
+            "the config)"
+        )
+
+
+def of_modules(keys: Mapping[str, str]) -> dict[str, str]:
+    """Templates of modules to those of their tensors."""
+    return {f"{ours}.{{parameter}}": f"{theirs}.{{parameter}}" for ours, theirs in keys.items()}
+
+
+def resnet_keys(prefix: str) -> dict[str, str]:
+    """Modules of ``torchvision.models.ResNet``, whose names mmdetection and ODTK have too."""
+    ours = "backbone.bottom_up"
+    keys = {f"{ours}.stem.conv1": f"{prefix}.conv1", f"{ours}.stem.conv1.norm": f"{prefix}.bn1"}
+    for stage in (2, 3, 4, 5):
+        block, layer = f"{ours}.res{stage}.{{block}}", f"{prefix}.layer{stage - 1}.{{block}}"
+        keys |= {
+            f"{block}.conv{{i}}": f"{layer}.conv{{i}}",
+            f"{block}.conv{{i}}.norm": f"{layer}.bn{{i}}",
+            f"{block}.shortcut": f"{layer}.downsample.0",
+            f"{block}.shortcut.norm": f"{layer}.downsample.1",
+        }
+    return keys
+
+
+def _rename(name: str, templates: Mapping[str, str], fields: Mapping[str, str]) -> str | None:
+    for template, renamed in templates.items():
+        if match := _pattern(template).fullmatch(name):
+            return renamed.format(**fields, **match.groupdict())
+    return None
+
+
+@functools.cache
+def _pattern(template: str) -> re.Pattern:
+    parts = re.split(r"\{(\w+)\}", template)  # text, field, text, field, …, text
+    parts[::2] = map(re.escape, parts[::2])
+    parts[1::2] = [f"(?P<{name}>{_FIELDS.get(name, '[0-9]+')})" for name in parts[1::2]]
+    return re.compile("".join(parts))

@@ -1,0 +1,51 @@
+"""Detectron2's own names, by way of which all others are converted."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from detectron2.config import CfgNode
+
+from .adapter import Adapter, Tensors
+
+
+@dataclass(frozen=True, kw_only=True)
+class Detectron2Adapter(Adapter):
+    """A subnet is an ``nn.Sequential`` of convolution, norm where there is one, and ReLU."""
+
+    def from_keys(self, keys: Iterable[str]) -> dict[str, str]:
+        keys = list(keys)
+        step = 3 if any(re.search(r"_subnet\.1\.", key) for key in keys) else 2
+
+        def count(match: re.Match) -> str:
+            conv, position = divmod(int(match[1]), step)
+            return f"_subnet.{conv}." + ("norm." if position else "")
+
+        return {key: re.sub(r"_subnet\.(\d+)\.", count, key) for key in keys}
+
+    def to_key(self, name: str, spec: CfgNode) -> str | None:
+        step = 3 if spec.MODEL.RETINANET.NORM else 2
+
+        def position(match: re.Match) -> str:
+            return f"_subnet.{step * int(match[1]) + bool(match[2])}."
+
+        return re.sub(r"_subnet\.(\d+)\.(norm\.)?", position, name)
+
+    def wrap(self, tensors: Tensors, spec: CfgNode) -> dict[str, Any]:
+        return {"model": tensors, "__author__": "focal_retina", "matching_heuristics": False}
+
+
+DETECTRON2 = Detectron2Adapter(
+    name="detectron2",
+    keys={},  # see from_keys and to_key
+    config={},
+    needs_config=True,
+    has_bias_before_norm=True,
+    spare={
+        "pixel_mean": "in the config",
+        "pixel_std": "in the config",
+        "anchor_generator.": "computed from the config",
+        "loss_normalizer.": "of the training alone",
+    },
+)

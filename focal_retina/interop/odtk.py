@@ -1,0 +1,76 @@
+"""ODTK's ``Model`` (NVIDIA/retinanet-examples) with one ResNet."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from detectron2.config import CfgNode
+
+from .adapter import Adapter, Data, Tensors, check_count, inner, of_modules, resnet_keys
+from .architecture import BLOCKS
+from .spec import STRIDES, TORCHVISION_RESNET, anchors_per_position
+
+_BACKBONE = "backbones.ResNet{depth}FPN"
+KEYS = of_modules(
+    {
+        **resnet_keys(f"{_BACKBONE}.features"),
+        "backbone.fpn_lateral{i}": f"{_BACKBONE}.lateral{{i}}",
+        "backbone.fpn_output{i}": f"{_BACKBONE}.smooth{{i}}",
+        "backbone.top_block.p{i}": f"{_BACKBONE}.pyramid{{i}}",
+        # An nn.Sequential of four convolutions, a ReLU after each, and the output
+        **{f"head.cls_subnet.{i}": f"cls_head.{2 * i}" for i in range(4)},
+        "head.cls_score": "cls_head.8",
+        **{f"head.bbox_subnet.{i}": f"box_head.{2 * i}" for i in range(4)},
+        "head.bbox_pred": "box_head.8",
+    }
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OdtkAdapter(Adapter):
+    def unwrap(self, data: Data, spec: CfgNode) -> Data:
+        if "angles" in data:
+            raise ValueError("it detects rotated boxes, which RetinaNet of Detectron2 does not")
+        num_classes = spec.MODEL.RETINANET.NUM_CLASSES
+        check_count("classes", data.get("classes"), num_classes, "--num-classes")
+        if "ratios" in data and "scales" in data:
+            stated, generator = anchors_per_position(spec), spec.MODEL.ANCHOR_GENERATOR
+            generator.SIZES = [[scale * stride for scale in data["scales"]] for stride in STRIDES]
+            generator.ASPECT_RATIOS = [list(data["ratios"])]
+            found = anchors_per_position(spec)
+            check_count("anchors a position", found, stated, "--num-anchors")
+        return inner(data, "state_dict")
+
+    def wrap(self, tensors: Tensors, spec: CfgNode) -> dict[str, Any]:
+        return {
+            "backbone": [f"ResNet{spec.MODEL.RESNETS.DEPTH}FPN"],
+            "classes": spec.MODEL.RETINANET.NUM_CLASSES,
+            "state_dict": tensors,
+            "ratios": list(spec.MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS[0]),
+            "scales": [size / STRIDES[0] for size in spec.MODEL.ANCHOR_GENERATOR.SIZES[0]],
+        }
+
+
+ODTK = OdtkAdapter(
+    name="odtk",
+    keys=KEYS,
+    config={
+        **TORCHVISION_RESNET,
+        "MODEL.ANCHOR_GENERATOR.NAME": "OdtkAnchorGenerator",
+        "MODEL.RETINANET.SMOOTH_L1_LOSS_BETA": 0.11,
+        "MODEL.FOCAL_RETINA.NORMALIZER.MODE": "batch",
+    },
+    has_fixed_mean=True,
+    spare={
+        f"backbones.ResNet{depth}FPN.features.fc.": "the ImageNet classifier" for depth in BLOCKS
+    },
+)
+# And before: 0.2.1 changed the anchors
+ODTK_0_2_0 = replace(
+    ODTK,
+    name="odtk-0.2.0",
+    config={
+        **ODTK.config,
+        "MODEL.ANCHOR_GENERATOR.NAME": "DetectronAnchorGenerator",
+        "MODEL.ANCHOR_GENERATOR.OFFSET": 0.5,
+    },
+)

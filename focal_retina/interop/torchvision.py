@@ -1,0 +1,73 @@
+"""``torchvision.models.detection.RetinaNet`` with ``resnet_fpn_backbone``."""
+
+import re
+from dataclasses import dataclass, replace
+
+from detectron2.config import CfgNode
+
+from .adapter import Adapter, Data, inner, of_modules, resnet_keys
+from .spec import TOP_BLOCK_BACKBONE, TORCHVISION_RESNET
+
+_FPN = {
+    **{f"backbone.fpn_lateral{i + 3}": f"backbone.fpn.inner_blocks.{i}" for i in range(3)},
+    **{f"backbone.fpn_output{i + 3}": f"backbone.fpn.layer_blocks.{i}" for i in range(3)},
+}
+_CLASSIFICATION, _REGRESSION = "head.classification_head", "head.regression_head"
+KEYS = of_modules(
+    {
+        **resnet_keys("backbone.body"),
+        **{f"{ours}": f"{theirs}.0" for ours, theirs in _FPN.items()},
+        **{f"{ours}.norm": f"{theirs}.1" for ours, theirs in _FPN.items()},
+        "backbone.top_block.p{i}": "backbone.fpn.extra_blocks.p{i}",
+        "head.cls_subnet.{i}": f"{_CLASSIFICATION}.conv.{{i}}.0",
+        "head.cls_subnet.{i}.norm": f"{_CLASSIFICATION}.conv.{{i}}.1",
+        "head.cls_score": f"{_CLASSIFICATION}.cls_logits",
+        "head.bbox_subnet.{i}": f"{_REGRESSION}.conv.{{i}}.0",
+        "head.bbox_subnet.{i}.norm": f"{_REGRESSION}.conv.{{i}}.1",
+        "head.bbox_pred": f"{_REGRESSION}.bbox_reg",
+    }
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TorchvisionAdapter(Adapter):
+    def unwrap(self, data: Data, spec: CfgNode) -> Data:
+        tensors = inner(data, "model")  # its reference training script saves {"model": …}
+        return {_todays_key(key): value for key, value in tensors.items()}
+
+
+def _todays_key(key: str) -> str:
+    """Of a key of before torchvision 0.13, such as those of the published v1 weights, when a
+    convolution and its ReLU became one module. torchvision renames them too."""
+    key = re.sub(r"(_blocks\.\d)\.(weight|bias)$", r"\1.0.\2", key)
+    old = re.fullmatch(r"(head\.\w+\.conv)\.(\d)\.(weight|bias)", key)
+    return f"{old[1]}.{int(old[2]) // 2}.0.{old[3]}" if old else key
+
+
+TORCHVISION_V2 = TorchvisionAdapter(
+    name="torchvision-v2",
+    keys=KEYS,
+    config={
+        **TORCHVISION_RESNET,
+        "MODEL.ANCHOR_GENERATOR.NAME": "TorchvisionAnchorGenerator",
+        "MODEL.RETINANET.NORM": "GN",
+        "MODEL.RETINANET.BBOX_REG_LOSS_TYPE": "giou",
+        "MODEL.FOCAL_RETINA.NORMALIZER.MODE": "image",
+    },
+    choices={"MODEL.FPN.NORM": ("", "BN", "GN")},
+    whole_sizes=True,
+    sizes_vary_fastest=True,
+    has_background_row=True,
+)
+TORCHVISION_V1 = replace(
+    TORCHVISION_V2,
+    name="torchvision-v1",
+    config={
+        **TORCHVISION_V2.config,
+        "MODEL.BACKBONE.NAME": TOP_BLOCK_BACKBONE,
+        "MODEL.FOCAL_RETINA.TOP_BLOCK.IN_FEATURE": "p5",
+        "MODEL.RETINANET.NORM": "",
+        "MODEL.RETINANET.BBOX_REG_LOSS_TYPE": "smooth_l1",
+        "MODEL.RETINANET.SMOOTH_L1_LOSS_BETA": 0.0,
+    },
+)

@@ -1,0 +1,77 @@
+"""α: how much a positive weighs against a negative (paper section 3.1), one for all or per class.
+
+The positive of class k weighs α_k and a negative of class k 1 - α_k. A scalar α < 0 means no
+weights at all, as in Detectron2 and fvcore.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+
+def check_alpha(alpha: float | Sequence[float]) -> None:
+    """Raise ValueError where ``alpha`` is no weight: above 1, or, in a list, outside [0, 1]."""
+    if isinstance(alpha, Sequence):
+        wrong = {k: a for k, a in enumerate(alpha) if not 0 <= a <= 1}
+        if wrong or not alpha:
+            raise ValueError(
+                f"each class's alpha must be in [0, 1]; of {len(alpha)}, wrong: {wrong}"
+            )
+    elif not alpha <= 1:
+        raise ValueError(f"alpha is {alpha}: it must be in [0, 1], or negative for no weighting")
+
+
+def balanced_alpha(class_counts: Sequence[float], alpha: float) -> list[float]:
+    """α of each class from how frequent it is: the rarer the class, the more its positives weigh.
+
+    The odds α_k / (1 - α_k), the weight of a positive against that of a negative, are those of
+    ``alpha`` times sqrt(g / n_k): n_k is the class's count, g the geometric mean of the counts.
+
+    The paper (section 3.1) names inverse class frequency as a way to set α. Applied to the odds, it
+    keeps each α_k within (0, 1), and classes of one size all get ``alpha``. The square root tempers
+    it, as in LVIS's repeat factors (Gupta et al., CVPR 2019): the plain inverse would all but
+    remove the positives of a class 1000 times as frequent.
+
+    Raises:
+        ValueError: a class without objects, or an ``alpha`` outside (0, 1).
+    """
+    if not 0 < alpha < 1:
+        raise ValueError(f"class alphas from counts need a scalar alpha within (0, 1), not {alpha}")
+    absent = [k for k, count in enumerate(class_counts) if count <= 0]
+    if absent or not class_counts:
+        raise ValueError(
+            f"class alphas from counts: classes {absent} of {len(class_counts)} have no object in "
+            "the training set; drop them from the data set or give each class's alpha as a list"
+        )
+    mean_log_count = sum(map(math.log, class_counts)) / len(class_counts)
+    log_odds = math.log(alpha / (1 - alpha))
+    shifts = [(mean_log_count - math.log(count)) / 2 for count in class_counts]
+    return [1 / (1 + math.exp(-(log_odds + shift))) for shift in shifts]
+
+
+def alpha_from_config(cfg: Any, class_counts: Sequence[int] | None) -> float | list[float]:
+    """The α that the config asks for: the scalar, the list, or the list made from class counts.
+
+    Raises:
+        ValueError: an unknown CLASS_ALPHA, ``"auto"`` without counts, or not one value per class.
+    """
+    alpha = cfg.MODEL.RETINANET.FOCAL_LOSS_ALPHA
+    class_alpha = cfg.MODEL.FOCAL_RETINA.CLS_LOSS.CLASS_ALPHA
+    key = "MODEL.FOCAL_RETINA.CLS_LOSS.CLASS_ALPHA"
+    if not class_alpha:
+        return alpha
+    if isinstance(class_alpha, str) and class_alpha != "auto":
+        raise ValueError(f'{key} is {class_alpha!r}: give nothing, a list of numbers or "auto"')
+    values: Sequence[float] | None = class_counts if class_alpha == "auto" else class_alpha
+    if values is None:
+        raise ValueError(
+            f'{key} is "auto", but nobody passed the class counts: '
+            "call build_cls_loss(cfg, class_counts=…), or give the alphas as a list"
+        )
+    num_classes = cfg.MODEL.RETINANET.NUM_CLASSES
+    if len(values) != num_classes:
+        what = "the class counts" if class_alpha == "auto" else key
+        raise ValueError(
+            f"{what}: {len(values)} values for MODEL.RETINANET.NUM_CLASSES = {num_classes} classes"
+        )
+    return balanced_alpha(values, alpha) if class_alpha == "auto" else [float(a) for a in values]

@@ -1,0 +1,227 @@
+"""CE, FL and FL*: the sum of a formula over all anchors and classes, in log space.
+
+N images, R_l anchors of level l, K classes. y = +1 for an anchor's own class and -1 for every
+other (a background anchor has none of its own), x a logit, x_t = y·x, p_t = σ(x_t) (paper
+section 3). The formulas here are the readable ones, with ordinary autograd;
+:mod:`focal_retina.losses.ops` computes the same numbers faster and is tested against them.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .alpha import alpha_from_config, check_alpha
+from .build import CLS_LOSS_REGISTRY
+from .ops import KERNELS, choose_kernel, dense_loss_sum
+
+
+def dense_loss(
+    f: Callable[[Tensor], Tensor],
+    logits: Tensor,
+    labels: Tensor,
+    positive_weight: float | Tensor = 1.0,
+    negative_weight: float | Tensor = 1.0,
+) -> Tensor:
+    """α_t·f(x_t) of every anchor and class, and 0 where the anchor is ignored.
+
+    Args:
+        f: elementwise function of x_t.
+        logits: (…, R, K), of any floating dtype; narrower ones than fp32 are computed in fp32.
+        labels: int64 (…, R).
+        positive_weight, negative_weight: α_t for y = +1 and y = -1, one number or (K,).
+
+    Returns:
+        (…, R, K), fp32 or wider.
+    """
+    x = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    is_own_class = labels.unsqueeze(-1) == torch.arange(x.shape[-1], device=labels.device)
+    is_ignored = (labels < 0).unsqueeze(-1)
+    # Masked before f too: behind f alone, an infinite ignored logit would have a NaN gradient.
+    x_t = torch.where(is_own_class, x, -x).masked_fill(is_ignored, 0)
+    loss = f(x_t)
+    weighted = torch.where(is_own_class, positive_weight * loss, negative_weight * loss)
+    return weighted.masked_fill(is_ignored, 0)
+
+
+class DenseLoss(nn.Module):
+    """Sum of α_t·f(x_t) over all anchors and classes; a subclass says what f is.
+
+    It brings all but the formula: levels, ignored anchors, α, precision, an empty batch.
+    """
+
+    needs_anchors = False
+    # (name, γ, β) of f in :mod:`focal_retina.losses.ops`, if it is computed there, too.
+    formula: tuple[str, float, float] | None = None
+
+    def __init__(self, *, alpha: float | Sequence[float] = -1.0, kernel: str = "auto"):
+        """
+        Args:
+            alpha: weight of positives, and 1 - alpha that of negatives: one number in [0, 1], one
+                per class (K numbers), or negative for no weights.
+            kernel: ``"numba"`` (CPU; fp32 and bf16), ``"triton"`` (CUDA), ``"plain"``, or
+                ``"auto"``: the first that can compute the logits. All give the same numbers.
+                The plain form, the only one of a loss without ``formula``, has derivatives of any
+                order. It costs time and memory: FL keeps 7 times the bytes of fp32 logits for
+                backward (15 times those of fp16), where the other kernels keep them once.
+        """
+        super().__init__()
+        check_alpha(alpha)
+        if kernel not in KERNELS:
+            raise ValueError(f"no loss kernel {kernel!r}: choose one of {', '.join(KERNELS)}")
+        self.kernel = kernel
+        self.alpha: float | Tensor
+        if isinstance(alpha, Sequence):
+            # Not persistent: the state dict of a model has Detectron2's keys, whatever its loss.
+            self.register_buffer("alpha", torch.tensor(list(alpha)), persistent=False)
+        else:
+            self.alpha = float(alpha)
+
+    @classmethod
+    def from_config(cls, cfg: Any, class_counts: Sequence[int] | None = None) -> dict[str, Any]:
+        return {"alpha": alpha_from_config(cfg, class_counts)}
+
+    @property
+    def weights(self) -> tuple[float, float] | tuple[Tensor, Tensor]:
+        """α_t of positives and of negatives, two numbers or two (K,) tensors."""
+        if isinstance(self.alpha, Tensor):
+            return self.alpha, 1 - self.alpha
+        return (self.alpha, 1 - self.alpha) if self.alpha >= 0 else (1.0, 1.0)
+
+    def elementwise(self, x_t: Tensor) -> Tensor:
+        """f: the unweighted loss of each element, from x_t in fp32 or wider, of any shape."""
+        raise NotImplementedError
+
+    def forward(self, logits: list[Tensor], labels: list[Tensor]) -> tuple[Tensor, Tensor | None]:
+        """See the contract in :mod:`focal_retina.losses`; the count is None.
+
+        Raises:
+            ValueError: the shapes do not fit; on the CPU also a label outside -1 … K. (On CUDA the
+                check would wait for the device; the anchor labeling checks there.)
+        """
+        self.check_inputs(logits, labels)
+        kernel = choose_kernel(self.kernel, logits[0])
+        if self.formula is not None and kernel != "plain":
+            return dense_loss_sum(logits, labels, self.formula, self.weights, kernel), None
+        levels = zip(logits, labels, strict=True)
+        sums = [dense_loss(self.elementwise, x, y, *self.weights).sum() for x, y in levels]
+        return torch.stack(sums).sum(), None
+
+    def check_inputs(self, logits: list[Tensor], labels: list[Tensor]) -> None:
+        if not logits or [x.shape[:-1] for x in logits] != [y.shape for y in labels]:
+            raise ValueError(
+                "each level needs logits (N, R_l, K) and labels (N, R_l), at least one level; got "
+                f"{[tuple(x.shape) for x in logits]} and {[tuple(y.shape) for y in labels]}"
+            )
+        num_classes = logits[0].shape[-1]
+        if isinstance(self.alpha, Tensor) and len(self.alpha) != num_classes:
+            raise ValueError(f"{len(self.alpha)} class alphas, but logits of {num_classes} classes")
+        for y in labels:
+            if y.device.type != "cpu" or torch.compiler.is_compiling() or y.numel() == 0:
+                continue
+            lowest, highest = (int(extreme) for extreme in y.aminmax())
+            if lowest < -1 or highest > num_classes:
+                raise ValueError(
+                    f"labels from {lowest} to {highest}, but NUM_CLASSES allows -1 (ignored), "
+                    f"0 … {num_classes - 1} (classes) and {num_classes} (background)"
+                )
+
+
+@CLS_LOSS_REGISTRY.register()
+class CrossEntropy(DenseLoss):
+    """-α_t·log p_t, the binary cross-entropy of every anchor and class (section 3.1, Table 1a).
+
+    From a config, α is ``MODEL.RETINANET.FOCAL_LOSS_ALPHA``, whose default is .25: set it to -1
+    for CE without weights.
+    """
+
+    formula = ("focal", 0.0, 0.0)
+
+    @classmethod
+    def from_config(cls, cfg: Any, class_counts: Sequence[int] | None = None) -> dict[str, Any]:
+        kernel = cfg.MODEL.FOCAL_RETINA.CLS_LOSS.KERNEL
+        return {**super().from_config(cfg, class_counts), "kernel": kernel}
+
+    def elementwise(self, x_t: Tensor) -> Tensor:
+        return -F.logsigmoid(x_t)
+
+
+def focal_loss(x_t: Tensor, gamma: float) -> Tensor:
+    """FL = -(1 - p_t)^γ·log p_t, elementwise, with p_t = σ(x_t).
+
+    Computed in log space, where both p_t and 1 - p_t keep their digits: finite, with a finite
+    gradient, for every γ ≥ 0 and every finite x_t. As a power of 1 - p_t, which rounds to 0 at
+    x_t ≈ 17 in fp32, its gradient would be NaN there for γ < 1.
+    """
+    log_p_t = F.logsigmoid(x_t)
+    log_1_minus_p_t = F.logsigmoid(-x_t)
+    return -(gamma * log_1_minus_p_t).exp() * log_p_t
+
+
+@CLS_LOSS_REGISTRY.register()
+class FocalLoss(DenseLoss):
+    """-α_t·(1 - p_t)^γ·log p_t; γ = 0 is α-CE (section 3.2, Tables 1b and 1e).
+
+    γ ≥ 0 says how fast easy examples lose their weight.
+    """
+
+    def __init__(
+        self, *, alpha: float | Sequence[float] = 0.25, gamma: float = 2.0, kernel: str = "auto"
+    ):
+        if not gamma >= 0:
+            raise ValueError(f"gamma is {gamma}: the focal loss needs gamma >= 0")
+        super().__init__(alpha=alpha, kernel=kernel)
+        self.gamma = float(gamma)
+        self.formula = ("focal", self.gamma, 0.0)
+
+    @classmethod
+    def from_config(cls, cfg: Any, class_counts: Sequence[int] | None = None) -> dict[str, Any]:
+        return {
+            **super().from_config(cfg, class_counts),
+            "gamma": cfg.MODEL.RETINANET.FOCAL_LOSS_GAMMA,
+            "kernel": cfg.MODEL.FOCAL_RETINA.CLS_LOSS.KERNEL,
+        }
+
+    def elementwise(self, x_t: Tensor) -> Tensor:
+        return focal_loss(x_t, self.gamma)
+
+
+def focal_loss_star(x_t: Tensor, gamma: float, beta: float) -> Tensor:
+    """FL* = -log σ(γ·x_t + β) / γ, elementwise; finite, with a finite gradient."""
+    return -F.logsigmoid(gamma * x_t + beta) / gamma
+
+
+@CLS_LOSS_REGISTRY.register()
+class FocalLossStar(DenseLoss):
+    """-α_t·log(σ(γ·x_t + β)) / γ; γ = 1, β = 0 is α-CE (appendix A, Table 3).
+
+    γ > 0 is the steepness, β the shift. The paper's Table 3 has (γ, β) = (2, 1) and (4, 0).
+    """
+
+    def __init__(
+        self,
+        *,
+        alpha: float | Sequence[float] = 0.25,
+        gamma: float = 2.0,
+        beta: float = 1.0,
+        kernel: str = "auto",
+    ):
+        if not gamma > 0:
+            raise ValueError(f"gamma is {gamma}: FL* divides by it and needs gamma > 0")
+        super().__init__(alpha=alpha, kernel=kernel)
+        self.gamma, self.beta = float(gamma), float(beta)
+        self.formula = ("focal_star", self.gamma, self.beta)
+
+    @classmethod
+    def from_config(cls, cfg: Any, class_counts: Sequence[int] | None = None) -> dict[str, Any]:
+        return {
+            **super().from_config(cfg, class_counts),
+            "gamma": cfg.MODEL.RETINANET.FOCAL_LOSS_GAMMA,
+            "beta": cfg.MODEL.FOCAL_RETINA.CLS_LOSS.BETA,
+            "kernel": cfg.MODEL.FOCAL_RETINA.CLS_LOSS.KERNEL,
+        }
+
+    def elementwise(self, x_t: Tensor) -> Tensor:
+        return focal_loss_star(x_t, self.gamma, self.beta)

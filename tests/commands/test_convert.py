@@ -1,0 +1,116 @@
+"""focal-retina convert, and the commands of docs/convert_weights.md."""
+
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from detectron2.modeling import build_model
+from torchvision.models.detection import RetinaNet
+from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+from torchvision.ops.feature_pyramid_network import LastLevelP6P7
+
+from focal_retina.commands import main
+from focal_retina.engine import SafeCheckpointer, load_config
+from focal_retina.interop.weight_files import load_weights
+
+DOCS = Path(__file__).parents[2] / "docs" / "convert_weights.md"
+
+
+@pytest.fixture(scope="module")
+def weights():
+    """Of torchvision's RetinaNet with the smallest ResNet, for COCO."""
+    top_block = LastLevelP6P7(256, 256)
+    backbone = resnet_fpn_backbone(
+        backbone_name="resnet18", weights=None, returned_layers=[2, 3, 4], extra_blocks=top_block
+    )
+    return RetinaNet(backbone, num_classes=91).state_dict()
+
+
+@pytest.fixture
+def arguments(weights, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save(weights, "theirs.pth")
+    return ["--from", "torchvision-v1", "--to", "detectron2", "--input", "theirs.pth"]
+
+
+def convert(arguments, *more) -> int:
+    return main(["convert", *arguments, *more])
+
+
+def build_from(config_file, weights):
+    model = build_model(load_config(config_file, ["MODEL.DEVICE", "cpu"]))
+    unused = SafeCheckpointer(model).load(weights, checkpointables=[])
+    return model, unused
+
+
+def test_the_files_that_it_writes_are_loaded_by_a_model_of_the_config(arguments, weights, capsys):
+    assert convert(arguments, "--output", "ours.pth", "--config-out", "c.yaml") == 0
+    printed = capsys.readouterr().out
+    assert "changed: anchors in Detectron2's order" in printed
+    assert printed.splitlines()[-1].endswith("tensors: ours.pth")
+    data = torch.load("ours.pth", weights_only=True)
+    model, rest = build_from("c.yaml", "ours.pth")
+    assert rest == {"__author__": "focal_retina", "matching_heuristics": False}
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, data["model"][name]), name
+
+    back = ["--from", "detectron2", "--config-file", "c.yaml", "--input", "ours.pth"]
+    back += ["--to", "torchvision-v1", "--output", "back.pkl", "--config-out", "theirs.yaml"]
+    assert convert(back) == 0
+    name = "head.regression_head.bbox_reg.weight"
+    assert torch.equal(torch.as_tensor(load_weights(Path("back.pkl"))[name]), weights[name])
+    settings = yaml.safe_load(Path("theirs.yaml").read_text())
+    assert settings["INPUT"] == {"FORMAT": "RGB"}
+
+
+def test_nothing_is_written_that_is_not_complete(arguments, weights, capsys):
+    torch.save({**weights, "extra": torch.zeros(1)}, "theirs.pth")
+    assert convert(arguments, "--output", "ours.pth") == 2
+    captured = capsys.readouterr()
+    assert "nothing is written without --allow-missing" in captured.err
+    assert "unused: extra\n" in captured.out
+    assert not Path("ours.pth").exists()
+    assert convert(arguments, "--output", "ours.pth", "--allow-missing") == 0
+    assert Path("ours.pth").exists()
+
+
+def test_user_errors_are_one_line_and_status_2(arguments, capsys):
+    cases = {
+        "theirs.pth: the file has 91 classes": [*arguments, "--num-classes", "5"],
+        "no multiple of 3 aspect ratios": [*arguments, "--num-anchors", "8"],
+        "ends in .pth": [*arguments, "--output", "o.onnx"],
+        "need the model's config": [*arguments, "--from", "detectron2"],
+        "--config-file is for": [*arguments, "--config-file", "c.yaml"],
+        "No such file": [*arguments, "--input", "none.pth"],
+    }
+    for message, words in cases.items():
+        assert convert(["--output", "o.pth"], *words) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert message in line
+
+
+def test_stated_counts_have_to_be_the_configs(arguments, capsys):
+    assert convert(arguments, "--output", "o.pth", "--config-out", "c.yaml") == 0
+    back = ["--from", "detectron2", "--to", "mmdet", "--config-file", "c.yaml"]
+    back += ["--input", "o.pth", "--output", "back.pth"]
+    for option, value in (("--num-classes", "6"), ("--num-anchors", "12"), ("--num-classes", "0")):
+        assert convert(back, option, value) == 2
+        assert f"{option} {value}, but " in capsys.readouterr().err
+
+
+def test_commands_of_the_page(weights, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save(weights, "retinanet_resnet50_fpn_coco.pth")
+    lines = DOCS.read_text().replace("\\\n", " ").splitlines()
+    commands = [shlex.split(line) for line in lines if line.startswith("./run ")]
+    there, evaluate, back = commands
+    assert main(there[3:]) == 0
+    build_from(
+        evaluate[evaluate.index("--config-file") + 1],
+        evaluate[evaluate.index("MODEL.WEIGHTS") + 1],
+    )
+    assert main(back[3:]) == 0
+    name = "head.regression_head.bbox_reg.weight"
+    assert torch.equal(load_weights(Path("back.safetensors"))[name], weights[name])

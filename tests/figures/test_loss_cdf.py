@@ -1,0 +1,177 @@
+"""Figure 4 against the definition, sample by sample."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from focal_retina.figures.loss_cdf import (
+    LossCdf,
+    MeasuredCdfs,
+    cumulate,
+    draw_logits,
+    draw_loss_cdfs,
+    read_loss_cdf,
+)
+from focal_retina.figures.loss_shares import (
+    SIGNS,
+    loss_shares,
+)
+from focal_retina.losses import focal_loss
+from focal_retina.modeling.meta_arch import LabeledPredictions
+
+GAMMAS = (0.0, 0.5, 1.0, 2.0)
+K = 3
+
+
+class Model:
+    """Random logits and labels of two levels, all kinds of labels among them, image by image."""
+
+    num_classes = K
+
+    def eval(self):
+        pass
+
+    def preprocess_image(self, batch):
+        return SimpleNamespace(tensor=None)
+
+    def label_and_predict(self, images, batch):
+        generator = torch.Generator().manual_seed(batch[0]["image_id"])
+        logits = [torch.randn(1, r, K, generator=generator) * 3 - 2 for r in (60, 15)]
+        labels = torch.randint(-1, K + 1, (1, 75), generator=generator)
+        anchors = [range(60), range(15)]
+        return LabeledPredictions(anchors, logits, labels, *[None] * 4)
+
+
+def batches(count):
+    return [[{"image_id": i, "file_name": f"{i}.jpg"}] for i in range(count)]
+
+
+def samples_of(count):
+    """sign -> rows (x_t, level · K + class), straight from the definition."""
+    found = {sign: [] for sign in SIGNS}
+    for batch in batches(count):
+        predictions = Model().label_and_predict(None, batch)
+        cells = [level for level, x in enumerate(predictions.logits) for _ in range(x.shape[1])]
+        rows = torch.cat(predictions.logits, dim=1)[0].tolist()
+        for level, row, label in zip(cells, rows, predictions.labels[0].tolist(), strict=True):
+            for k, logit in enumerate(row if label >= 0 else ()):
+                sign, x_t = ("positives", logit) if k == label else ("negatives", -logit)
+                found[sign].append((x_t, level * K + k))
+    return found
+
+
+def test_every_logit_is_drawn_where_there_are_few():
+    drawn, expected = draw_logits(Model(), batches(3), 1000), samples_of(3)
+    for sign in SIGNS:
+        x_t, cells, seen = drawn[sign]
+        assert seen == len(expected[sign])
+        rows = zip(x_t.tolist(), cells.tolist(), strict=True)
+        assert sorted(rows) == sorted(expected[sign])
+
+
+def test_of_many_logits_a_fixed_number_is_drawn_with_one_chance_for_all():
+    everything = samples_of(1)["negatives"]
+    drawn = [draw_logits(Model(), batches(1), 40)["negatives"] for _ in range(2)]
+    assert torch.equal(drawn[0].x_t, drawn[1].x_t)  # the same in each call
+    assert len(drawn[0].x_t) == 40 and drawn[0].seen == len(everything)
+    assert set(zip(drawn[0].x_t.tolist(), drawn[0].cells.tolist(), strict=True)) <= {*everything}
+    x_t = torch.cat([draw_logits(Model(), batches(1) * 400, 40)["negatives"].x_t])
+    mean, std = np.mean([x for x, _ in everything]), np.std([x for x, _ in everything])
+    assert abs(float(x_t.mean()) - mean) < 4 * std / len(x_t) ** 0.5
+
+
+def test_logits_that_are_not_finite_are_named_with_the_image(monkeypatch):
+    original = Model.label_and_predict
+
+    def diverged(self, images, batch):
+        predictions = original(self, images, batch)
+        predictions.logits[1][0, 3, 1] = float("nan" if batch[0]["image_id"] else "inf")
+        return predictions
+
+    monkeypatch.setattr(Model, "label_and_predict", diverged)
+    for batch in batches(2):
+        with pytest.raises(Exception, match=rf"{batch[0]['file_name']}.*diverged"):
+            draw_logits(Model(), [batch], 40)
+
+
+@settings(deadline=None, max_examples=20)
+@given(
+    seed=st.integers(0, 10**6),
+    scale=st.sampled_from([0.001, 3.0, 100.0]),
+    offset=st.sampled_from([-40.0, -4.6, 0.0, 5.0]),
+    count=st.sampled_from([1, 7, 5000]),
+)
+def test_curve_is_the_sort_and_convex(seed, scale, offset, count):
+    x_t = torch.randn(count, generator=torch.Generator().manual_seed(seed)) * scale + offset
+    for gamma, cdf in cumulate(x_t, GAMMAS).items():
+        losses = np.sort(focal_loss(x_t, gamma).double().numpy())
+        if cdf is None:
+            assert losses.sum() == 0
+            continue
+        exact = np.concatenate([[0], np.cumsum(losses)]) / losses.sum()
+        ranks = np.rint(np.array(cdf.samples) * count).astype(int)
+        np.testing.assert_allclose(cdf.loss, exact[ranks], atol=1e-9)
+        assert (ranks[0], ranks[-1], cdf.loss[0], cdf.loss[-1]) == (0, count, 0, 1)
+        slopes = np.diff(cdf.loss) / np.diff(cdf.samples)
+        assert (slopes >= 0).all() and (np.diff(slopes) > -1e-6 * slopes.max()).all()
+        assert cdf.hardest(0) == 0 and cdf.hardest(1) == 1
+
+
+def test_hardest_samples_of_a_known_set():
+    """CE of p_t = e^-1 … e^-4 is 1 … 4: the hardest quarter holds 4 of 10."""
+    p_t = torch.tensor([1.0, 3.0, 2.0, 4.0], dtype=torch.float64).neg().exp()
+    cdf = cumulate(p_t.logit(), [0.0])[0.0]
+    assert cdf.loss == pytest.approx([0, 0.1, 0.3, 0.6, 1])
+    assert cdf.hardest(0.25) == pytest.approx(0.4)
+    assert cumulate(torch.empty(0), [0.0]) == {0.0: None}
+
+
+@pytest.mark.parametrize("alpha", [0.25, 0.9, -1.0])
+def test_shares_against_the_definition(alpha):
+    """Also where one of 10 negatives was drawn, each standing for 10."""
+    drawn = draw_logits(Model(), batches(2), 1000)
+    drawn["negatives"] = drawn["negatives"]._replace(seen=10 * drawn["negatives"].seen)
+    shares = loss_shares(drawn, GAMMAS, alpha, ["p3", "p4"], ["a", "b", "c"])
+    weights = (10 * (1 - alpha), alpha) if alpha >= 0 else (10, 1)
+    for g, gamma in enumerate(GAMMAS):
+        expected = {"loss": np.zeros((2, 2 * K)), "gradient": np.zeros((2, 2 * K))}
+        in_bucket = {"loss": 0.0, "gradient": 0.0}
+        for s, (sign, weight) in enumerate(zip(SIGNS, weights, strict=True)):
+            x_t = drawn[sign].x_t.double().requires_grad_()
+            loss = focal_loss(x_t, gamma)
+            (slope,) = torch.autograd.grad(loss.sum(), x_t)
+            score = torch.sigmoid(x_t if s else -x_t)
+            for quantity, values in (("loss", loss.detach()), ("gradient", slope.abs())):
+                np.add.at(expected[quantity][s], drawn[sign].cells, weight * values)
+                in_bucket[quantity] += weight * float(values[(score >= 0.1) & (score < 0.3)].sum())
+        for quantity, sums in expected.items():
+            by_cell = (sums / sums.sum()).reshape(2, 2, K)
+            found = {kind: np.array(getattr(its, quantity)[g]) for kind, its in shares.items()}
+            np.testing.assert_allclose(found["level"], by_cell.sum(2), rtol=1e-5)
+            np.testing.assert_allclose(found["class"], by_cell.sum(1), rtol=1e-5)
+            bucket = shares["score bucket"].names.index("0.1–0.3")
+            share = in_bucket[quantity] / sums.sum()
+            assert found["score bucket"][:, bucket].sum() == pytest.approx(share, rel=1e-5)
+            assert found["score bucket"].sum() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"images": 3, "cdf": {"positives": {"0": {}}}}'])
+def test_a_foreign_json_is_named(tmp_path, text):
+    (tmp_path / "loss_distribution.json").write_text(text)
+    with pytest.raises(ValueError, match=r"loss_distribution\.json holds no loss distribution"):
+        read_loss_cdf(tmp_path)
+
+
+def test_picture_shows_the_curves_from_both_sides(tmp_path, saved):
+    curve = LossCdf([0, 0.5, 1], [0, 0.1, 1])
+    cdfs = {"positives": {0.0: None, 2.0: None}, "negatives": {0.0: None, 2.0: curve}}
+    counts = {"positives": 0, "negatives": 1234567}
+    draw_loss_cdfs(MeasuredCdfs(3, counts, cdfs), tmp_path / "fig4.png")
+    empty, above, _, below = saved[0].axes
+    np.testing.assert_allclose(above.lines[0].get_xydata(), [[0, 0], [0.5, 0.1], [1, 1]])
+    np.testing.assert_allclose(below.lines[0].get_xydata(), [[1, 1], [0.5, 0.9], [0, 0]])
+    assert [text.get_text() for text in empty.texts] == ["no loss of positives"]

@@ -1,0 +1,41 @@
+"""Precision-recall pictures: what they show is read back from matplotlib's artists."""
+
+import numpy as np
+import pytest
+
+from focal_retina.evaluation.precision_curves import PrecisionCurves
+from focal_retina.figures.pr_curves import draw_pr_curves
+
+
+def curves_of(average_precision):
+    """Precision that is the given number at all recalls and IoUs; NaN: a class without objects."""
+    values = np.array(average_precision, float)
+    precision = np.broadcast_to(np.where(np.isnan(values), -1, values), (10, 101, len(values)))
+    names = [f"class {k}" for k in range(len(values))]
+    return PrecisionCurves(precision, np.arange(0.5, 1, 0.05), np.linspace(0, 1, 101), names)
+
+
+def test_each_class_has_a_line_and_a_bar_from_best_to_worst(tmp_path, saved):
+    draw_pr_curves(curves_of([0.2, np.nan, 0.7]), "birds", tmp_path / "pr.png")
+    by_iou, by_class, bars = saved[0].axes
+    assert [bar.get_width() for bar in bars.patches] == pytest.approx([70, 20])
+    assert [label.get_text() for label in bars.get_yticklabels()] == ["class 2", "class 0"]
+    assert [line.get_ydata()[50] for line in by_class.lines] == pytest.approx([0.7, 0.2])
+    assert len(by_iou.lines) == 10
+    np.testing.assert_allclose(by_iou.lines[3].get_ydata(), 0.45)
+    assert by_iou.get_legend().get_texts()[0].get_text() == "0.50: 45.0"
+
+
+def test_of_many_classes_the_best_and_the_worst_are_shown(tmp_path, saved):
+    draw_pr_curves(curves_of(np.linspace(0, 1, 80)), "coco", tmp_path / "pr.png")
+    _, by_class, bars = saved[0].axes
+    shown = [label.get_text() for label in bars.get_yticklabels()]
+    assert shown == [f"class {k}" for k in [*range(79, 71, -1), *range(7, -1, -1)]]
+    assert "best and worst 8 of 80" in by_class.get_title(loc="left")
+
+
+@pytest.mark.parametrize("average_precision", [[np.nan, np.nan], [0.5]])
+def test_nothing_and_one_class(average_precision, tmp_path, saved):
+    draw_pr_curves(curves_of(average_precision), "few", tmp_path / "pr.png")
+    texts = [text.get_text() for text in saved[0].axes[0].texts]
+    assert texts == (["no objects"] if np.isnan(average_precision[0]) else [])

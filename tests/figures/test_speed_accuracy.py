@@ -1,0 +1,154 @@
+"""Figure 2: what is measured, what is not measured again, and the envelope."""
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from focal_retina.engine import UserError
+from focal_retina.figures import speed_accuracy
+from focal_retina.figures.speed_accuracy import (
+    PAPER_OTHERS,
+    PAPER_RETINANET,
+    Measurement,
+    Run,
+    draw_speed_accuracy,
+    measure_runs,
+    median_milliseconds,
+    parse_run,
+    read_measurements,
+    upper_envelope,
+)
+
+
+def test_a_run_is_a_folder_or_a_config_and_weights(tmp_path):
+    assert parse_run("a=b.yaml:detectron2://x/y.pkl") == Run("a", "b.yaml", "detectron2://x/y.pkl")
+    assert parse_run(f"a={tmp_path}") == Run("a", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "spec", ["", "a", "a=", "=.", "=b.yaml:c.pth", "a=b.yaml", "a=b.yaml:", "a=:c"]
+)
+def test_other_runs_are_refused(spec):
+    with pytest.raises(ValueError, match="NAME=CONFIG:WEIGHTS"):
+        parse_run(spec)
+
+
+@pytest.fixture
+def measure(tmp_path, monkeypatch):
+    """Call measure_runs with a stand-in for the measuring; returns (results, what was measured)."""
+    weights = tmp_path / "model.pth"
+    weights.write_text("weights")
+    config = tmp_path / "config.yaml"
+    config.write_text("DATASETS:\n  TEST: ('focal_shapes_val',)\n")
+    measured = []
+
+    def stand_in(cfg, name, size, num_images, digest):
+        assert (size, round(size * 5 / 3)) == (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
+        assert str(tmp_path / name / str(size)) == cfg.OUTPUT_DIR
+        if name == "broken":
+            raise KeyboardInterrupt
+        measured.append((name, size))
+        return Measurement(name, size, 10.0, 2, {"AP": 50.0}, "set", "device", digest)
+
+    monkeypatch.setattr(speed_accuracy, "_measure", stand_in)
+
+    def call(names, sizes, *opts, images=2):
+        measured.clear()
+        opts = ["INPUT.MIN_SIZE_TEST", 600, "INPUT.MAX_SIZE_TEST", 1000, *opts]
+        opts += ["MODEL.RETINANET.NUM_CLASSES", 4, "MODEL.META_ARCHITECTURE", "FocalRetinaNet"]
+        runs = [Run(name, str(config), str(weights)) for name in names]
+        results = measure_runs(runs, sizes, tmp_path, num_images=images, opts=opts)
+        return [(x.run, x.size) for x in results], list(measured)
+
+    call.weights = weights
+    return call
+
+
+def test_what_is_there_is_not_measured_again(measure, tmp_path):
+    both = [("a", 400), ("a", 500)]
+    assert measure(["a"], [400, 500]) == (both, both)
+    assert measure(["a"], [400, 500]) == (both, [])
+    # Another run adds to the figure.
+    assert measure(["b"], [400]) == ([*both, ("b", 400)], [("b", 400)])
+    assert len(read_measurements(tmp_path / "speed_accuracy.json")) == 3
+
+
+def test_whatever_decides_the_numbers_asks_for_a_new_measurement(measure):
+    once = [("a", 400)]
+    measure(["a"], [400])
+    assert measure(["a"], [400], "MODEL.RETINANET.NMS_THRESH_TEST", 0.6) == (once, once)
+    assert measure(["a"], [400]) == (once, once)
+    assert measure(["a"], [400], images=3) == (once, once)
+    measure.weights.write_text("trained for longer")
+    assert measure(["a"], [400], images=3) == (once, once)
+    assert measure(["a"], [400], images=3) == (once, [])
+
+
+def test_an_interrupted_call_keeps_what_it_measured(measure, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        measure(["a", "broken"], [400])
+    assert [x.run for x in read_measurements(tmp_path / "speed_accuracy.json")] == ["a"]
+    assert measure(["a"], [400]) == ([("a", 400)], [])
+
+
+def test_two_runs_of_one_name_are_refused(measure):
+    with pytest.raises(UserError, match="same name"):
+        measure(["a", "a"], [400])
+
+
+def test_the_model_is_timed_as_it_is_used():
+    class Model(nn.Module):
+        def forward(self, batch):
+            assert not self.training and not torch.is_grad_enabled()
+            assert torch.get_num_threads() == threads
+
+    threads, model = torch.get_num_threads(), Model()
+    assert 0 < median_milliseconds(model, [[{}]] * 3) < 1000
+    assert model.training
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"measurements": [{"run": "a"}]}', '{"x": 1}'])
+def test_a_foreign_json_is_refused_and_left_alone(tmp_path, content):
+    path = tmp_path / "speed_accuracy.json"
+    path.write_text(content)
+    with pytest.raises(ValueError, match="holds no measurements"):
+        read_measurements(path)
+    assert path.read_text() == content
+
+
+@given(st.lists(st.tuples(st.integers(1, 20), st.integers(0, 20)), min_size=1))
+def test_envelope_beats_or_holds_every_point(points):
+    envelope = upper_envelope(points)
+    assert set(envelope) <= set(points)
+    for (time, ap), (later, higher) in itertools.pairwise(envelope):
+        assert time < later and ap < higher
+    for time, ap in points:
+        assert any(t <= time and a >= ap for t, a in envelope)
+
+
+def test_retinanet_is_the_papers_envelope_from_64_ms_on():
+    """Section 5.3: above 25 AP it forms the upper envelope of all systems."""
+    retinanet = [p for curve in PAPER_RETINANET.values() for p in curve]
+    envelope = upper_envelope([*retinanet, *PAPER_OTHERS.values()])
+    assert set(envelope) - set(retinanet) == {PAPER_OTHERS["YOLOv2"], PAPER_OTHERS["SSD321"]}
+    assert max(retinanet)[1] == 37.8
+
+
+def test_picture_shows_runs_beside_the_paper(tmp_path, saved):
+    runs = [("R18", 500, 20.0, 30.0), ("R18", 400, 10.0, 25.0), ("R50", 400, 30.0, 28.0)]
+    measurements = [
+        Measurement(name, size, time, 5, {"AP": ap}, "some set", "some GPU", "")
+        for name, size, time, ap in runs
+    ]
+    draw_speed_accuracy(measurements, tmp_path / "fig2.png")
+    measured, paper = (
+        {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
+        for axes in saved[0].axes
+    )
+    assert measured["R18"] == measured["upper envelope"] == [[10, 25], [20, 30]]
+    assert measured["R50"] == [[30, 28]]
+    assert paper["RetinaNet-50"][2] == [98, 34.3]

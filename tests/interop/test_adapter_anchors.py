@@ -1,0 +1,79 @@
+"""Anchors of other libraries, against what those publish of their computation."""
+
+import numpy as np
+import pytest
+import torch
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.retinanet import _default_anchorgen
+
+from focal_retina.interop import ADAPTERS
+from focal_retina.interop.spec import STRIDES, first_boxes
+
+
+def boxes_of(name):
+    return first_boxes(ADAPTERS[name].spec_of(80, 9, (0.5, 1.0, 2.0)))
+
+
+def test_torchvision():
+    their_generator = _default_anchorgen()
+    features = [torch.zeros(1, 1, 256 // s, 256 // s) for s in STRIDES]
+    theirs = their_generator(ImageList(torch.zeros(1, 3, 256, 256), [(256, 256)]), features)[0]
+    first_of_level = np.cumsum([0] + [9 * f.shape[2] * f.shape[3] for f in features[:-1]])
+    for start, ours in zip(first_of_level, boxes_of("torchvision-v1"), strict=True):
+        expected = theirs[start : start + 9].view(3, 3, 4).transpose(0, 1).flatten(0, 1)
+        assert torch.equal(ours, expected)
+
+
+def sides_of(stride, *, rounded):
+    """Widths and heights (9, 2): those of a cell of one stride, of each ratio, by each scale."""
+    ratios = np.array([0.5, 1.0, 2.0])
+    widths = np.sqrt(stride * stride / ratios)
+    widths = np.round(widths) if rounded else widths
+    heights = np.round(widths * ratios) if rounded else widths * ratios
+    scales = 4 * 2 ** (np.arange(3) / 3)
+    return (scales[:, None, None] * np.stack([widths, heights], axis=1)).reshape(9, 2)
+
+
+def mmdetection(stride):
+    """``AnchorGenerator`` with center_offset 0: Detectron2's own."""
+    half = sides_of(stride, rounded=False) / 2
+    return -half, half
+
+
+def detectron(stride):
+    """``generate_anchors``. The last pixel is within: an edge is one further."""
+    centre, half = (stride - 1) / 2, (sides_of(stride, rounded=True) - 1) / 2
+    return centre - half, centre + half + 1
+
+
+def odtk_before_0_2_1(stride):
+    sides = sides_of(stride, rounded=True)
+    last = 0.5 * (stride + sides) - 1
+    return 0.5 * (stride - sides), last + 1
+
+
+def odtk(stride):
+    sides = sides_of(stride, rounded=False)
+    return 0.5 * (stride - sides), 0.5 * (stride + sides) + 1
+
+
+@pytest.mark.parametrize(
+    "name, reference",
+    [
+        ("mmdet", mmdetection),
+        ("mmdet-caffe", mmdetection),
+        ("detectron", detectron),
+        ("odtk-0.2.0", odtk_before_0_2_1),
+        ("odtk", odtk),
+    ],
+)
+def test_edges(name, reference):
+    expected = [np.concatenate(reference(stride), axis=1) for stride in STRIDES]
+    np.testing.assert_allclose(boxes_of(name).numpy(), expected, atol=1e-4)
+
+
+def test_known_anchors():
+    """Detectron's cell of stride 8 and ratio .5 is 11 x 6 (11.3 and 5.5 rounded), its centre 3.5 +
+    .5. ODTK's of ratio 1 and scale 4 is [-12, 20], and with its last pixel [-12, 21]."""
+    assert boxes_of("detectron")[0, 0].tolist() == [-18.0, -8.0, 26.0, 16.0]
+    assert boxes_of("odtk")[0, 1].tolist() == [-12.0, -12.0, 21.0, 21.0]

@@ -1,0 +1,130 @@
+"""What is refused, and what the report tells."""
+
+import pytest
+import torch
+from converted import build_detector, from_detectron2, to_detectron2, with_keys
+from foreign_models import K, Mmdet, Odtk, detectron_blobs, randomize
+
+from focal_retina.interop import ADAPTERS
+from focal_retina.interop.convert import convert
+
+DETECTRON2 = ADAPTERS["detectron2"]
+
+
+@pytest.fixture(scope="module")
+def mmdet():
+    return randomize(Mmdet()).state_dict()
+
+
+@pytest.fixture(scope="module")
+def ours(mmdet):
+    return to_detectron2(mmdet, "mmdet", K)
+
+
+def test_class_and_anchor_counts_have_to_agree(mmdet):
+    """45 channels are 9 x 5 and 15 x 3, 36 of boxes are 9 anchors."""
+    mmdet_format = ADAPTERS["mmdet"]
+    with pytest.raises(ValueError, match="9 anchors a position, and not the 15"):
+        convert(mmdet, mmdet_format, DETECTRON2, mmdet_format.spec_of(3, 15, (0.5, 1.0, 2.0)))
+    with pytest.raises(ValueError, match="5 classes an anchor, and not the 80"):
+        to_detectron2(mmdet, "mmdet")
+    with pytest.raises(ValueError, match="of 3 classes, and not the 5"):
+        to_detectron2({"meta": {"CLASSES": ("a", "b", "c")}, "state_dict": mmdet}, "mmdet", K)
+    metadata = {"dataset_meta": {"CLASSES": ("a", "b", "c")}}  # mmdetection 3
+    with pytest.raises(ValueError, match="of 3 classes, and not the 5"):
+        to_detectron2({"meta": metadata, "state_dict": mmdet}, "mmdet", K)
+
+
+def test_odtks_file_tells_its_anchors():
+    data = {"classes": K, "ratios": [1.0], "scales": [4.0, 5.0], "state_dict": {}}
+    with pytest.raises(ValueError, match="2 anchors a position, and not the 9"):
+        to_detectron2(data, "odtk", K)
+    with pytest.raises(ValueError, match="rotated"):
+        to_detectron2({**data, "angles": [0.0]}, "odtk", K)
+
+
+def test_aspect_ratios_are_positive():
+    with pytest.raises(ValueError, match="not all positive"):
+        ADAPTERS["mmdet"].spec_of(K, 9, (0.0, 1.0, 2.0))
+
+
+def test_another_librarys_file(mmdet):
+    with pytest.raises(ValueError, match="no RetinaNet of odtk"):
+        to_detectron2(mmdet, "odtk", K)
+
+
+def test_p6_from_the_other_level(mmdet, ours):
+    """v1 and v2 of torchvision have the same names, and differ in what P6 is computed from."""
+    v2 = from_detectron2(ours, "torchvision-v1").tensors
+    with pytest.raises(ValueError, match=r"from 512 channels in it, but torchvision-v1 has 32"):
+        to_detectron2(v2, "torchvision-v1", K)
+
+
+def test_unused_and_missing_tensors_are_listed(mmdet):
+    tensors = dict(mmdet)
+    tensors["extra.weight"] = torch.zeros(3)
+    del tensors["neck.fpn_convs.4.conv.bias"], tensors["backbone.layer3.1.bn2.running_var"]
+    report = to_detectron2(tensors, "mmdet", K).report
+    assert report.unused == ["extra.weight"]
+    assert sorted(report.missing) == [
+        "backbone.bottom_up.res4.1.conv2.norm.running_var",
+        "backbone.top_block.p7.bias",
+    ]
+    assert not report.is_complete
+
+
+def test_what_the_target_computes_otherwise_is_listed(ours):
+    differences = from_detectron2(ours, "torchvision-v2").report.differs
+    assert [line.partition(":")[0] for line in differences] == [
+        "norm of the subnets",
+        "ReLU between P6 and P7",
+        "anchors",
+    ]
+    detectron = to_detectron2({"blobs": detectron_blobs()}, "detectron", K)
+    differences = from_detectron2(detectron, "mmdet").report.differs
+    assert any("stride in the first 1x1" in line for line in differences)
+
+
+def test_a_bias_before_a_norm_is_no_zero():
+    """Detectron2's subnets have it, mmdetection's do not: group norm does not undo it."""
+    conversion = to_detectron2(randomize(Mmdet(head_norm=True)).state_dict(), "mmdet", K)
+    assert from_detectron2(conversion, "mmdet").report.is_complete
+    conversion.tensors["head.cls_subnet.3.bias"][7] = 0.5
+    report = from_detectron2(conversion, "mmdet").report
+    assert report.unused == ["head.cls_subnet.3.bias"]
+
+
+def test_weights_in_channels_last_memory(mmdet, ours):
+    """As those of a model that was trained on a CPU."""
+    last = torch.channels_last
+    moved = {k: v.to(memory_format=last) if v.dim() == 4 else v for k, v in mmdet.items()}
+    converted = to_detectron2(moved, "mmdet", K)
+    for name, tensor in ours.tensors.items():
+        assert torch.equal(converted.tensors[name], tensor), name
+
+
+def test_box_coder_weights_are_folded(ours):
+    weights = (10.0, 10.0, 5.0, 5.0)
+    weighted = with_keys(ours, "MODEL.RETINANET.BBOX_REG_WEIGHTS", weights)
+    back = from_detectron2(weighted, "mmdet")
+    expected = from_detectron2(ours, "mmdet").tensors["bbox_head.retina_reg.bias"].view(-1, 4)
+    actual = back.tensors["bbox_head.retina_reg.bias"].view(-1, 4)
+    torch.testing.assert_close(actual, expected / torch.tensor(weights))
+    assert back.report.is_complete
+
+
+def test_a_pixel_mean_that_cannot_be_set():
+    conversion = to_detectron2({"state_dict": randomize(Odtk()).state_dict()}, "odtk", K)
+    changed = with_keys(conversion, "MODEL.PIXEL_MEAN", [120.0, 120.0, 120.0])
+    assert any("pixel mean" in line for line in from_detectron2(changed, "odtk").report.differs)
+    report = from_detectron2(changed, "torchvision-v2").report
+    assert any("pixel mean" in line and "set it there" in line for line in report.changed)
+
+
+def test_detectron2s_own_state_beside_the_weights_is_left_out(ours):
+    data = {"model": {**ours.tensors, "pixel_mean": torch.zeros(3, 1, 1)}, "iteration": 5}
+    again = convert(data, DETECTRON2, DETECTRON2, ours.spec)
+    assert again.report.is_complete
+    assert again.report.changed == ["left out pixel_mean (1): in the config"]
+    assert again.tensors.keys() == ours.tensors.keys()
+    build_detector(again)

@@ -1,0 +1,127 @@
+"""What only the CPU kernel does: its arithmetic, its threads, and the memory of its gradients.
+
+That its numbers are right is shown in test_ops.py.
+"""
+
+import gc
+import multiprocessing
+
+import numpy as np
+import pytest
+import torch
+from numba import njit
+
+from focal_retina.losses.ops import numba_cpu
+
+LARGE = numba_cpu._SMALLEST_BLOCK // 4  # fp32 elements
+
+
+def apply(function, values, result_dtype=np.float32):
+    """``function`` over fp32 values, as the kernel's loop would call it."""
+
+    @njit
+    def loop(values, results):
+        for i in range(len(values)):
+            results[i] = function(values[i])
+
+    results = np.empty(len(values), result_dtype)
+    loop(values, results)
+    return results
+
+
+def test_exp_is_good_to_two_units_in_the_last_place():
+    x = np.concatenate([-np.geomspace(1e-6, 87, 20_000), [0.0, -1e4, -np.inf]]).astype(np.float32)
+    actual, expected = apply(numba_cpu._exp_of_negative, x), np.exp(x.astype(np.float64))
+    np.testing.assert_allclose(actual, expected, rtol=2**-22, atol=2e-38)
+
+
+def test_rounding_to_bf16_is_torchs():
+    """To the nearest, ties to even, over every exponent."""
+    generator = np.random.default_rng(0)
+    bits = generator.integers(0, 0x7F000000, 100_000).astype(np.int32)
+    ties = (bits & ~np.int32(0xFFFF)) | np.int32(0x8000)
+    values = np.concatenate([bits, ties]).view(np.float32)
+    values = np.concatenate([values, -values])
+    expected = torch.from_numpy(values).bfloat16().view(torch.int16).numpy()
+    np.testing.assert_array_equal(apply(numba_cpu._store_bf16, values, np.int16), expected)
+
+
+@pytest.mark.parametrize("factor", [0.3, 1.0, -7.0])
+def test_scaling_bf16_is_torchs(factor):
+    values = torch.randn(3, 500, 7, generator=torch.Generator().manual_seed(0)).bfloat16()
+    for gradient in (values.clone(), values.transpose(1, 2)):
+        expected = gradient * factor
+        numba_cpu.scale_(gradient, torch.tensor(factor))
+        assert torch.equal(gradient, expected)
+
+
+def loss_of_zeros():
+    """Of eight logits, each at log 2."""
+    x, y = torch.zeros(1, 4, 2), torch.zeros(1, 4, dtype=torch.int64)
+    return numba_cpu.loss_and_gradients([x], [y], False, ("focal", 0.0, 0.0), (1.0, 1.0))[0].item()
+
+
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_threads_pass_on_errors():
+    def fail():
+        raise ValueError("from the work")
+
+    with pytest.raises(ValueError, match="from the work"):
+        numba_cpu._on_each_thread(fail)
+
+
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.skipif(
+    "fork" not in multiprocessing.get_all_start_methods(), reason="no fork on this system"
+)
+def test_a_forked_child_starts_its_own_threads():
+    assert loss_of_zeros() == pytest.approx(8 * 0.6931472)
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    child = context.Process(target=lambda: queue.put(loss_of_zeros()), daemon=True)
+    child.start()
+    assert queue.get(timeout=60) == pytest.approx(8 * 0.6931472)
+    child.join(60)
+    assert child.exitcode == 0
+
+
+@pytest.fixture(autouse=True)
+def _no_free_blocks():
+    numba_cpu._free_blocks.clear()
+
+
+def test_a_freed_gradients_memory_serves_the_next():
+    logits = torch.zeros(1, LARGE, 1)
+    first = numba_cpu._empty_like(logits)
+    address = first.data_ptr()
+    view = first[0, 5:]
+    del first
+    assert numba_cpu._empty_like(logits).data_ptr() != address  # a view still holds it
+    numba_cpu._free_blocks.clear()
+    del view
+    gc.collect()
+    assert numba_cpu._empty_like(logits).data_ptr() == address
+
+
+def test_living_gradients_have_memory_of_their_own():
+    logits = torch.zeros(1, LARGE, 1)
+    gradients = [numba_cpu._empty_like(logits).fill_(i) for i in range(4)]
+    assert [g.unique().tolist() for g in gradients] == [[0], [1], [2], [3]]
+
+
+def test_a_block_far_too_large_is_left_alone_and_few_are_kept():
+    large = numba_cpu._empty_like(torch.zeros(1, 3 * LARGE, 1))
+    address = large.data_ptr()
+    del large
+    assert numba_cpu._empty_like(torch.zeros(1, LARGE, 1)).data_ptr() != address
+    many = [numba_cpu._empty_like(torch.zeros(1, LARGE, 1)) for _ in range(20)]
+    del many
+    assert len(numba_cpu._free_blocks) == numba_cpu._free_blocks.maxlen

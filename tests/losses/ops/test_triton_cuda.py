@@ -1,0 +1,203 @@
+"""The Triton kernel against float64 autograd: on a GPU where there is one, else interpreted.
+
+Triton decides at import whether it interprets, so that one test runs this file once more in a
+process of its own, where the variable is set.
+"""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from focal_retina.losses.ops import choose_kernel, dense_loss_sum
+
+triton = pytest.importorskip("triton")
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+DEVICE = "cpu" if INTERPRETED else "cuda"
+TOLERANCE = {
+    torch.float64: 1e-12,
+    torch.float32: 1e-5,
+    torch.float16: 2 * 2**-11 + 2**-10,
+    # The interpreter cuts where a GPU rounds, twice.
+    torch.bfloat16: 2 * 2**-8 + 2 * 2**-7,
+}
+FOCAL = ("focal", 2.0, 0.0)
+FORMULAS = [("focal", 0.0, 0.0), ("focal", 0.5, 0.0), FOCAL, ("focal_star", 2.0, 1.0)]
+
+
+def on_device(test):
+    if INTERPRETED:
+        return test
+    skip = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+    return pytest.mark.gpu(skip(test))
+
+
+@pytest.mark.skipif(INTERPRETED, reason="this is the run that it starts")
+def test_through_the_interpreter():
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__],
+        env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert " passed" in run.stdout
+
+
+def make_batch(num_classes, dtype, sizes, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    shape = 2, sum(sizes)
+    labels = torch.randint(-1, num_classes + 1, shape, generator=generator)
+    labels[torch.rand(shape, generator=generator) < 0.5] = num_classes
+    logits = 3 * torch.randn(*shape, num_classes, generator=generator) - 2
+    logits[0, :4, 0] = torch.tensor([100.0, -100.0, 1e4, -1e4])
+    return (
+        [x.contiguous().to(DEVICE, dtype) for x in logits.split(sizes, dim=1)],
+        list(labels.to(DEVICE).split(sizes, dim=1)),
+    )
+
+
+def loss_and_gradients(logits, labels, formula=FOCAL, weights=(0.25, 0.75)):
+    # The strides must survive: a clone of a dense tensor keeps them.
+    logits = [x.detach().clone().requires_grad_() for x in logits]
+    total = dense_loss_sum(logits, labels, formula, weights, kernel="triton")
+    (total / 3).backward()
+    return total.detach(), [x.grad for x in logits]
+
+
+@pytest.fixture
+def assert_equal_to_reference(reference_sum):
+    def check(logits, labels, formula=FOCAL, weights=(0.25, 0.75)):
+        total, gradients = loss_and_gradients(logits, labels, formula, weights)
+        truth = [x.detach().double().requires_grad_() for x in logits]
+        expected = reference_sum(truth, labels, formula, *weights)
+        (expected / 3).backward()
+        dtype = logits[0].dtype
+        assert total.dtype == torch.promote_types(dtype, torch.float32)
+        torch.testing.assert_close(total.double(), expected, rtol=1e-6, atol=0, check_device=False)
+        atol = 2 * torch.finfo(dtype).tiny
+        for x, gradient, true in zip(logits, gradients, truth, strict=True):
+            assert gradient.dtype == dtype and gradient.stride() == torch.empty_like(x).stride()
+            torch.testing.assert_close(
+                gradient.double(), true.grad, rtol=TOLERANCE[dtype], atol=atol
+            )
+
+    return check
+
+
+@on_device
+@pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
+@pytest.mark.parametrize("num_classes", [1, 3, 80, 200, 1203])
+def test_every_dtype_and_class_count(assert_equal_to_reference, num_classes, dtype):
+    # Levels that end inside a block, one of several blocks, and an empty one.
+    logits, labels = make_batch(num_classes, dtype, sizes=[6000 // num_classes + 5, 7, 0])
+    assert_equal_to_reference(logits, labels)
+
+
+@on_device
+@pytest.mark.parametrize("formula", FORMULAS, ids=str)
+def test_every_formula(assert_equal_to_reference, formula):
+    assert_equal_to_reference(*make_batch(80, torch.float32, sizes=[60, 7]), formula)
+
+
+@on_device
+@pytest.mark.parametrize("dims", [(0, 2, 1), (1, 0, 2), (2, 1, 0)])
+def test_strides(assert_equal_to_reference, dims):
+    logits, labels = make_batch(5, torch.float32, sizes=[30, 9])
+    inverse = torch.tensor(dims).argsort().tolist()
+    logits = [x.permute(dims).contiguous().permute(inverse) for x in logits]
+    assert_equal_to_reference(logits, labels)
+
+
+@on_device
+def test_weights_of_classes(assert_equal_to_reference):
+    logits, labels = make_batch(7, torch.float32, sizes=[30, 9])
+    weights = torch.rand(7).to(DEVICE), torch.rand(7).to(DEVICE)
+    assert_equal_to_reference(logits, labels, ("focal_star", 4.0, 0.0), weights)
+
+
+@on_device
+def test_ignored_anchors_may_hold_anything():
+    logits, labels = make_batch(5, torch.float32, sizes=[30])
+    logits[0][labels[0] == -1] = float("nan")
+    total, (gradient,) = loss_and_gradients(logits, labels)
+    assert total.isfinite()
+    assert (gradient[labels[0] == -1] == 0).all()
+
+
+@on_device
+def test_the_sum_is_the_same_every_time():
+    logits, labels = make_batch(80, torch.float32, sizes=[500])
+    totals = [loss_and_gradients(logits, labels)[0] for _ in range(3)]
+    assert len({total.item() for total in totals}) == 1
+
+
+@on_device
+def test_fp16_keeps_the_gradient_of_easy_negatives(reference_sum):
+    # At x = -8 it is about 1e-10 before a loss scaler multiplies it: zero in fp16.
+    x = torch.full((1, 4, 3), -8.0, dtype=torch.float16, device=DEVICE, requires_grad=True)
+    labels = [torch.full((1, 4), 3, device=DEVICE)]
+    truth = x.detach().double().requires_grad_()
+    scale = 2.0**20
+    (scale * dense_loss_sum([x], labels, FOCAL, (1.0, 1.0), kernel="triton")).backward()
+    (scale * reference_sum([truth], labels, FOCAL)).backward()
+    torch.testing.assert_close(x.grad.double(), truth.grad, rtol=0.05, atol=0)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_is_what_auto_chooses_and_a_cuda_graph_captures_it():
+    logits, labels = make_batch(80, torch.float32, sizes=[500, 100])
+    assert choose_kernel("auto", logits[0]) == "triton"
+    expected, expected_gradients = loss_and_gradients(logits, labels)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        total, gradients = loss_and_gradients(logits, labels)
+    graph.replay()
+    torch.testing.assert_close(total, expected)
+    torch.testing.assert_close(gradients, expected_gradients)
+
+
+@pytest.mark.skipif(INTERPRETED, reason="compiled, not interpreted")
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize(
+    "element, accumulator", [("fp32", "fp32"), ("bf16", "fp32"), ("fp16", "fp32"), ("fp64", "fp64")]
+)
+def test_compiles_for_cuda_and_loads_wide(element, accumulator, capability):
+    """Compiled to PTX, which needs no GPU: types that fit, and 16 bytes a load and a store."""
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from focal_retina.losses.ops import triton_cuda
+
+    kernel = triton_cuda._loss_kernel
+    constants = {
+        "num_classes": 80,
+        "formula": triton_cuda._focal,
+        "gamma": 2.0,
+        "beta": 0.0,
+        "class_weights": False,
+        "block": 1024,
+    }
+    pointers = {"logits": element, "labels": "i64", "gradient": element, "sums": accumulator}
+    signature = dict.fromkeys(kernel.arg_names, "i32")
+    signature |= {name: f"*{dtype}" for name, dtype in pointers.items()}
+    signature |= {"positive_weight": "fp32", "negative_weight": "fp32"}
+    signature |= dict.fromkeys(constants, "constexpr")
+    # Of 80 classes, every image's logits begin at a multiple of 16.
+    aligned = [*pointers, "size"]
+    position = {name: (i,) for i, name in enumerate(kernel.arg_names)}
+    source = ASTSource(
+        fn=kernel,
+        signature=signature,
+        constexprs={position[name]: value for name, value in constants.items()},
+        attrs={position[name]: [["tt.divisibility", 16]] for name in aligned},
+    )
+    ptx = triton.compile(source, target=GPUTarget("cuda", capability, 32)).asm["ptx"]
+    wide = "v2.b64" if element == "fp64" else "v4.b32"
+    assert f"st.global.{wide}" in ptx
+    assert "ld.global" in ptx and wide in ptx

@@ -1,0 +1,196 @@
+"""The formulas against the paper and against other libraries: FL, then FL*, then CE."""
+
+import math
+
+import pytest
+import torch
+import torchvision
+from fvcore.nn import sigmoid_focal_loss
+from fvcore.nn.focal_loss import sigmoid_focal_loss_star
+from torch.nn import functional as F
+
+from focal_retina.losses import (
+    CrossEntropy,
+    FocalLoss,
+    FocalLossStar,
+    focal_loss,
+    focal_loss_star,
+)
+
+GAMMAS = [0.0, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0]  # the paper's Table 1b, and 10
+MAGNITUDES = [0.0, 1e-4, 1.0, 10.0, 16.6, 17.5, 18.0, 50.0, 88.0, 89.0, 104.0, 1e3, 1e4]
+TABLE_3 = [(2.0, 1.0), (4.0, 0.0)]  # the paper's (γ, β)
+PEERS = [sigmoid_focal_loss, torchvision.ops.sigmoid_focal_loss]
+
+
+def logit(p: float) -> torch.Tensor:
+    return torch.tensor(math.log(p / (1 - p)), dtype=torch.float64)
+
+
+def slope(x_t: torch.Tensor, gamma: float) -> torch.Tensor:
+    x_t = x_t.detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(focal_loss(x_t, gamma).sum(), x_t)
+    return gradient
+
+
+def test_easy_examples_lose_what_the_paper_says():
+    """Section 3.2: γ = 2 against CE is 100x less at p_t = .9, ~1000x at .968, ≤ 4x at p_t ≤ .5."""
+
+    def ratio(p):
+        return (focal_loss(logit(p), 0.0) / focal_loss(logit(p), 2.0)).item()
+
+    assert ratio(0.9) == pytest.approx(100, rel=1e-9)
+    assert ratio(0.968) == pytest.approx(1000, rel=0.03)
+    assert ratio(0.5) == pytest.approx(4, rel=1e-9)
+    assert all(1 < ratio(p) < 4 for p in (0.01, 0.1, 0.3, 0.49))
+
+
+def test_steepest_slope():
+    """Of γ = 2: -1.129 at x_t = -2.79, from the derivative in the paper's appendix B."""
+    x_t = torch.linspace(-10, 10, 20001, dtype=torch.float64)
+    slopes = slope(x_t, 2.0)
+    assert slopes.min().item() == pytest.approx(-1.129, abs=5e-4)
+    assert x_t[slopes.argmin()].item() == pytest.approx(-2.79, abs=5e-3)
+
+
+@pytest.mark.parametrize("gamma", GAMMAS)
+def test_value_is_the_definition_and_derivative_that_of_appendix_b(gamma):
+    x_t = torch.linspace(-12, 12, 241, dtype=torch.float64)
+    p_t = x_t.sigmoid()
+    expected = -((1 - p_t) ** gamma) * p_t.log()
+    torch.testing.assert_close(focal_loss(x_t, gamma), expected, rtol=1e-8, atol=1e-14)
+    expected = (1 - p_t) ** gamma * (gamma * p_t * p_t.log() + p_t - 1)
+    torch.testing.assert_close(slope(x_t, gamma), expected, rtol=1e-8, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kernel", ["plain", "auto"])
+@pytest.mark.parametrize("gamma", GAMMAS)
+def test_finite_everywhere_and_right_far_out(gamma, kernel, dtype):
+    x = torch.tensor([sign * m for m in MAGNITUDES for sign in (-1, 1)]).to(dtype)
+    x = x.reshape(1, -1, 1).requires_grad_()
+    for label, y in ((0, 1.0), (1, -1.0)):  # K = 1: class 0, and background
+        labels = torch.full(x.shape[:2], label)
+        total, _ = FocalLoss(alpha=-1.0, gamma=gamma, kernel=kernel)([x], [labels])
+        (gradient,) = torch.autograd.grad(total, x)
+        assert total.isfinite() and gradient.isfinite().all()
+        # The hopeless example: loss -x_t and slope -y. The perfect one: nothing.
+        wide = x.detach().double()
+        hopeless = (y * wide) < -50
+        perfect = (y * wide) > 104
+        torch.testing.assert_close(gradient[hopeless].double(), torch.full_like(wide[hopeless], -y))
+        assert (gradient[perfect] == 0).all()
+        expected = F.softplus(-y * wide) * (-gamma * F.softplus(y * wide)).exp()
+        torch.testing.assert_close(total.double(), expected.sum(), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize(
+    "loss_class, peer",
+    [*((FocalLoss, peer) for peer in PEERS), (FocalLossStar, sigmoid_focal_loss_star)],
+)
+@pytest.mark.parametrize("alpha, gamma", [(0.25, 2.0), (0.5, 1.0), (0.75, 0.0), (-1, 3.0)])
+@pytest.mark.parametrize("kernel", ["plain", "auto"])
+def test_equals_fvcore_and_torchvision(make_batch, loss_class, peer, alpha, gamma, kernel):
+    arguments = {"beta": 0.0} if loss_class is FocalLossStar else {}
+    gamma = gamma or (4.0 if arguments else 0.0)
+    logits, labels = make_batch(level_sizes=(200,), scale=2.0)
+    (x,), (y,) = logits, labels
+    targets = F.one_hot(y[y >= 0], 6)[:, :-1].float()
+    expected = peer(x[y >= 0], targets, alpha=alpha, gamma=gamma, reduction="sum")
+    (expected_gradient,) = torch.autograd.grad(expected, x)
+    total, _ = loss_class(alpha=alpha, gamma=gamma, kernel=kernel, **arguments)(logits, labels)
+    (gradient,) = torch.autograd.grad(total, x)
+    torch.testing.assert_close(total, expected, rtol=1e-6, atol=0)
+    torch.testing.assert_close(gradient, expected_gradient, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("peer", PEERS)
+@pytest.mark.parametrize("gamma", [0.1, 0.2, 0.5])
+def test_finite_where_fvcore_and_torchvision_are_not(peer, gamma):
+    """1 - p_t rounds to 0 at x ≈ 18, where the slope of a power below 1 is infinite: 0·∞ = NaN."""
+    x = torch.full((1, 1, 1), 18.0, requires_grad=True)
+    theirs = peer(x, torch.ones_like(x), alpha=0.25, gamma=gamma, reduction="sum")
+    assert torch.autograd.grad(theirs, x)[0].isnan().all()
+    total, _ = FocalLoss(alpha=0.25, gamma=gamma)([x], [torch.zeros(1, 1, dtype=torch.int64)])
+    (gradient,) = torch.autograd.grad(total, x)
+    exact = -0.25 * math.exp(-18 * (1 + gamma)) * (1 + gamma)  # to first order in exp(-18)
+    assert gradient.item() == pytest.approx(exact, rel=1e-5)
+
+
+def test_cross_entropy_is_a_case_of_both(make_batch):
+    batch = make_batch()
+    for alpha in (-1.0, 0.25, [0.1, 0.2, 0.3, 0.4, 0.5]):
+        ce = CrossEntropy(alpha=alpha)(*batch)[0]
+        for loss in (
+            FocalLoss(alpha=alpha, gamma=0.0),
+            FocalLossStar(alpha=alpha, gamma=1.0, beta=0.0),
+        ):
+            torch.testing.assert_close(loss(*batch)[0], ce, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("gamma", [-0.1, float("nan")])
+def test_gamma_out_of_range_is_an_error(gamma):
+    with pytest.raises(ValueError, match="gamma >= 0"):
+        FocalLoss(gamma=gamma)
+    for not_positive in (gamma, 0.0):
+        with pytest.raises(ValueError, match="gamma > 0"):
+            FocalLossStar(gamma=not_positive)
+
+
+@pytest.mark.parametrize("gamma, beta", [*TABLE_3, (0.5, -2.0), (10.0, 3.0)])
+def test_star_value_and_derivative_are_those_of_the_appendix(gamma, beta):
+    x_t = torch.linspace(-3, 3, 61, dtype=torch.float64, requires_grad=True)
+    p_star = (gamma * x_t + beta).sigmoid()
+    value = focal_loss_star(x_t, gamma, beta)
+    torch.testing.assert_close(value, -p_star.log() / gamma, rtol=1e-9, atol=1e-14)
+    (slope,) = torch.autograd.grad(value.sum(), x_t)
+    torch.testing.assert_close(slope, p_star - 1, rtol=1e-9, atol=1e-14)
+
+
+def test_star_golden_values():
+    """Appendix A at x_t = 0: FL*(2, 1) = log(1 + 1/e) / 2 and FL*(4, 0) = log(2) / 4."""
+    zero = torch.zeros((), dtype=torch.float64)
+    assert focal_loss_star(zero, 2.0, 1.0).item() == pytest.approx(0.15663084, abs=1e-8)
+    assert focal_loss_star(zero, 4.0, 0.0).item() == pytest.approx(0.17328680, abs=1e-8)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kernel", ["plain", "auto"])
+@pytest.mark.parametrize("gamma, beta", [*TABLE_3, (0.1, 0.0), (10.0, -5.0), (10.0, 5.0)])
+def test_star_is_finite_everywhere(gamma, beta, kernel, dtype):
+    magnitudes = torch.tensor([0.0, 1.0, 17.0, 18.0, 89.0, 104.0, 1e3, 1e4])
+    x = torch.cat([magnitudes, -magnitudes]).to(dtype).reshape(1, -1, 1).requires_grad_()
+    loss = FocalLossStar(alpha=-1.0, gamma=gamma, beta=beta, kernel=kernel)
+    for label, y in ((0, 1.0), (1, -1.0)):
+        total, _ = loss([x], [torch.full(x.shape[:2], label)])
+        (gradient,) = torch.autograd.grad(total, x)
+        assert gradient.isfinite().all()
+        expected = F.softplus(-(gamma * y * x.detach().double() + beta)) / gamma
+        torch.testing.assert_close(total.double(), expected.sum(), rtol=1e-6, atol=0)
+
+
+def test_half_alpha_halves_and_extreme_alphas_extinguish(make_batch):
+    logits, labels = make_batch()
+
+    def total(alpha):
+        return CrossEntropy(alpha=alpha)(logits, labels)[0]
+
+    torch.testing.assert_close(2 * total(0.5), total(-1.0), rtol=1e-6, atol=0)
+    # α = 1 leaves the positives alone, α = 0 the negatives
+    torch.testing.assert_close(total(0.0) + total(1.0), total(-1.0), rtol=1e-6, atol=0)
+    positives = sum(
+        F.softplus(-x.gather(2, y.clamp(0, 4).unsqueeze(2)).squeeze(2))[(y >= 0) & (y < 5)].sum()
+        for x, y in zip(logits, labels, strict=True)
+    )
+    torch.testing.assert_close(total(1.0), positives, rtol=1e-6, atol=0)
+
+
+def test_from_config(cfg):
+    cfg.MODEL.RETINANET.FOCAL_LOSS_ALPHA = 0.5
+    cfg.MODEL.RETINANET.FOCAL_LOSS_GAMMA = 1.5
+    cfg.MODEL.FOCAL_RETINA.CLS_LOSS.KERNEL = "plain"
+    cfg.MODEL.FOCAL_RETINA.CLS_LOSS.BETA = 0.75
+    of_ce = {"alpha": 0.5, "kernel": "plain"}
+    assert CrossEntropy.from_config(cfg) == of_ce  # γ is not CE's
+    assert FocalLoss.from_config(cfg) == {**of_ce, "gamma": 1.5}
+    assert FocalLossStar.from_config(cfg) == {**of_ce, "gamma": 1.5, "beta": 0.75}

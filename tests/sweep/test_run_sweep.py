@@ -1,0 +1,116 @@
+"""A whole sweep, its trials taken as done."""
+
+import json
+import subprocess
+from dataclasses import replace
+
+import pytest
+from detectron2.config import get_cfg
+
+from focal_retina import add_focal_retina_config
+from focal_retina.files import file_lock
+from focal_retina.sweep.grid import Row, Sweep, Tuning
+from focal_retina.sweep.plan import CodeInputs
+from focal_retina.sweep.results import TrialResult, read_result
+from focal_retina.sweep.sweep import choose_tuned, git_commit, run_sweep
+
+SWEEP = Sweep("table", "A table", "", "a", [Row("a", {}), Row("b", {"SOLVER.MOMENTUM": 0.5})])
+TUNED = replace(SWEEP, tuning=Tuning("SOLVER.BASE_LR", [0.1, 0.2], seeds=2))
+
+
+class DoneTrials:
+    """A runner that finds every trial done, and can measure the loss of row a only."""
+
+    inputs = CodeInputs()
+
+    def __init__(self, root):
+        self.root = root
+
+    def run(self, trials, on_poll):
+        results = []
+        for t in trials:
+            ap = 2.0 if t.tuned == 0.2 else 1.0
+            fields = (t.row, t.seed, t.stage, t.tuned, "done", {"AP": ap})
+            results.append(TrialResult(*fields, directory=t.directory))
+        on_poll(results)
+        return results
+
+    def measure_losses(self, results):
+        return [x for x in results if x.row == "b"]
+
+
+@pytest.fixture
+def run(tmp_path):
+    cfg = get_cfg()
+    add_focal_retina_config(cfg)
+
+    def call(sweep, **options):
+        runner = DoneTrials(tmp_path)
+        return run_sweep(sweep, cfg, runner, [4, 3], ["sweep"], "base.yaml", **options)
+
+    return call
+
+
+def test_the_tuned_value_is_tested_with_fresh_seeds(run, tmp_path):
+    results = run(TUNED)
+    tests = [(x.row, x.seed, x.tuned) for x in results if x.stage == "test"]
+    assert tests == [("a", 4, 0.2), ("b", 4, 0.2), ("a", 3, 0.2), ("b", 3, 0.2)]
+    assert not {4, 3} & {x.seed for x in results if x.stage == "tune"}
+    content = json.loads((tmp_path / "table" / "results.json").read_text())
+    assert content["tuned"] == {"a": 0.2, "b": 0.2} and content["command"] == "sweep"
+    assert len(content["trials"]) == 2 * 2 * 2 + 4
+    assert (tmp_path / "table" / "results.csv").read_text().count("\n") == 1 + 12
+
+
+def test_a_loss_that_was_not_measured_is_an_error_after_the_report(run, tmp_path):
+    with pytest.raises(ValueError, match=r"the loss of b was not measured: see .*console\.txt"):
+        run(SWEEP, measure_losses=True)
+    assert (tmp_path / "table" / "report.html").stat().st_size > 0
+
+
+def test_two_sweeps_do_not_share_a_folder(run, tmp_path):
+    with file_lock(tmp_path / ".lock"), pytest.raises(ValueError, match="another sweep is running"):
+        run(SWEEP)
+
+
+def result(row, tuned, ap, status="done"):
+    return TrialResult(row, 1001, "tune", tuned, status, {"AP": ap} if status == "done" else {})
+
+
+def test_the_tuned_value_is_that_of_the_highest_mean():
+    results = [result("a", 0.1, 10), result("a", 0.1, 30), result("a", 0.2, 25)]
+    results += [result("a", 0.2, 26), result("b", 0.1, 5), result("b", 0.2, 0, "failed")]
+    assert choose_tuned(TUNED, results) == {"a": 0.2, "b": 0.1}
+
+
+def test_a_row_of_which_every_tuning_trial_failed_is_named():
+    with pytest.raises(ValueError, match="'a'"):
+        choose_tuned(TUNED, [result("a", 0.1, 0, "failed"), result("b", 0.1, 5)])
+
+
+def test_a_result_file_of_an_earlier_version_is_read(tmp_path):
+    """docs/results/ was written by it."""
+    (tmp_path / "result.json").write_text(
+        '{"row": "γ 0", "seed": 1, "stage": "test", "tuned": null, "status": "done",'
+        ' "metrics": {"AP": 9.9, "APl": null}, "seconds": 168.5, "peak_memory_mb": 1314.8,'
+        ' "config_hash": "e4", "git_commit": "f3", "attempts": 1, "directory": "d", "error": ""}'
+    )
+    found = read_result(tmp_path / "result.json")
+    assert found.metrics["AP"] == 9.9 and found.metrics["APl"] != found.metrics["APl"]
+
+
+def test_the_commit_says_whether_the_checkout_is_changed(tmp_path):
+    def git(*arguments):
+        who = ("-c", "user.name=a", "-c", "user.email=a@b")
+        return subprocess.check_output(["git", *who, *arguments], cwd=tmp_path, text=True).strip()
+
+    assert git_commit(tmp_path) == ""
+    (tmp_path / "file").write_text("a")
+    git("init")
+    git("add", "file")
+    git("commit", "-m", "one")
+    git("tag", "v1")
+    head = git("rev-parse", "HEAD")
+    assert git_commit(tmp_path) == head
+    (tmp_path / "file").write_text("b")
+    assert git_commit(tmp_path) == f"{head}+"
