@@ -3,27 +3,22 @@
 A standing environment has in VENV/.run
   stamp     the text of the pins (and of this file) that it was made from, written last;
   manifest  the top-level files of what was installed, so that a missing one is noticed.
-What was killed half-way has no manifest, and is made anew.
+What was killed half-way has no manifest, and is made anew. Messages go to stderr, since stdout
+belongs to the user's command.
 """
 
-import contextlib
-import errno
 import fcntl
-import importlib.metadata
 import os
 import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.metadata import Distribution, distributions
 from pathlib import Path
-from typing import TextIO
-
-from pip_process import NO_SPACE, UNWRITABLE, Pip, SetupError, say
 
 HERE = Path(__file__).resolve().parent
-BOOTSTRAP = HERE / "bootstrap.txt"
-ENVIRONMENT = HERE / "environment.txt"
-DETECTRON2 = HERE / "detectron2.txt"
+SOURCES = ("bootstrap.txt", "environment.txt", "detectron2.txt", "install.py")
 SIZE = "3.2 GB to download, 6 GB on disk, 9 GB while it is made"
 
 # detectron2.txt names a wheel for Python 3.10, of which only the Python files are wanted: any
@@ -36,6 +31,23 @@ UNWANTED = [
     "detectron2/_C.*",  # for an older torch: Python 3.10 alone would try to load it, and fail
     "tools",  # a top-level package of Detectron2's scripts
 ]
+# What a user can do about an error of pip's or of the system's, by words in it.
+HINTS = {
+    "No space left on device|Disk quota exceeded": (
+        f"free some space ({SIZE}), or set FOCAL_RETINA_VENV to a directory on a larger disk"
+    ),
+    "Permission denied|Read-only file system": (
+        "set FOCAL_RETINA_VENV to a directory that can be written, or have the owner call ./run"
+    ),
+    # With the index out of reach pip says that there are no versions.
+    "Connection|Timeout|timed out|ProxyError|SSLError|ProtocolError|from versions: none": (
+        "check the network and the package index (pip config set global.index-url URL)"
+    ),
+}
+
+
+class SetupError(Exception):
+    """Says in one line what is wrong and what to do."""
 
 
 class Environment:
@@ -45,137 +57,118 @@ class Environment:
         self.root = root
         self.python = root / "bin" / "python"
         self.state = root / ".run"
-        self.lock = self.state / "lock"
         self.stamp = self.state / "stamp"
         self.manifest = self.state / "manifest"
-        self.temporary = self.state / "tmp"
-        sources = (BOOTSTRAP, ENVIRONMENT, DETECTRON2, Path(__file__))
-        self.wanted = "".join(path.read_text() for path in sources)
+        self.log = self.state / "pip.log"  # of the last call
+        self.wanted = "".join((HERE / name).read_text() for name in SOURCES)
 
     def bring_up_to_date(self) -> None:
-        """Updates an environment that is whole in place, and makes any other from scratch.
-
-        Raises:
-            SetupError: the directory is somebody else's, or pip failed.
-        """
-        with self.locked() as lock:
-            if self.is_current():
-                return
-            pip = Pip(
-                root=self.root,
-                log=self.state / "pip.log",
-                temporary=self.temporary,
-                lock=lock.fileno(),
-                size=SIZE,
-            )
-            if self.is_whole():
-                say(f"the pins in requirements/ changed; updating {self.root}")
-                self.update(pip)
-            else:
-                say(f"setting up {self.root} ({SIZE}); later calls find it ready")
-                self.create(pip)
-            shutil.rmtree(self.temporary)
-            say("the environment is ready")
-
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[TextIO]:
-        """Keeps other calls out."""
+        """Updates an environment that is whole in place, and makes any other from scratch."""
         if not self.state.exists() and self.root.exists() and any(self.root.iterdir()):
-            raise SetupError(
-                f"{self.root} was not made by ./run; remove it, or set FOCAL_RETINA_VENV to "
-                "another directory"
-            )
-        while True:
-            self.state.mkdir(parents=True, exist_ok=True)
-            with self.lock.open("w") as lock:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    say(f"another call is setting up {self.root}; waiting for it")
-                    fcntl.flock(lock, fcntl.LOCK_EX)
-                if is_open_at(lock, self.lock):
-                    yield lock
-                    return
-
-    def is_current(self) -> bool:
-        return self.is_whole() and self.stamp.exists() and self.stamp.read_text() == self.wanted
+            another = "remove it, or set FOCAL_RETINA_VENV to another directory"
+            raise SetupError(f"{self.root} was not made by ./run; {another}")
+        self.state.mkdir(parents=True, exist_ok=True)
+        with (self.state / "lock").open("w") as lock:
+            # pip inherits it: one that outlives its killed parent still keeps other calls out.
+            os.set_inheritable(lock.fileno(), True)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                say(f"another call is setting up {self.root}; waiting for it")
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            if not self.is_whole():
+                say(f"setting up {self.root} ({SIZE}); later calls find it ready")
+                self.create()
+            elif self.stamp.read_text() != self.wanted:
+                say(f"the pins in requirements/ changed; updating {self.root}")
+                self.update()
+            else:
+                return
+            say("the environment is ready")
 
     def is_whole(self) -> bool:
         """Whether all that was installed is still there."""
-        if not self.manifest.exists() or not os.access(self.python, os.X_OK):
+        if not (self.manifest.exists() and self.stamp.exists() and self.python.exists()):
             return False
-        entries = self.manifest.read_text().splitlines()
-        return all((self.root / entry).exists() for entry in entries)
+        return all((self.root / x).exists() for x in self.manifest.read_text().splitlines())
 
-    def create(self, pip: Pip) -> None:
+    def create(self) -> None:
         for path in [*self.root.iterdir(), *self.state.iterdir()]:
-            if path not in (self.state, self.lock):
+            if path not in (self.state, self.state / "lock"):
                 remove(path)
         # The real path, so that a system upgrade which takes this Python away is noticed.
-        python = os.path.realpath(sys.executable)
-        pip.call([python, "-I", "-m", "venv", "--without-pip", str(self.root)])
-        pip.call([str(self.python), "-I", "-m", "ensurepip"])
-        self.install(pip)
+        self.call(os.path.realpath(sys.executable), "venv", str(self.root))
+        self.install()
 
-    def update(self, pip: Pip) -> None:
+    def update(self) -> None:
         manifest = self.manifest.read_text()
         dropped = pins(self.stamp.read_text()).keys() - pins(self.wanted).keys()
         self.manifest.unlink()
         try:
             if dropped:
-                pip("uninstall", "--yes", *sorted(dropped))
-            self.install(pip)
+                self.pip("uninstall", "--yes", *sorted(dropped))
+            self.install()
         except SetupError:
             # When an index fails, pip has not touched anything yet: the environment still serves
             # the pins that it was made from, and if it does not, the manifest tells.
             self.manifest.write_text(manifest)
             raise
 
-    def install(self, pip: Pip) -> None:
-        pip("install", "--require-hashes", f"--requirement={BOOTSTRAP}")
+    def install(self) -> None:
+        self.pip("install", *pinned("bootstrap.txt"))
         # That brought setuptools: nothing else need be fetched, unpinned, to build a package.
-        options = ["--no-build-isolation", *self.progress_option()]
-        pip("install", "--require-hashes", f"--requirement={ENVIRONMENT}", *options)
-        self.install_detectron2(pip)
-        write(self.manifest, "".join(f"{entry}\n" for entry in self.top_level_entries()))
-        write(self.stamp, self.wanted)
-
-    def install_detectron2(self, pip: Pip) -> None:
-        ((name, version),) = pins(DETECTRON2.read_text()).items()
-        installed = self.distributions()
-        if name in installed:
-            if installed[name].version == version:
-                return
-            pip("uninstall", "--yes", name)  # pip would leave the old metadata in a --target
-        options = [*AS_PYTHON_310, f"--target={self.site}"]
-        pip("install", "--require-hashes", f"--requirement={DETECTRON2}", *options)
-        for pattern in UNWANTED:
-            for path in self.site.glob(pattern):
+        self.pip("install", *pinned("environment.txt"), "--no-build-isolation")
+        (site,) = self.root.glob("lib/python3.*/site-packages")
+        ((detectron2, version),) = pins((HERE / "detectron2.txt").read_text()).items()
+        standing = installed(site).get(detectron2)
+        if standing is None or standing.version != version:
+            if standing:  # pip would leave its metadata in a --target
+                self.pip("uninstall", "--yes", detectron2)
+            self.pip("install", *pinned("detectron2.txt"), f"--target={site}", *AS_PYTHON_310)
+            for path in (path for pattern in UNWANTED for path in site.glob(pattern)):
                 remove(path)
+        names = pins(self.wanted).keys()
+        found = (x for name, x in installed(site).items() if name in names)
+        paths = {path for distribution in found for path in top_level(distribution, site)}
+        entries = sorted(os.path.relpath(x, self.root) for x in paths if x.exists())
+        self.manifest.write_text("\n".join(entries) + "\n")
+        self.stamp.write_text(self.wanted)
 
-    def progress_option(self) -> list[str]:
-        """Returns the option with which pip tells its progress to a pipe (24.1 and later)."""
-        major, minor, *_ = self.distributions()["pip"].version.split(".")
-        return ["--progress-bar=raw"] if (int(major), int(minor)) >= (24, 1) else []
+    def pip(self, *arguments: str) -> None:
+        """Runs pip, which shows progress bars on a terminal and writes all else to the log."""
+        options = [f"--log={self.log}", "--no-input", "--disable-pip-version-check"]
+        self.call(str(self.python), "pip", *arguments, "--quiet", *options)
 
-    def top_level_entries(self) -> list[str]:
-        """Returns each pinned package's metadata, commands and modules, relative to the root."""
-        entries = set()
-        installed = self.distributions()
-        for name in installed.keys() & pins(self.wanted).keys():
-            for file in installed[name].files or []:
-                head, *tail = file.parts
-                named = head == ".." or tail in ([], ["__init__.py"])
-                entries.add(self.site / (file if named else head))
-        return sorted(os.path.relpath(entry, self.root) for entry in entries if entry.exists())
+    def call(self, python: str, module: str, *arguments: str) -> None:
+        """Runs a module, or raises SetupError."""
+        env = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+        temporary = self.state / "tmp"  # on the environment's disk: the system's own is often small
+        temporary.mkdir(exist_ok=True)
+        self.log.unlink(missing_ok=True)
+        with self.log.open("a") as log:
+            result = subprocess.run(
+                [python, "-I", "-m", module, *arguments],
+                env=env | {"PIP_USER": "0", "TMPDIR": str(temporary)},
+                stdin=subprocess.DEVNULL,
+                stdout=sys.stderr,
+                stderr=log,
+                close_fds=False,
+            )
+        shutil.rmtree(temporary)
+        if result.returncode:
+            output = self.log.read_text(errors="replace")
+            errors = re.findall(r"ERROR: (.*?)\.?$", output, re.MULTILINE)
+            reason = errors[-1] if errors else f"{module} ended with {result.returncode}"
+            raise SetupError(f"{explain(self.root, reason, output)} (full output: {self.log})")
 
-    @property
-    def site(self) -> Path:
-        return next(self.root.glob("lib/python3.*/site-packages"))
 
-    def distributions(self) -> dict[str, importlib.metadata.Distribution]:
-        found = importlib.metadata.distributions(path=[str(self.site)])
-        return {normalized(dist.name): dist for dist in found}
+def explain(root: Path, reason: str, output: str) -> str:
+    hint = next((f"; {hint}" for words, hint in HINTS.items() if re.search(words, output)), "")
+    return f"{root} cannot be set up: {reason}{hint}"
+
+
+def pinned(name: str) -> list[str]:
+    return ["--require-hashes", f"--requirement={HERE / name}"]
 
 
 def pins(requirements: str) -> dict[str, str]:
@@ -184,16 +177,19 @@ def pins(requirements: str) -> dict[str, str]:
     return {normalized(name): version for name, version in found}
 
 
+def installed(site: Path) -> dict[str, Distribution]:
+    return {normalized(x.name): x for x in distributions(path=[str(site)])}
+
+
+def top_level(distribution: Distribution, site: Path) -> Iterator[Path]:
+    """Yields its metadata, commands and modules."""
+    for file in distribution.files or []:
+        head, *tail = file.parts
+        yield site / (file if head == ".." or tail in ([], ["__init__.py"]) else head)
+
+
 def normalized(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
-
-
-def is_open_at(file: TextIO, path: Path) -> bool:
-    """Whether the file is still the one at the path, from which it may have been removed since."""
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except FileNotFoundError:
-        return False
 
 
 def remove(path: Path) -> None:
@@ -203,22 +199,8 @@ def remove(path: Path) -> None:
         path.unlink()
 
 
-def write(path: Path, text: str) -> None:
-    """Writes a file so that it is never seen half-written, not even after a power failure."""
-    draft = path.with_suffix(".draft")
-    with draft.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
-
-
-def explain(error: OSError, root: Path) -> str:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return NO_SPACE.format(root=root, size=SIZE)
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return UNWRITABLE.format(root=root)
-    return f"{root} cannot be set up: {error}"
+def say(message: str) -> None:
+    print(f"run: {message}", file=sys.stderr, flush=True)
 
 
 def main(root: Path) -> int:
@@ -227,7 +209,7 @@ def main(root: Path) -> int:
     except SetupError as error:
         say(str(error))
     except OSError as error:
-        say(explain(error, root))
+        say(explain(root, str(error), str(error)))
     except KeyboardInterrupt:
         say("interrupted; the next call starts over")
         return 130

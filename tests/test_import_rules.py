@@ -14,7 +14,6 @@ FLOORS = [
     {"modeling", "data", "evaluation"},
     {"dataset_check"},
     {"engine"},
-    {"benchmark"},
     {"figures", "deploy", "export", "interop"},
     {"sweep"},
     {"commands"},

@@ -15,7 +15,7 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from focal_retina.benchmark.timing import measure
+from benchmarks.timing import measure
 from focal_retina.data import build_train_loader, check_num_classes, register_coco_json
 from focal_retina.data.mapper import build_train_mapper
 from focal_retina.dataset_check import check_datasets

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from focal_retina.benchmark.timing import machine, markdown, measure
+from benchmarks.timing import machine, markdown, measure
 from focal_retina.engine import exit_status, user_errors
 from focal_retina.export import deployment
 from focal_retina.export.command_line import add_model_arguments, read_model_config

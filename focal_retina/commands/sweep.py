@@ -7,6 +7,7 @@ The same command again goes on where it stopped. Exit status 1: a trial failed.
 """
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 
@@ -25,9 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gpus-per-trial", type=float, default=float(torch.cuda.is_available()))
     parser.add_argument("--retries", type=int, default=1, help="of a failed trial")
     parser.add_argument("--train-script", type=Path, help="default: focal-retina train")
-    parser.add_argument(
-        "--loss-cdfs", action="store_true", help="measure the models' figure 4, too"
-    )
+    parser.add_argument("--loss-cdfs", action="store_true", help="and each model's figure 4")
     add_config_arguments(parser)
 
 
@@ -51,10 +50,9 @@ def run(args: argparse.Namespace) -> int:
             retries=args.retries,
             git_commit=git_commit(Path(__file__).resolve().parents[2]),
         )
-        seeds, command = range(1, args.seeds + 1), ["focal-retina", *sys.argv[1:]]
+        command = shlex.join(["focal-retina", *sys.argv[1:]])
+        about = {"base_config": args.config_file, "command": command}
         with connect(args.address):
-            results = run_sweep(
-                sweep, cfg, runner, seeds, command, args.config_file, args.loss_cdfs
-            )
+            results = run_sweep(sweep, cfg, runner, range(1, args.seeds + 1), about, args.loss_cdfs)
     print(f"report: {args.output / sweep.name / 'report.html'}")
     return int(any(x.status == "failed" for x in results))

@@ -96,7 +96,7 @@ def timing_case(
     predictors: Mapping[str, Predictor], images: Sequence[np.ndarray]
 ) -> tuple[str, Mapping[str, Callable[[], object]]]:
     """A title, and calls that take each predictor over the images, one by one, resizing and NMS
-    included: a case of ``benchmark.timing``."""
+    included: a case of ``benchmarks.timing``."""
 
     def run(predictor: Predictor) -> None:
         for image in images:

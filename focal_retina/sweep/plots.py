@@ -37,14 +37,8 @@ def draw_pictures(
 ) -> list[str]:
     """Draw what there are numbers for, as PNGs in ``directory / "plots"``.
 
-    Args:
-        sweep: the table.
-        summaries: its rows.
-        losses: name of a row -> where the loss of its model is, if that was measured.
-        directory: the report's; the trials' directories are relative to it.
-
-    Returns:
-        The files' names, relative to ``directory``.
+    ``losses`` is where the loss of each row's model is, if that was measured. Returns the files'
+    names, relative to ``directory``.
     """
     drawings: dict[str, Callable[[Figure], None]] = {}
     if sweep.figure is not None and any(s.ap.n for s in summaries):
@@ -110,8 +104,7 @@ def draw_loss_curves(figure: Figure, curves: Mapping[str, Series]) -> None:
 
 
 def draw_row_loss_cdfs(figure: Figure, losses: Mapping[str, MeasuredCdfs | None]) -> None:
-    """Draw what share of the loss the hardest samples hold: a column a sign, a line of panels a γ.
-    A row that was not measured keeps its colour."""
+    """Draw what share of the loss the hardest samples hold; an unmeasured row keeps its colour."""
     figure.set_figheight(7.5)
     panels = figure.subplots(len(_CDF_GAMMAS), 2, sharex="col", sharey=True)
     handles = {}
@@ -136,7 +129,7 @@ def read_loss_curve(summary: RowSummary, directory: Path) -> Series:
     A failed trial's curve counts as far as it goes: it may show how the training diverged.
     """
     values: dict[int, list[float]] = {}
-    for trial in (*summary.done, *summary.failed):
+    for trial in summary.trials:
         path = directory / trial.directory / "metrics.json"
         # A trial that failed early has no metrics.
         metrics = read_metrics(path) if path.exists() and path.stat().st_size else {}

@@ -45,8 +45,7 @@ def write_sweep_report(
     """Write report.md with its pictures in plots/, and report.html, which needs no other file.
 
     Args:
-        sweep: the table.
-        results: of the trials that have ended, in any order and number.
+        sweep, results: the table, and the trials that have ended.
         directory: where the report goes; the trials' directories are relative to it.
         about: results.json's "command", "base_config", "seeds" and "tuned".
     """
@@ -71,7 +70,7 @@ def write_sweep_report(
         sweep=sweep,
         about=about,
         order=_order(pairs),
-        commits=sorted({x.git_commit[:12] for x in results if x.git_commit}),
+        commits=sorted({x.git_commit[:12] + x.git_commit[40:] for x in results if x.git_commit}),
         now=datetime.now(timezone.utc),
         results_table=_results_table(sweep, summaries, about),
         pictures=pictures,
@@ -169,15 +168,14 @@ def _tuning_table(
     sweep: Sweep, results: Sequence[TrialResult], chosen: Mapping[str, Any]
 ) -> _Table:
     """AP by row and tried value, the chosen ones in bold."""
-    table: _Table = []
     if sweep.tuning is None:
-        return table
+        return []
+    table = []
     for row in sweep.rows:
-        cells = {"row": escape_markdown(row.name)}
-        for value in sweep.tuning.values:
-            text = str(tuned_ap(results, row, value))
-            cells[_plain(value)] = f"**{text}**" if chosen.get(row.name) == value else text
-        table.append(cells)
+        aps = [(value, str(tuned_ap(results, row, value))) for value in sweep.tuning.values]
+        best = chosen.get(row.name)
+        cells = {_plain(value): f"**{ap}**" if value == best else ap for value, ap in aps}
+        table.append({"row": escape_markdown(row.name), **cells})
     return table
 
 

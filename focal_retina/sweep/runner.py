@@ -48,11 +48,12 @@ def connect(address: str | None) -> Iterator[None]:
     Raises:
         ConnectionError: there is no cluster at ``address``.
     """
-    _check_reachable(address)
     here: dict[str, Any] = {}
     if address is None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         here = {"num_cpus": len(os.sched_getaffinity(0)), "include_dashboard": False}
+    else:
+        _check_reachable(address)
     ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **here)
     try:
         yield
@@ -60,14 +61,12 @@ def connect(address: str | None) -> Iterator[None]:
         ray.shutdown()
 
 
-def _check_reachable(address: str | None) -> None:
+def _check_reachable(address: str) -> None:
     """Ray would try an address without a listener for minutes, and say so in its log alone."""
-    match = re.fullmatch(r"(?:ray://)?\[?(.+?)\]?:(\d+)", address or "")
-    if match is None:  # "auto" and the like, which Ray looks up itself
-        return
+    match = re.fullmatch(r"(?:ray://)?\[?(.+?)\]?:(\d+)", address)
     try:
-        with socket.create_connection((match[1], int(match[2])), _SECONDS_TO_CONNECT):
-            pass
+        if match is not None:  # else "auto" and the like, which Ray looks up itself
+            socket.create_connection((match[1], int(match[2])), _SECONDS_TO_CONNECT).close()
     except (OSError, OverflowError) as error:
         raise ConnectionError(
             f"--address {address}: no Ray cluster answers there ({error}); start one with "

@@ -50,8 +50,7 @@ def number(value: float, sign: str = "") -> str:
 def welch_margin(first: Estimate, second: Estimate) -> float:
     """Half-width of the 95 % interval of ``first - second``; NaN with fewer than two seeds of one.
 
-    The degrees of freedom are rounded down to a whole number, and those above 30 count as 30: both
-    make the interval a little wider.
+    Degrees of freedom are rounded down, and at most 30, which makes the interval a little wider.
     """
     if min(first.n, second.n) < 2:
         return math.nan
@@ -67,11 +66,14 @@ def welch_margin(first: Estimate, second: Estimate) -> float:
 
 @dataclass(frozen=True)
 class RowSummary:
-    """One row of the table with its finished trials and those that were given up."""
+    """One row of the table with its trials of stage "test"."""
 
     row: Row
-    done: list[TrialResult]
-    failed: list[TrialResult]
+    trials: list[TrialResult]
+
+    @property
+    def done(self) -> list[TrialResult]:
+        return [trial for trial in self.trials if trial.status == "done"]
 
     def metric(self, name: str) -> Estimate:
         """One of COCO's numbers, such as "AP75", in percent."""
@@ -130,13 +132,9 @@ def compare(first: RowSummary, second: RowSummary) -> Comparison:
 
 
 def summarize(sweep: Sweep, results: Sequence[TrialResult]) -> list[RowSummary]:
-    """The sweep's rows in their order, each with its trials of stage "test"."""
-    summaries = []
-    for row in sweep.rows:
-        tests = [x for x in results if x.stage == "test" and x.row == row.name]
-        done = [x for x in tests if x.status == "done"]
-        summaries.append(RowSummary(row, done, [x for x in tests if x not in done]))
-    return summaries
+    """The sweep's rows in their order."""
+    tests = [x for x in results if x.stage == "test"]
+    return [RowSummary(row, [x for x in tests if x.row == row.name]) for row in sweep.rows]
 
 
 def tuned_ap(results: Sequence[TrialResult], row: Row, value: Any) -> Estimate:

@@ -1,9 +1,8 @@
 """A whole sweep: tune where the file says so, test, collect, report."""
 
-import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -30,8 +29,7 @@ def run_sweep(
     base: CfgNode,
     runner: TrialRunner,
     seeds: Sequence[int],
-    command: Sequence[str],
-    base_config: str,
+    about: Mapping[str, str],
     measure_losses: bool = False,
 ) -> list[TrialResult]:
     """Run what is unfinished, and write results.json, results.csv and the report.
@@ -42,7 +40,7 @@ def run_sweep(
     Args:
         base: the frozen config of all rows.
         seeds: of the test.
-        command, base_config: this command line and the base config's file, for the report.
+        about: "command" and "base_config": this command line and the base config's file.
         measure_losses: whether to measure where the loss of a trained model of each row is.
 
     Raises:
@@ -63,20 +61,13 @@ def run_sweep(
         chosen = choose_tuned(sweep, tuning)
         tests = _run(runner, plan_tests(sweep, base, runner.inputs, seeds, chosen), sweep.name)
         trained = [s.first_done for s in summarize(sweep, tests)] if measure_losses else []
-        unmeasured = runner.measure_losses([trial for trial in trained if trial is not None])
-
-        about = {
-            "sweep": sweep.name,
-            "title": sweep.title,
-            "base_config": base_config,
-            "command": shlex.join(command),
-            "seeds": list(seeds),
-            "tuned": chosen,
-        }
+        unmeasured = runner.measure_losses([trial for trial in trained if trial])
+        content: dict[str, Any] = {"sweep": sweep.name, "title": sweep.title, **about}
+        content |= {"seeds": list(seeds), "tuned": chosen}
         # The report finds a trial's metrics.json from its own folder.
         results = [replace(x, directory=f"../{x.directory}") for x in (*tuning, *tests)]
-        write_results(directory, results, about)
-        write_sweep_report(sweep, results, directory, about)
+        write_results(directory, results, content)
+        write_sweep_report(sweep, results, directory, content)
     if unmeasured:
         console = runner.root / unmeasured[0].directory / LOSS_FOLDER / CONSOLE_FILE
         names = "; ".join(x.row for x in unmeasured)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools.cocoeval import COCOeval
 
-from focal_retina.benchmark.evaluation import Size, make_data
+from benchmarks.evaluation import Size, make_data
 from focal_retina.evaluation.box_metrics import evaluate_boxes
 
 

@@ -45,8 +45,8 @@ def run(tmp_path):
     add_focal_retina_config(cfg)
 
     def call(sweep, **options):
-        runner = DoneTrials(tmp_path)
-        return run_sweep(sweep, cfg, runner, [4, 3], ["sweep"], "base.yaml", **options)
+        about = {"base_config": "base.yaml", "command": "sweep"}
+        return run_sweep(sweep, cfg, DoneTrials(tmp_path), [4, 3], about, **options)
 
     return call
 
@@ -73,19 +73,13 @@ def test_two_sweeps_do_not_share_a_folder(run, tmp_path):
         run(SWEEP)
 
 
-def result(row, tuned, ap, status="done"):
-    return TrialResult(row, 1001, "tune", tuned, status, {"AP": ap} if status == "done" else {})
-
-
 def test_the_tuned_value_is_that_of_the_highest_mean():
-    results = [result("a", 0.1, 10), result("a", 0.1, 30), result("a", 0.2, 25)]
-    results += [result("a", 0.2, 26), result("b", 0.1, 5), result("b", 0.2, 0, "failed")]
-    assert choose_tuned(TUNED, results) == {"a": 0.2, "b": 0.1}
-
-
-def test_a_row_of_which_every_tuning_trial_failed_is_named():
-    with pytest.raises(ValueError, match="'a'"):
-        choose_tuned(TUNED, [result("a", 0.1, 0, "failed"), result("b", 0.1, 5)])
+    tried = [("a", 0.1, 10), ("a", 0.1, 30), ("a", 0.2, 25), ("a", 0.2, 26), ("b", 0.1, 5)]
+    results = [TrialResult(row, 1, "tune", x, "done", {"AP": ap}) for row, x, ap in tried]
+    failed = TrialResult("b", 1, "tune", 0.2, "failed")
+    assert choose_tuned(TUNED, [*results, failed]) == {"a": 0.2, "b": 0.1}
+    with pytest.raises(ValueError, match="every tuning trial of 'b' failed"):
+        choose_tuned(TUNED, [*results[:4], failed])
 
 
 def test_a_result_file_of_an_earlier_version_is_read(tmp_path):

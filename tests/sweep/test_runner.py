@@ -1,6 +1,5 @@
 """Trials on a real Ray: done, failed, killed, resumed, and on two nodes."""
 
-import argparse
 import json
 import math
 import re
@@ -9,7 +8,7 @@ from dataclasses import replace
 import pytest
 from ray.cluster_utils import Cluster
 
-from focal_retina.commands import figure
+from focal_retina.commands import make_parser
 from focal_retina.sweep.plan import CodeInputs
 from focal_retina.sweep.results import (
     LOSS_FOLDER,
@@ -138,19 +137,22 @@ def test_losses_of_trained_models_are_measured_once_and_failures_named(
     assert calls == [[weights[0]], [weights[1]] * 2]
 
 
-def test_the_figure_command_takes_what_the_runner_gives_it(tmp_path, monkeypatch):
-    commands = []
-    monkeypatch.setattr(TrialRunner, "_start", lambda *arguments: commands.append(arguments[-1]))
-    (tmp_path / "a").mkdir()
-    runner = TrialRunner(root=tmp_path, inputs=CodeInputs(("a=b:c",)))
-    runner._start_measuring(TrialResult("a", 1, "test", None, "done", directory="a"))
-    parser = argparse.ArgumentParser()
-    figure.add_arguments(parser)
-    assert commands[0][:3] == ["-m", "focal_retina", "figure"]
-    args = parser.parse_intermixed_args(list(map(str, commands[0][3:])))
-    assert (args.figure, args.register) == ("loss-cdf", ["a=b:c"])
-    assert args.output == tmp_path / "a" / LOSS_FOLDER
-    assert args.opts == ["MODEL.WEIGHTS", str(tmp_path / "a" / "model_final.pth")]
+def test_the_commands_take_what_the_runner_gives_them(make_trial, tmp_path, monkeypatch):
+    started = []
+    monkeypatch.setattr(TrialRunner, "_start", lambda *arguments: started.append(arguments[-1]))
+    runner, trial = TrialRunner(root=tmp_path, inputs=CodeInputs(("a=b:c",))), make_trial("a")
+    runner._submit(trial)
+    runner._start_measuring(TrialResult("a", 1, "test", None, "done", directory=trial.directory))
+    folder = tmp_path / trial.directory
+    train, figure = (
+        make_parser(name).parse_intermixed_args(list(map(str, arguments)))
+        for _, _, name, *arguments in started
+    )
+    assert train.config_file == figure.config_file == str(folder / "config.yaml")
+    assert train.register == figure.register == ["a=b:c"]
+    assert train.resume and train.opts == ["OUTPUT_DIR", str(folder)]
+    assert (figure.figure, figure.output) == ("loss-cdf", folder / LOSS_FOLDER)
+    assert figure.opts == ["MODEL.WEIGHTS", str(folder / "model_final.pth")]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,143 @@
+"""What the subjects work on, the same at every run: random anchors, objects, images and files, and
+detectors of random weights."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.model_zoo import get_config_file
+from detectron2.modeling import build_model
+from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
+from detectron2.structures import Boxes, BoxMode, Instances
+from torch import nn
+
+from focal_retina.engine import load_config
+
+R50 = get_config_file("COCO-Detection/retinanet_R_50_FPN_1x.yaml")
+OBJECTS_PER_IMAGE = 8  # COCO has 7.3 on average
+
+
+class Size(NamedTuple):
+    """Of a batch: images of one size, and classes."""
+
+    images: int
+    height: int
+    width: int
+    classes: int
+
+    @property
+    def title(self) -> str:
+        return f"{self.images} × {self.height} × {self.width} px, K = {self.classes}"
+
+
+def make_anchors(image_size: tuple[int, int], device: torch.device) -> list[Boxes]:
+    """The anchors of Detectron2's RetinaNet on P3…P7: 9 a cell (paper, section 4)."""
+    strides = [8, 16, 32, 64, 128]
+    generator = DefaultAnchorGenerator(
+        sizes=[[4 * stride * 2 ** (k / 3) for k in range(3)] for stride in strides],
+        aspect_ratios=[[0.5, 1.0, 2.0]],
+        strides=strides,
+    ).to(device)
+    cells = [[-(-side // stride) for side in image_size] for stride in strides]
+    return generator([torch.empty(1, 1, *hw, device=device) for hw in cells])
+
+
+def make_gt(objects: int, image_size: tuple[int, int], classes: int, seed: int = 0) -> Instances:
+    """Objects of 10 to 300 px (log-uniform), of varied shape, anywhere inside the image."""
+    generator = torch.Generator().manual_seed(seed)
+    scale = 10 * 30 ** torch.rand(objects, 1, generator=generator)
+    stretch = torch.exp(0.4 * torch.randn(objects, 1, generator=generator))
+    height, width = image_size
+    room = torch.tensor([[width, height]])
+    sides = torch.cat([scale * stretch, scale / stretch], dim=1).minimum(room)
+    corners = torch.rand(objects, 2, generator=generator) * (room - sides)
+    return Instances(
+        image_size,
+        gt_boxes=Boxes(torch.cat([corners, corners + sides], dim=1)),
+        gt_classes=torch.randint(classes, (objects,), generator=generator),
+    )
+
+
+def make_batch(size: Size) -> list[dict]:
+    """What Detectron2's mapper would make, with 8 objects an image."""
+    generator = torch.Generator().manual_seed(0)
+    hw = size.height, size.width
+    return [
+        {
+            "image": torch.randint(256, (3, *hw), generator=generator, dtype=torch.uint8),
+            "instances": make_gt(OBJECTS_PER_IMAGE, hw, size.classes, seed=image),
+        }
+        for image in range(size.images)
+    ]
+
+
+def write_jpegs(size: Size, folder: Path) -> list[dict]:
+    """Write random images with detail at all scales, as photographs have it.
+
+    Returns:
+        Their entries in Detectron2's dataset format, with 8 objects an image.
+    """
+    rng = np.random.default_rng(0)
+    records = []
+    for index, sample in enumerate(make_batch(size)):
+        image = np.full((size.height, size.width, 3), 128, np.float32)
+        for cells in (2, 8, 32, 128):
+            noise = rng.standard_normal((cells, cells, 3), dtype=np.float32) * 60 / cells**0.4
+            image += cv2.resize(noise, (size.width, size.height), interpolation=cv2.INTER_CUBIC)
+        path = str(folder / f"{index}.jpg")
+        cv2.imwrite(path, image.clip(0, 255).astype(np.uint8), [cv2.IMWRITE_JPEG_QUALITY, 90])
+        gt = sample["instances"]
+        objects = zip(gt.gt_boxes.tensor.tolist(), gt.gt_classes.tolist(), strict=True)
+        annotations = [
+            {"bbox": box, "bbox_mode": BoxMode.XYXY_ABS, "category_id": label, "iscrowd": 0}
+            for box, label in objects
+        ]
+        hw = {"height": size.height, "width": size.width}
+        records.append({"file_name": path, **hw, "annotations": annotations})
+    return records
+
+
+def make_cfg(
+    size: Size, device: torch.device, *, meta_arch: str = "FocalRetinaNet", config: str = R50
+) -> CfgNode:
+    """R50-FPN of Detectron2's zoo or another config, without weights from a file."""
+    options = {
+        "MODEL.META_ARCHITECTURE": meta_arch,
+        "MODEL.DEVICE": device.type,
+        "MODEL.WEIGHTS": "",
+        "MODEL.RETINANET.NUM_CLASSES": size.classes,
+        "SOLVER.BASE_LR": 1e-6,  # a random network must not diverge on random images
+    }
+    return load_config(config, [x for pair in options.items() for x in pair])
+
+
+def make_detector(cfg: CfgNode, size: Size) -> nn.Module:
+    """A detector of which about 1 score in 1,500 is above the threshold of .05, as after training:
+    there is something to decode and to suppress."""
+    torch.manual_seed(0)
+    model = build_model(cfg).eval()
+    with torch.no_grad():
+        features = model.backbone(model.preprocess_image(make_batch(size)).tensor)
+        logits, deltas = model.head([features[name] for name in model.head_in_features])
+        for layer, levels, bias, spread in (
+            (model.head.cls_score, logits, -5.5, 0.8),
+            (model.head.bbox_pred, deltas, 0.0, 0.2),
+        ):
+            layer.weight.mul_(spread / levels[0].std())
+            layer.bias.fill_(bias)
+    return model
+
+
+def make_stock(size: Size, device: torch.device) -> nn.Module:
+    """Detectron2's RetinaNet."""
+    return make_detector(make_cfg(size, device, meta_arch="RetinaNet"), size)
+
+
+def make_ours(stock: nn.Module, size: Size, device: torch.device) -> nn.Module:
+    """FocalRetinaNet with the weights of ``stock``."""
+    model = build_model(make_cfg(size, device))
+    model.load_state_dict(stock.state_dict())
+    return model

@@ -1,1 +1,0 @@
-"""Measurements of the package beside its peers; ``tools/benchmark.py`` prints them."""

@@ -1,0 +1,110 @@
+"""How candidates are measured: what is counted, in which order, and how it is shown."""
+
+import importlib
+import json
+
+import pytest
+import torch
+
+from benchmarks import __main__, labeling, timing
+from benchmarks.timing import COPY, Row, markdown, measure
+
+CPU = torch.device("cpu")
+
+
+def rows_of(candidates, runs=1):
+    (rows,) = measure([("case", candidates)], CPU, runs)
+    return rows
+
+
+def test_candidates_take_turns():
+    calls = []
+    rows_of({name: (lambda name=name: calls.append(name)) for name in "abc"}, runs=4)
+    rounds = timing.WARM_UP_ROUNDS + 4
+    assert "".join(calls[: 3 * rounds]) == "abc" * rounds
+
+
+def test_time_is_the_median_of_the_runs_after_warming_up(monkeypatch):
+    durations = [100, 100, 1, 2, 9]  # two rounds of warming up, then three runs
+    stamps = [stamp for duration in durations for stamp in (0, duration)]
+    monkeypatch.setattr(timing, "timer", iter(stamps).__next__)
+    (row,) = rows_of({"it": lambda: None}, runs=3)
+    assert row.seconds == 2
+
+
+def test_saved_bytes_count_each_storage_once():
+    x = torch.randn(1000, requires_grad=True)
+
+    def candidate():
+        # exp saves its result; the product saves that result twice.
+        y = x.exp()
+        (y * y).sum().backward()
+
+    assert rows_of({"it": candidate})[0].saved_bytes == 4000
+
+
+def test_peak_memory_is_what_the_call_adds():
+    size = 64 << 20
+    held = torch.ones(size, dtype=torch.uint8)  # before the call: not counted
+
+    def candidate():
+        return torch.ones(size, dtype=torch.uint8)[:1].item() + held[0].item()
+
+    rows = rows_of({"it": candidate, "nothing": lambda: None})
+    if rows[0].peak_bytes is None:
+        pytest.skip("this system does not tell peak memory")
+    assert rows[0].peak_bytes == pytest.approx(size, rel=0.1)
+    assert rows[1].peak_bytes < size / 10
+
+
+def test_markdown_has_ratios_to_ours_and_to_the_copy():
+    rows = [
+        Row("2 images", "ours", 0.030, 8_000_000, 9_500_000, {"head": 0.25}),
+        Row("2 images", COPY, 0.010, 0, 0),
+        Row("2 images", "peer", 1.5, 64_000_000, None),
+    ]
+    header, _, *lines = ([*map(str.strip, x.split("|"))][1:-1] for x in markdown(rows).splitlines())
+    assert header[1:-2] == ["time", "× ours", "× copy", "saved for backward"]
+    assert lines[0] == ["ours", "30 ms", "1.00", "3.0", "8.0 MB", "9.5 MB", "250 ms"]
+    assert lines[2][1:5] == ["1,500 ms", "50.00", "150.0", "64.0 MB"]
+    assert lines[2][5:] == ["not measured", "not measured"]
+
+
+def test_bf16_is_left_out_where_it_is_emulated(monkeypatch, capsys):
+    monkeypatch.setattr(timing, "bf16_support", lambda device: (True, ""))
+    assert list(timing.precisions(CPU)) == ["bf16", "fp32"]
+    monkeypatch.setattr(timing, "bf16_support", lambda device: (False, "no instructions"))
+    assert list(timing.precisions(CPU)) == ["fp32"]
+    assert capsys.readouterr().out == "bf16: left out, emulated: no instructions\n"
+
+
+def test_command_prints_tables_and_writes_json(monkeypatch, capsys, tmp_path):
+    file = tmp_path / "figures.json"
+    words = ["labeling", "--runs", "1", "--size", "3", "64", "96", "--json", str(file)]
+    __main__.main(words)
+    printed = capsys.readouterr().out
+    assert "| 3 objects × 1,161 anchors   |" in printed
+    figures = json.loads(file.read_text())
+    assert [Row(**row).candidate for row in figures["rows"]] == ["ours", "Detectron2"]
+    assert figures["machine"]["torch"] == torch.__version__
+    monkeypatch.setattr(labeling, "SCALING", labeling.SIZES[:2])
+    __main__.main(["labeling", "--runs", "1", "--scaling"])
+    printed = capsys.readouterr().out
+    assert printed.count("| ours ") == 2
+    assert "Detectron2" not in printed
+
+
+@pytest.mark.parametrize("subject", __main__.SUBJECTS)
+def test_every_subject_has_sizes(subject):
+    assert importlib.import_module(f"benchmarks.{subject}").SIZES
+
+
+def test_command_refuses_what_it_cannot_do(capsys):
+    for words, message in {
+        "train --scaling": "train has no --scaling",
+        "labeling --size 1 2 3 4": "--size of labeling: OBJECTS HEIGHT WIDTH",
+        "loss --runs 0": "at least 1",
+    }.items():
+        with pytest.raises(SystemExit):
+            __main__.main(words.split())
+        assert message in capsys.readouterr().err
