@@ -56,7 +56,7 @@ setup(
     package_dir={"focal_retina.configs": "configs"},
     package_data={
         "focal_retina.configs": ["**/*.yaml", "lazy/*.py"],
-        "focal_retina.analysis": ["templates/*"],
+        "focal_retina.dataset_check": ["templates/*"],
         "focal_retina.sweep": ["templates/*"],
     },
 )

@@ -101,8 +101,8 @@ def add_focal_retina_config(cfg: CN) -> None:
     # None: crowds are dropped, as Detectron2's mapper does.
     node.LABELING.CROWD_IOA_THRESH = None
 
-    # The check of DATASETS.TRAIN and TEST before the first iteration; data/checks/kinds.py is the
-    # table of what it finds. Generated data sets are not checked.
+    # The check of DATASETS.TRAIN and TEST before the first iteration; dataset_check/checks.py
+    # lists what it finds. Generated data sets are not checked.
     node.DATA_CHECK = CN()
     # "error": stop where the training would stop or learn from nonsense | "skip": leave out images
     # and objects that are unusable, count them, and stop at what that does not mend | "off".

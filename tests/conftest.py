@@ -5,16 +5,19 @@ import json
 import cv2
 import numpy as np
 import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
 import focal_retina  # noqa: F401 - before a test imports Detectron2: that is quiet then
 
 
-@pytest.fixture(autouse=True, scope="session")
-def cache_home(tmp_path_factory):
-    """The cached reports of data checks: not those of the user."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        yield
+@pytest.fixture
+def catalogs():
+    """Forget the data sets that a test registers."""
+    before = set(DatasetCatalog)
+    yield
+    for name in set(DatasetCatalog) - before:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ FLOORS = [
     {"modeling", "data", "evaluation"},
     {"dataset_check"},
     {"engine"},
-    {"figures", "analysis", "deploy", "interop"},
+    {"figures", "deploy", "interop"},
     {"sweep"},
     {"commands"},
     {"__main__"},

@@ -17,8 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.timing import measure
 from focal_retina.data import build_train_loader, check_num_classes, register_coco_json
-from focal_retina.data.checks import check_datasets
 from focal_retina.data.mapper import build_train_mapper
+from focal_retina.dataset_check import check_datasets
 from focal_retina.evaluation import build_evaluator
 
 NUM_CLASSES, NUM_OBJECTS, SIDE = 1203, 1000, 192
@@ -141,7 +141,7 @@ def test_a_training_step_needs_no_tensor_larger_than_the_logits_of_a_level(cfg, 
 
 def test_data_of_many_classes_is_checked_and_evaluated(cfg, model, data_set, tmp_path):
     check_num_classes(NUM_CLASSES, [NAME])
-    check_datasets([NAME], [NAME], mode="error", num_decoded=None)
+    check_datasets([NAME], [NAME], mode="error", num_decoded=-1)
     results = inference_on_dataset(
         model, build_detection_test_loader(cfg, NAME), build_evaluator(NAME, str(tmp_path))
     )

@@ -17,7 +17,6 @@ from detectron2.engine import default_argument_parser, default_setup, hooks
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-from ..analysis.anchor_config import warn_of_unreached_objects
 from ..data.corrupt import CorruptImageError
 from ..engine import (
     SafeCheckpointer,
@@ -57,8 +56,6 @@ def run(args: argparse.Namespace) -> int:
         eval_only=args.eval_only,
         num_processes=max(1, args.num_gpus) * args.num_machines,
     )
-    if not args.eval_only:
-        warn_of_unreached_objects(cfg)
     return launch_training(main, args, cfg)
 
 

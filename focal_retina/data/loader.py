@@ -29,7 +29,6 @@ from detectron2.utils import comm
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
-from .checks import leave_out_unusable
 from .sampling import build_schedule
 from .schedule import TrainingSchedule
 
@@ -215,12 +214,19 @@ class TrainLoader(Iterable[list[dict[str, Any]]]):
                 yield ahead - _NUM_SPARES, np.stack(window)
 
 
-def build_train_loader(cfg: CfgNode, mapper: Mapper) -> Iterable[list[dict[str, Any]]]:
+def build_train_loader(
+    cfg: CfgNode, mapper: Mapper, filter_records: Callable[[list], list] | None = None
+) -> Iterable[list[dict[str, Any]]]:
     """The loader of ``DATASETS.TRAIN``, honouring Detectron2's ``DATALOADER`` keys.
 
     Its seed is ``cfg.SEED``; below 0, a random one that all processes share. Data sets that are
     not lists of dicts (a user's torch ``Dataset``) are left to Detectron2's loader, whose order
     starts anew at resume; a warning says so.
+
+    Args:
+        cfg: the config.
+        mapper: a dataset dict to a sample, or None to leave it out.
+        filter_records: takes the dataset dicts, and returns those to train on.
 
     Raises:
         ValueError: an unknown sampler, an image without a size, a batch that cannot be shared out.
@@ -234,7 +240,8 @@ def build_train_loader(cfg: CfgNode, mapper: Mapper) -> Iterable[list[dict[str, 
             "dicts: its images come in Detectron2's order, which starts anew at resume"
         )
         return build_detection_train_loader(cfg, dataset=records, mapper=mapper)
-    records = leave_out_unusable(cfg, records)
+    if filter_records is not None:
+        records = filter_records(records)
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
     if cfg.SEED < 0:
         logger.info(f"SEED is {cfg.SEED}: the order of the images has the random seed {seed}")

@@ -20,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ..data import TrainLoader, build_train_loader, prepare_data_worker
 from ..data.corrupt import build_corrupt_image_guard
 from ..data.mapper import build_train_mapper
+from ..dataset_check import build_record_filter
 from ..evaluation import build_evaluator
 from ..modeling.compilation import compile_network
 from ..modeling.test_time_augmentation import build_detector_with_tta
@@ -108,7 +109,7 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Iterable[list[dict]]:
         mapper = build_corrupt_image_guard(cfg, build_train_mapper(cfg))
-        return build_train_loader(cfg, mapper)
+        return build_train_loader(cfg, mapper, filter_records=build_record_filter(cfg))
 
     @classmethod
     def test(

@@ -1,37 +1,8 @@
-"""Registered data sets, for the tests of this folder."""
+"""Written files, for the tests of this folder."""
 
 import json
 
 import pytest
-from detectron2.data import DatasetCatalog, MetadataCatalog
-
-from focal_retina.data import register_coco_json
-
-
-@pytest.fixture
-def catalogs(tmp_path, monkeypatch):
-    """An empty cache of data checks; forget what a test registers."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    before = set(DatasetCatalog)
-    yield
-    for name in set(DatasetCatalog) - before:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
-
-
-@pytest.fixture
-def register(tiny_coco):
-    """Change the content of tiny_coco, and register it as "tiny"; returns the image folder."""
-    path, folder = tiny_coco
-
-    def call(change=lambda content: None):
-        content = json.loads(path.read_text())
-        change(content)
-        path.write_text(json.dumps(content))
-        register_coco_json("tiny", str(path), str(folder))
-        return folder
-
-    return call
 
 
 @pytest.fixture

@@ -4,22 +4,14 @@ import json
 
 import pytest
 from coco_content import coco
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from focal_retina.data.coco import register_coco_json
 from focal_retina.data.coco_json import read_coco_json
 
-
-@pytest.fixture(autouse=True)
-def catalogs():
-    """Forget what a test registers."""
-    before = set(DatasetCatalog)
-    yield
-    for name in set(DatasetCatalog) - before:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
+pytestmark = pytest.mark.usefixtures("catalogs")
 
 
 def image(key):
@@ -42,12 +34,12 @@ def test_reads_what_is_right(write):
         ("", "is not json"),
         ("{", "is not json"),
         ("[" * 100_000, "is not json"),
-        ("[]", "its top level is no object"),
+        ("[]", "its top level is not an object"),
         ({}, '"images" is missing'),
-        (coco(annotations={}), '"annotations" is no list'),
+        (coco(annotations={}), '"annotations" is not a list'),
         (coco(categories=[]), '"categories" is empty'),
         (coco(categories=[{"id": 1, "name": "a"}] * 2), '"categories" holds an id twice'),
-        (coco(images=[3]), r"images\[0\] is no object"),
+        (coco(images=[3]), r"images\[0\] is not an object"),
         (
             coco(images=[{"id": 1, "file_name": "a.jpg", "width": 8}]),
             r'images\[0\] has no "height"',

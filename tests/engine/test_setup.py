@@ -15,9 +15,8 @@ TINY = ["DATASETS.TRAIN", "('tiny',)", "DATASETS.TEST", "()", "MODEL.RETINANET.N
 
 
 @pytest.fixture
-def set_up(tiny_coco, tmp_path, monkeypatch):
+def set_up(tiny_coco, tmp_path):
     """The config of tiny_coco with further options, set up."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     json_file, folder = tiny_coco
 
     def call(*options, **changes):

@@ -1,4 +1,4 @@
-"""How many objects no anchor reaches, and which anchors would.
+"""How many objects no anchor reaches.
 
 An anchor reaches an object where their IoU is that of a positive (MODEL.RETINANET.IOU_THRESHOLDS);
 an object that none reaches is learned from its best anchors only, or, without their promotion, as
@@ -9,80 +9,122 @@ function of the intersection alone, and that is a product of two overlaps, neith
 with the distance between the centres: the best anchor of each shape is the one whose centre is
 nearest in x and nearest in y.
 
-Shapes: M objects, L levels, A anchor shapes of all levels, K classes, B = 3 buckets of size.
+Shapes: M objects, L levels, K classes, B = 3 buckets of size.
 """
 
+import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import build_anchor_generator, build_backbone
+from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 
-from ..data.checks import AnnotationTable, box_faults
+from .check import box_faults
+from .report import DatasetReport
+from .table import AnnotationTable
+
+_logger = logging.getLogger(__name__)
 
 SIZE_BUCKETS = ("small", "medium", "large")
 _BUCKET_BORDERS = (32.0**2, 96.0**2)  # COCO's, here of the box's area in the original image
 _OBJECTS_AT_ONCE = 8192
+_WORTH_A_WARNING = 0.05
 
 
 @dataclass(frozen=True, eq=False)
 class AnchorGrid:
     """Where a model's anchors lie, in numbers."""
 
-    strides: np.ndarray
-    """(L,), pixels of the network's input, ascending."""
-    offset: float
-    """Of the first centre, in strides."""
+    strides: np.ndarray  # (L,), pixels of the network's input, ascending
+    offset: float  # of the first centre, in strides
     cell_anchors: tuple[np.ndarray, ...]
     """A level's anchors around (0, 0), x1, y1, x2, y2, a row each."""
-    size_divisibility: int
-    """What the backbone pads its input to."""
-
-    def to_json(self) -> list[Any]:
-        """Everything, in json's types."""
-        anchors = [level.tolist() for level in self.cell_anchors]
-        return [self.strides.tolist(), self.offset, anchors, self.size_divisibility]
+    size_divisibility: int  # what the backbone pads its input to
+    threshold: float  # IoU from which on an anchor is positive
 
 
 @dataclass(frozen=True, eq=False)
 class Coverage:
     """Objects of each class and size, and those that no anchor reaches."""
 
-    class_names: tuple[str, ...]
-    threshold: float
-    """IoU from which on an anchor is positive."""
-    counts: np.ndarray
-    """int64 (K, B)"""
-    unreached: np.ndarray
-    """int64 (K, B)"""
+    threshold: float  # IoU from which on an anchor is positive
+    counts: np.ndarray  # int64 (K, B)
+    unreached: np.ndarray  # int64 (K, B)
 
     @property
     def unreached_share(self) -> float:
         """Of all objects; 0 if there are none."""
         return float(self.unreached.sum() / max(1, self.counts.sum()))
 
-    def to_json(self) -> list[Any]:
-        """Everything, in json's types."""
-        return [self.class_names, self.threshold, self.counts.tolist(), self.unreached.tolist()]
-
-    @classmethod
-    def from_json(cls, content: list[Any]) -> "Coverage":
-        """The inverse of :meth:`to_json`.
-
-        Raises:
-            TypeError, ValueError: it is not what that wrote.
-        """
-        class_names, threshold, counts, unreached = content
-        return cls(tuple(class_names), threshold, np.array(counts), np.array(unreached))
-
     def __str__(self) -> str:
-        parts = []
-        for bucket, name in enumerate(SIZE_BUCKETS):
-            total = int(self.counts[:, bucket].sum())
-            parts.append(f"{name} {int(self.unreached[:, bucket].sum()):,} of {total:,}")
+        sums = self.unreached.sum(axis=0), self.counts.sum(axis=0)
+        buckets = zip(SIZE_BUCKETS, *sums, strict=True)
+        parts = [f"{name} {missed:,} of {total:,}" for name, missed, total in buckets]
         return (
             f"{self.unreached_share:.1%} of the objects reach no anchor at an IoU of "
             f"{self.threshold:g} ({', '.join(parts)})"
         )
+
+
+def build_anchor_grid(cfg: CfgNode) -> AnchorGrid:
+    """The anchors that the model of ``cfg`` has, read off its own anchor generator.
+
+    Raises:
+        ValueError: the generator is not Detectron2's DefaultAnchorGenerator, or no band of
+            MODEL.RETINANET.IOU_LABELS is positive.
+    """
+    labels = list(cfg.MODEL.RETINANET.IOU_LABELS)
+    if 1 not in labels[1:]:
+        raise ValueError(f"MODEL.RETINANET.IOU_LABELS {labels} makes no anchor positive by its IoU")
+    with torch.device("meta"):  # only its strides are asked for: no memory, no random numbers
+        backbone = build_backbone(cfg)
+    shapes = backbone.output_shape()
+    features = [shapes[name] for name in cfg.MODEL.RETINANET.IN_FEATURES]
+    generator = build_anchor_generator(cfg, features)
+    if not isinstance(generator, DefaultAnchorGenerator):
+        raise ValueError(
+            f"MODEL.ANCHOR_GENERATOR.NAME {cfg.MODEL.ANCHOR_GENERATOR.NAME}: only upright anchors "
+            "on a grid can be measured"
+        )
+    return AnchorGrid(
+        strides=np.array(generator.strides, dtype=np.float64),
+        offset=generator.offset,
+        cell_anchors=tuple(x.double().numpy() for x in generator.cell_anchors),
+        size_divisibility=max(1, backbone.size_divisibility),
+        threshold=float(cfg.MODEL.RETINANET.IOU_THRESHOLDS[labels.index(1, 1) - 1]),
+    )
+
+
+def input_size(cfg: CfgNode, *, training: bool) -> tuple[int, int]:
+    """Short edge and maximal size of the network's input; the middle one of several short edges."""
+    if not training:
+        return cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
+    edges = sorted(np.atleast_1d(cfg.INPUT.MIN_SIZE_TRAIN).tolist())
+    return edges[len(edges) // 2], cfg.INPUT.MAX_SIZE_TRAIN
+
+
+def warn_of_unreached_objects(cfg: CfgNode, reports: Iterable[DatasetReport]) -> None:
+    """Warn of each training set of which more than 5% of the objects reach no anchor.
+
+    Nothing is measured with an anchor generator of the user's own, or where no IoU makes an anchor
+    positive.
+
+    Args:
+        cfg: of a RetinaNet.
+        reports: of :func:`~focal_retina.dataset_check.check_datasets`.
+    """
+    reports = [report for report in reports if report.training]
+    is_default = cfg.MODEL.ANCHOR_GENERATOR.NAME == "DefaultAnchorGenerator"
+    if not reports or not is_default or 1 not in cfg.MODEL.RETINANET.IOU_LABELS[1:]:
+        return
+    grid = build_anchor_grid(cfg)
+    for report in reports:
+        coverage = measure_coverage(report.table, grid, *input_size(cfg, training=True))
+        if coverage.unreached_share > _WORTH_A_WARNING:
+            _logger.warning("%s: %s; the data check suggests other anchors", report.name, coverage)
 
 
 def resized_objects(
@@ -101,7 +143,7 @@ def resized_objects(
         boxes, float64 (M, 4), x1, y1, x2, y2 after cutting at the image's border; the images'
         sizes (M, 2), width and height; and which annotations they are, int64 (M,).
     """
-    sizes = np.vstack([table.image_sizes, np.full((1, 2), np.nan)])[table.image_index]
+    sizes = table.sizes_of_images
     faults = box_faults(table.boxes, sizes)
     usable = ~table.is_crowd & (table.class_index >= 0) & (sizes > 0).all(axis=1)
     for kind in ("box_not_finite", "negative_size", "zero_area", "box_outside"):
@@ -155,27 +197,15 @@ def _iou_of_nearest(
 
 
 def measure_coverage(
-    table: AnnotationTable,
-    grid: AnchorGrid,
-    *,
-    threshold: float,
-    short_edge: int,
-    max_size: int,
-) -> "Coverage":
-    """Count the objects that no anchor reaches, by class and size.
-
-    Args:
-        table: a data set's annotations.
-        grid: the anchors.
-        threshold: IoU from which on an anchor is positive.
-        short_edge, max_size: see :func:`resized_objects`.
-    """
+    table: AnnotationTable, grid: AnchorGrid, short_edge: int, max_size: int
+) -> Coverage:
+    """Count the objects that no anchor reaches; ``short_edge`` and ``max_size`` are those of
+    :func:`resized_objects`."""
     boxes, sizes, indices = resized_objects(table, short_edge, max_size)
-    unreached = best_anchor_iou(boxes, sizes, grid) < threshold
-    areas = table.boxes[indices, 2:].prod(axis=1)
-    buckets = np.digitize(areas, _BUCKET_BORDERS)
-    shape = len(table.class_names), len(SIZE_BUCKETS)
-    cells = table.class_index[indices] * len(SIZE_BUCKETS) + buckets
-    counts = np.bincount(cells, minlength=shape[0] * shape[1]).reshape(shape)
-    missed = np.bincount(cells[unreached], minlength=shape[0] * shape[1]).reshape(shape)
-    return Coverage(tuple(table.class_names), threshold, counts, missed)
+    is_unreached = best_anchor_iou(boxes, sizes, grid) < grid.threshold
+    buckets = np.digitize(table.boxes[indices, 2:].prod(axis=1), _BUCKET_BORDERS)
+    counts = np.zeros((len(table.class_names), len(SIZE_BUCKETS)), dtype=np.int64)
+    unreached = np.zeros_like(counts)
+    np.add.at(counts, (table.class_index[indices], buckets), 1)
+    np.add.at(unreached, (table.class_index[indices], buckets), is_unreached)
+    return Coverage(grid.threshold, counts, unreached)

@@ -7,7 +7,7 @@ from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog
 
 from focal_retina.config import add_focal_retina_config
-from focal_retina.data.checks import check_datasets, leave_out_unusable
+from focal_retina.dataset_check import build_record_filter, check_datasets, skip
 
 pytestmark = pytest.mark.usefixtures("catalogs")
 
@@ -36,18 +36,18 @@ def test_skip_leaves_out_and_counts(register, caplog):
     folder = register(change)
     (folder / "5.jpg").write_bytes(b"no image")
     with pytest.raises(ValueError, match="DATA_CHECK.MODE skip"):
-        check_datasets(["tiny"], [], mode="error", num_decoded=None)
-    check_datasets(["tiny"], [], mode="skip", num_decoded=None)
+        check_datasets(["tiny"], [], mode="error", num_decoded=-1)
+    check_datasets(["tiny"], [], mode="skip", num_decoded=-1)
 
     records = DatasetCatalog.get("tiny")
-    kept = leave_out_unusable(skipping(filter_empty=False), records)
+    kept = build_record_filter(skipping(filter_empty=False))(records)
     assert [Path(x["file_name"]).name for x in kept] == ["0.jpg", "1.jpg", "2.jpg", "3.jpg"]
     assert [len(x["annotations"]) for x in kept] == [1, 0, 1, 1]
     assert len(records[0]["annotations"]) == 2  # the records given are as they were
     assert "images that can't be used: 2" in caplog.text
     assert "boxes of negative width or height: 1" in caplog.text
     # Without its only object, an image is one of those that FILTER_EMPTY_ANNOTATIONS takes away.
-    assert len(leave_out_unusable(skipping(), records)) == 3
+    assert len(build_record_filter(skipping())(records)) == 3
 
 
 def test_skip_does_not_mend_everything(register):
@@ -62,7 +62,7 @@ def test_nothing_is_left_out_unless_asked_for(register):
     cfg = skipping()
     cfg.MODEL.FOCAL_RETINA.DATA_CHECK.MODE = "error"
     records = DatasetCatalog.get("tiny")
-    assert leave_out_unusable(cfg, records) is records
+    assert build_record_filter(cfg)(records) is records
 
 
 def test_nothing_remains(register):
@@ -70,4 +70,12 @@ def test_nothing_remains(register):
     for file in folder.iterdir():
         file.unlink()
     with pytest.raises(ValueError, match="no usable image remains"):
-        leave_out_unusable(skipping(), DatasetCatalog.get("tiny"))
+        build_record_filter(skipping())(DatasetCatalog.get("tiny"))
+
+
+def test_other_processes_take_over_what_the_main_one_found(register, monkeypatch):
+    folder = register()
+    monkeypatch.setattr(skip.comm, "is_main_process", lambda: False)
+    monkeypatch.setattr(skip.comm, "all_gather", lambda _: [{str(folder / "3.jpg")}, None])
+    kept = build_record_filter(skipping())(DatasetCatalog.get("tiny"))
+    assert [Path(x["file_name"]).stem for x in kept] == ["0", "1", "2", "4", "5"]

@@ -1,4 +1,4 @@
-"""The data sets of a config, checked and measured, as text and as one HTML file."""
+"""The data sets of a config, checked and measured, as text and as one HTML page."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,11 +7,17 @@ from pathlib import Path
 from detectron2.config import CfgNode
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from ..data.checks import KINDS, DatasetReport, check_dataset, load_table
 from ..data.coco import check_num_classes, dataset_classes
-from .anchor_config import build_anchor_grid, input_size, positive_iou
-from .anchor_coverage import SIZE_BUCKETS, Coverage, measure_coverage, resized_objects
+from .anchor_coverage import (
+    SIZE_BUCKETS,
+    Coverage,
+    build_anchor_grid,
+    input_size,
+    measure_coverage,
+    resized_objects,
+)
 from .anchor_suggestion import ENOUGH, AnchorSuggestion, suggest_anchors
+from .report import DatasetReport, check_dataset
 
 
 @dataclass(frozen=True)
@@ -19,43 +25,27 @@ class Inspection:
     """What is known of one data set under one config."""
 
     report: DatasetReport
-    training: bool
-    """Whether it is trained on, or only evaluated."""
     short_edge: int
     max_size: int
-    num_anchors: int
-    """A cell, on the first level."""
+    num_anchors: int  # a cell, on the first level
     coverage: Coverage
     suggestion: AnchorSuggestion | None
     """For training, where over 1% of the objects reach no anchor and others would do better."""
 
     @property
     def has_errors(self) -> bool:
-        return bool(self.report.of_degree("error", training=self.training))
+        return bool(self.report.of_degree("error"))
 
     @property
     def grid_is_too_coarse(self) -> bool:
         """Whether no anchors, of those that were tried, reach 99% of the objects."""
-        best = self.suggestion or self.coverage
-        return best.unreached_share > ENOUGH
+        return (self.suggestion or self.coverage).unreached_share > ENOUGH
 
     def __str__(self) -> str:
-        report = self.report
-        lines = [
-            f"{report.name}: {report.num_images:,} images, {report.num_objects:,} objects of "
-            f"{len(report.class_names)} classes, {report.num_empty:,} images without objects "
-            f"({report.empty_share:.1%}), {report.num_crowds:,} crowds; "
-            f"{report.num_decoded:,} images decoded"
-        ]
-        for degree in ("error", "warning", "note"):
-            findings = report.of_degree(degree, training=self.training)
-            if findings:
-                lines.append(f"{degree}: {report.describe(findings)}")
-        lines.append(f"anchors: {self.coverage}")
+        lines = [str(self.report), f"anchors: {self.coverage}"]
         if self.suggestion:
-            lines.append(
-                f"better ({self.suggestion.unreached_share:.1%}): {self.suggestion.as_options()}"
-            )
+            share = self.suggestion.unreached_share
+            lines.append(f"better ({share:.1%}): {self.suggestion.as_options()}")
         return "\n".join(lines)
 
 
@@ -87,33 +77,20 @@ def inspect_datasets(cfg: CfgNode, *, all_images: bool = False) -> list[Inspecti
         FileNotFoundError: it has no annotation file.
     """
     grid = build_anchor_grid(cfg)
-    threshold = positive_iou(cfg)
-    num_decoded = cfg.MODEL.FOCAL_RETINA.DATA_CHECK.NUM_DECODED
+    num_decoded = -1 if all_images else cfg.MODEL.FOCAL_RETINA.DATA_CHECK.NUM_DECODED
     inspections = []
     for name in dict.fromkeys([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]):
         training = name in cfg.DATASETS.TRAIN
         short_edge, max_size = input_size(cfg, training=training)
-        report = check_dataset(
-            name, num_decoded=None if all_images or num_decoded < 0 else num_decoded
-        )
-        table = load_table(name)
-        coverage = measure_coverage(
-            table, grid, threshold=threshold, short_edge=short_edge, max_size=max_size
-        )
+        report = check_dataset(name, training=training, num_decoded=num_decoded)
+        coverage = measure_coverage(report.table, grid, short_edge, max_size)
         suggestion = None
         if training and coverage.unreached_share > ENOUGH:
-            boxes, sizes, _ = resized_objects(table, short_edge, max_size)
-            suggestion = suggest_anchors(boxes, sizes, grid, threshold)
+            boxes, sizes, _ = resized_objects(report.table, short_edge, max_size)
+            suggestion = suggest_anchors(boxes, sizes, grid)
+        num_anchors = len(grid.cell_anchors[0])
         inspections.append(
-            Inspection(
-                report=report,
-                training=training,
-                short_edge=short_edge,
-                max_size=max_size,
-                num_anchors=len(grid.cell_anchors[0]),
-                coverage=coverage,
-                suggestion=suggestion,
-            )
+            Inspection(report, short_edge, max_size, num_anchors, coverage, suggestion)
         )
     return inspections
 
@@ -127,13 +104,9 @@ def write_html(
         OSError: it can't be written.
     """
     environment = Environment(
-        loader=PackageLoader("focal_retina.analysis"), undefined=StrictUndefined, autoescape=True
+        loader=PackageLoader(__package__), undefined=StrictUndefined, autoescape=True
     )
     page = environment.get_template("dataset_check.html.j2").render(
-        inspections=inspections,
-        problems=problems,
-        config_file=config_file,
-        kinds=KINDS,
-        sizes=SIZE_BUCKETS,
+        inspections=inspections, problems=problems, config_file=config_file, sizes=SIZE_BUCKETS
     )
     path.write_text(page, encoding="utf-8")

@@ -1,41 +1,28 @@
-"""The report of a data check, and tools/check_dataset.py."""
+"""focal-retina check, and its page."""
 
 import json
-import sys
 from html.parser import HTMLParser
-from pathlib import Path
 
 import pytest
-from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from focal_retina.commands import main
 from focal_retina.config_file import get_config_file
-from focal_retina.engine import exit_status
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
-import check_dataset  # a script beside the package
 
 QUICKSTART = get_config_file("quickstart/shapes_R18.yaml")
 
 
 @pytest.fixture
-def run(tiny_coco, tmp_path, monkeypatch, capsys):
-    """Call the tool on tiny_coco; returns (exit status, stdout, stderr)."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+def run(tiny_coco, catalogs, capsys):
+    """Call the command on tiny_coco; returns (exit status, stdout, stderr)."""
     json_file, folder = tiny_coco
 
     def call(*arguments):
-        fixed = ["check_dataset.py", "--config-file", QUICKSTART]
-        fixed += ["--register", f"tiny={json_file}:{folder}"]
-        options = ["DATASETS.TRAIN", "('tiny',)", "DATASETS.TEST", "()"]
-        options += ["MODEL.RETINANET.NUM_CLASSES", "2"]
-        monkeypatch.setattr(sys, "argv", [*fixed, *options, *map(str, arguments)])
-        status = exit_status(check_dataset.main)
-        return status, *capsys.readouterr()
+        words = ["check", "--config-file", QUICKSTART, "--register", f"tiny={json_file}:{folder}"]
+        words += ["DATASETS.TRAIN", "('tiny',)", "DATASETS.TEST", "()"]
+        words += ["MODEL.RETINANET.NUM_CLASSES", "2", *map(str, arguments)]
+        return main(words), *capsys.readouterr()
 
-    yield call
-    if "tiny" in DatasetCatalog:
-        DatasetCatalog.remove("tiny")
-    MetadataCatalog.pop("tiny", None)
+    return call
 
 
 def spoil(path):
@@ -110,5 +97,5 @@ def test_user_errors_are_one_line_and_status_2(run, tmp_path, monkeypatch, argum
     monkeypatch.chdir(tmp_path)
     status, _, err = run(*arguments)
     assert status == 2
-    (line,) = [x for x in err.splitlines() if x.startswith("check_dataset.py: ")]
+    (line,) = [x for x in err.splitlines() if x.startswith("focal-retina check: ")]
     assert message in line

@@ -1,14 +1,12 @@
 """Anchor coverage equals the IoU with every anchor of the grid; suggestions keep what they say."""
 
-import json
+import dataclasses
 import shlex
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from detectron2.config import get_cfg
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_anchor_generator
@@ -16,27 +14,18 @@ from detectron2.structures import Boxes, pairwise_iou
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from focal_retina.analysis import anchor_coverage
-from focal_retina.analysis.anchor_config import (
+from focal_retina.config import add_focal_retina_config
+from focal_retina.config_file import get_config_file, merge_config_file
+from focal_retina.dataset_check import anchor_coverage, check_datasets, warn_of_unreached_objects
+from focal_retina.dataset_check.anchor_coverage import (
+    best_anchor_iou,
     build_anchor_grid,
     input_size,
-    positive_iou,
-    warn_of_unreached_objects,
-)
-from focal_retina.analysis.anchor_coverage import (
-    Coverage,
-    best_anchor_iou,
     measure_coverage,
     resized_objects,
 )
-from focal_retina.analysis.anchor_suggestion import suggest_anchors
-from focal_retina.config import add_focal_retina_config
-from focal_retina.config_file import get_config_file, merge_config_file
-from focal_retina.data import register_coco_json
-from focal_retina.data.checks import load_table
-
-ROOT = Path(__file__).parents[2]
-QUICKSTART = get_config_file("quickstart/shapes_R18.yaml")
+from focal_retina.dataset_check.anchor_suggestion import ENOUGH, suggest_anchors
+from focal_retina.dataset_check.table import load_table
 
 
 @pytest.fixture(scope="module")
@@ -45,14 +34,10 @@ def grid():
 
 
 @pytest.fixture
-def tiny(tiny_coco, tmp_path, monkeypatch):
+def tiny(register):
     """tiny_coco, registered: six boxes of 28×28 in images of 64×64."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    json_file, folder = tiny_coco
-    register_coco_json("tiny", str(json_file), str(folder))
-    yield "tiny"
-    DatasetCatalog.remove("tiny")
-    MetadataCatalog.remove("tiny")
+    register()
+    return "tiny"
 
 
 def config(name="quickstart/shapes_R18.yaml"):
@@ -84,7 +69,7 @@ def test_best_iou_is_that_over_all_anchors(offset, size, boxes):
     strides = [8, 16, 32, 64, 128]
     generator = build_anchor_generator(cfg, [ShapeSpec(stride=s) for s in strides])
     grid = anchor_coverage.AnchorGrid(
-        np.array(strides, float), offset, tuple(x.numpy() for x in generator.cell_anchors), 32
+        np.array(strides, float), offset, tuple(x.numpy() for x in generator.cell_anchors), 32, 0.5
     )
     size = np.array(size, float)
     corners = np.array(boxes)
@@ -133,27 +118,24 @@ def test_counts_by_class_and_size(tiny, grid):
     table = load_table(tiny)
     table.boxes[1] = [4, 4, 3, 3]
     table.boxes[2] = [0, 0, 64, 64]
-    options = {"threshold": 0.5, "short_edge": 0, "max_size": 0}
-    coverage = measure_coverage(table, grid, **options)
+    coverage = measure_coverage(table, grid, short_edge=0, max_size=0)
     assert coverage.counts.tolist() == [[2, 1, 0], [3, 0, 0]]
     assert coverage.unreached.tolist() == [[0, 0, 0], [1, 0, 0]]  # 3×3 pixels in anchors from 32²
     assert coverage.unreached_share == pytest.approx(1 / 6)
     assert "16.7% of the objects" in str(coverage) and "small 1 of 5" in str(coverage)
-    again = Coverage.from_json(json.loads(json.dumps(coverage.to_json())))
-    assert str(again) == str(coverage)
 
 
 def test_positive_band_and_input_size():
     cfg = config()
-    assert positive_iou(cfg) == 0.5
+    assert build_anchor_grid(cfg).threshold == 0.5
     cfg.MODEL.RETINANET.IOU_LABELS, cfg.MODEL.RETINANET.IOU_THRESHOLDS = [0, 1, 1], [0.3, 0.6]
-    assert positive_iou(cfg) == 0.3
+    assert build_anchor_grid(cfg).threshold == 0.3
     cfg.INPUT.MIN_SIZE_TRAIN = (640, 800, 672)
     assert input_size(cfg, training=True) == (672, 160)
     assert input_size(cfg, training=False) == (128, 160)
     cfg.MODEL.RETINANET.IOU_LABELS = [0, -1, -1]
     with pytest.raises(ValueError, match="makes no anchor positive"):
-        positive_iou(cfg)
+        build_anchor_grid(cfg)
 
 
 def test_a_suggestion_reaches_what_it_says(grid):
@@ -163,8 +145,8 @@ def test_a_suggestion_reaches_what_it_says(grid):
     boxes = np.hstack([start, start + generator.uniform(12, 16, (300, 1))])
     sizes = np.full((300, 2), 640.0)
     assert (best_anchor_iou(boxes, sizes, grid) < 0.4).mean() > 0.9
-    suggestion = suggest_anchors(boxes, sizes, grid, 0.4)
-    assert suggestion.reaches_enough and suggestion.num_anchors < 9
+    suggestion = suggest_anchors(boxes, sizes, dataclasses.replace(grid, threshold=0.4))
+    assert suggestion.unreached_share <= ENOUGH and suggestion.num_anchors < 9
     cfg = config("Base-FocalRetinaNet.yaml")
     cfg.merge_from_list(
         shlex.split(suggestion.as_options())  # as a shell would
@@ -175,22 +157,17 @@ def test_a_suggestion_reaches_what_it_says(grid):
 
 def test_no_suggestion_where_nothing_is_better(grid):
     boxes = np.array([[10.0, 10, 74, 74], [100, 100, 228, 228]])
-    assert suggest_anchors(boxes, np.full((2, 2), 640.0), grid, 0.5) is None
-    assert suggest_anchors(boxes[:0], np.zeros((0, 2)), grid, 0.5) is None
+    assert suggest_anchors(boxes, np.full((2, 2), 640.0), grid) is None
+    assert suggest_anchors(boxes[:0], np.zeros((0, 2)), grid) is None
 
 
 def test_warning_before_a_training(tiny, caplog):
     cfg = config()
-    cfg.DATASETS.TRAIN = (tiny, "focal_shapes_train")
-    warn_of_unreached_objects(cfg)
+    reports = check_datasets([tiny, "focal_shapes_train"], [], mode="error", num_decoded=0)
+    warn_of_unreached_objects(cfg, reports)
     assert not caplog.text
     cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[300], [600]]
-    warn_of_unreached_objects(cfg)
-    assert "tiny: 100.0% of the objects reach no anchor" in caplog.text
-    caplog.clear()
-    warn_of_unreached_objects(cfg)  # now from the cache
-    assert "tiny: 100.0%" in caplog.text
-    caplog.clear()
-    cfg.MODEL.FOCAL_RETINA.DATA_CHECK.MODE = "off"
-    warn_of_unreached_objects(cfg)
+    warn_of_unreached_objects(cfg, check_datasets([], [tiny], mode="error", num_decoded=0))
     assert not caplog.text
+    warn_of_unreached_objects(cfg, reports)
+    assert "tiny: 100.0% of the objects reach no anchor" in caplog.text

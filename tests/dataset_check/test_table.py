@@ -4,7 +4,7 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
-from focal_retina.data.checks import check_dataset, check_datasets
+from focal_retina.dataset_check import check_dataset, check_datasets
 
 pytestmark = pytest.mark.usefixtures("catalogs")
 
@@ -23,8 +23,8 @@ def register_records(content, classes=("cat",)):
 def test_records_of_a_loader_of_ones_own():
     register_records(records([1, 2, 5, 9], [5, 5, 3, 9]))
     report = check_dataset("mine", num_decoded=0)
-    assert [finding.kind for finding in report.findings] == ["missing_image", "negative_size"]
-    assert report.class_counts == (2,)
+    assert [finding.check.name for finding in report.findings] == ["missing_image", "negative_size"]
+    assert report.table.class_counts.tolist() == [2]
 
 
 @pytest.mark.parametrize(

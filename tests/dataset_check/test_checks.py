@@ -1,7 +1,6 @@
-"""The data check: each kind of finding, its degree, the cache, and leaving out."""
+"""The data check: each kind of finding and its degree."""
 
 import os
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from focal_retina.data import register_coco_json
-from focal_retina.data.checks import (
-    KINDS,
-    box_faults,
-    check_dataset,
-    check_datasets,
-    run,
-)
-from focal_retina.data.checks.boxes import guess_format
+from focal_retina.dataset_check import CHECKS, check_dataset, check_datasets
+from focal_retina.dataset_check.check import box_faults
 
 REAL_DATA = Path(__file__).parents[2].parent / "shared" / "data"
 
@@ -26,21 +19,22 @@ REAL_DATA = Path(__file__).parents[2].parent / "shared" / "data"
 pytestmark = pytest.mark.usefixtures("catalogs")
 
 
-def kinds_of(report):
-    return {finding.kind: finding for finding in report.findings}
+def found_in(report):
+    return {finding.check.name: finding for finding in report.findings}
 
 
-def check(num_decoded=None):
+def check(num_decoded=-1):
     return check_dataset("tiny", num_decoded=num_decoded)
 
 
 def test_a_sound_data_set_has_notes_only(register):
     register()
     report = check()
-    assert list(kinds_of(report)) == ["category_gaps"]  # 3 and 8
-    assert (report.num_images, report.num_objects, report.num_decoded) == (6, 6, 6)
-    assert report.class_names == ("cat", "dog") and report.class_counts == (3, 3)
-    check_datasets(["tiny"], [], mode="error", num_decoded=None)
+    assert list(found_in(report)) == ["category_gaps"]  # 3 and 8
+    assert report.table.files.num_decoded == len(report.table.file_names) == 6
+    assert report.table.class_names == ["cat", "dog"]
+    assert report.table.class_counts.tolist() == [3, 3]
+    check_datasets(["tiny"], [], mode="error", num_decoded=-1)
 
 
 def box(values):
@@ -104,25 +98,25 @@ FAULTS = [
 @pytest.mark.parametrize("change, kind, case", FAULTS)
 def test_each_fault_is_found_and_named(register, change, kind, case):
     register(change)
-    finding = kinds_of(check())[kind]
+    finding = found_in(check())[kind]
     assert finding.count >= 1
     assert case in str(finding.cases[0])
 
 
-def test_every_kind_but_those_of_files_is_among_these_tests():
-    assert {kind for _, kind, _ in FAULTS} | {"unreadable_image", "category_gaps"} == set(KINDS)
+def test_every_check_but_those_of_files_is_among_these_tests():
+    assert {kind for _, kind, _ in FAULTS} | {"unreadable_image", "category_gaps"} == set(CHECKS)
 
 
 @pytest.mark.parametrize("change, kind, case", FAULTS)
 def test_errors_stop_and_warnings_do_not(register, caplog, change, kind, case):
     register(change)
-    degree = kinds_of(check())[kind].degree(num_objects=6)
+    degree = found_in(check())[kind].degree
     if degree == "error":
         with pytest.raises(ValueError, match="data set 'tiny'") as error:
-            check_datasets(["tiny"], [], mode="error", num_decoded=None)
-        assert KINDS[kind].title in str(error.value)
-    elif not any(f.degree(6) == "error" for f in check().findings):
-        check_datasets(["tiny"], [], mode="error", num_decoded=None)
+            check_datasets(["tiny"], [], mode="error", num_decoded=-1)
+        assert CHECKS[kind].title in str(error.value)
+    elif not check().of_degree("error"):
+        check_datasets(["tiny"], [], mode="error", num_decoded=-1)
     assert (case in caplog.text) == (degree != "note")
 
 
@@ -132,7 +126,7 @@ def test_errors_stop_and_warnings_do_not(register, caplog, change, kind, case):
 def test_images_that_cannot_be_decoded(register, content):
     folder = register()
     (folder / "4.jpg").write_bytes(content)
-    finding = kinds_of(check())["unreadable_image"]
+    finding = found_in(check())["unreadable_image"]
     assert (finding.count, finding.cases[0].entry) == (1, "image 5")
 
 
@@ -142,7 +136,7 @@ def test_truncated_image_and_a_pipe(register):
     (folder / "1.jpg").write_bytes(whole[: len(whole) // 2])
     (folder / "2.jpg").unlink()
     os.mkfifo(folder / "2.jpg")  # reading it would wait forever
-    found = kinds_of(check())
+    found = found_in(check())
     assert found["unreadable_image"].count == found["missing_image"].count == 1
 
 
@@ -152,9 +146,9 @@ def test_a_sample_is_decoded_but_every_file_is_looked_for(register):
         (folder / name).unlink()
     (folder / "5.jpg").write_bytes(b"")
     report = check(num_decoded=1)
-    assert report.num_decoded <= 2  # the draw, and the empty file
-    assert kinds_of(report)["missing_image"].count == 2
-    assert kinds_of(report)["unreadable_image"].count == 1
+    assert report.table.files.num_decoded <= 2  # the draw, and the empty file
+    assert found_in(report)["missing_image"].count == 2
+    assert found_in(report)["unreadable_image"].count == 1
 
 
 def test_rotated_images_are_compared_as_the_mapper_reads_them(register):
@@ -165,7 +159,7 @@ def test_rotated_images_are_compared_as_the_mapper_reads_them(register):
     exif = Image.Exif()
     exif[274] = 6
     Image.new("RGB", (64, 40)).save(folder / "0.jpg", exif=exif)
-    assert "wrong_size" not in kinds_of(check())
+    assert "wrong_size" not in found_in(check())
 
 
 # --- degrees ---
@@ -225,45 +219,6 @@ def test_a_box_without_fault_has_area_in_its_image(rows):
         assert x >= -1 and y >= -1 and x + w <= 65 and y + h <= 49
 
 
-def test_sound_boxes_have_no_other_format():
-    boxes = np.array([[10.0, 10, 30, 30], [0, 0, 64, 64]])
-    assert guess_format(boxes, np.full((2, 2), 64.0)) is None
-    assert guess_format(np.zeros((0, 4)), np.zeros((0, 2))) is None
-
-
-# --- the cache ---
-
-
-def test_a_second_check_reads_the_cache_until_something_changes(register, monkeypatch):
-    folder = register()
-    calls = []
-    monkeypatch.setattr(run, "check_images", lambda *a: calls.append(a) or ([], [], 0))
-    first = check()
-    assert check() == first and len(calls) == 1
-    check(num_decoded=2)
-    assert len(calls) == 2
-    os.utime(folder / "3.jpg", (1, 1))
-    check()
-    assert len(calls) == 3
-    (folder / "3.jpg").unlink()
-    check()
-    assert len(calls) == 4
-
-
-@pytest.mark.parametrize("damage", ["truncate", "other", "a file in its way"])
-def test_a_damaged_cache_costs_time_only(register, tmp_path, damage):
-    register(box([5, 5, 0, 4]))
-    first = check()
-    folder = tmp_path / "cache" / "focal_retina"
-    if damage == "a file in its way":
-        shutil.rmtree(folder)
-        folder.write_text("")
-    else:
-        for file in folder.iterdir():
-            file.write_text(file.read_text()[:9] if damage == "truncate" else '{"a": 1}')
-    assert check() == first
-
-
 # --- real data ---
 
 
@@ -282,6 +237,6 @@ def test_real_data_pass_with_what_is_known_of_them(json_file, images, zero_area)
         pytest.skip(f"the real data set {REAL_DATA / json_file} is not here")
     register_coco_json("real", str(REAL_DATA / json_file), str(REAL_DATA / images))
     check_datasets(["real"], [], mode="error", num_decoded=5)
-    found = kinds_of(check_dataset("real", num_decoded=5))
+    found = found_in(check_dataset("real", num_decoded=5))
     assert set(found) <= {"zero_area", "category_gaps"}
     assert (found["zero_area"].count if zero_area else 0) == zero_area

@@ -1,0 +1,152 @@
+"""The annotations of a data set as columns, which checks and statistics read at array speed.
+
+Shapes: N images, M annotations, K classes.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.structures import BoxMode
+
+from ..data.coco_json import raw_records, read_coco_json
+from .images import ImageFiles
+
+
+class NotRecordsError(ValueError):
+    """A data set that is not a list of records, such as a torch Dataset."""
+
+
+@dataclass(frozen=True, eq=False)
+class AnnotationTable:
+    """Columns over images, annotations and categories."""
+
+    source: str  # the annotation file, or the data set's name where it has none
+    category_ids: list[int]  # ascending, (K,); the position is the class
+    class_names: list[str]
+    image_ids: list[int | str]
+    file_names: list[str]  # full paths, (N,)
+    image_sizes: np.ndarray  # float64 (N, 2): width, height; NaN where not annotated
+    annotation_ids: list[int | str]
+    image_index: np.ndarray  # int64 (M,): the annotation's image, -1 if it is not listed
+    annotated_categories: list[int]  # category ids as they stand in the file, (M,)
+    class_index: np.ndarray  # int64 (M,), -1 if the category is not listed
+    boxes: np.ndarray  # float64 (M, 4): x, y, width, height in pixels of the image
+    is_crowd: np.ndarray  # bool (M,)
+    has_no_polygon: np.ndarray
+    """bool (M,): segmented, but no polygon has the three points that Detectron2 asks for."""
+    files: ImageFiles = field(default_factory=ImageFiles)
+    """What is known of the image files; by default nothing."""
+
+    @property
+    def sizes_of_images(self) -> np.ndarray:
+        """float64 (M, 2): width and height of each annotation's image; NaN where unknown."""
+        return np.vstack([self.image_sizes, np.full((1, 2), np.nan)])[self.image_index]
+
+    @cached_property
+    def class_counts(self) -> np.ndarray:
+        """Objects of each class, int64 (K,); crowds and unknown classes do not count."""
+        counted = ~self.is_crowd & (self.class_index >= 0)
+        return np.bincount(self.class_index[counted], minlength=len(self.class_names))
+
+    @cached_property
+    def empty_images(self) -> np.ndarray:
+        """Indices of the images without objects, int64."""
+        return np.setdiff1d(np.arange(len(self.image_ids)), self.image_index[~self.is_crowd])
+
+
+def is_generated(name: str) -> bool:
+    """Whether this package writes the set, so that its files need not be there yet."""
+    return bool(MetadataCatalog.get(name).get("generated", False))
+
+
+def load_table(name: str) -> AnnotationTable:
+    """Read a registered data set's annotations.
+
+    A COCO file is read as it is, with everything that Detectron2's loader would drop or refuse. Of
+    other sets the table holds the records that their loader returns.
+
+    Raises:
+        ValueError: the file is not COCO json, or a record lacks what Detectron2's format asks for.
+        NotRecordsError: there is no such file, and the loader returns no list.
+        FileNotFoundError: there is no annotation file.
+    """
+    metadata = MetadataCatalog.get(name)
+    json_file = metadata.get("json_file")
+    if metadata.get("evaluator_type") == "coco" and json_file and not is_generated(name):
+        content = read_coco_json(json_file)
+        categories = {x["id"]: x["name"] for x in content["categories"]}
+        return build_table(json_file, raw_records(content, metadata.image_root), categories)
+    records = DatasetCatalog.get(name)
+    if not isinstance(records, list):
+        raise NotRecordsError(f"data set {name!r} is a {type(records).__name__}, not a list")
+    class_names = metadata.get("thing_classes")
+    if class_names is None:
+        raise ValueError(f"data set {name!r}: its metadata lack thing_classes, the class names")
+    for index, record in enumerate(records):
+        if "file_name" not in record or "annotations" not in record:
+            raise ValueError(
+                f"data set {name!r}: record {index} lacks file_name or annotations; Detectron2's "
+                '"Use Custom Datasets" says what a record holds'
+            )
+    try:
+        return build_table(name, records, dict(enumerate(class_names)))
+    except (KeyError, TypeError, ValueError, AssertionError, NotImplementedError) as error:
+        raise ValueError(
+            f"data set {name!r}: an annotation lacks bbox, bbox_mode or category_id, or has one "
+            f"that can't be read ({error!r})"
+        ) from error
+
+
+def build_table(
+    source: str, records: list[dict[str, Any]], categories: dict[int, str]
+) -> AnnotationTable:
+    """Turn records into columns.
+
+    Args:
+        source: the annotation file, or the data set's name.
+        records: in Detectron2's format. Annotations of a last record without ``file_name`` belong
+            to no listed image.
+        categories: names by the ids that the annotations have.
+    """
+    annotations = [x for record in records for x in record["annotations"]]
+    images = [record for record in records if "file_name" in record]
+    counts = np.array([len(record["annotations"]) for record in records], dtype=np.int64)
+    image_index = np.repeat(np.arange(len(records)), counts)
+    image_index[image_index == len(images)] = -1
+    category_ids = sorted(categories)
+    class_of = {category_id: index for index, category_id in enumerate(category_ids)}
+    annotated = [int(x["category_id"]) for x in annotations]
+    return AnnotationTable(
+        source=source,
+        category_ids=category_ids,
+        class_names=[categories[x] for x in category_ids],
+        image_ids=[x.get("image_id", index) for index, x in enumerate(images)],
+        file_names=[os.fspath(x["file_name"]) for x in images],
+        image_sizes=_matrix([(x.get("width", np.nan), x.get("height", np.nan)) for x in images], 2),
+        annotation_ids=[x.get("id", number) for number, x in enumerate(annotations, 1)],
+        image_index=image_index,
+        annotated_categories=annotated,
+        class_index=np.array([class_of.get(x, -1) for x in annotated], dtype=np.int64),
+        boxes=_boxes(annotations),
+        is_crowd=np.array([bool(x.get("iscrowd", 0)) for x in annotations], dtype=bool),
+        has_no_polygon=np.array([x.get("has_no_polygon", False) for x in annotations], dtype=bool),
+    )
+
+
+def _boxes(annotations: list[dict[str, Any]]) -> np.ndarray:
+    """x, y, width, height, (M, 4), of whatever ``bbox_mode`` they have."""
+    boxes = _matrix([x["bbox"] for x in annotations], 4)
+    others = [i for i, x in enumerate(annotations) if x["bbox_mode"] is not BoxMode.XYWH_ABS]
+    for mode in {BoxMode(annotations[i]["bbox_mode"]) for i in others}:
+        rows = [i for i in others if annotations[i]["bbox_mode"] == mode]
+        boxes[rows] = BoxMode.convert(boxes[rows], mode, BoxMode.XYWH_ABS)
+    return boxes
+
+
+def _matrix(rows: Sequence[Sequence[float]], width: int) -> np.ndarray:
+    return np.array(rows, dtype=np.float64).reshape(len(rows), width)
