@@ -36,7 +36,7 @@ _UNARY: dict[type[ast.unaryop], Callable[[Any], Any]] = {
 
 
 def get_config_file(name: str) -> str:
-    """Path of a config that ships with focal_retina, such as ``"quickstart/shapes_R18.yaml"``.
+    """Path of a config that ships with focal_retina, such as ``"quickstart/shapes.yaml"``.
 
     Raises:
         FileNotFoundError: no such config; the message lists those that exist.

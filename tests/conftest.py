@@ -1,6 +1,10 @@
 """Small data that several tests share."""
 
 import json
+import os
+
+# Processes that share the cores stall each other if each brings a thread for every core.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import cv2
 import numpy as np

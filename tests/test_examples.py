@@ -57,7 +57,7 @@ def run_example(monkeypatch, name: str, *arguments: str):
 @pytest.mark.slow
 def test_own_train_net_trains_and_evaluates(monkeypatch, tiny, tmp_path):
     arguments = [
-        *("--config-file", CONFIGS / "quickstart" / "shapes_R18.yaml", "OUTPUT_DIR", tmp_path),
+        *("--config-file", CONFIGS / "quickstart" / "shapes.yaml", "OUTPUT_DIR", tmp_path),
         *("DATASETS.TRAIN", "('tiny',)", "DATASETS.TEST", "('tiny',)", "TEST.EXPECTED_RESULTS", []),
         *("MODEL.RETINANET.NUM_CLASSES", 2, "MODEL.FPN.OUT_CHANNELS", 8, "MODEL.DEVICE", "cpu"),
         *("INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MIN_SIZE_TEST", 64, "SOLVER.IMS_PER_BATCH", 2),

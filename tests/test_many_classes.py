@@ -67,7 +67,7 @@ def data_set(tmp_path_factory, boxes):
 
 @pytest.fixture(scope="module")
 def cfg():
-    cfg = load("quickstart/shapes_R18.yaml")
+    cfg = load("quickstart/shapes.yaml")
     cfg.merge_from_list(
         [
             *("MODEL.RETINANET.NUM_CLASSES", NUM_CLASSES, "MODEL.FPN.OUT_CHANNELS", 8),

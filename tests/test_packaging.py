@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-CONFIG = "quickstart/shapes_R18.yaml"
+CONFIG = "quickstart/shapes.yaml"
 
 
 def python(executable: str | Path, *arguments: str | Path, **options: Any) -> str:

@@ -15,7 +15,7 @@ from detectron2.utils.logger import setup_logger
 from focal_retina.commands import main, train
 
 ROOT = Path(__file__).parents[1]
-CONFIG = ROOT / "configs" / "quickstart" / "shapes_R18.yaml"
+CONFIG = ROOT / "configs" / "quickstart" / "shapes.yaml"
 TINY_MODEL = [
     *(
         "MODEL.FPN.OUT_CHANNELS",

@@ -15,7 +15,14 @@ def make_run(folder: Path, datasets: tuple[str, ...] = (), **thresholds: float) 
         datasets: DATASETS.TRAIN and TEST.
         thresholds: keys below MODEL.RETINANET.
     """
-    cfg = load("quickstart/shapes_R18.yaml")
+    cfg = load("quickstart/shapes.yaml")
+    # A network without weights to load
+    cfg.MODEL.BACKBONE.NAME = "build_resnet_fpn_backbone_without_top_block"
+    cfg.MODEL.BACKBONE.FREEZE_AT = 0
+    cfg.MODEL.RESNETS.DEPTH, cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 18, 64
+    cfg.MODEL.RESNETS.OUT_FEATURES, cfg.MODEL.RESNETS.NORM = ["res3", "res4"], "BN"
+    cfg.INPUT.FORMAT = "BGR"
+    cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = [103.53, 116.28, 123.675], [57.375, 57.12, 58.395]
     cfg.MODEL.FPN.OUT_CHANNELS = 8
     cfg.MODEL.RETINANET.NUM_CONVS = 1
     cfg.MODEL.RETINANET.NUM_CLASSES = 2

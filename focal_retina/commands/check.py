@@ -1,6 +1,6 @@
 """Check the data sets of a config: images, annotations, classes, and whether anchors reach them.
 
-    focal-retina check --config-file configs/quickstart/shapes_R18.yaml
+    focal-retina check --config-file configs/quickstart/shapes.yaml
     focal-retina check --config-file FILE --register mine=train.json:images \\
         --html report.html DATASETS.TRAIN "('mine',)" DATASETS.TEST "()"
 

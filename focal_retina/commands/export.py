@@ -1,6 +1,6 @@
 """Export a model: model.pt2 (torch.export), model.onnx and, with --int8, model_int8.onnx.
 
-    focal-retina export --model output/quickstart/shapes_R18 --int8 100 --evaluate --benchmark
+    focal-retina export --model output/quickstart/shapes --int8 100 --evaluate --benchmark
     focal-retina export --config-file FILE --no-nms MODEL.WEIGHTS model.pth
 
 Each is compared with the model in PyTorch on images of DATASETS.TEST; exit status 1: it differs.

@@ -2,7 +2,7 @@
 
     focal-retina figure losses --output output/losses
     focal-retina figure loss-cdf --config-file FILE MODEL.WEIGHTS model.pth
-    focal-retina figure speed-accuracy --run R18=output/quickstart/shapes_R18 --sizes 96 128 160
+    focal-retina figure speed-accuracy --run S=output/quickstart/shapes --sizes 96 128 160
 
 losses: figures 1, 5, 6 and 7. loss-cdf: figure 4, which predictions on DATASETS.TEST hold the loss
 of a model. speed-accuracy: figure 2, time and AP by image size; again, it measures what is new.

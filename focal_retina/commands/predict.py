@@ -1,6 +1,6 @@
 """Find objects in images, folders, globs, videos and a webcam.
 
-    focal-retina predict --model output/quickstart/shapes_R18 --output found photo.jpg clip.mp4
+    focal-retina predict --model output/quickstart/shapes --output found photo.jpg clip.mp4
     focal-retina predict --model export/model.onnx --json found.json 'photos/**/*.jpg'
     focal-retina predict --config-file FILE --output found 0 --opts MODEL.WEIGHTS model.pth
 

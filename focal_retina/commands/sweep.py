@@ -1,7 +1,7 @@
 """Train every row of a table with several seeds, and report it beside the paper's numbers.
 
     focal-retina sweep configs/sweeps/table1b_gamma.yaml \\
-        --config-file configs/quickstart/shapes_R18.yaml --seeds 3 SOLVER.MAX_ITER 500
+        --config-file configs/quickstart/shapes.yaml --seeds 3 SOLVER.MAX_ITER 500
 
 The same command again goes on where it stopped. Exit status 1: a trial failed.
 """

@@ -134,7 +134,7 @@ def _import_file(path: Path) -> None:
 def _merge_config(source: str | Path | None, opts: Sequence[str], resume: bool) -> CfgNode:
     if not source:
         raise ValueError(
-            "no config: name one, such as --config-file configs/quickstart/shapes_R18.yaml"
+            "no config: name one, such as --config-file configs/quickstart/shapes.yaml"
         )
     cfg = get_cfg()
     add_focal_retina_config(cfg)

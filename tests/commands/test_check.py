@@ -8,7 +8,7 @@ import pytest
 from focal_retina.commands import main
 from focal_retina.config_file import get_config_file
 
-QUICKSTART = get_config_file("quickstart/shapes_R18.yaml")
+QUICKSTART = get_config_file("quickstart/shapes.yaml")
 
 
 @pytest.fixture

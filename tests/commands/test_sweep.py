@@ -29,7 +29,7 @@ def start(tiny_coco, tmp_path):
     json_file, images = tiny_coco
     (tmp_path / "sweep.yaml").write_text(SWEEP)
     (tmp_path / "wait").touch()
-    config = ROOT / "configs" / "quickstart" / "shapes_R18.yaml"
+    config = ROOT / "configs" / "quickstart" / "shapes.yaml"
     command = [sys.executable, "-m", "focal_retina", "sweep", tmp_path / "sweep.yaml"]
     command += ["--config-file", config, "--register", f"tiny={json_file}:{images}"]
     command += ["--train-script", ROOT / "tests" / "sweep" / "fake_train.py", "--seeds", "1"]
@@ -114,7 +114,7 @@ def test_an_ended_sweep_leaves_no_process_and_goes_on(start, tmp_path, how):
 )
 def test_user_errors_are_one_line_and_status_2(tmp_path, capsys, arguments, message):
     (tmp_path / "sweep.yaml").write_text(SWEEP)
-    config = ["--config-file", str(ROOT / "configs" / "quickstart" / "shapes_R18.yaml")]
+    config = ["--config-file", str(ROOT / "configs" / "quickstart" / "shapes.yaml")]
     given = [x.format(sweep=tmp_path / "sweep.yaml") for x in arguments]
     assert main(["sweep", *config, *given]) == 2
     lines = [x for x in capsys.readouterr().err.splitlines() if x.startswith("focal-retina sweep:")]

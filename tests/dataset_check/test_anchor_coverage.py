@@ -40,7 +40,7 @@ def tiny(register):
     return "tiny"
 
 
-def config(name="quickstart/shapes_R18.yaml"):
+def config(name="quickstart/shapes.yaml"):
     cfg = get_cfg()
     add_focal_retina_config(cfg)
     merge_config_file(cfg, get_config_file(name))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from focal_retina.engine import UserError, load_config, setup_config
 
-CONFIG = Path(__file__).parents[2] / "configs" / "quickstart" / "shapes_R18.yaml"
+CONFIG = Path(__file__).parents[2] / "configs" / "quickstart" / "shapes.yaml"
 TINY = ["DATASETS.TRAIN", "('tiny',)", "DATASETS.TEST", "()", "MODEL.RETINANET.NUM_CLASSES", "2"]
 
 

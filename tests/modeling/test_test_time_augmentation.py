@@ -23,7 +23,7 @@ OVERRIDES = [
 
 @pytest.fixture(scope="module")
 def cfg():
-    cfg = load("quickstart/shapes_R18.yaml")
+    cfg = load("quickstart/shapes.yaml")
     cfg.merge_from_list(OVERRIDES)
     cfg.TEST.AUG.MAX_SIZE = 400
     return cfg
