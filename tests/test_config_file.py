@@ -118,8 +118,6 @@ def test_errors_say_what_is_wrong(tmp_path, cfg, text, error, message):
 
 
 def test_get_config_file_lists_what_there_is():
-    assert get_config_file("quickstart/shapes.yaml").endswith(
-        "configs/quickstart/shapes.yaml"
-    )
+    assert get_config_file("quickstart/shapes.yaml").endswith("configs/quickstart/shapes.yaml")
     with pytest.raises(FileNotFoundError, match="quickstart/shapes.yaml"):
         get_config_file("quickstart/shapes_R19.yaml")

@@ -70,6 +70,7 @@ class Trainer(DefaultTrainer):
         on_cpu = cfg.MODEL.DEVICE == "cpu"
 
         model = self.build_model(cfg)
+        set_memory_format(model, precision=precision_of(cfg), device=cfg.MODEL.DEVICE)
         optimizer = self.build_optimizer(cfg, model)
         data_loader = self.build_train_loader(cfg)
         device_ids = None if on_cpu else [comm.get_local_rank()]
@@ -97,7 +98,6 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
         model = super().build_model(cfg)
-        set_memory_format(model, precision=precision_of(cfg), device=cfg.MODEL.DEVICE)
         if cfg.MODEL.FOCAL_RETINA.COMPILE:
             compile_network(model)
         return model

@@ -48,13 +48,16 @@ def loss_of(logits, labels, formula=FOCAL, weights=(1.0, 1.0)):
     return ops.dense_loss_sum(logits, labels, formula, weights, kernel="numba")
 
 
-def assert_gradients_close(logits, truth, dtype, factor=1.0):
+def assert_gradients_close(logits, truth, dtype, factor=1.0, slack=1.0):
     for x, expected in zip(logits, truth, strict=True):
         assert x.grad.dtype == dtype
         # Below the smallest normal number, digits go missing one by one.
         atol = 2 * torch.finfo(dtype).tiny
         torch.testing.assert_close(
-            x.grad.double(), factor * expected.grad, rtol=GRADIENT_TOLERANCE[dtype], atol=atol
+            x.grad.double(),
+            factor * expected.grad,
+            rtol=slack * GRADIENT_TOLERANCE[dtype],
+            atol=atol,
         )
 
 
@@ -86,7 +89,8 @@ def test_equals_float64_autograd(
     assert total.shape == ()
     assert total.dtype == torch.promote_types(dtype, torch.float32)
     torch.testing.assert_close(total.double(), expected, rtol=1e-6, atol=1e-30)
-    assert_gradients_close(logits, truth, dtype)
+    # A weight per class rounds a narrow gradient a third time.
+    assert_gradients_close(logits, truth, dtype, slack=1.5 if per_class else 1.0)
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.1, 0.5, 1.0, 2.0, 10.0])
