@@ -9,10 +9,10 @@ as the training had them.
 import argparse
 from pathlib import Path
 
+from . import add_data_arguments
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from ..engine import add_data_arguments
-
     parser.add_argument("dump", type=Path, help="the folder that the training's error names")
     add_data_arguments(parser)
 

@@ -4,9 +4,11 @@ import os
 import pickle
 import re
 import zipfile
+from collections import OrderedDict
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+import numpy as np
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils import comm
@@ -14,9 +16,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from ..files import atomic_write
-from .restricted_pickle import array_globals, load_arrays
-
-_PERIODIC_NAME = re.compile(r"model_(\d+)\.pth")
 
 
 def is_intact(path: str | os.PathLike) -> bool:
@@ -88,24 +87,15 @@ class SafeCheckpointer(DetectionCheckpointer):
     def last_intact(self) -> str | None:
         """The file that ``last_checkpoint`` names, or the newest before it that is not damaged."""
         last = Path(self.get_checkpoint_file())
-        for candidate in [last, *self._periodic_before(last)]:
+        numbered = Path(self.save_dir).glob("model_[0-9]*.pth")  # "model_final" sorts after them
+        older = sorted((x for x in numbered if x.name < last.name), reverse=True)
+        for candidate in [last, *older]:
             if is_intact(candidate):
                 return str(candidate)
             self.logger.warning(
                 f"{candidate} is damaged or missing: going back to the checkpoint before it"
             )
         return None
-
-    def _periodic_before(self, last: Path) -> list[Path]:
-        """Numbered checkpoints older than ``last``, newest first."""
-        numbers = {
-            int(match[1]): path
-            for path in Path(self.save_dir).iterdir()
-            if (match := _PERIODIC_NAME.fullmatch(path.name))
-        }
-        match = _PERIODIC_NAME.fullmatch(last.name)
-        end = int(match[1]) if match else max(numbers, default=0) + 1
-        return [numbers[i] for i in sorted(numbers, reverse=True) if i < end]
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         try:
@@ -120,12 +110,6 @@ class SafeCheckpointer(DetectionCheckpointer):
         if f.endswith(".safetensors"):
             return load_file(f)
         return read_torch_file(f)
-
-
-def read_torch_file(path: str | os.PathLike, *, mmap: bool = False) -> Any:
-    """Load a ``torch.save`` file that holds tensors, arrays and plain values alone."""
-    with torch.serialization.safe_globals(array_globals()):
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
 
 
 def _from_zoo(data: Any) -> dict[str, Any]:
@@ -147,3 +131,60 @@ def describe_refusal(error: Exception) -> str:
             "values alone"
         )
     return "is no checkpoint, or damaged"
+
+
+def _latin1_bytes(text: str, encoding: str = "latin1") -> bytes:
+    """``_codecs.encode`` as pickles of Python 3 use it, for bytes, and nothing else."""
+    if encoding != "latin1":
+        raise pickle.UnpicklingError(f"it encodes text as {encoding!r}")
+    return text.encode(encoding)
+
+
+# What a pickle may call: a pickle can name any function and have it called on loading. NumPy's are
+# taken from what NumPy itself pickles, as they have moved between its versions.
+_BUILDERS = {
+    "multiarray._reconstruct": np.zeros(1).__reduce__()[0],
+    "multiarray.scalar": np.float64(0).__reduce__()[0],
+    "numeric._frombuffer": np.zeros(1).__reduce_ex__(5)[0],
+}
+_ARRAY_GLOBALS: dict[str, Any] = {
+    "numpy.ndarray": np.ndarray,
+    "numpy.dtype": np.dtype,
+    **{f"numpy.core.{name}": builder for name, builder in _BUILDERS.items()},
+    **{f"numpy._core.{name}": builder for name, builder in _BUILDERS.items()},
+}
+_PICKLE_GLOBALS: dict[str, Any] = {
+    **_ARRAY_GLOBALS,
+    "collections.OrderedDict": OrderedDict,
+    "_codecs.encode": _latin1_bytes,
+}
+_DTYPES = {type(np.dtype(code)) for code in np.typecodes["AllInteger"] + "?efd"}
+
+
+def read_torch_file(path: str | os.PathLike, *, mmap: bool = False) -> Any:
+    """Load a ``torch.save`` file that holds tensors, arrays and plain values alone."""
+    allowed: list[Any] = [*((builder, name) for name, builder in _ARRAY_GLOBALS.items()), *_DTYPES]
+    with torch.serialization.safe_globals(allowed):
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if f"{module}.{name}" not in _PICKLE_GLOBALS:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+        return _PICKLE_GLOBALS[f"{module}.{name}"]
+
+
+def load_arrays(file: IO[bytes]) -> Any:
+    """Unpickle dicts, lists, numbers, text and NumPy arrays, such as Detectron2's zoo (``.pkl``),
+    some of it written by Python 2.
+
+    Raises:
+        pickle.UnpicklingError: it holds anything else, which was not called; or it is no pickle.
+    """
+    try:
+        return _ArrayUnpickler(file, encoding="latin1").load()
+    except pickle.UnpicklingError:
+        raise
+    except Exception as error:  # of a damaged pickle: nearly any, by its opcodes
+        raise pickle.UnpicklingError(f"it is damaged: {error}") from error

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import sys
 from collections.abc import Callable
 
 import torch
@@ -11,7 +12,6 @@ from detectron2.engine.launch import DEFAULT_TIMEOUT
 from detectron2.utils import comm
 from torch.multiprocessing import ProcessExitedException
 
-from .command_line import exit_status
 from .interrupt import exit_status_of, forward_to_children, leave_ctrl_c_to_parent
 from .setup import UserError
 
@@ -103,3 +103,27 @@ def _share_cores(cfg: CfgNode) -> None:
     if cfg.MODEL.DEVICE == "cpu" and comm.get_world_size() > 1:
         cores = len(os.sched_getaffinity(0))
         torch.set_num_threads(max(1, cores // comm.get_local_size()))
+
+
+def exit_status(
+    main: Callable[[], int | None], interrupted: str = "interrupted", prog: str | None = None
+) -> int:
+    """Call ``main`` and return the process's exit status.
+
+    Its own if it returns one, else 0; 2 for a :class:`UserError` and 130 for Ctrl-C, each told in
+    one line on stderr.
+
+    Args:
+        main: the tool.
+        interrupted: what to say after Ctrl-C.
+        prog: name of the command in those lines; default: the script's.
+    """
+    name = prog or sys.argv[0].rsplit("/", maxsplit=1)[-1]
+    try:
+        return main() or 0
+    except UserError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{name}: {interrupted}", file=sys.stderr)
+        return 130

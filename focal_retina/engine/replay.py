@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from detectron2.config import CfgNode
 from torch import Tensor, nn
 
 from ..modeling import FocalRetinaNet
@@ -15,10 +14,11 @@ from .nonfinite import (
     CONFIG_FILE,
     WEIGHTS_FILE,
     autocast_of,
+    bad_gradients,
     losses_by_level,
-    to_batch,
+    read_dumped,
 )
-from .rng import set_rng_state
+from .resume import set_rng_state
 from .setup import load_config
 from .trainer import Trainer
 
@@ -40,11 +40,13 @@ def replay(folder: Path) -> Iterator[str]:
         FileNotFoundError: the folder is no dump.
         ValueError: its files are damaged.
     """
-    cfg = _read_config(folder)
-    dump, weights = (_load(folder / name) for name in (BATCH_FILE, WEIGHTS_FILE))
+    if not (folder / CONFIG_FILE).is_file():
+        raise FileNotFoundError(f"{folder} is no dump of a batch: it has no {CONFIG_FILE}")
+    cfg = load_config(folder / CONFIG_FILE)
+    dump, weights = (read_dumped(folder / name) for name in (BATCH_FILE, WEIGHTS_FILE))
     model = Trainer.build_model(cfg).train()
     model.load_state_dict(weights["model"])
-    batch = to_batch(dump["batch"])
+    batch = dump["batch"]
     autocast = partial(autocast_of, torch.device(cfg.MODEL.DEVICE).type, dump["autocast"])
     arithmetic = dump["autocast"] or "float32"
     yield f"{len(batch)} images on {cfg.MODEL.DEVICE} in {arithmetic}:"
@@ -63,33 +65,14 @@ def replay(folder: Path) -> Iterator[str]:
     yield f"first activation that is not finite: {trace.activation or 'none'}"
     sum(losses.values()).backward()
     yield f"first gradient that is not finite, from the losses down: {trace.gradient or 'none'}"
-    bad = [
-        name
-        for name, parameter in model.named_parameters()
-        if parameter.grad is not None and not parameter.grad.isfinite().all()
-    ]
-    yield f"parameters whose gradients are not finite: {_shorten(bad) or 'none'}"
+    bad = _shorten(bad_gradients(model))
+    yield f"parameters whose gradients are not finite: {bad or 'none'}"
 
     if isinstance(model, FocalRetinaNet):
         model.load_state_dict(weights["model"])  # the buffers of before
         set_rng_state(dump["rng"])
         with autocast():
             yield from _level_table(losses_by_level(model, batch))
-
-
-def _read_config(folder: Path) -> CfgNode:
-    if not (folder / CONFIG_FILE).is_file():
-        raise FileNotFoundError(f"{folder} is no dump of a batch: it has no {CONFIG_FILE}")
-    return load_config(folder / CONFIG_FILE)
-
-
-def _load(path: Path) -> Any:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # a damaged archive raises one of many kinds
-        raise ValueError(f"{path} cannot be read: {error}") from error
 
 
 def _level_table(levels: list[dict[str, Any]]) -> Iterator[str]:

@@ -126,9 +126,8 @@ def _import_file(path: Path) -> None:
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ValueError(f"--import {path}: not a Python file (its name should end in .py)")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
+    sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules[name])
 
 
 def _merge_config(source: str | Path | None, opts: Sequence[str], resume: bool) -> CfgNode:
@@ -177,10 +176,7 @@ def _check_config(cfg: CfgNode, *, resume: bool, eval_only: bool, num_processes:
 
 
 def _check_data(cfg: CfgNode, *, eval_only: bool) -> None:
-    """Check the data sets, once a machine: torchrun's other processes come here too.
-
-    A warning names training sets of which many objects reach no anchor.
-    """
+    """Once a machine: torchrun's other processes come here too."""
     if int(os.environ.get("LOCAL_RANK", 0)) > 0:
         return
     options = cfg.MODEL.FOCAL_RETINA.DATA_CHECK

@@ -37,8 +37,8 @@ from .precision import (
     resolve_precision,
     set_memory_format,
 )
-from .resume import CheckpointHook, MetricsWriter
-from .rng import rng_state, set_rng_state
+from .resume import CheckpointHook, MetricsWriter, rng_state, set_rng_state
+from .setup import UserError
 from .training_pictures import TrainingPictures
 
 logger = logging.getLogger(__name__)
@@ -262,3 +262,27 @@ class Trainer(DefaultTrainer):
         self._rng_states = state_dict.get("rng", [])
         if "data_loader" in state_dict and isinstance(self.data_loader, TrainLoader):
             self.data_loader.load_state_dict(state_dict["data_loader"])
+
+
+def load_trained_model(cfg: CfgNode) -> nn.Module:
+    """The model of ``cfg`` with the weights MODEL.WEIGHTS, or a new one where that is empty.
+
+    Raises:
+        UserError: the checkpoint does not fit. (To Detectron2 that is a warning; here the numbers
+            of an untrained head would follow.)
+    """
+    model = Trainer.build_model(cfg)
+    _StrictCheckpointer(model).load(cfg.MODEL.WEIGHTS)
+    return model
+
+
+class _StrictCheckpointer(SafeCheckpointer):
+    def _load_model(self, checkpoint: dict[str, Any]) -> Any:
+        incompatible = super()._load_model(checkpoint)
+        wrong = [*incompatible.missing_keys, *(x[0] for x in incompatible.incorrect_shapes)]
+        if wrong:
+            raise UserError(
+                f"the checkpoint lacks {len(wrong)} of the model's tensors, or has them in another "
+                f"shape, {wrong[0]} for one: MODEL.WEIGHTS and the config don't belong together"
+            )
+        return incompatible

@@ -6,6 +6,7 @@ training goes the same way with and without pictures. Shapes: R anchors of all l
 """
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -57,16 +58,13 @@ class TrainingPictures(HookBase):
 
     def _keep_batch(self, model: nn.Module, inputs: tuple[Any, ...]) -> None:
         if model.training:
-            self._batch = inputs[0]
-
-    def after_step(self) -> None:
-        if self.trainer.iter % self._period == 0:
-            for name, picture in self._pictures(self._batch[:1]).items():
-                self.trainer.storage.put_image(name, picture.transpose(2, 0, 1))
+            self._batch = inputs[0][:1]
 
     @torch.no_grad()
-    def _pictures(self, batch: list[dict[str, Any]]) -> dict[str, np.ndarray]:
-        model = self._model
+    def after_step(self) -> None:
+        if self.trainer.iter % self._period:
+            return
+        model, batch = self._model, self._batch
         model.eval()
         images = model.preprocess_image(batch)
         predictions = model.dense_predictions(images.tensor)
@@ -75,7 +73,7 @@ class TrainingPictures(HookBase):
         gt = batch[0]["instances"].to(model.device)
         labels, matched_idxs = model.anchor_labeler(predictions.anchors, [gt])
         lowest_positive_band = model.anchor_labeler.iou_labels.index(1)
-        return draw_training_pictures(
+        pictures = draw_training_pictures(
             convert_image_to_rgb(batch[0]["image"].permute(1, 2, 0), self._input_format),
             gt,
             Boxes.cat(predictions.anchors),
@@ -85,6 +83,8 @@ class TrainingPictures(HookBase):
             num_classes=model.num_classes,
             positive_iou=model.anchor_labeler.iou_thresholds[lowest_positive_band - 1],
         )
+        for name, picture in pictures.items():
+            self.trainer.storage.put_image(name, picture.transpose(2, 0, 1))
 
 
 def draw_training_pictures(
@@ -102,10 +102,9 @@ def draw_training_pictures(
 
     Args:
         image: (H, W, 3) RGB in [0, 255].
-        gt: ``gt_boxes`` (M, 4), ``gt_classes`` (M,).
-        anchors: R boxes.
-        labels, matched_idxs: (R,), see :class:`AnchorLabeler`.
-        detections: ``pred_boxes``, ``scores`` and ``pred_classes``, the highest score first.
+        gt: of the M objects.
+        anchors, labels, matched_idxs: of the R anchors, see :class:`AnchorLabeler`.
+        detections: the highest score first.
         num_classes: the label of background.
         positive_iou: positive anchors with a lower IoU were promoted.
 
@@ -113,42 +112,32 @@ def draw_training_pictures(
         By title uint8 (H', W', 3), RGB. Objects are dotted and white where nothing else is said.
     """
     image = np.asarray(image)
-    side = max(_MIN_SIDE, *image.shape[:2])
+    draw = partial(draw_outlines, image, longer_side=max(_MIN_SIDE, *image.shape[:2]))
     objects = [Outline(box, _WHITE, line_style=":") for box in gt.gt_boxes.tensor]
     positives = ((labels >= 0) & (labels != num_classes)).nonzero()[:, 0]
     owners = matched_idxs[positives]
     iou = matched_pairwise_iou(anchors[positives], gt.gt_boxes[owners])
-    ignored = (labels == -1).nonzero()[:, 0]
     kinds = {
-        "ignored (gray)": (ignored, _GRAY),
+        "ignored (gray)": ((labels == -1).nonzero()[:, 0], _GRAY),
         "positive (blue)": (positives[iou >= positive_iou], _BLUE),
         f"promoted below IoU {positive_iou:g} (orange)": (positives[iou < positive_iou], _ORANGE),
     }
-    anchor_outlines = [
+    by_label = [
         Outline(box, color)
         for idxs, color in kinds.values()
         for box in anchors.tensor[_sample(idxs, _MAX_ANCHORS)]
     ]
     counts = "\n".join(f"{len(idxs)} {kind}" for kind, (idxs, _) in kinds.items())
+    matches = _matches(gt, anchors.tensor[positives], owners)
     top = detections[:_MAX_DETECTIONS]
     return {
-        "anchors by label": draw_outlines(
-            image,
-            [*anchor_outlines, *objects],
-            f"{counts}\nof {len(anchors)} anchors",
-            longer_side=side,
+        "anchors by label": draw([*by_label, *objects], f"{counts}\nof {len(anchors)} anchors"),
+        "objects and their anchors": draw(
+            matches, f"{len(positives)} anchors of {len(gt)} objects (dotted)"
         ),
-        "objects and their anchors": draw_outlines(
-            image,
-            _matches(gt, anchors.tensor[positives], owners),
-            f"{len(positives)} anchors of {len(gt)} objects (dotted)",
-            longer_side=side,
-        ),
-        "top detections": draw_outlines(
-            image,
+        "top detections": draw(
             [*objects, *_judged(top, gt)],
             f"{len(top)} best of {len(detections)}\nright at IoU .5 (blue)\nwrong (orange)",
-            longer_side=side,
         ),
     }
 
@@ -165,12 +154,9 @@ def _matches(gt: Instances, positives: Tensor, owners: Tensor) -> list[Outline]:
     outlines = []
     for i, (box, label) in enumerate(zip(gt.gt_boxes.tensor, gt.gt_classes.tolist(), strict=True)):
         color = _OBJECT_COLORS[i % len(_OBJECT_COLORS)]
-        its_anchors = (owners == i).nonzero()[:, 0]
-        outlines += [
-            Outline(x, color) for x in positives[_sample(its_anchors, _MAX_ANCHORS_OF_OBJECT)]
-        ]
-        text = f"class {label}: {len(its_anchors)}"
-        outlines.append(Outline(box, color, text, line_style=":"))
+        idxs = (owners == i).nonzero()[:, 0]
+        outlines += [Outline(x, color) for x in positives[_sample(idxs, _MAX_ANCHORS_OF_OBJECT)]]
+        outlines.append(Outline(box, color, f"class {label}: {len(idxs)}", line_style=":"))
     return outlines
 
 
@@ -178,17 +164,10 @@ def _judged(detections: Instances, gt: Instances) -> list[Outline]:
     """Detections by whether they overlap an object of their class by half."""
     iou = pairwise_iou(detections.pred_boxes, gt.gt_boxes)
     same_class = detections.pred_classes[:, None] == gt.gt_classes[None]
-    is_right = (same_class & (iou >= 0.5)).any(dim=1).tolist()
-    return [
-        Outline(box, _BLUE if right else _ORANGE, f"{label} {score:.2f}")
-        for box, label, score, right in zip(
-            detections.pred_boxes.tensor,
-            detections.pred_classes.tolist(),
-            detections.scores.tolist(),
-            is_right,
-            strict=True,
-        )
-    ]
+    colors = [_BLUE if right else _ORANGE for right in (same_class & (iou >= 0.5)).any(dim=1)]
+    classes, scores = detections.pred_classes.tolist(), detections.scores.tolist()
+    labels = [f"{label} {score:.2f}" for label, score in zip(classes, scores, strict=True)]
+    return list(map(Outline, detections.pred_boxes.tensor, colors, labels))
 
 
 def draw_outlines(

@@ -10,8 +10,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from ..engine.checkpoint import describe_refusal, read_torch_file
-from ..engine.restricted_pickle import load_arrays
+from ..engine.checkpoint import describe_refusal, load_arrays, read_torch_file
 from ..files import atomic_write
 
 _ENDINGS = (".pth", ".pt", ".pkl", ".safetensors")
