@@ -1,10 +1,12 @@
 """Checkpoints that survive a kill at any moment, and are read without executing code."""
 
+import contextlib
 import os
 import pickle
 import re
 import zipfile
 from collections import OrderedDict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -98,18 +100,13 @@ class SafeCheckpointer(DetectionCheckpointer):
         return None
 
     def _load_file(self, filename: str) -> dict[str, Any]:
-        try:
-            if not filename.endswith(".pkl"):
-                return super()._load_file(filename)
-            with open(filename, "rb") as file:
-                return _from_zoo(load_arrays(file))
-        except (pickle.UnpicklingError, RuntimeError, EOFError, SafetensorError) as error:
-            raise ValueError(f"{filename} {describe_refusal(error)}") from error
+        with refusal_in_one_line(filename):
+            if filename.endswith(".pkl"):
+                return _from_zoo(read_weights(filename))
+            return super()._load_file(filename)
 
     def _torch_load(self, f: str) -> Any:
-        if f.endswith(".safetensors"):
-            return load_file(f)
-        return read_torch_file(f)
+        return read_weights(f)
 
 
 def _from_zoo(data: Any) -> dict[str, Any]:
@@ -123,14 +120,30 @@ def _from_zoo(data: Any) -> dict[str, Any]:
     return {"model": blobs, "__author__": "Caffe2", "matching_heuristics": True}
 
 
-def describe_refusal(error: Exception) -> str:
-    """What to tell of a file that cannot be read; torch's own text advises to read it anyhow."""
-    if match := re.search(r"(?:GLOBAL|asks for) `?([\w.]+)", str(error)):
-        return (
-            f"asks for {match[1]} to be called, and so is not read: weights are arrays and plain "
-            "values alone"
-        )
-    return "is no checkpoint, or damaged"
+@contextlib.contextmanager
+def refusal_in_one_line(path: str | os.PathLike) -> Iterator[None]:
+    """Turn reading errors into a ValueError; torch's own text advises to read the file anyhow."""
+    try:
+        yield
+    except (pickle.UnpicklingError, RuntimeError, EOFError, SafetensorError) as error:
+        reason = "is no checkpoint, or damaged"
+        if match := re.search(r"(?:GLOBAL|asks for) `?([\w.]+)", str(error)):
+            reason = (
+                f"asks for {match[1]} to be called, and so is not read: weights are arrays and "
+                "plain values alone"
+            )
+        raise ValueError(f"{path} {reason}") from error
+
+
+def read_weights(path: str | os.PathLike) -> Any:
+    """What a file holds, by its ending: ``.safetensors``, ``.pkl``, else a ``torch.save`` file."""
+    suffix = Path(path).suffix
+    if suffix == ".safetensors":
+        return load_file(path)
+    if suffix == ".pkl":
+        with open(path, "rb") as file:
+            return load_arrays(file)
+    return read_torch_file(path)
 
 
 def _latin1_bytes(text: str, encoding: str = "latin1") -> bytes:

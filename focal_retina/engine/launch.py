@@ -64,6 +64,7 @@ def _start_processes(main: Main, args: argparse.Namespace, cfg: CfgNode) -> int:
     else:
         # Where it sees a GPU, Detectron2 has the processes talk over NCCL, which cannot do CPU.
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    status = 0
     with forward_to_children() as received:
         try:
             launch(
@@ -79,8 +80,6 @@ def _start_processes(main: Main, args: argparse.Namespace, cfg: CfgNode) -> int:
             if not received and error.exit_code < 0:
                 raise
             status = error.exit_code
-        else:
-            status = 0
     return exit_status_of(received[0]) if received else status
 
 
@@ -108,17 +107,12 @@ def _share_cores(cfg: CfgNode) -> None:
 def exit_status(
     main: Callable[[], int | None], interrupted: str = "interrupted", prog: str | None = None
 ) -> int:
-    """Call ``main`` and return the process's exit status.
+    """Call ``main`` and return the process's exit status: its own if it returns one, else 0.
 
-    Its own if it returns one, else 0; 2 for a :class:`UserError` and 130 for Ctrl-C, each told in
-    one line on stderr.
-
-    Args:
-        main: the tool.
-        interrupted: what to say after Ctrl-C.
-        prog: name of the command in those lines; default: the script's.
+    A :class:`UserError` gives 2 and Ctrl-C 130, each with one line on stderr: ``prog`` (default:
+    the script's name) and the message, which for Ctrl-C is ``interrupted``.
     """
-    name = prog or sys.argv[0].rsplit("/", maxsplit=1)[-1]
+    name = prog or os.path.basename(sys.argv[0])
     try:
         return main() or 0
     except UserError as error:

@@ -151,6 +151,12 @@ class Trainer(DefaultTrainer):
     def build_hooks(self) -> list[hooks.HookBase | None]:
         """Detectron2's hooks in its order, see the class."""
         cfg = self.cfg
+        pictures = None
+        is_ours = cfg.MODEL.META_ARCHITECTURE == "FocalRetinaNet"
+        if cfg.VIS_PERIOD > 0 and is_ours and comm.is_main_process():
+            pictures = TrainingPictures(
+                self.model, period=cfg.VIS_PERIOD, input_format=cfg.INPUT.FORMAT
+            )
         self._metrics_writer = MetricsWriter(
             self.build_writers() if comm.is_main_process() else [],
             period=self.WRITER_PERIOD,
@@ -163,15 +169,9 @@ class Trainer(DefaultTrainer):
             CheckpointHook(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, self._stop),
             hooks.EvalHook(cfg.TEST.EVAL_PERIOD, self._evaluate),
             hooks.EvalHook(0, self._evaluate_with_tta) if cfg.TEST.AUG.ENABLED else None,
-            self._build_training_pictures() if cfg.VIS_PERIOD > 0 else None,
+            pictures,
             self._metrics_writer,
         ]
-
-    def _build_training_pictures(self) -> TrainingPictures | None:
-        cfg = self.cfg
-        if cfg.MODEL.META_ARCHITECTURE != "FocalRetinaNet" or not comm.is_main_process():
-            return None
-        return TrainingPictures(self.model, period=cfg.VIS_PERIOD, input_format=cfg.INPUT.FORMAT)
 
     def _build_precise_bn(self) -> hooks.PreciseBN | None:
         if not get_bn_modules(self.model):
@@ -180,12 +180,9 @@ class Trainer(DefaultTrainer):
         cfg = self.cfg.clone()
         cfg.defrost()
         cfg.DATALOADER.NUM_WORKERS = 0  # it is idle most of the time
-        return hooks.PreciseBN(
-            cfg.TEST.EVAL_PERIOD,
-            self.model,
-            self.build_train_loader(cfg),
-            cfg.TEST.PRECISE_BN.NUM_ITER,
-        )
+        loader = self.build_train_loader(cfg)
+        period, iterations = cfg.TEST.EVAL_PERIOD, cfg.TEST.PRECISE_BN.NUM_ITER
+        return hooks.PreciseBN(period, self.model, loader, iterations)
 
     def _evaluate(self) -> dict[str, Any]:
         self._last_eval_results = self.test(self.cfg, self.model)
@@ -231,7 +228,8 @@ class Trainer(DefaultTrainer):
         else:
             logger.warning("the checkpoint has no random states for this process")
         self.iter = self.storage.iter = self.start_iter - 1
-        for hook in self._hooks_after_checkpoint():
+        position = next(i for i, x in enumerate(self._hooks) if isinstance(x, CheckpointHook))
+        for hook in self._hooks[position + 1 :]:
             hook.after_step()
 
     def after_train(self) -> None:
@@ -239,10 +237,6 @@ class Trainer(DefaultTrainer):
             # Failed or stopped. In the last iteration, too, where the hook would evaluate.
             self._hooks[:] = [x for x in self._hooks if not isinstance(x, hooks.EvalHook)]
         super().after_train()
-
-    def _hooks_after_checkpoint(self) -> list[hooks.HookBase]:
-        position = next(i for i, x in enumerate(self._hooks) if isinstance(x, CheckpointHook))
-        return self._hooks[position + 1 :]
 
     def gather_rng_states(self) -> None:
         """Collect the random states for the checkpoint; every process must call."""

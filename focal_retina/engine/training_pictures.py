@@ -5,9 +5,8 @@ Detectron2's Visualizer draws, which is what its users know. Nothing random is d
 training goes the same way with and without pictures. Shapes: R anchors of all levels, M objects.
 """
 
-from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,22 +17,14 @@ from detectron2.structures.boxes import matched_pairwise_iou
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ..drawing import Outline, draw_outlines
+
 _MAX_ANCHORS = 16  # of a kind; more hide the image
 _MAX_ANCHORS_OF_OBJECT = 6
 _MAX_DETECTIONS = 20  # as many as Detectron2 draws
-_SMALL_BOX = 40  # pixels of a picture
 _MIN_SIDE = 640  # pixels of a picture's longer side; a smaller image is enlarged
 _BLUE, _ORANGE, _GRAY, _WHITE = "#00b7ff", "#ff7a1a", "#9fb6d9", "#ffffff"
 _OBJECT_COLORS = ("#ffb000", "#00b7ff", "#ff4f9a", "#2bd96b", "#a57bff", "#e8e337", "#00d5c3")
-
-
-class Outline(NamedTuple):
-    """A box to be drawn. It is in pixels of the image."""
-
-    box: Sequence[float] | Tensor  # x0, y0, x1, y1
-    color: str
-    label: str = ""
-    line_style: str = "-"
 
 
 class TrainingPictures(HookBase):
@@ -168,35 +159,3 @@ def _judged(detections: Instances, gt: Instances) -> list[Outline]:
     classes, scores = detections.pred_classes.tolist(), detections.scores.tolist()
     labels = [f"{label} {score:.2f}" for label, score in zip(classes, scores, strict=True)]
     return list(map(Outline, detections.pred_boxes.tensor, colors, labels))
-
-
-def draw_outlines(
-    image: np.ndarray, outlines: Iterable[Outline], caption: str = "", *, longer_side: int
-) -> np.ndarray:
-    """Draw boxes with their labels, and a caption in the corner.
-
-    Args:
-        image: (H, W, 3) RGB in [0, 255].
-        outlines: the last is on top.
-        caption: one line or several.
-        longer_side: of the drawing, pixels.
-
-    Returns:
-        uint8 (H', W', 3), RGB.
-    """
-    # It imports matplotlib, which most trainings don't need.
-    from detectron2.utils.visualizer import Visualizer
-
-    scale = longer_side / max(image.shape[:2])
-    visualizer = Visualizer(image, scale=scale)
-    for box, color, label, line_style in outlines:
-        x0, y0, x1, y1 = (float(x) for x in box)
-        visualizer.draw_box((x0, y0, x1, y1), alpha=0.9, edge_color=color, line_style=line_style)
-        if label:
-            # Below a small box, which it would hide, unless the image ends there.
-            is_below = (y1 - y0) * scale < _SMALL_BOX and y1 + _SMALL_BOX / scale < image.shape[0]
-            place = (x0, y1 if is_below else y0)
-            visualizer.draw_text(label, place, color=color, horizontal_alignment="left")
-    if caption:
-        visualizer.draw_text(caption, (2, 2), color=_WHITE, horizontal_alignment="left")
-    return visualizer.output.get_image()
