@@ -15,8 +15,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..engine import UserError, load_config, prepare_process
+from ..engine.checkpoint import load_trained_model
 from ..engine.precision import build_inference_copy
-from ..engine.trainer import load_trained_model
 from ..modeling import FocalRetinaNet
 from .meta import ModelMeta, build_meta
 from .sources import Frame, Source, UnreadableError

@@ -13,9 +13,12 @@ from typing import IO, Any
 import numpy as np
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
 from detectron2.utils import comm
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import nn
 
 from ..files import atomic_write
 
@@ -107,6 +110,30 @@ class SafeCheckpointer(DetectionCheckpointer):
 
     def _torch_load(self, f: str) -> Any:
         return read_weights(f)
+
+
+def load_trained_model(cfg: CfgNode) -> nn.Module:
+    """The model of ``cfg`` with the weights MODEL.WEIGHTS, or a new one where that is empty.
+
+    Raises:
+        ValueError: the checkpoint does not fit. (To Detectron2 that is a warning; here the numbers
+            of an untrained head would follow.)
+    """
+    model = build_model(cfg)
+    _StrictCheckpointer(model).load(cfg.MODEL.WEIGHTS)
+    return model
+
+
+class _StrictCheckpointer(SafeCheckpointer):
+    def _load_model(self, checkpoint: dict[str, Any]) -> Any:
+        incompatible = super()._load_model(checkpoint)
+        wrong = [*incompatible.missing_keys, *(x[0] for x in incompatible.incorrect_shapes)]
+        if wrong:
+            raise ValueError(
+                f"the checkpoint lacks {len(wrong)} of the model's tensors, or has them in another "
+                f"shape, {wrong[0]} for one: MODEL.WEIGHTS and the config don't belong together"
+            )
+        return incompatible
 
 
 def _from_zoo(data: Any) -> dict[str, Any]:

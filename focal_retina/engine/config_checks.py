@@ -139,13 +139,8 @@ def scaled_learning_rate(batch_size: int) -> float:
 def check_solver(cfg: CfgNode, world_size: int) -> None:
     """Compare batch size, number of processes and learning rate.
 
-    SOLVER.REFERENCE_WORLD_SIZE is honoured: what is compared is the config that Detectron2's
-    ``auto_scale_workers`` makes of it, in which the batch and the rate have grown alike. The
-    warning is for SGD only, since for AdamW there is no such rule.
-
-    Args:
-        cfg: after :func:`check_values`.
-        world_size: the number of processes of the training.
+    With SOLVER.REFERENCE_WORLD_SIZE it compares what Detectron2's ``auto_scale_workers`` makes of
+    the config. The warning is for SGD only, since for AdamW there is no such rule.
 
     Raises:
         ValueError: the batch can't be divided among the processes.

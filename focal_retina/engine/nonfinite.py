@@ -40,10 +40,9 @@ class NonFiniteGuard(HookBase):
     """A hook of the step trainer, such as Detectron2's SimpleTrainer: after each backward pass, and
     before the optimizer's step, it looks at the losses and the gradients.
 
-    The batch and the buffers are taken from the model's forward hooks, so that it goes with every
-    trainer. A GPU is waited for once, where Detectron2's own check of the losses would wait a
-    moment later and then has nothing to wait for. Under a gradient scaler (fp16), infinite
-    gradients are normal, and only the losses are looked at.
+    The model's forward hooks give it the batch and the buffers, so that it goes with every trainer.
+    It waits for a GPU once, where Detectron2's own check of the losses would wait a moment later.
+    Under a gradient scaler (fp16), infinite gradients are normal: it looks at the losses alone.
     """
 
     def __init__(self, model: nn.Module, *, config: str, folder: Path, gradient_period: int = 1):
@@ -94,7 +93,7 @@ class NonFiniteGuard(HookBase):
             FloatingPointError: a loss or gradient is infinite or NaN; the dump is written.
         """
         total = torch.stack([loss.double() for loss in self._losses.values()]).sum()
-        if self._looks_at_gradients():
+        if self._checks_gradients():
             gradients = [p.grad for p in self._model.parameters() if p.grad is not None]
             total = total + get_total_norm(gradients).to(total.device)
         if torch.isfinite(total):
@@ -107,7 +106,7 @@ class NonFiniteGuard(HookBase):
             f"batch and the weights are in {folder}; to run it again: {_replay_command(folder)}"
         )
 
-    def _looks_at_gradients(self) -> bool:
+    def _checks_gradients(self) -> bool:
         return (
             self._gradient_period > 0
             and self.trainer.iter % self._gradient_period == 0

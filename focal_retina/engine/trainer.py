@@ -12,6 +12,8 @@ from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, TrainerBase, create_ddp_model, hooks
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
+from detectron2.solver import get_default_optimizer_params
+from detectron2.solver.build import maybe_add_gradient_clipping
 from detectron2.utils import comm
 from fvcore.nn.precise_bn import get_bn_modules
 from torch import nn
@@ -27,7 +29,6 @@ from ..modeling.test_time_augmentation import build_detector_with_tta
 from .checkpoint import SafeCheckpointer
 from .interrupt import Interrupted, StopRequest
 from .nonfinite import NonFiniteGuard
-from .optimizer import build_optimizer
 from .precision import (
     build_inference_copy,
     build_step_trainer,
@@ -38,7 +39,6 @@ from .precision import (
     set_memory_format,
 )
 from .resume import CheckpointHook, MetricsWriter, rng_state, set_rng_state
-from .setup import UserError
 from .training_pictures import TrainingPictures
 
 logger = logging.getLogger(__name__)
@@ -258,25 +258,30 @@ class Trainer(DefaultTrainer):
             self.data_loader.load_state_dict(state_dict["data_loader"])
 
 
-def load_trained_model(cfg: CfgNode) -> nn.Module:
-    """The model of ``cfg`` with the weights MODEL.WEIGHTS, or a new one where that is empty.
+def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+    """Detectron2's SGD, or AdamW, by ``MODEL.FOCAL_RETINA.OPTIMIZER``; the values are those under
+    ``SOLVER``, and parameter groups and gradient clipping are Detectron2's.
 
     Raises:
-        UserError: the checkpoint does not fit. (To Detectron2 that is a warning; here the numbers
-            of an untrained head would follow.)
+        ValueError: there is no optimizer of that name.
     """
-    model = Trainer.build_model(cfg)
-    _StrictCheckpointer(model).load(cfg.MODEL.WEIGHTS)
-    return model
-
-
-class _StrictCheckpointer(SafeCheckpointer):
-    def _load_model(self, checkpoint: dict[str, Any]) -> Any:
-        incompatible = super()._load_model(checkpoint)
-        wrong = [*incompatible.missing_keys, *(x[0] for x in incompatible.incorrect_shapes)]
-        if wrong:
-            raise UserError(
-                f"the checkpoint lacks {len(wrong)} of the model's tensors, or has them in another "
-                f"shape, {wrong[0]} for one: MODEL.WEIGHTS and the config don't belong together"
-            )
-        return incompatible
+    # One pass over memory instead of one for each operation: 2.7 times as fast on a CPU. Not with
+    # clipping, because a loss scaler leaves the unscaling to a fused step, which comes after it.
+    fast = "foreach" if cfg.SOLVER.CLIP_GRADIENTS.ENABLED else "fused"
+    sgd = {"momentum": cfg.SOLVER.MOMENTUM, "nesterov": cfg.SOLVER.NESTEROV, fast: True}
+    optimizers = {"SGD": (torch.optim.SGD, sgd), "AdamW": (torch.optim.AdamW, {})}
+    name = cfg.MODEL.FOCAL_RETINA.OPTIMIZER
+    if name not in optimizers:
+        known = ", ".join(optimizers)
+        raise ValueError(f"MODEL.FOCAL_RETINA.OPTIMIZER is {name!r}; it can be {known}")
+    groups = get_default_optimizer_params(
+        model,
+        base_lr=cfg.SOLVER.BASE_LR,
+        weight_decay_norm=cfg.SOLVER.WEIGHT_DECAY_NORM,
+        bias_lr_factor=cfg.SOLVER.BIAS_LR_FACTOR,
+        weight_decay_bias=cfg.SOLVER.WEIGHT_DECAY_BIAS,
+    )
+    optimizer_class, options = optimizers[name]
+    return maybe_add_gradient_clipping(cfg, optimizer_class)(
+        groups, lr=cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY, **options
+    )
