@@ -118,7 +118,8 @@ def load_detector(cfg: CfgNode) -> FocalRetinaNet:
     """The model of ``cfg`` with the weights MODEL.WEIGHTS, in evaluation mode.
 
     Raises:
-        UserError: there are none, they don't fit, or it is another kind of model.
+        UserError: there are none, or it is another kind of model.
+        ValueError: they don't fit.
     """
     if not cfg.MODEL.WEIGHTS:
         raise UserError("MODEL.WEIGHTS is empty: name a checkpoint")

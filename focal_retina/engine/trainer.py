@@ -4,6 +4,7 @@ import logging
 import os
 import weakref
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -150,25 +151,22 @@ class Trainer(DefaultTrainer):
 
     def build_hooks(self) -> list[hooks.HookBase | None]:
         """Detectron2's hooks in its order, see the class."""
-        cfg = self.cfg
-        pictures = None
+        cfg, model = self.cfg, self.model
         is_ours = cfg.MODEL.META_ARCHITECTURE == "FocalRetinaNet"
+        pictures = None
         if cfg.VIS_PERIOD > 0 and is_ours and comm.is_main_process():
-            pictures = TrainingPictures(
-                self.model, period=cfg.VIS_PERIOD, input_format=cfg.INPUT.FORMAT
-            )
-        self._metrics_writer = MetricsWriter(
-            self.build_writers() if comm.is_main_process() else [],
-            period=self.WRITER_PERIOD,
-            metrics_file=Path(cfg.OUTPUT_DIR, "metrics.json"),
-        )
+            pictures = TrainingPictures(model, period=cfg.VIS_PERIOD, input_format=cfg.INPUT.FORMAT)
+        writers = self.build_writers() if comm.is_main_process() else []
+        metrics_file = Path(cfg.OUTPUT_DIR, "metrics.json")
+        self._metrics_writer = MetricsWriter(writers, self.WRITER_PERIOD, metrics_file)
+        with_tta = partial(self.test_with_TTA, cfg, model)
         return [
             hooks.IterationTimer(),
             hooks.LRScheduler(),
             self._build_precise_bn() if cfg.TEST.PRECISE_BN.ENABLED else None,
             CheckpointHook(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, self._stop),
             hooks.EvalHook(cfg.TEST.EVAL_PERIOD, self._evaluate),
-            hooks.EvalHook(0, self._evaluate_with_tta) if cfg.TEST.AUG.ENABLED else None,
+            hooks.EvalHook(0, with_tta) if cfg.TEST.AUG.ENABLED else None,
             pictures,
             self._metrics_writer,
         ]
@@ -187,9 +185,6 @@ class Trainer(DefaultTrainer):
     def _evaluate(self) -> dict[str, Any]:
         self._last_eval_results = self.test(self.cfg, self.model)
         return self._last_eval_results
-
-    def _evaluate_with_tta(self) -> dict[str, Any]:
-        return self.test_with_TTA(self.cfg, self.model)
 
     def resume_or_load(self, resume: bool = True) -> None:
         """Go on from the last intact checkpoint in ``OUTPUT_DIR``, or load ``MODEL.WEIGHTS``.
