@@ -2,7 +2,6 @@
 
 import datetime
 import logging
-import os
 import weakref
 from collections.abc import Iterable
 from functools import partial
@@ -60,9 +59,8 @@ class FirstEstimate(hooks.HookBase):
             remaining = trainer.max_iter - trainer.iter - 1
             seconds = remaining * trainer.storage.history("time").median(self.ITERATIONS)
             logger.info(
-                "on this machine the other %d iterations will take about %s, without evaluations",
-                remaining,
-                datetime.timedelta(seconds=round(seconds)),
+                f"on this machine the other {remaining} iterations will take about "
+                f"{datetime.timedelta(seconds=round(seconds))}, without evaluations"
             )
 
 
@@ -89,13 +87,12 @@ class Trainer(DefaultTrainer):
         TrainerBase.__init__(self)
         cfg = resolve_precision(self.auto_scale_workers(cfg, comm.get_world_size()))
         log_precision("training", precision_of(cfg), cfg.MODEL.DEVICE)
-        on_cpu = cfg.MODEL.DEVICE == "cpu"
 
         model = self.build_model(cfg)
         set_memory_format(model, precision=precision_of(cfg), device=cfg.MODEL.DEVICE)
         optimizer = self.build_optimizer(cfg, model)
         data_loader = self.build_train_loader(cfg)
-        device_ids = None if on_cpu else [comm.get_local_rank()]
+        device_ids = None if cfg.MODEL.DEVICE == "cpu" else [comm.get_local_rank()]
         model = create_ddp_model(model, broadcast_buffers=False, device_ids=device_ids)
         self._trainer = build_step_trainer(cfg, model, data_loader, optimizer)
         guard = NonFiniteGuard(
@@ -154,7 +151,7 @@ class Trainer(DefaultTrainer):
         detector = build_inference_copy(cfg, detector)
         cfg = cfg.clone()
         cfg.defrost()
-        cfg.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, "TTA")
+        cfg.OUTPUT_DIR = str(Path(cfg.OUTPUT_DIR, "TTA"))
         results = cls.test(cfg, build_detector_with_tta(cfg, detector))
         return {f"{name}_TTA": metrics for name, metrics in results.items()}
 
@@ -166,9 +163,8 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
-        return build_evaluator(
-            dataset_name, os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
-        )
+        folder = str(Path(cfg.OUTPUT_DIR, "inference", dataset_name))
+        return build_evaluator(dataset_name, folder)
 
     def build_hooks(self) -> list[hooks.HookBase | None]:
         """Detectron2's hooks in its order, see the class."""
