@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from focal_retina.config_file import get_config_file
-from focal_retina.engine.optimizer import build_optimizer
+from focal_retina.engine.trainer import build_optimizer
 from focal_retina.modeling.inference import inference_copy
 
 from .inference import detect

@@ -11,8 +11,8 @@ from detectron2.solver import build_optimizer as build_stock_optimizer
 from detectron2.utils.events import EventStorage
 from torch import nn
 
-from focal_retina.engine.optimizer import build_optimizer
 from focal_retina.engine.precision import set_memory_format
+from focal_retina.engine.trainer import build_optimizer
 
 from .inputs import Size, make_batch, make_cfg, make_ours, make_stock, write_jpegs
 from .loader import batches_of_both

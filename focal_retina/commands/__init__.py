@@ -69,10 +69,27 @@ def _module(name: str) -> Any:
     return importlib.import_module(f".{name}", __package__)
 
 
-def add_config_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add ``--register``, ``--import`` and trailing ``KEY VALUE``, for
-    :func:`focal_retina.engine.load_config`."""
-    from ..engine import add_data_arguments
+def add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add ``--register`` and ``--import``, for :func:`~focal_retina.engine.prepare_process`."""
+    parser.add_argument(
+        "--register",
+        action="append",
+        default=[],
+        metavar="NAME=ANNOTATIONS.json:IMAGE_DIR",
+        help="register a COCO-format data set, for DATASETS.TRAIN and TEST; repeatable",
+    )
+    parser.add_argument(
+        "--import",
+        action="append",
+        default=[],
+        dest="imports",
+        metavar="FILE.py",
+        help="import a file first, such as one that registers a loss; repeatable",
+    )
 
+
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what :func:`focal_retina.engine.load_config` takes besides a file: ``--register``,
+    ``--import`` and trailing ``KEY VALUE``."""
     add_data_arguments(parser)
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="change the config")

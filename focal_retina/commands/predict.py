@@ -10,10 +10,10 @@ What can't be read is reported and passed over; the exit status is then 1.
 import argparse
 from pathlib import Path
 
+from . import add_data_arguments
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from ..engine import add_data_arguments
-
     model = parser.add_mutually_exclusive_group(required=True)
     model.add_argument("--model", metavar="PATH", help="a training's folder, *.pt2 or *.onnx")
     model.add_argument("--config-file", metavar="FILE", help="weights: MODEL.WEIGHTS in --opts")

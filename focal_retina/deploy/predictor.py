@@ -15,8 +15,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..engine import UserError, load_config, prepare_process
+from ..engine.checkpoint import load_trained_model
 from ..engine.precision import build_inference_copy
-from ..engine.trained_model import load_trained_model
 from ..modeling import FocalRetinaNet
 from .meta import ModelMeta, build_meta
 from .sources import Frame, Source, UnreadableError
@@ -118,7 +118,8 @@ def load_detector(cfg: CfgNode) -> FocalRetinaNet:
     """The model of ``cfg`` with the weights MODEL.WEIGHTS, in evaluation mode.
 
     Raises:
-        UserError: there are none, they don't fit, or it is another kind of model.
+        UserError: there are none, or it is another kind of model.
+        ValueError: they don't fit.
     """
     if not cfg.MODEL.WEIGHTS:
         raise UserError("MODEL.WEIGHTS is empty: name a checkpoint")

@@ -1,7 +1,6 @@
 from .checkpoint import SafeCheckpointer
-from .command_line import add_data_arguments, exit_status
 from .interrupt import exit_status_of
-from .launch import launch_training
+from .launch import exit_status, launch_training
 from .precision import AutocastTrainer, as_in_main_process
 from .setup import UserError, load_config, prepare_process, setup_config, user_errors
 from .trainer import Trainer
@@ -11,7 +10,6 @@ __all__ = [
     "SafeCheckpointer",
     "Trainer",
     "UserError",
-    "add_data_arguments",
     "as_in_main_process",
     "exit_status",
     "exit_status_of",

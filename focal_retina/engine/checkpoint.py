@@ -1,22 +1,26 @@
 """Checkpoints that survive a kill at any moment, and are read without executing code."""
 
+import contextlib
 import os
 import pickle
 import re
 import zipfile
+from collections import OrderedDict
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+import numpy as np
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
 from detectron2.utils import comm
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import nn
 
 from ..files import atomic_write
-from .restricted_pickle import array_globals, load_arrays
-
-_PERIODIC_NAME = re.compile(r"model_(\d+)\.pth")
 
 
 def is_intact(path: str | os.PathLike) -> bool:
@@ -88,7 +92,9 @@ class SafeCheckpointer(DetectionCheckpointer):
     def last_intact(self) -> str | None:
         """The file that ``last_checkpoint`` names, or the newest before it that is not damaged."""
         last = Path(self.get_checkpoint_file())
-        for candidate in [last, *self._periodic_before(last)]:
+        numbered = Path(self.save_dir).glob("model_[0-9]*.pth")  # "model_final" sorts after them
+        older = sorted((x for x in numbered if x.name < last.name), reverse=True)
+        for candidate in [last, *older]:
             if is_intact(candidate):
                 return str(candidate)
             self.logger.warning(
@@ -96,36 +102,38 @@ class SafeCheckpointer(DetectionCheckpointer):
             )
         return None
 
-    def _periodic_before(self, last: Path) -> list[Path]:
-        """Numbered checkpoints older than ``last``, newest first."""
-        numbers = {
-            int(match[1]): path
-            for path in Path(self.save_dir).iterdir()
-            if (match := _PERIODIC_NAME.fullmatch(path.name))
-        }
-        match = _PERIODIC_NAME.fullmatch(last.name)
-        end = int(match[1]) if match else max(numbers, default=0) + 1
-        return [numbers[i] for i in sorted(numbers, reverse=True) if i < end]
-
     def _load_file(self, filename: str) -> dict[str, Any]:
-        try:
-            if not filename.endswith(".pkl"):
-                return super()._load_file(filename)
-            with open(filename, "rb") as file:
-                return _from_zoo(load_arrays(file))
-        except (pickle.UnpicklingError, RuntimeError, EOFError, SafetensorError) as error:
-            raise ValueError(f"{filename} {describe_refusal(error)}") from error
+        with refusal_in_one_line(filename):
+            if filename.endswith(".pkl"):
+                return _from_zoo(read_weights(filename))
+            return super()._load_file(filename)
 
     def _torch_load(self, f: str) -> Any:
-        if f.endswith(".safetensors"):
-            return load_file(f)
-        return read_torch_file(f)
+        return read_weights(f)
 
 
-def read_torch_file(path: str | os.PathLike, *, mmap: bool = False) -> Any:
-    """Load a ``torch.save`` file that holds tensors, arrays and plain values alone."""
-    with torch.serialization.safe_globals(array_globals()):
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+def load_trained_model(cfg: CfgNode) -> nn.Module:
+    """The model of ``cfg`` with the weights MODEL.WEIGHTS, or a new one where that is empty.
+
+    Raises:
+        ValueError: the checkpoint does not fit. (To Detectron2 that is a warning; here the numbers
+            of an untrained head would follow.)
+    """
+    model = build_model(cfg)
+    _StrictCheckpointer(model).load(cfg.MODEL.WEIGHTS)
+    return model
+
+
+class _StrictCheckpointer(SafeCheckpointer):
+    def _load_model(self, checkpoint: dict[str, Any]) -> Any:
+        incompatible = super()._load_model(checkpoint)
+        wrong = [*incompatible.missing_keys, *(x[0] for x in incompatible.incorrect_shapes)]
+        if wrong:
+            raise ValueError(
+                f"the checkpoint lacks {len(wrong)} of the model's tensors, or has them in another "
+                f"shape, {wrong[0]} for one: MODEL.WEIGHTS and the config don't belong together"
+            )
+        return incompatible
 
 
 def _from_zoo(data: Any) -> dict[str, Any]:
@@ -139,11 +147,84 @@ def _from_zoo(data: Any) -> dict[str, Any]:
     return {"model": blobs, "__author__": "Caffe2", "matching_heuristics": True}
 
 
-def describe_refusal(error: Exception) -> str:
-    """What to tell of a file that cannot be read; torch's own text advises to read it anyhow."""
-    if match := re.search(r"(?:GLOBAL|asks for) `?([\w.]+)", str(error)):
-        return (
-            f"asks for {match[1]} to be called, and so is not read: weights are arrays and plain "
-            "values alone"
-        )
-    return "is no checkpoint, or damaged"
+@contextlib.contextmanager
+def refusal_in_one_line(path: str | os.PathLike) -> Iterator[None]:
+    """Turn reading errors into a ValueError; torch's own text advises to read the file anyhow."""
+    try:
+        yield
+    except (pickle.UnpicklingError, RuntimeError, EOFError, SafetensorError) as error:
+        reason = "is no checkpoint, or damaged"
+        if match := re.search(r"(?:GLOBAL|asks for) `?([\w.]+)", str(error)):
+            reason = (
+                f"asks for {match[1]} to be called, and so is not read: weights are arrays and "
+                "plain values alone"
+            )
+        raise ValueError(f"{path} {reason}") from error
+
+
+def read_weights(path: str | os.PathLike) -> Any:
+    """What a file holds, by its ending: ``.safetensors``, ``.pkl``, else a ``torch.save`` file."""
+    suffix = Path(path).suffix
+    if suffix == ".safetensors":
+        return load_file(path)
+    if suffix == ".pkl":
+        with open(path, "rb") as file:
+            return load_arrays(file)
+    return read_torch_file(path)
+
+
+def _latin1_bytes(text: str, encoding: str = "latin1") -> bytes:
+    """``_codecs.encode`` as pickles of Python 3 use it, for bytes, and nothing else."""
+    if encoding != "latin1":
+        raise pickle.UnpicklingError(f"it encodes text as {encoding!r}")
+    return text.encode(encoding)
+
+
+# What a pickle may call: a pickle can name any function and have it called on loading. NumPy's are
+# taken from what NumPy itself pickles, as they have moved between its versions.
+_BUILDERS = {
+    "multiarray._reconstruct": np.zeros(1).__reduce__()[0],
+    "multiarray.scalar": np.float64(0).__reduce__()[0],
+    "numeric._frombuffer": np.zeros(1).__reduce_ex__(5)[0],
+}
+_ARRAY_GLOBALS: dict[str, Any] = {
+    "numpy.ndarray": np.ndarray,
+    "numpy.dtype": np.dtype,
+    **{f"numpy.core.{name}": builder for name, builder in _BUILDERS.items()},
+    **{f"numpy._core.{name}": builder for name, builder in _BUILDERS.items()},
+}
+_PICKLE_GLOBALS: dict[str, Any] = {
+    **_ARRAY_GLOBALS,
+    "collections.OrderedDict": OrderedDict,
+    "_codecs.encode": _latin1_bytes,
+}
+_DTYPES = {type(np.dtype(code)) for code in np.typecodes["AllInteger"] + "?efd"}
+
+
+def read_torch_file(path: str | os.PathLike, *, mmap: bool = False) -> Any:
+    """Load a ``torch.save`` file that holds tensors, arrays and plain values alone."""
+    allowed: list[Any] = [*((builder, name) for name, builder in _ARRAY_GLOBALS.items()), *_DTYPES]
+    with torch.serialization.safe_globals(allowed):
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if f"{module}.{name}" not in _PICKLE_GLOBALS:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+        return _PICKLE_GLOBALS[f"{module}.{name}"]
+
+
+def load_arrays(file: IO[bytes]) -> Any:
+    """Unpickle dicts, lists, numbers, text and NumPy arrays, such as Detectron2's zoo (``.pkl``),
+    some of it written by Python 2.
+
+    Raises:
+        pickle.UnpicklingError: it holds anything else, which was not called; or it is no pickle.
+    """
+    try:
+        return _ArrayUnpickler(file, encoding="latin1").load()
+    except pickle.UnpicklingError:
+        raise
+    except Exception as error:  # of a damaged pickle: nearly any, by its opcodes
+        raise pickle.UnpicklingError(f"it is damaged: {error}") from error

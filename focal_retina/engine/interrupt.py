@@ -55,11 +55,8 @@ class StopRequest:
         if self._signum is None:
             self._signum = signum
             if comm.is_main_process():
-                name = os.path.basename(sys.argv[0])
-                print(
-                    f"{name}: saving after this iteration; a second Ctrl-C leaves at once",
-                    file=sys.stderr,
-                )
+                what = "saving after this iteration; a second Ctrl-C leaves at once"
+                print(f"{os.path.basename(sys.argv[0])}: {what}", file=sys.stderr)
 
     def agreed(self) -> int | None:
         """The signal that any of the processes got, the same in all; every process must call."""

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import sys
 from collections.abc import Callable
 
 import torch
@@ -11,7 +12,6 @@ from detectron2.engine.launch import DEFAULT_TIMEOUT
 from detectron2.utils import comm
 from torch.multiprocessing import ProcessExitedException
 
-from .command_line import exit_status
 from .interrupt import exit_status_of, forward_to_children, leave_ctrl_c_to_parent
 from .setup import UserError
 
@@ -64,6 +64,7 @@ def _start_processes(main: Main, args: argparse.Namespace, cfg: CfgNode) -> int:
     else:
         # Where it sees a GPU, Detectron2 has the processes talk over NCCL, which cannot do CPU.
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    status = 0
     with forward_to_children() as received:
         try:
             launch(
@@ -79,8 +80,6 @@ def _start_processes(main: Main, args: argparse.Namespace, cfg: CfgNode) -> int:
             if not received and error.exit_code < 0:
                 raise
             status = error.exit_code
-        else:
-            status = 0
     return exit_status_of(received[0]) if received else status
 
 
@@ -103,3 +102,22 @@ def _share_cores(cfg: CfgNode) -> None:
     if cfg.MODEL.DEVICE == "cpu" and comm.get_world_size() > 1:
         cores = len(os.sched_getaffinity(0))
         torch.set_num_threads(max(1, cores // comm.get_local_size()))
+
+
+def exit_status(
+    main: Callable[[], int | None], interrupted: str = "interrupted", prog: str | None = None
+) -> int:
+    """Call ``main`` and return the process's exit status: its own if it returns one, else 0.
+
+    A :class:`UserError` gives 2 and Ctrl-C 130, each with one line on stderr: ``prog`` (default:
+    the script's name) and the message, which for Ctrl-C is ``interrupted``.
+    """
+    name = prog or os.path.basename(sys.argv[0])
+    try:
+        return main() or 0
+    except UserError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{name}: {interrupted}", file=sys.stderr)
+        return 130

@@ -1,6 +1,7 @@
 """A loss or gradient that is not finite stops the training, with all that it takes to see why.
 
-What is dumped, in a folder of its own below ``OUTPUT_DIR/nonfinite``:
+What is dumped, in a folder of its own below ``OUTPUT_DIR/nonfinite``, all of it readable without
+executing code:
 
 =============  ====================================================================================
 report.json    iteration, losses, losses by level, images, parameters whose gradients are not
@@ -9,8 +10,6 @@ batch.pt       the images and objects as the model got them, states of the rando
 model.pth      the weights and buffers before the step, as a checkpoint
 config.yaml    the whole config
 =============  ====================================================================================
-
-All are read without executing code (``torch.load(weights_only=True)``).
 """
 
 import json
@@ -25,10 +24,11 @@ from detectron2.layers import FrozenBatchNorm2d
 from detectron2.structures import Boxes, Instances
 from detectron2.utils import comm
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import get_total_norm
 
 from ..modeling import FocalRetinaNet
-from .rng import rng_state, set_rng_state
+from .resume import rng_state, set_rng_state
 
 _logger = logging.getLogger(__name__)
 
@@ -40,10 +40,9 @@ class NonFiniteGuard(HookBase):
     """A hook of the step trainer, such as Detectron2's SimpleTrainer: after each backward pass, and
     before the optimizer's step, it looks at the losses and the gradients.
 
-    The batch and the buffers are taken from the model's forward hooks, so that it goes with every
-    trainer. A GPU is waited for once, where Detectron2's own check of the losses would wait a
-    moment later and then has nothing to wait for. Under a gradient scaler (fp16), infinite
-    gradients are normal, and only the losses are looked at.
+    The model's forward hooks give it the batch and the buffers, so that it goes with every trainer.
+    It waits for a GPU once, where Detectron2's own check of the losses would wait a moment later.
+    Under a gradient scaler (fp16), infinite gradients are normal: it looks at the losses alone.
     """
 
     def __init__(self, model: nn.Module, *, config: str, folder: Path, gradient_period: int = 1):
@@ -56,16 +55,14 @@ class NonFiniteGuard(HookBase):
             gradient_period: iterations between two looks at the gradients, 0 for none. If one is
                 missed, the next loss is not finite; then the weights in the dump aren't either.
         """
-        self._model = (
-            model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
-        )
+        self._model = model.module if isinstance(model, DistributedDataParallel) else model
         self._config = config
         self._folder = folder
         self._gradient_period = gradient_period
         self._batch: list[dict[str, Any]] = []
         self._losses: dict[str, Tensor] = {}
-        self._before: dict[str, Any] = {}
-        self._buffers: dict[str, Tensor] = {}
+        self._before: dict[str, Any] = {}  # random states and autocast
+        self._buffers: list[tuple[nn.Module, str, Tensor]] = []  # of before the step
         self._model.register_forward_pre_hook(self._before_forward)
         self._model.register_forward_hook(self._after_forward)
 
@@ -77,12 +74,12 @@ class NonFiniteGuard(HookBase):
         autocast = torch.is_autocast_enabled(device_type)
         dtype = str(torch.get_autocast_dtype(device_type)).removeprefix("torch.")
         self._before = {"rng": rng_state(), "autocast": dtype if autocast else None}
-        self._buffers = {
-            f"{prefix}.{name}" if prefix else name: buffer.clone()
-            for prefix, module in model.named_modules()
+        self._buffers = [
+            (module, name, buffer.clone())
+            for module in model.modules()
             if not isinstance(module, FrozenBatchNorm2d)
             for name, buffer in module.named_buffers(recurse=False)
-        }
+        ]
 
     def _after_forward(self, model: nn.Module, inputs: Any, output: Any) -> None:
         if model.training:
@@ -96,7 +93,7 @@ class NonFiniteGuard(HookBase):
             FloatingPointError: a loss or gradient is infinite or NaN; the dump is written.
         """
         total = torch.stack([loss.double() for loss in self._losses.values()]).sum()
-        if self._looks_at_gradients():
+        if self._checks_gradients():
             gradients = [p.grad for p in self._model.parameters() if p.grad is not None]
             total = total + get_total_norm(gradients).to(total.device)
         if torch.isfinite(total):
@@ -109,7 +106,7 @@ class NonFiniteGuard(HookBase):
             f"batch and the weights are in {folder}; to run it again: {_replay_command(folder)}"
         )
 
-    def _looks_at_gradients(self) -> bool:
+    def _checks_gradients(self) -> bool:
         return (
             self._gradient_period > 0
             and self.trainer.iter % self._gradient_period == 0
@@ -121,30 +118,22 @@ class NonFiniteGuard(HookBase):
         folder = self._folder / f"iter_{self.trainer.iter:07d}{f'_rank{rank}' if rank else ''}"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / CONFIG_FILE).write_text(self._config)
-        self._restore()
+        for module, name, value in self._buffers:
+            getattr(module, name).copy_(value)
         torch.save({"model": self._model.state_dict()}, folder / WEIGHTS_FILE)
-        torch.save({**self._before, "batch": _to_plain(self._batch)}, folder / BATCH_FILE)
+        batch = [_readable_parts(x) for x in self._batch]
+        torch.save({**self._before, "batch": batch}, folder / BATCH_FILE)
         report = {
             "iteration": self.trainer.iter,
             "losses": {name: loss.item() for name, loss in self._losses.items()},
             "images": [_describe(x) for x in self._batch],
-            "parameters with gradients that are not finite": [
-                name
-                for name, parameter in self._model.named_parameters()
-                if parameter.grad is not None and not parameter.grad.isfinite().all()
-            ],
+            "parameters with gradients that are not finite": bad_gradients(self._model),
             "replay": _replay_command(folder),
         }
         # Before what may fail
         _write_json(folder, report)
         _write_json(folder, {**report, "levels": self._levels()})
         return folder
-
-    def _restore(self) -> None:
-        """Give the model the buffers that it had before this step."""
-        buffers = dict(self._model.named_buffers())
-        for name, value in self._buffers.items():
-            buffers[name].copy_(value)
 
     def _levels(self) -> Any:
         """The losses by level, or why they can't be had: the first error must not get lost."""
@@ -184,11 +173,19 @@ def losses_by_level(model: FocalRetinaNet, batched_inputs: list[dict]) -> list[d
     ]
 
 
+def bad_gradients(model: nn.Module) -> list[str]:
+    """Names of the parameters whose gradients are not finite."""
+    return [
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.grad is not None and not parameter.grad.isfinite().all()
+    ]
+
+
 def autocast_of(device_type: str, dtype: str | None) -> torch.autocast:
     """The autocast context of a dump: ``dtype`` is "bfloat16", "float16", or None for none."""
-    if dtype is None:
-        return torch.autocast(device_type, enabled=False)
-    return torch.autocast(device_type, dtype=getattr(torch, dtype))
+    torch_dtype = None if dtype is None else getattr(torch, dtype)
+    return torch.autocast(device_type, torch_dtype, enabled=dtype is not None)
 
 
 def _replay_command(folder: Path) -> str:
@@ -210,36 +207,26 @@ def _describe(x: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-_PLAIN = (str, int, float, bool, Tensor)
+def _readable_parts(x: Mapping[str, Any]) -> dict[str, Any]:
+    """What :func:`read_dumped` reads of an image's dict: no masks, nor objects of other classes."""
+    parts = {k: v for k, v in x.items() if isinstance(v, (str, int, float, bool, Tensor))}
+    if "instances" in x:
+        fields = x["instances"].get_fields().items()
+        kept = {k: v for k, v in fields if isinstance(v, (Boxes, Tensor))}
+        parts["instances"] = Instances(x["instances"].image_size, **kept)
+    return parts
 
 
-def _to_plain(batch: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Tensors, numbers and strings only; fields that are none of these, nor boxes, are left out."""
-    plain = []
-    for x in batch:
-        item: dict[str, Any] = {k: v for k, v in x.items() if isinstance(v, _PLAIN)}
-        if "instances" in x:
-            fields = x["instances"].get_fields()
-            item["instances"] = {
-                "image_size": x["instances"].image_size,
-                "boxes": {k: v.tensor for k, v in fields.items() if isinstance(v, Boxes)},
-                "tensors": {k: v for k, v in fields.items() if isinstance(v, Tensor)},
-            }
-        plain.append(item)
-    return plain
+def read_dumped(path: Path) -> Any:
+    """Read BATCH_FILE or WEIGHTS_FILE of a dump.
 
-
-def to_batch(plain: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The batch of a dump as the model got it."""
-    batch = []
-    for item in plain:
-        x = dict(item)
-        if "instances" in item:
-            fields = item["instances"]
-            x["instances"] = Instances(
-                tuple(fields["image_size"]),
-                **{name: Boxes(tensor) for name, tensor in fields["boxes"].items()},
-                **fields["tensors"],
-            )
-        batch.append(x)
-    return batch
+    Raises:
+        FileNotFoundError, ValueError: it is not there, or damaged.
+    """
+    try:
+        with torch.serialization.safe_globals([Boxes, Instances]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # a damaged archive raises one of many kinds
+        raise ValueError(f"{path} cannot be read: {error}") from error

@@ -1,11 +1,14 @@
-"""The hooks of an exact resume: saving, stopping, and metrics without gaps or repeats."""
+"""Exact resume: random states, and the hooks that save, stop, and keep metrics without gaps."""
 
 import json
 import os
+import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from detectron2.engine import hooks
 from detectron2.utils.events import EventWriter, JSONWriter, TensorboardXWriter
 from fvcore.common.checkpoint import Checkpointer
@@ -118,3 +121,25 @@ def _is_after(iteration: int, line: bytes) -> bool:
         return json.loads(line)["iteration"] > iteration or not line.endswith(b"\n")
     except (ValueError, KeyError, TypeError):
         return True
+
+
+def rng_state() -> dict[str, Any]:
+    """States of Python's, NumPy's and torch's global generators, and of this process's GPU."""
+    name, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002
+    state = {
+        "python": random.getstate(),
+        "numpy": (name, np.asarray(keys).tolist(), *rest),
+        "torch": torch.get_rng_state(),
+    }
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def set_rng_state(state: dict[str, Any]) -> None:
+    """Go on with what :func:`rng_state` returned; a GPU's state only where there is a GPU."""
+    random.setstate(state["python"])
+    np.random.set_state(state["numpy"])  # noqa: NPY002
+    torch.set_rng_state(state["torch"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])

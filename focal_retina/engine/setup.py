@@ -30,11 +30,10 @@ class UserError(Exception):
 
 @contextlib.contextmanager
 def user_errors() -> Iterator[None]:
-    """Turn the errors of reading and building into :class:`UserError`.
+    """Turn the errors of reading and building into :class:`UserError`, before the first iteration.
 
-    For what runs before the first iteration. A KeyError is a key that Detectron2's config does not
-    have, an AssertionError what its parser says of trailing arguments, an ImportError an extra that
-    is not installed.
+    A KeyError is a key that Detectron2's config does not have, an AssertionError what its parser
+    says of trailing arguments, an ImportError an extra that is not installed.
     """
     try:
         yield
@@ -44,6 +43,7 @@ def user_errors() -> Iterator[None]:
         raise UserError(" ".join(str(message).split())) from error
 
 
+@user_errors()
 def setup_config(
     source: str | Path | None,
     opts: Sequence[str] = (),
@@ -67,12 +67,12 @@ def setup_config(
             and the like.
     """
     cfg = load_config(source, opts, register=register, imports=imports, resume=resume)
-    with user_errors():
-        _check_config(cfg, resume=resume, eval_only=eval_only, num_processes=num_processes)
-        _check_data(cfg, eval_only=eval_only)
+    _check_config(cfg, resume=resume, eval_only=eval_only, num_processes=num_processes)
+    _check_data(cfg, eval_only=eval_only)
     return cfg
 
 
+@user_errors()
 def load_config(
     source: str | Path | None,
     opts: Sequence[str] = (),
@@ -97,9 +97,30 @@ def load_config(
     Raises:
         UserError: missing file, unknown key, value of a wrong type.
     """
-    with user_errors():
-        prepare_process(imports, register)
-        return _merge_config(source, opts, resume)
+    prepare_process(imports, register)
+    if not source:
+        raise ValueError(
+            "no config: name one, such as --config-file configs/quickstart/shapes.yaml"
+        )
+    cfg = get_cfg()
+    add_focal_retina_config(cfg)
+    path = Path(source)
+    if path.is_dir():
+        weights = path / "model_final.pth"
+        for file in (path / "config.yaml", weights):
+            if not file.is_file():
+                raise FileNotFoundError(f"{path} is no finished training: there is no file {file}")
+        opts = ["MODEL.WEIGHTS", str(weights), *opts]
+        path = path / "config.yaml"
+    merge_config_file(cfg, str(path))
+    try:
+        cfg.merge_from_list(list(opts))
+    except (TypeError, AttributeError) as error:  # a key below a value, or a value such as {[]: 1}
+        raise ValueError(f"KEY VALUE arguments {' '.join(map(str, opts))}: {error}") from error
+    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        cfg.MODEL.DEVICE = "cpu"
+    cfg.freeze()
+    return resolve_precision(cfg, resume=resume)
 
 
 def prepare_process(imports: Sequence[str], register: Sequence[str]) -> None:
@@ -126,35 +147,8 @@ def _import_file(path: Path) -> None:
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ValueError(f"--import {path}: not a Python file (its name should end in .py)")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-
-
-def _merge_config(source: str | Path | None, opts: Sequence[str], resume: bool) -> CfgNode:
-    if not source:
-        raise ValueError(
-            "no config: name one, such as --config-file configs/quickstart/shapes.yaml"
-        )
-    cfg = get_cfg()
-    add_focal_retina_config(cfg)
-    path = Path(source)
-    if path.is_dir():
-        weights = path / "model_final.pth"
-        for file in (path / "config.yaml", weights):
-            if not file.is_file():
-                raise FileNotFoundError(f"{path} is no finished training: there is no file {file}")
-        opts = ["MODEL.WEIGHTS", str(weights), *opts]
-        path = path / "config.yaml"
-    merge_config_file(cfg, str(path))
-    try:
-        cfg.merge_from_list(list(opts))
-    except (TypeError, AttributeError) as error:  # a key below a value, or a value such as {[]: 1}
-        raise ValueError(f"KEY VALUE arguments {' '.join(map(str, opts))}: {error}") from error
-    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
-        cfg.MODEL.DEVICE = "cpu"
-    cfg.freeze()
-    return resolve_precision(cfg, resume=resume)
+    sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules[name])
 
 
 def _check_config(cfg: CfgNode, *, resume: bool, eval_only: bool, num_processes: int) -> None:
@@ -177,10 +171,7 @@ def _check_config(cfg: CfgNode, *, resume: bool, eval_only: bool, num_processes:
 
 
 def _check_data(cfg: CfgNode, *, eval_only: bool) -> None:
-    """Check the data sets, once a machine: torchrun's other processes come here too.
-
-    A warning names training sets of which many objects reach no anchor.
-    """
+    """Once a machine: torchrun's other processes come here too."""
     if int(os.environ.get("LOCAL_RANK", 0)) > 0:
         return
     options = cfg.MODEL.FOCAL_RETINA.DATA_CHECK

@@ -2,9 +2,9 @@
 
 import datetime
 import logging
-import os
 import weakref
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, TrainerBase, create_ddp_model, hooks
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
+from detectron2.solver import get_default_optimizer_params
+from detectron2.solver.build import maybe_add_gradient_clipping
 from detectron2.utils import comm
 from fvcore.nn.precise_bn import get_bn_modules
 from torch import nn
@@ -28,7 +30,6 @@ from ..modeling.test_time_augmentation import build_detector_with_tta
 from .checkpoint import SafeCheckpointer
 from .interrupt import Interrupted, StopRequest
 from .nonfinite import NonFiniteGuard
-from .optimizer import build_optimizer
 from .precision import (
     build_inference_copy,
     build_step_trainer,
@@ -38,8 +39,7 @@ from .precision import (
     resolve_precision,
     set_memory_format,
 )
-from .resume import CheckpointHook, MetricsWriter
-from .rng import rng_state, set_rng_state
+from .resume import CheckpointHook, MetricsWriter, rng_state, set_rng_state
 from .training_pictures import TrainingPictures
 
 logger = logging.getLogger(__name__)
@@ -59,9 +59,8 @@ class FirstEstimate(hooks.HookBase):
             remaining = trainer.max_iter - trainer.iter - 1
             seconds = remaining * trainer.storage.history("time").median(self.ITERATIONS)
             logger.info(
-                "on this machine the other %d iterations will take about %s, without evaluations",
-                remaining,
-                datetime.timedelta(seconds=round(seconds)),
+                f"on this machine the other {remaining} iterations will take about "
+                f"{datetime.timedelta(seconds=round(seconds))}, without evaluations"
             )
 
 
@@ -88,13 +87,12 @@ class Trainer(DefaultTrainer):
         TrainerBase.__init__(self)
         cfg = resolve_precision(self.auto_scale_workers(cfg, comm.get_world_size()))
         log_precision("training", precision_of(cfg), cfg.MODEL.DEVICE)
-        on_cpu = cfg.MODEL.DEVICE == "cpu"
 
         model = self.build_model(cfg)
         set_memory_format(model, precision=precision_of(cfg), device=cfg.MODEL.DEVICE)
         optimizer = self.build_optimizer(cfg, model)
         data_loader = self.build_train_loader(cfg)
-        device_ids = None if on_cpu else [comm.get_local_rank()]
+        device_ids = None if cfg.MODEL.DEVICE == "cpu" else [comm.get_local_rank()]
         model = create_ddp_model(model, broadcast_buffers=False, device_ids=device_ids)
         self._trainer = build_step_trainer(cfg, model, data_loader, optimizer)
         guard = NonFiniteGuard(
@@ -153,7 +151,7 @@ class Trainer(DefaultTrainer):
         detector = build_inference_copy(cfg, detector)
         cfg = cfg.clone()
         cfg.defrost()
-        cfg.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, "TTA")
+        cfg.OUTPUT_DIR = str(Path(cfg.OUTPUT_DIR, "TTA"))
         results = cls.test(cfg, build_detector_with_tta(cfg, detector))
         return {f"{name}_TTA": metrics for name, metrics in results.items()}
 
@@ -165,18 +163,20 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
-        return build_evaluator(
-            dataset_name, os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
-        )
+        folder = str(Path(cfg.OUTPUT_DIR, "inference", dataset_name))
+        return build_evaluator(dataset_name, folder)
 
     def build_hooks(self) -> list[hooks.HookBase | None]:
         """Detectron2's hooks in its order, see the class."""
-        cfg = self.cfg
-        self._metrics_writer = MetricsWriter(
-            self.build_writers() if comm.is_main_process() else [],
-            period=self.WRITER_PERIOD,
-            metrics_file=Path(cfg.OUTPUT_DIR, "metrics.json"),
-        )
+        cfg, model = self.cfg, self.model
+        is_ours = cfg.MODEL.META_ARCHITECTURE == "FocalRetinaNet"
+        pictures = None
+        if cfg.VIS_PERIOD > 0 and is_ours and comm.is_main_process():
+            pictures = TrainingPictures(model, period=cfg.VIS_PERIOD, input_format=cfg.INPUT.FORMAT)
+        writers = self.build_writers() if comm.is_main_process() else []
+        metrics_file = Path(cfg.OUTPUT_DIR, "metrics.json")
+        self._metrics_writer = MetricsWriter(writers, self.WRITER_PERIOD, metrics_file)
+        with_tta = partial(self.test_with_TTA, cfg, model)
         return [
             hooks.IterationTimer(),
             FirstEstimate(),
@@ -184,16 +184,10 @@ class Trainer(DefaultTrainer):
             self._build_precise_bn() if cfg.TEST.PRECISE_BN.ENABLED else None,
             CheckpointHook(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, self._stop),
             hooks.EvalHook(cfg.TEST.EVAL_PERIOD, self._evaluate),
-            hooks.EvalHook(0, self._evaluate_with_tta) if cfg.TEST.AUG.ENABLED else None,
-            self._build_training_pictures() if cfg.VIS_PERIOD > 0 else None,
+            hooks.EvalHook(0, with_tta) if cfg.TEST.AUG.ENABLED else None,
+            pictures,
             self._metrics_writer,
         ]
-
-    def _build_training_pictures(self) -> TrainingPictures | None:
-        cfg = self.cfg
-        if cfg.MODEL.META_ARCHITECTURE != "FocalRetinaNet" or not comm.is_main_process():
-            return None
-        return TrainingPictures(self.model, period=cfg.VIS_PERIOD, input_format=cfg.INPUT.FORMAT)
 
     def _build_precise_bn(self) -> hooks.PreciseBN | None:
         if not get_bn_modules(self.model):
@@ -202,19 +196,13 @@ class Trainer(DefaultTrainer):
         cfg = self.cfg.clone()
         cfg.defrost()
         cfg.DATALOADER.NUM_WORKERS = 0  # it is idle most of the time
-        return hooks.PreciseBN(
-            cfg.TEST.EVAL_PERIOD,
-            self.model,
-            self.build_train_loader(cfg),
-            cfg.TEST.PRECISE_BN.NUM_ITER,
-        )
+        loader = self.build_train_loader(cfg)
+        period, iterations = cfg.TEST.EVAL_PERIOD, cfg.TEST.PRECISE_BN.NUM_ITER
+        return hooks.PreciseBN(period, self.model, loader, iterations)
 
     def _evaluate(self) -> dict[str, Any]:
         self._last_eval_results = self.test(self.cfg, self.model)
         return self._last_eval_results
-
-    def _evaluate_with_tta(self) -> dict[str, Any]:
-        return self.test_with_TTA(self.cfg, self.model)
 
     def resume_or_load(self, resume: bool = True) -> None:
         """Go on from the last intact checkpoint in ``OUTPUT_DIR``, or load ``MODEL.WEIGHTS``.
@@ -253,7 +241,8 @@ class Trainer(DefaultTrainer):
         else:
             logger.warning("the checkpoint has no random states for this process")
         self.iter = self.storage.iter = self.start_iter - 1
-        for hook in self._hooks_after_checkpoint():
+        position = next(i for i, x in enumerate(self._hooks) if isinstance(x, CheckpointHook))
+        for hook in self._hooks[position + 1 :]:
             hook.after_step()
 
     def after_train(self) -> None:
@@ -261,10 +250,6 @@ class Trainer(DefaultTrainer):
             # Failed or stopped. In the last iteration, too, where the hook would evaluate.
             self._hooks[:] = [x for x in self._hooks if not isinstance(x, hooks.EvalHook)]
         super().after_train()
-
-    def _hooks_after_checkpoint(self) -> list[hooks.HookBase]:
-        position = next(i for i, x in enumerate(self._hooks) if isinstance(x, CheckpointHook))
-        return self._hooks[position + 1 :]
 
     def gather_rng_states(self) -> None:
         """Collect the random states for the checkpoint; every process must call."""
@@ -284,3 +269,32 @@ class Trainer(DefaultTrainer):
         self._rng_states = state_dict.get("rng", [])
         if "data_loader" in state_dict and isinstance(self.data_loader, TrainLoader):
             self.data_loader.load_state_dict(state_dict["data_loader"])
+
+
+def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+    """Detectron2's SGD, or AdamW, by ``MODEL.FOCAL_RETINA.OPTIMIZER``; the values are those under
+    ``SOLVER``, and parameter groups and gradient clipping are Detectron2's.
+
+    Raises:
+        ValueError: there is no optimizer of that name.
+    """
+    # One pass over memory instead of one for each operation: 2.7 times as fast on a CPU. Not with
+    # clipping, because a loss scaler leaves the unscaling to a fused step, which comes after it.
+    fast = "foreach" if cfg.SOLVER.CLIP_GRADIENTS.ENABLED else "fused"
+    sgd = {"momentum": cfg.SOLVER.MOMENTUM, "nesterov": cfg.SOLVER.NESTEROV, fast: True}
+    optimizers = {"SGD": (torch.optim.SGD, sgd), "AdamW": (torch.optim.AdamW, {})}
+    name = cfg.MODEL.FOCAL_RETINA.OPTIMIZER
+    if name not in optimizers:
+        known = ", ".join(optimizers)
+        raise ValueError(f"MODEL.FOCAL_RETINA.OPTIMIZER is {name!r}; it can be {known}")
+    groups = get_default_optimizer_params(
+        model,
+        base_lr=cfg.SOLVER.BASE_LR,
+        weight_decay_norm=cfg.SOLVER.WEIGHT_DECAY_NORM,
+        bias_lr_factor=cfg.SOLVER.BIAS_LR_FACTOR,
+        weight_decay_bias=cfg.SOLVER.WEIGHT_DECAY_BIAS,
+    )
+    optimizer_class, options = optimizers[name]
+    return maybe_add_gradient_clipping(cfg, optimizer_class)(
+        groups, lr=cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY, **options
+    )

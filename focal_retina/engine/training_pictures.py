@@ -5,8 +5,8 @@ Detectron2's Visualizer draws, which is what its users know. Nothing random is d
 training goes the same way with and without pictures. Shapes: R anchors of all levels, M objects.
 """
 
-from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,22 +17,14 @@ from detectron2.structures.boxes import matched_pairwise_iou
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ..drawing import Outline, draw_outlines
+
 _MAX_ANCHORS = 16  # of a kind; more hide the image
 _MAX_ANCHORS_OF_OBJECT = 6
 _MAX_DETECTIONS = 20  # as many as Detectron2 draws
-_SMALL_BOX = 40  # pixels of a picture
 _MIN_SIDE = 640  # pixels of a picture's longer side; a smaller image is enlarged
 _BLUE, _ORANGE, _GRAY, _WHITE = "#00b7ff", "#ff7a1a", "#9fb6d9", "#ffffff"
 _OBJECT_COLORS = ("#ffb000", "#00b7ff", "#ff4f9a", "#2bd96b", "#a57bff", "#e8e337", "#00d5c3")
-
-
-class Outline(NamedTuple):
-    """A box to be drawn. It is in pixels of the image."""
-
-    box: Sequence[float] | Tensor  # x0, y0, x1, y1
-    color: str
-    label: str = ""
-    line_style: str = "-"
 
 
 class TrainingPictures(HookBase):
@@ -57,16 +49,13 @@ class TrainingPictures(HookBase):
 
     def _keep_batch(self, model: nn.Module, inputs: tuple[Any, ...]) -> None:
         if model.training:
-            self._batch = inputs[0]
-
-    def after_step(self) -> None:
-        if self.trainer.iter % self._period == 0:
-            for name, picture in self._pictures(self._batch[:1]).items():
-                self.trainer.storage.put_image(name, picture.transpose(2, 0, 1))
+            self._batch = inputs[0][:1]
 
     @torch.no_grad()
-    def _pictures(self, batch: list[dict[str, Any]]) -> dict[str, np.ndarray]:
-        model = self._model
+    def after_step(self) -> None:
+        if self.trainer.iter % self._period:
+            return
+        model, batch = self._model, self._batch
         model.eval()
         images = model.preprocess_image(batch)
         predictions = model.dense_predictions(images.tensor)
@@ -75,7 +64,7 @@ class TrainingPictures(HookBase):
         gt = batch[0]["instances"].to(model.device)
         labels, matched_idxs = model.anchor_labeler(predictions.anchors, [gt])
         lowest_positive_band = model.anchor_labeler.iou_labels.index(1)
-        return draw_training_pictures(
+        pictures = draw_training_pictures(
             convert_image_to_rgb(batch[0]["image"].permute(1, 2, 0), self._input_format),
             gt,
             Boxes.cat(predictions.anchors),
@@ -85,6 +74,8 @@ class TrainingPictures(HookBase):
             num_classes=model.num_classes,
             positive_iou=model.anchor_labeler.iou_thresholds[lowest_positive_band - 1],
         )
+        for name, picture in pictures.items():
+            self.trainer.storage.put_image(name, picture.transpose(2, 0, 1))
 
 
 def draw_training_pictures(
@@ -102,10 +93,9 @@ def draw_training_pictures(
 
     Args:
         image: (H, W, 3) RGB in [0, 255].
-        gt: ``gt_boxes`` (M, 4), ``gt_classes`` (M,).
-        anchors: R boxes.
-        labels, matched_idxs: (R,), see :class:`AnchorLabeler`.
-        detections: ``pred_boxes``, ``scores`` and ``pred_classes``, the highest score first.
+        gt: of the M objects.
+        anchors, labels, matched_idxs: of the R anchors, see :class:`AnchorLabeler`.
+        detections: the highest score first.
         num_classes: the label of background.
         positive_iou: positive anchors with a lower IoU were promoted.
 
@@ -113,42 +103,32 @@ def draw_training_pictures(
         By title uint8 (H', W', 3), RGB. Objects are dotted and white where nothing else is said.
     """
     image = np.asarray(image)
-    side = max(_MIN_SIDE, *image.shape[:2])
+    draw = partial(draw_outlines, image, longer_side=max(_MIN_SIDE, *image.shape[:2]))
     objects = [Outline(box, _WHITE, line_style=":") for box in gt.gt_boxes.tensor]
     positives = ((labels >= 0) & (labels != num_classes)).nonzero()[:, 0]
     owners = matched_idxs[positives]
     iou = matched_pairwise_iou(anchors[positives], gt.gt_boxes[owners])
-    ignored = (labels == -1).nonzero()[:, 0]
     kinds = {
-        "ignored (gray)": (ignored, _GRAY),
+        "ignored (gray)": ((labels == -1).nonzero()[:, 0], _GRAY),
         "positive (blue)": (positives[iou >= positive_iou], _BLUE),
         f"promoted below IoU {positive_iou:g} (orange)": (positives[iou < positive_iou], _ORANGE),
     }
-    anchor_outlines = [
+    by_label = [
         Outline(box, color)
         for idxs, color in kinds.values()
         for box in anchors.tensor[_sample(idxs, _MAX_ANCHORS)]
     ]
     counts = "\n".join(f"{len(idxs)} {kind}" for kind, (idxs, _) in kinds.items())
+    matches = _matches(gt, anchors.tensor[positives], owners)
     top = detections[:_MAX_DETECTIONS]
     return {
-        "anchors by label": draw_outlines(
-            image,
-            [*anchor_outlines, *objects],
-            f"{counts}\nof {len(anchors)} anchors",
-            longer_side=side,
+        "anchors by label": draw([*by_label, *objects], f"{counts}\nof {len(anchors)} anchors"),
+        "objects and their anchors": draw(
+            matches, f"{len(positives)} anchors of {len(gt)} objects (dotted)"
         ),
-        "objects and their anchors": draw_outlines(
-            image,
-            _matches(gt, anchors.tensor[positives], owners),
-            f"{len(positives)} anchors of {len(gt)} objects (dotted)",
-            longer_side=side,
-        ),
-        "top detections": draw_outlines(
-            image,
+        "top detections": draw(
             [*objects, *_judged(top, gt)],
             f"{len(top)} best of {len(detections)}\nright at IoU .5 (blue)\nwrong (orange)",
-            longer_side=side,
         ),
     }
 
@@ -165,12 +145,9 @@ def _matches(gt: Instances, positives: Tensor, owners: Tensor) -> list[Outline]:
     outlines = []
     for i, (box, label) in enumerate(zip(gt.gt_boxes.tensor, gt.gt_classes.tolist(), strict=True)):
         color = _OBJECT_COLORS[i % len(_OBJECT_COLORS)]
-        its_anchors = (owners == i).nonzero()[:, 0]
-        outlines += [
-            Outline(x, color) for x in positives[_sample(its_anchors, _MAX_ANCHORS_OF_OBJECT)]
-        ]
-        text = f"class {label}: {len(its_anchors)}"
-        outlines.append(Outline(box, color, text, line_style=":"))
+        idxs = (owners == i).nonzero()[:, 0]
+        outlines += [Outline(x, color) for x in positives[_sample(idxs, _MAX_ANCHORS_OF_OBJECT)]]
+        outlines.append(Outline(box, color, f"class {label}: {len(idxs)}", line_style=":"))
     return outlines
 
 
@@ -178,46 +155,7 @@ def _judged(detections: Instances, gt: Instances) -> list[Outline]:
     """Detections by whether they overlap an object of their class by half."""
     iou = pairwise_iou(detections.pred_boxes, gt.gt_boxes)
     same_class = detections.pred_classes[:, None] == gt.gt_classes[None]
-    is_right = (same_class & (iou >= 0.5)).any(dim=1).tolist()
-    return [
-        Outline(box, _BLUE if right else _ORANGE, f"{label} {score:.2f}")
-        for box, label, score, right in zip(
-            detections.pred_boxes.tensor,
-            detections.pred_classes.tolist(),
-            detections.scores.tolist(),
-            is_right,
-            strict=True,
-        )
-    ]
-
-
-def draw_outlines(
-    image: np.ndarray, outlines: Iterable[Outline], caption: str = "", *, longer_side: int
-) -> np.ndarray:
-    """Draw boxes with their labels, and a caption in the corner.
-
-    Args:
-        image: (H, W, 3) RGB in [0, 255].
-        outlines: the last is on top.
-        caption: one line or several.
-        longer_side: of the drawing, pixels.
-
-    Returns:
-        uint8 (H', W', 3), RGB.
-    """
-    # It imports matplotlib, which most trainings don't need.
-    from detectron2.utils.visualizer import Visualizer
-
-    scale = longer_side / max(image.shape[:2])
-    visualizer = Visualizer(image, scale=scale)
-    for box, color, label, line_style in outlines:
-        x0, y0, x1, y1 = (float(x) for x in box)
-        visualizer.draw_box((x0, y0, x1, y1), alpha=0.9, edge_color=color, line_style=line_style)
-        if label:
-            # Below a small box, which it would hide, unless the image ends there.
-            is_below = (y1 - y0) * scale < _SMALL_BOX and y1 + _SMALL_BOX / scale < image.shape[0]
-            place = (x0, y1 if is_below else y0)
-            visualizer.draw_text(label, place, color=color, horizontal_alignment="left")
-    if caption:
-        visualizer.draw_text(caption, (2, 2), color=_WHITE, horizontal_alignment="left")
-    return visualizer.output.get_image()
+    colors = [_BLUE if right else _ORANGE for right in (same_class & (iou >= 0.5)).any(dim=1)]
+    classes, scores = detections.pred_classes.tolist(), detections.scores.tolist()
+    labels = [f"{label} {score:.2f}" for label, score in zip(classes, scores, strict=True)]
+    return list(map(Outline, detections.pred_boxes.tensor, colors, labels))

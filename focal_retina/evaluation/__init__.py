@@ -1,4 +1,3 @@
-from .build import build_evaluator
-from .coco_evaluator import COCOEvaluator
+from .coco_evaluator import COCOEvaluator, build_evaluator
 
 __all__ = ["COCOEvaluator", "build_evaluator"]

@@ -1,21 +1,64 @@
-"""Detectron2's COCOEvaluator, its box metrics computed much faster."""
+"""Detectron2's COCOEvaluator, its box metrics computed much faster, and precision against recall.
+
+Shapes: T thresholds of IoU, R recalls, K classes.
+"""
 
 import itertools
 import json
 import logging
 import os
-from collections.abc import Hashable, Iterable
-from typing import Any
+from collections.abc import Hashable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import numpy as np
+from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator as Detectron2COCOEvaluator
+from detectron2.evaluation import DatasetEvaluator, LVISEvaluator
 from detectron2.utils.file_io import PathManager
+from pycocotools.cocoeval import COCOeval
 
 from .box_metrics import evaluate_boxes
-from .precision_curves import PrecisionCurves
 
 _logger = logging.getLogger(__name__)
 
 PRECISION_CURVES_FILE = "coco_precision_curves.npz"
+
+
+class PrecisionCurves(NamedTuple):
+    """COCO's interpolated precision, of objects of all sizes: what average precision is the average
+    of."""
+
+    precision: np.ndarray  # (T, R, K) in [0, 1]; -1 throughout for a class without objects
+    iou_thresholds: np.ndarray  # (T,): .5, .55 … .95
+    recall_thresholds: np.ndarray  # (R,): 0, .01 … 1
+    class_names: Sequence[str]
+
+    @classmethod
+    def from_coco_eval(cls, coco_eval: COCOeval, class_names: Sequence[str]) -> "PrecisionCurves":
+        """Of an accumulated evaluation, at the largest number of detections."""
+        return cls(
+            precision=coco_eval.eval["precision"][:, :, :, 0, -1],
+            iou_thresholds=np.asarray(coco_eval.params.iouThrs),
+            recall_thresholds=np.asarray(coco_eval.params.recThrs),
+            class_names=list(class_names),
+        )
+
+    def average_precision(self) -> np.ndarray:
+        """COCO's AP of each class, (K,) in [0, 1]; NaN for a class without objects."""
+        has_objects = self.precision[0, 0] > -1
+        return np.where(has_objects, self.precision.mean(axis=(0, 1)), np.nan)
+
+    def save(self, path: str | Path) -> None:
+        """Write a compressed .npz, which needs no pickle to be read."""
+        np.savez_compressed(path, **{**self._asdict(), "class_names": np.array(self.class_names)})
+
+
+def load_precision_curves(path: str | Path) -> PrecisionCurves:
+    """Read what :meth:`PrecisionCurves.save` wrote."""
+    with np.load(path) as arrays:
+        curves = PrecisionCurves(*(arrays[name] for name in PrecisionCurves._fields))
+    return curves._replace(class_names=[str(name) for name in curves.class_names])
 
 
 class COCOEvaluator(Detectron2COCOEvaluator):
@@ -98,3 +141,26 @@ def _complete(annotations: list[dict[str, Any]], dataset_name: str) -> None:
             dataset_name,
             without_area,
         )
+
+
+_EVALUATORS = {"coco": COCOEvaluator, "lvis": LVISEvaluator}
+
+
+def build_evaluator(dataset_name: str, output_dir: str) -> DatasetEvaluator:
+    """Build the evaluator that ``MetadataCatalog.get(dataset_name).evaluator_type`` names.
+
+    Args:
+        dataset_name: a registered data set.
+        output_dir: where the predictions are written, as COCO results json.
+
+    Raises:
+        ValueError: there is no evaluator for the data set's type.
+    """
+    evaluator_type = MetadataCatalog.get(dataset_name).get("evaluator_type")
+    if evaluator_type not in _EVALUATORS:
+        raise ValueError(
+            f"data set {dataset_name!r} has evaluator_type {evaluator_type!r}; "
+            f"this trainer evaluates {' and '.join(_EVALUATORS)}; "
+            "override Trainer.build_evaluator for yours"
+        )
+    return _EVALUATORS[evaluator_type](dataset_name, output_dir=output_dir)

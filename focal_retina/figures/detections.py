@@ -15,7 +15,7 @@ from detectron2.structures import BoxMode
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from ..engine.training_pictures import Outline, draw_outlines
+from ..drawing import Outline, draw_outlines
 from .style import DPI
 
 _MAX_IMAGES = 12

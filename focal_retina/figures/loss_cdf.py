@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from ..data import CrowdKeepingMapper
 from ..engine import UserError
-from ..engine.trained_model import load_trained_model
+from ..engine.checkpoint import load_trained_model
 from ..files import atomic_write
 from ..losses import focal_loss
 from ..modeling import FocalRetinaNet

@@ -8,7 +8,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..evaluation.precision_curves import PrecisionCurves
+from ..evaluation.coco_evaluator import PrecisionCurves
 from .style import DPI, style_axes
 
 # As many classes as lines and bars can be told apart; with more, half of them are the best and half

@@ -5,8 +5,7 @@ from pathlib import Path
 
 from detectron2.config import CfgNode
 
-from ..evaluation.coco_evaluator import PRECISION_CURVES_FILE
-from ..evaluation.precision_curves import load_precision_curves
+from ..evaluation.coco_evaluator import PRECISION_CURVES_FILE, load_precision_curves
 from .detections import draw_detections
 from .pr_curves import draw_pr_curves
 from .training import draw_training_curves, read_metrics

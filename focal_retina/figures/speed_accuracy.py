@@ -22,7 +22,7 @@ from torch.utils import benchmark
 
 from ..config_file import config_hash
 from ..engine import Trainer, UserError, setup_config, user_errors
-from ..engine.trained_model import load_trained_model
+from ..engine.checkpoint import load_trained_model
 from ..files import atomic_write
 from .style import DPI, SERIES_COLORS, style_axes
 

@@ -7,11 +7,9 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
-from ..engine.checkpoint import describe_refusal, read_torch_file
-from ..engine.restricted_pickle import load_arrays
+from ..engine.checkpoint import read_weights, refusal_in_one_line
 from ..files import atomic_write
 
 _ENDINGS = (".pth", ".pt", ".pkl", ".safetensors")
@@ -25,16 +23,8 @@ def load_weights(path: Path) -> Mapping[str, Any]:
             dict; or the ending of its name is unknown.
     """
     _check_ending(path)
-    try:
-        if path.suffix == ".safetensors":
-            data = safetensors.torch.load_file(path)
-        elif path.suffix == ".pkl":
-            with open(path, "rb") as file:
-                data = load_arrays(file)
-        else:
-            data = read_torch_file(path)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, SafetensorError) as error:
-        raise ValueError(f"{path} {describe_refusal(error)}") from error
+    with refusal_in_one_line(path):
+        data = read_weights(path)
     if not isinstance(data, Mapping):
         raise ValueError(f"{path} holds a {type(data).__name__}, not tensors by name")
     return data

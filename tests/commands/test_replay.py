@@ -11,9 +11,9 @@ from detectron2.utils.events import EventStorage
 
 from focal_retina import add_focal_retina_config
 from focal_retina.commands import main
+from focal_retina.commands.replay import replay
 from focal_retina.engine import Trainer
 from focal_retina.engine.nonfinite import NonFiniteGuard
-from focal_retina.engine.replay import replay
 
 NUM_LEVELS = 5
 

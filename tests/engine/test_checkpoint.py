@@ -16,9 +16,8 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
 
-from focal_retina.engine.checkpoint import SafeCheckpointer, is_intact
-from focal_retina.engine.restricted_pickle import load_arrays
-from focal_retina.engine.rng import rng_state, set_rng_state
+from focal_retina.engine.checkpoint import SafeCheckpointer, is_intact, load_arrays
+from focal_retina.engine.resume import rng_state, set_rng_state
 from focal_retina.files import atomic_write
 
 

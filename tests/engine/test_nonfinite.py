@@ -10,7 +10,7 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 
 from focal_retina.engine import nonfinite
-from focal_retina.engine.nonfinite import NonFiniteGuard, to_batch
+from focal_retina.engine.nonfinite import NonFiniteGuard, read_dumped
 from focal_retina.engine.precision import AutocastTrainer
 
 
@@ -90,9 +90,9 @@ def test_a_loss_that_is_not_finite_leaves_a_dump_of_before_the_step(tmp_path, tr
     torch.testing.assert_close(weights["linear.weight"], torch.full((1, 4), 0.4))  # one step
     assert weights["calls"] == 1  # not the 2 of after the second forward pass
 
-    dump = torch.load(folder / "batch.pt", weights_only=True)
+    dump = read_dumped(folder / "batch.pt")
     assert dump["autocast"] == (None if trainer_class is SimpleTrainer else "bfloat16")
-    (first, second), expected = to_batch(dump["batch"]), batches[1][0]
+    (first, second), expected = dump["batch"], batches[1][0]
     assert torch.equal(first["image"], expected["image"]) and second["image_id"] == "eight"
     assert first["instances"].image_size == (4, 6)
     assert torch.equal(first["instances"].gt_boxes.tensor, expected["instances"].gt_boxes.tensor)

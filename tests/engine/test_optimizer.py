@@ -9,7 +9,7 @@ from detectron2.solver import build_optimizer as build_stock_optimizer
 from torch import nn
 
 from focal_retina import add_focal_retina_config
-from focal_retina.engine.optimizer import build_optimizer
+from focal_retina.engine.trainer import build_optimizer
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from pycocotools.coco import COCO
 from focal_retina.data import register_coco_json
 from focal_retina.evaluation import COCOEvaluator
 from focal_retina.evaluation.box_metrics import evaluate_boxes
-from focal_retina.evaluation.precision_curves import load_precision_curves
+from focal_retina.evaluation.coco_evaluator import load_precision_curves
 
 COCO_SAMPLE = Path(__file__).parents[3] / "shared" / "data" / "coco_eval"
 NAME = "tiny_for_coco_evaluator"

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from focal_retina.evaluation.precision_curves import PrecisionCurves
+from focal_retina.evaluation.coco_evaluator import PrecisionCurves
 from focal_retina.figures.pr_curves import draw_pr_curves
 
 

@@ -9,8 +9,7 @@ from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from focal_retina.data import register_coco_json
-from focal_retina.evaluation.coco_evaluator import PRECISION_CURVES_FILE
-from focal_retina.evaluation.precision_curves import PrecisionCurves
+from focal_retina.evaluation.coco_evaluator import PRECISION_CURVES_FILE, PrecisionCurves
 from focal_retina.figures.report import write_training_report
 
 

@@ -1,0 +1,51 @@
+"""Boxes and their labels on an image, drawn by Detectron2's Visualizer, which its users know."""
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+_SMALL_BOX = 40  # pixels of a picture
+_CAPTION_COLOR = "#ffffff"
+
+
+class Outline(NamedTuple):
+    """A box to be drawn. It is in pixels of the image."""
+
+    box: Sequence[float] | Tensor  # x0, y0, x1, y1
+    color: str
+    label: str = ""
+    line_style: str = "-"
+
+
+def draw_outlines(
+    image: np.ndarray, outlines: Iterable[Outline], caption: str = "", *, longer_side: int
+) -> np.ndarray:
+    """Draw boxes with their labels, and a caption in the corner.
+
+    Args:
+        image: (H, W, 3) RGB in [0, 255].
+        outlines: the last is on top.
+        caption: one line or several.
+        longer_side: of the drawing, pixels.
+
+    Returns:
+        uint8 (H', W', 3), RGB.
+    """
+    # It imports matplotlib, which most trainings don't need.
+    from detectron2.utils.visualizer import Visualizer
+
+    scale = longer_side / max(image.shape[:2])
+    visualizer = Visualizer(image, scale=scale)
+    for box, color, label, line_style in outlines:
+        x0, y0, x1, y1 = (float(x) for x in box)
+        visualizer.draw_box((x0, y0, x1, y1), alpha=0.9, edge_color=color, line_style=line_style)
+        if label:
+            # Below a small box, which it would hide, unless the image ends there.
+            is_below = (y1 - y0) * scale < _SMALL_BOX and y1 + _SMALL_BOX / scale < image.shape[0]
+            place = (x0, y1 if is_below else y0)
+            visualizer.draw_text(label, place, color=color, horizontal_alignment="left")
+    if caption:
+        visualizer.draw_text(caption, (2, 2), color=_CAPTION_COLOR, horizontal_alignment="left")
+    return visualizer.output.get_image()
