@@ -9,8 +9,7 @@ from typing import Any
 from detectron2.config import CfgNode
 from torch import Tensor
 
-from .architecture import BLOCKS
-from .spec import STRIDES, make_spec
+from .spec import BLOCKS, STRIDES, make_spec
 
 Data = Mapping[str, Any]  # what is loaded from a file and saved to one
 Tensors = dict[str, Tensor]
@@ -23,35 +22,27 @@ _FIELDS = {"parameter": "weight|bias|running_mean|running_var", "fpn_norm": "bn|
 class Adapter:
     """A library's RetinaNet: what its weights are called, and what they mean.
 
-    Attributes:
-        name: on the command line.
-        keys: templates of names (see :mod:`.architecture`) to templates of the library's. ``{i}``
-            is a number; ``{parameter}`` and ``{fpn_norm}`` a word; ``{depth}``, ``{last3}`` (the
-            last block's index of stage 3) to ``{last5}`` and ``{fpn_norm}`` come from the spec.
-            What the library has no tensor for is left out.
-        config: keys and values, where its models differ from Detectron2's default config.
-        choices: other values of keys that it can have; none: any.
-        needs_config: the weights' meaning stands in a config file, and not in ``config``.
-        whole_sizes: anchor sizes are cut to whole pixels.
-        sizes_vary_fastest: in the order of its anchors; in Detectron2's the aspect ratios do.
-        has_background_row: its classes are numbered from 1, and row 0 of each anchor is unused; a
-            model of COCO's 80 has 91 rows, COCO's category numbers.
-        has_fixed_mean: its pixel mean cannot be set.
-        has_bias_before_norm: in the subnets.
-        spare: prefixes of tensors that its detector does not run, and what they are.
+    ``keys`` are templates of names (see :mod:`.spec`) to templates of the library's. ``{i}`` is a
+    number; ``{parameter}`` and ``{fpn_norm}`` a word; ``{depth}``, ``{last3}`` (the last block's
+    index of stage 3) to ``{last5}`` and ``{fpn_norm}`` come from the spec. What the library has no
+    tensor for is left out.
     """
 
-    name: str
+    name: str  # on the command line
     keys: Mapping[str, str]
-    config: Mapping[str, Any]
+    config: Mapping[str, Any]  # where its models differ from Detectron2's default config
     choices: Mapping[str, tuple] = field(default_factory=dict)
-    needs_config: bool = False
-    whole_sizes: bool = False
-    sizes_vary_fastest: bool = False
+    """Other values of keys that it can have; none: any."""
+    needs_config: bool = False  # the weights' meaning stands in a config file, not in `config`
+    whole_sizes: bool = False  # anchor sizes are cut to whole pixels
+    sizes_vary_fastest: bool = False  # of its anchors; in Detectron2 the aspect ratios do
     has_background_row: bool = False
-    has_fixed_mean: bool = False
-    has_bias_before_norm: bool = False
+    """Classes are numbered from 1, and row 0 of each anchor is unused; a model of COCO's 80 has 91
+    rows, COCO's category numbers."""
+    has_fixed_mean: bool = False  # its pixel mean cannot be set
+    has_bias_before_norm: bool = False  # in the subnets
     spare: Mapping[str, str] = field(default_factory=dict)
+    """Prefixes of tensors that its detector does not run, and what they are."""
 
     def from_keys(self, keys: Iterable[str]) -> dict[str, str]:
         """The library's keys to our names, without keys that it does not have."""
@@ -140,6 +131,16 @@ def resnet_keys(prefix: str) -> dict[str, str]:
             f"{block}.shortcut": f"{layer}.downsample.0",
             f"{block}.shortcut.norm": f"{layer}.downsample.1",
         }
+    return keys
+
+
+def fpn_keys(lateral: str, output: str, *, conv: str, norm: str) -> dict[str, str]:
+    """Modules of an FPN whose levels are counted from 0, each a convolution and maybe a norm."""
+    keys = {}
+    for i in range(3):
+        for ours, theirs in (("lateral", lateral), ("output", output)):
+            keys[f"backbone.fpn_{ours}{i + 3}"] = f"{theirs}.{i}.{conv}"
+            keys[f"backbone.fpn_{ours}{i + 3}.norm"] = f"{theirs}.{i}.{norm}"
     return keys
 
 

@@ -9,10 +9,17 @@ import torch
 from detectron2.config import CfgNode
 
 from .adapter import Adapter, Data, Tensors
-from .architecture import OUTPUTS, STEM, read_architecture, tensor_names
 from .detectron2 import DETECTRON2
 from .head_channels import read_head, write_head
-from .spec import first_boxes, make_spec, pixels_in_order
+from .spec import (
+    OUTPUTS,
+    STEM,
+    first_boxes,
+    make_spec,
+    pixels_in_order,
+    read_architecture,
+    tensor_names,
+)
 
 BN_EPS = 1e-5  # of the batch norms of Detectron2, torchvision, mmdetection and ODTK
 _STEM = f"{STEM}.weight"
@@ -58,7 +65,7 @@ class Conversion:
     """Result of :func:`convert`, and what it works on.
 
     Attributes:
-        tensors: by the target's names; on the way, by ours (see :mod:`.architecture`).
+        tensors: by the target's names; on the way, by ours (see :mod:`.spec`).
         names: ours of every tensor that the model has.
         spec: what the tensors mean, as a config.
         class_rows: classification rows of an anchor in the file, where a library that has a row of

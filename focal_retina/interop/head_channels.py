@@ -13,8 +13,7 @@ from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 from torch import Tensor
 
 from .adapter import Adapter, Tensors
-from .architecture import OUTPUTS
-from .spec import anchors_per_position
+from .spec import OUTPUTS, anchors_per_position
 
 _CLS, _BOX = OUTPUTS.values()
 _COCO_IDS = [category["id"] for category in COCO_CATEGORIES if category["isthing"]]
@@ -23,11 +22,8 @@ _UNUSED_LOGIT = -math.log(0.99 / 0.01)  # as untrained: a score of .01 (paper se
 
 
 def read_head(ours: Tensors, source: Adapter, spec: CfgNode) -> tuple[int, list[int]]:
-    """Change the outputs to Detectron2's classes and order of anchors.
-
-    Returns:
-        The source's classification rows of an anchor, and which of them the K classes are.
-    """
+    """Change the outputs to Detectron2's classes and order of anchors; return the source's
+    classification rows of an anchor, and which of them the K classes are."""
     num_anchors, num_classes = anchors_per_position(spec), spec.MODEL.RETINANET.NUM_CLASSES
     num_rows = count_rows(len(ours[f"{_CLS}.bias"]), len(ours[f"{_BOX}.bias"]), num_anchors)
     rows = class_rows(num_rows, num_classes, has_background_row=source.has_background_row)
@@ -41,11 +37,7 @@ def read_head(ours: Tensors, source: Adapter, spec: CfgNode) -> tuple[int, list[
 def write_head(ours: Tensors, target: Adapter, spec: CfgNode, num_rows: int | None) -> int:
     """The inverse of :func:`read_head`; a row of no class always scores .01.
 
-    Args:
-        num_rows: classification rows of an anchor; None: what the library has for K classes.
-
-    Returns:
-        The target's classification rows of an anchor.
+    Takes and returns the target's classification rows of an anchor; None: what it has for K classes.
     """
     has_background, num_classes = target.has_background_row, spec.MODEL.RETINANET.NUM_CLASSES
     if not has_background:
@@ -64,12 +56,8 @@ def write_head(ours: Tensors, target: Adapter, spec: CfgNode, num_rows: int | No
 
 
 def count_rows(num_cls_channels: int, num_box_channels: int, num_anchors: int) -> int:
-    """Classification rows of an anchor.
-
-    The box output tells A; the product alone does not, as 720 is 9 x 80 and 12 x 60.
-
-    Raises:
-        ValueError: the channels are not those of ``num_anchors``.
+    """Classification rows of an anchor. The box output tells A; the product alone does not, as 720
+    is 9 x 80 and 12 x 60.
     """
     if num_box_channels != 4 * num_anchors:
         raise ValueError(
@@ -86,14 +74,9 @@ def count_rows(num_cls_channels: int, num_box_channels: int, num_anchors: int) -
 
 
 def class_rows(num_rows: int, num_classes: int, *, has_background_row: bool) -> list[int]:
-    """The row of each of Detectron2's K contiguous classes.
+    """The row, of an anchor's in the file, of each of Detectron2's K contiguous classes.
 
-    Args:
-        num_rows: of an anchor in the file.
-        has_background_row: row 0 may be a background that nothing is assigned to (torchvision).
-
-    Raises:
-        ValueError: such a file does not hold ``num_classes``.
+    Row 0 may be a background that nothing is assigned to (torchvision).
     """
     if num_rows == num_classes:
         return list(range(num_rows))
@@ -110,11 +93,8 @@ def class_rows(num_rows: int, num_classes: int, *, has_background_row: bool) -> 
 def channels_of(
     spec: CfgNode, rows: Sequence[int], num_rows: int, *, sizes_vary_fastest: bool
 ) -> Tensor:
-    """A library's channel (A x len(rows),) for each of ours, whose aspect ratios vary fastest.
-
-    Args:
-        rows: which of an anchor's ``num_rows`` we have, in our order.
-    """
+    """A library's channel (A x len(rows),) for each of ours, whose aspect ratios vary fastest;
+    ``rows`` are those of an anchor's ``num_rows`` that we have, in our order."""
     order = torch.arange(anchors_per_position(spec))
     if sizes_vary_fastest:
         order = order.view(len(spec.MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS[0]), -1).t().flatten()

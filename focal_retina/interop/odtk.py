@@ -6,8 +6,7 @@ from typing import Any
 from detectron2.config import CfgNode
 
 from .adapter import Adapter, Data, Tensors, check_count, inner, of_modules, resnet_keys
-from .architecture import BLOCKS
-from .spec import STRIDES, TORCHVISION_RESNET, anchors_per_position
+from .spec import BLOCKS, STRIDES, TORCHVISION_RESNET, anchors_per_position
 
 _BACKBONE = "backbones.ResNet{depth}FPN"
 KEYS = of_modules(
