@@ -105,12 +105,11 @@ def inner(data: Data, key: str) -> Data:
     return value if isinstance(value, Mapping) else data
 
 
-def check_count(what: str, found: int | None, stated: int, option: str) -> None:
-    """Compare a count that a file may state with that of the spec."""
+def check_count(what: str, found: float | None, stated: int, option: str) -> None:
+    """Compare a count that a file may show with that of the spec."""
     if found not in (None, stated):
         raise ValueError(
-            f"the file is of {found} {what}, and not the {stated} that are stated ({option}, or "
-            "the config)"
+            f"{what.format(found)}, and not the {stated} that are stated ({option}, or the config)"
         )
 
 

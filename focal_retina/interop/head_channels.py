@@ -12,7 +12,7 @@ from detectron2.config import CfgNode
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 from torch import Tensor
 
-from .adapter import Adapter, Tensors
+from .adapter import Adapter, Tensors, check_count
 from .spec import OUTPUTS, anchors_per_position
 
 _CLS, _BOX = OUTPUTS.values()
@@ -37,7 +37,7 @@ def read_head(ours: Tensors, source: Adapter, spec: CfgNode) -> tuple[int, list[
 def write_head(ours: Tensors, target: Adapter, spec: CfgNode, num_rows: int | None) -> int:
     """The inverse of :func:`read_head`; a row of no class always scores .01.
 
-    Takes and returns the target's classification rows of an anchor; None: what it has for K classes.
+    Takes and returns the target's classification rows of an anchor; None: as it has them for K.
     """
     has_background, num_classes = target.has_background_row, spec.MODEL.RETINANET.NUM_CLASSES
     if not has_background:
@@ -59,12 +59,8 @@ def count_rows(num_cls_channels: int, num_box_channels: int, num_anchors: int) -
     """Classification rows of an anchor. The box output tells A; the product alone does not, as 720
     is 9 x 80 and 12 x 60.
     """
-    if num_box_channels != 4 * num_anchors:
-        raise ValueError(
-            f"the box output has {num_box_channels} channels, which is {num_box_channels / 4:g} "
-            f"anchors a position, and not the {num_anchors} that are stated (--num-anchors, or the "
-            "config)"
-        )
+    what = f"the box output has {num_box_channels} channels, which is {{:g}} anchors a position"
+    check_count(what, num_box_channels / 4, num_anchors, "--num-anchors")
     if num_cls_channels % num_anchors:
         raise ValueError(
             f"the classification output has {num_cls_channels} channels, which is no multiple of "
@@ -78,16 +74,12 @@ def class_rows(num_rows: int, num_classes: int, *, has_background_row: bool) -> 
 
     Row 0 may be a background that nothing is assigned to (torchvision).
     """
-    if num_rows == num_classes:
-        return list(range(num_rows))
     if has_background_row and num_rows == num_classes + 1:
         return list(range(1, num_rows))
     if has_background_row and (num_rows, num_classes) == (_COCO_ROWS, len(_COCO_IDS)):
         return list(_COCO_IDS)
-    raise ValueError(
-        f"the file has {num_rows} classes an anchor, and not the {num_classes} that are stated "
-        "(--num-classes, or the config)"
-    )
+    check_count("the file has {} classes an anchor", num_rows, num_classes, "--num-classes")
+    return list(range(num_rows))
 
 
 def channels_of(

@@ -38,7 +38,12 @@ class MmdetectionAdapter(Adapter):
         dataset = meta.get("dataset_meta") or meta  # 3.x or 2.x
         classes = dataset.get("CLASSES") or dataset.get("classes")
         if classes:
-            check_count("classes", len(classes), spec.MODEL.RETINANET.NUM_CLASSES, "--num-classes")
+            check_count(
+                "the file is of {} classes",
+                len(classes),
+                spec.MODEL.RETINANET.NUM_CLASSES,
+                "--num-classes",
+            )
         return inner(data, "state_dict")
 
     def wrap(self, tensors: Tensors, spec: CfgNode) -> dict[str, Any]:

@@ -7,7 +7,7 @@ named after its convolution, as in Detectron2's backbones (``head.cls_subnet.1.n
 import itertools
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -118,12 +118,6 @@ def first_boxes(spec: CfgNode) -> Tensor:
     generator = build_anchor_generator(spec, [ShapeSpec(stride=stride) for stride in STRIDES])
     offsets = spec.MODEL.ANCHOR_GENERATOR.OFFSET * torch.tensor(STRIDES)
     return torch.stack(list(generator.cell_anchors)) + offsets.view(-1, 1, 1)
-
-
-def pixels_in_order(spec: CfgNode, order: str) -> tuple[Sequence[float], Sequence[float]]:
-    """Mean and std per channel, where ``INPUT.FORMAT`` were ``order``."""
-    step = 1 if order == spec.INPUT.FORMAT else -1
-    return spec.MODEL.PIXEL_MEAN[::step], spec.MODEL.PIXEL_STD[::step]
 
 
 def read_architecture(ours: dict[str, Tensor], spec: CfgNode) -> None:
