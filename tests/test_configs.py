@@ -13,7 +13,7 @@ from detectron2.engine import default_argument_parser
 from detectron2.modeling import build_model
 
 from focal_retina import add_focal_retina_config, merge_config_file
-from focal_retina.data.augmentation import build_train_augmentation
+from focal_retina.data.mapper import build_train_augmentation
 from focal_retina.modeling.box_loss import IoUBoxLoss
 
 

@@ -16,41 +16,26 @@ class CorruptImageError(ValueError):
 
 
 class CorruptImageGuard:
-    """A mapper round a mapper, which answers for the images that cannot be read.
+    """A mapper round a mapper, for images that cannot be read.
 
     Whether it is the image's fault is found out by reading it, once the mapper has failed: so any
     mapper can be wrapped, and an error of an augmentation is never taken for a corrupt image.
-    Nothing is done where the mapper succeeds.
 
-    Attributes:
-        num_skipped: times that an image was skipped, in this process (a data worker has its own
-            count; the loader that gets the None adds up all of them).
+    Args:
+        mapper: a dataset dict to a sample.
+        skip: return None for a corrupt image, for which Detectron2's loader and ours take another;
+            the log names each file once. False: raise CorruptImageError with its file and id.
+        image_format: as for :func:`detectron2.data.detection_utils.read_image`.
     """
 
     def __init__(self, mapper: Mapper, *, skip: bool, image_format: str):
-        """
-        Args:
-            mapper: a dataset dict to a sample.
-            skip: return None for a corrupt image, for which Detectron2's loader and ours take
-                another; the log names each file once. False: raise.
-            image_format: as for :func:`detectron2.data.detection_utils.read_image`.
-        """
-        self.num_skipped = 0
+        self.num_skipped = 0  # times that an image was skipped, in this process
         self._mapper = mapper
         self._skip = skip
         self._image_format = image_format
         self._named: set[str] = set()
 
     def __call__(self, record: dict[str, Any]) -> dict[str, Any] | None:
-        """
-        Returns:
-            What the mapper returns; None for a corrupt image that is skipped.
-
-        Raises:
-            CorruptImageError: the image is corrupt, and it is not to be skipped; the message has
-                its file and id.
-            Exception: any other error of the mapper.
-        """
         unread = dict(record)  # which mappers may change
         try:
             return self._mapper(record)

@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from ..data import CrowdKeepingMapper
+from ..data import TrainMapper
 from ..engine import UserError
 from ..engine.trained_model import load_trained_model
 from ..files import atomic_write
@@ -147,7 +147,8 @@ def labeled_loader(cfg: CfgNode, max_images: int) -> DataLoader:
     if bare is not None:
         raise UserError(f"DATASETS.TEST {cfg.DATASETS.TEST}: {bare} has no annotations to label by")
     records = random.Random(_SEED).sample(records, min(max_images, len(records)))
-    mapper = CrowdKeepingMapper(cfg, is_train=True, augmentations=build_augmentation(cfg, False))
+    resize = build_augmentation(cfg, False)
+    mapper = TrainMapper(cfg, is_train=True, augmentations=resize, keep_crowds=True)
     workers = cfg.DATALOADER.NUM_WORKERS
     return build_detection_test_loader(records, mapper=mapper, num_workers=workers)
 

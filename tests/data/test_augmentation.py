@@ -10,7 +10,7 @@ from detectron2.data import transforms as T
 from detectron2.structures import BoxMode
 
 from focal_retina import add_focal_retina_config
-from focal_retina.data.augmentation import build_train_augmentation
+from focal_retina.data.mapper import build_train_augmentation
 
 
 def make_cfg(*options):
