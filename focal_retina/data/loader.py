@@ -29,11 +29,10 @@ from detectron2.utils import comm
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
+from .mapper import Mapper
 from .schedule import TrainingSchedule, build_schedule
 
 logger = logging.getLogger(__name__)
-
-Mapper = Callable[[dict[str, Any]], dict[str, Any] | None]
 
 # Images that may stand in for one that the mapper leaves out, before that is an error
 _NUM_SPARES = 8

@@ -10,6 +10,7 @@ images that an epoch adds to a group is known beforehand, the batches before an 
 not made: any t costs one or two permutations.
 """
 
+import bisect
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,10 +24,8 @@ from numpy.typing import NDArray
 
 Records = list[dict[str, Any]]  # dataset dicts
 
-# Epochs kept: a batch rarely reaches back beyond the epoch before its own.
-_CACHED_EPOCHS = 4
-# What one bisection asks for, and more
-_CACHED_COUNTS = 128
+_CACHED_EPOCHS = 4  # a batch rarely reaches back beyond the epoch before its own
+_CACHED_COUNTS = 128  # what one bisection asks for, and more
 # Streams of random numbers: epoch e has stream e, these two are far from any.
 _PHASE_STREAM = 2**63
 _SUBSET_STREAM = 2**63 + 1
@@ -133,16 +132,10 @@ class TrainingSchedule:
 
     def _epoch_of(self, iteration: int) -> int:
         """The epoch in which the batch of this iteration becomes complete, by bisection."""
-        low, high = 0, 1
+        high = 1
         while self._batches_before(high) <= iteration:
-            low, high = high, 2 * high
-        while high - low > 1:
-            middle = (low + high) // 2
-            if self._batches_before(middle) <= iteration:
-                low = middle
-            else:
-                high = middle
-        return low
+            high *= 2
+        return bisect.bisect_right(range(high), iteration, key=self._batches_before) - 1
 
     def _batches_before(self, epoch: int) -> int:
         """Batches complete at the start of an epoch."""

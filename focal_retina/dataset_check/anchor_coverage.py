@@ -77,12 +77,8 @@ class Coverage:
 
 
 def build_anchor_grid(cfg: CfgNode) -> AnchorGrid:
-    """The anchors that the model of ``cfg`` has, read off its own anchor generator.
-
-    Raises:
-        ValueError: the generator is not Detectron2's DefaultAnchorGenerator, or no band of
-            MODEL.RETINANET.IOU_LABELS is positive.
-    """
+    """The anchors of the model, from its own anchor generator; ValueError where these cannot be
+    measured."""
     labels = list(cfg.MODEL.RETINANET.IOU_LABELS)
     if 1 not in labels[1:]:
         raise ValueError(f"MODEL.RETINANET.IOU_LABELS {labels} makes no anchor positive by its IoU")
@@ -116,8 +112,7 @@ def input_size(cfg: CfgNode, *, training: bool) -> tuple[int, int]:
 def warn_of_unreached_objects(cfg: CfgNode, reports: Iterable[DatasetReport]) -> None:
     """Warn of each training set of which more than 5% of the objects reach no anchor.
 
-    Nothing is measured with an anchor generator of the user's own, or where no IoU makes an anchor
-    positive. ``cfg`` is a RetinaNet's.
+    Nothing is measured with a user's own anchor generator, or where no IoU makes anchors positive.
     """
     is_default = cfg.MODEL.ANCHOR_GENERATOR.NAME == "DefaultAnchorGenerator"
     if not is_default or 1 not in cfg.MODEL.RETINANET.IOU_LABELS[1:]:
@@ -232,10 +227,8 @@ def suggest_anchors(
     spread over the objects' sizes; ratios are the objects' quantiles, or symmetric around 1. Of a
     large data set 2,000 objects, drawn with a fixed seed, decide which are taken.
 
-    Args:
-        boxes: (M, 4), x1, y1, x2, y2 in pixels of the network's input.
-        image_sizes: (M, 2), width and height of the input.
-        grid: the model's anchors; all but their shapes is kept.
+    ``boxes`` and ``image_sizes`` are those of :func:`best_anchor_iou`; of the model's ``grid`` all
+    but the anchors' shapes is kept.
     """
     if len(boxes) == 0:
         return None

@@ -21,19 +21,14 @@ import numpy as np
 
 from .table import AnnotationTable
 
-# Detectron2's mapper drops boxes up to this wide or high, once they are at the network's scale.
-_THIN = 1e-5
-# Pixels by which a box may reach over the border, which rounding explains.
-_OVERHANG = 1.0
-# Share of boxes over the border from which on they look like [x1, y1, x2, y2].
-_MOSTLY_OUTSIDE = 0.1
+_THIN = 1e-5  # Detectron2's mapper drops boxes up to this wide or high
+_OVERHANG = 1.0  # pixels by which a box may reach over the border, which rounding explains
+_MOSTLY_OUTSIDE = 0.1  # share of boxes over the border that makes them look like [x1, y1, x2, y2]
 
-
-class Faults(NamedTuple):
-    """The faulty entries of one check, and what to say of each, such as "a.jpg, image 3, 0×0"."""
-
-    indices: Sequence[int] | np.ndarray
-    describe: Callable[[int], str]
+Indices = Sequence[int] | np.ndarray
+Describe = Callable[[int], str]
+# The faulty entries, and what to say of each, such as "a.jpg, image 3, 0×0"
+Faults = tuple[Indices, Describe]
 
 
 class Check(NamedTuple):
@@ -70,12 +65,8 @@ def check(title: str, degree: str, *, skipped: str = "", boxes: bool = False) ->
 
 
 def box_faults(boxes: np.ndarray, image_sizes: np.ndarray) -> dict[str, np.ndarray]:
-    """Sort boxes by the first box check that they fail: a mask for each check, bool (M,).
-
-    Args:
-        boxes: float64 (M, 4), x, y, width, height in pixels.
-        image_sizes: float64 (M, 2), width and height of each box's image; NaN where unknown, and
-            then no box is outside.
+    """Sort boxes (M, 4), x, y, width, height, by the first box check that they fail: a mask for
+    each check, bool (M,). Where an image's size (M, 2) is NaN, as unknown, no box is outside.
     """
     rest = np.ones(len(boxes), dtype=bool)
     faults = {}
@@ -129,11 +120,9 @@ def wrong_size(table: AnnotationTable) -> Faults:
     """their boxes belong to another scale or orientation; Detectron2 stops at them"""
     annotated, sizes = table.image_sizes, table.files.sizes
     known = [i for i in sizes if np.isfinite(annotated[i]).all()]
-    return _images(
-        table,
-        [i for i in known if (annotated[i] != sizes[i]).any()],
-        lambda i: "annotated as {:g}×{:g}, is {}×{}".format(*annotated[i], *sizes[i]),
-    )
+    wrong = [i for i in known if (annotated[i] != sizes[i]).any()]
+    text = "annotated as {:g}×{:g}, is {}×{}"
+    return _images(table, wrong, lambda i: text.format(*annotated[i], *sizes[i]))
 
 
 @check("annotations with the same id", "error")
@@ -145,7 +134,7 @@ def duplicate_annotation_id(table: AnnotationTable) -> Faults:
 @check("annotation id 0", "warning")
 def annotation_id_zero(table: AnnotationTable) -> Faults:
     """pycocotools takes a match with id 0 for no match, so the object counts as missed"""
-    zeros = [x == 0 for x in table.annotation_ids]
+    zeros = np.array([x == 0 for x in table.annotation_ids])
     return _annotations(table, zeros, lambda _: "number them from 1")
 
 
@@ -199,7 +188,7 @@ def box_format(table: AnnotationTable) -> Faults:
     """COCO's are [x, y, width, height] in pixels of the image"""
     looks_like = _guess_format(table.boxes, table.sizes_of_images)
     indices = range(len(table.boxes) if looks_like else 0)
-    return Faults(indices, lambda _: f"all boxes, they are {looks_like}")
+    return indices, lambda _: f"all boxes, they are {looks_like}"
 
 
 @check("objects whose polygons have fewer than three points", "tolerated", skipped="object")
@@ -211,7 +200,7 @@ def no_polygon(table: AnnotationTable) -> Faults:
 @check("no object to learn from", "needed")
 def no_objects(table: AnnotationTable) -> Faults:
     """crowds do not count"""
-    return Faults([] if table.class_counts.any() else [0], lambda _: "0 objects")
+    return [] if table.class_counts.any() else [0], lambda _: "0 objects"
 
 
 @check("classes without objects", "warning")
@@ -219,7 +208,7 @@ def class_without_objects(table: AnnotationTable) -> Faults:
     """they can't be learned, nor evaluated"""
     ids, names = table.category_ids, table.class_names
     empty = np.flatnonzero(table.class_counts == 0)
-    return Faults(empty, lambda i: f"category {ids[i]}, {names[i]}")
+    return empty, lambda i: f"category {ids[i]}, {names[i]}"
 
 
 @check("categories of the same name", "warning")
@@ -232,20 +221,18 @@ def same_name(table: AnnotationTable) -> Faults:
 @check("images without objects", "note")
 def empty_images(table: AnnotationTable) -> Faults:
     """left out of the training where DATALOADER.FILTER_EMPTY_ANNOTATIONS"""
-    return _images(table, table.empty_images, None)
+    return _images(table, table.empty_images)
 
 
 @check("gaps in the category ids", "note")
 def category_gaps(table: AnnotationTable) -> Faults:
     """classes are numbered in the order of their ids"""
     ids = table.category_ids
-    return Faults(np.flatnonzero(np.diff(ids) > 1), lambda i: f"{ids[i]} to {ids[i + 1]}")
+    return np.flatnonzero(np.diff(ids) > 1), lambda i: f"{ids[i]} to {ids[i + 1]}"
 
 
 def _annotations(
-    table: AnnotationTable,
-    is_faulty: np.ndarray | list[bool],
-    why: Callable[[int], str] | None = None,
+    table: AnnotationTable, is_faulty: np.ndarray, why: Describe | None = None
 ) -> Faults:
     """Faults of the annotations in a mask, bool (M,); ``why`` says by default what box it is."""
 
@@ -257,17 +244,15 @@ def _annotations(
         reason = why(index) if why else f"box [{box}] in an image of {width:g}×{height:g}"
         return f"{file_name}annotation {table.annotation_ids[index]}, {reason}"
 
-    return Faults(np.flatnonzero(is_faulty), describe)
+    return np.flatnonzero(is_faulty), describe
 
 
-def _images(
-    table: AnnotationTable, indices: Sequence[int] | np.ndarray, why: Callable[[int], str] | None
-) -> Faults:
+def _images(table: AnnotationTable, indices: Indices, why: Describe | None = None) -> Faults:
     def describe(index: int) -> str:
         entry = f"{table.file_names[index]}, image {table.image_ids[index]}"
         return f"{entry}, {why(index)}" if why else entry
 
-    return Faults(indices, describe)
+    return indices, describe
 
 
 def _guess_format(boxes: np.ndarray, image_sizes: np.ndarray) -> str | None:
@@ -295,7 +280,7 @@ def _repeated(
     for index, value in enumerate(values):
         places[value].append(index)
     found = [(value, at) for value, at in places.items() if len(at) > 1 and keep(at)]
-    return Faults(range(len(found)), lambda index: describe(*found[index]))
+    return range(len(found)), lambda index: describe(*found[index])
 
 
 def _repeated_files(table: AnnotationTable, *, agree: bool) -> Faults:

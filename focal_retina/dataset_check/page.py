@@ -34,11 +34,8 @@ class Inspection:
 
 
 def config_problems(cfg: CfgNode) -> list[str]:
-    """What is wrong between the data sets and MODEL.RETINANET.NUM_CLASSES, or among the sets.
-
-    Raises:
-        ValueError, FileNotFoundError: a set is not registered, or can't be read at all.
-    """
+    """What is wrong between the data sets and MODEL.RETINANET.NUM_CLASSES, or among the sets; an
+    error where a set is not registered, or can't be read at all."""
     names = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
     for name in names:
         dataset_classes(name)

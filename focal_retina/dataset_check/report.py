@@ -11,7 +11,7 @@ from detectron2.config import CfgNode
 from detectron2.data.build import filter_images_with_only_crowd_annotations
 from detectron2.utils import comm
 
-from .checks import CHECKS, Check, box_faults
+from .checks import CHECKS, Check, Indices, box_faults
 from .table import (
     AnnotationTable,
     NotRecordsError,
@@ -35,8 +35,7 @@ class Finding:
 
     check: Check
     degree: str  # ``error``, ``warning`` or ``note``
-    indices: Sequence[int] | np.ndarray
-    """Of the faulty entries, in the columns that the check reads."""
+    indices: Indices  # of the faulty entries, in the columns that the check reads
     cases: tuple[str, ...]  # the first of them
 
     @property
@@ -116,16 +115,11 @@ def check_datasets(
     """Check the data sets of a config, by their names; log the warnings, and stop at errors.
 
     Sets that this package generates are not checked, nor are those that are not lists of records.
-
-    Args:
-        mode: ``error`` stops at every error; ``skip`` only at those that remain when
-            :func:`~focal_retina.dataset_check.build_record_filter` has removed images and objects;
-            ``off`` checks nothing.
-        num_decoded: see :func:`check_dataset`.
+    ``mode`` "error" stops at every error, "skip" only at those that :func:`build_record_filter`
+    does not remove, and "off" checks nothing.
 
     Raises:
-        ValueError: there are errors; the message gives counts and the first case of each check,
-            and the log the first cases.
+        ValueError: there are errors; the message gives counts and the first case of each check.
     """
     if mode not in MODES:
         raise ValueError(
@@ -163,11 +157,11 @@ def _judge(report: DatasetReport, mode: str) -> None:
 
 
 def build_record_filter(cfg: CfgNode) -> Callable[[Records], Records]:
-    """The function that removes unusable records of DATASETS.TRAIN, where
-    MODEL.FOCAL_RETINA.DATA_CHECK.MODE is "skip"; otherwise one that removes nothing.
+    """The function that removes unusable records of DATASETS.TRAIN where DATA_CHECK.MODE is "skip";
+    it raises ValueError where nothing remains.
 
     The main process checks the sets, and the others take over what it found: each process of a
-    training must call the function. It raises ValueError where nothing remains.
+    training must call the function.
     """
     options = cfg.MODEL.FOCAL_RETINA.DATA_CHECK
 

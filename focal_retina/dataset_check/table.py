@@ -16,7 +16,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog, detection_utils
 from detectron2.structures import BoxMode
 from tqdm import tqdm
 
-from ..data.coco_json import raw_records, read_coco_json
+from ..data.coco import raw_records, read_coco_json
 
 
 class NotRecordsError(ValueError):
@@ -86,7 +86,6 @@ def load_table(name: str) -> AnnotationTable:
 
     Raises:
         ValueError: the file is not COCO json, or a record lacks what Detectron2's format asks for.
-        NotRecordsError: there is no such file, and the loader returns no list.
         FileNotFoundError: there is no annotation file.
     """
     metadata = MetadataCatalog.get(name)
@@ -163,12 +162,8 @@ def _matrix(rows: Sequence[Sequence[float]], width: int) -> np.ndarray:
 
 
 def inspect_images(file_names: list[str], num_decoded: int) -> ImageFiles:
-    """Look for every file, and decode some or all.
-
-    Args:
-        file_names: paths, or URLs, which count as present.
-        num_decoded: how many images to decode, drawn with a fixed seed; below 0: all. Empty files
-            are always among them.
+    """Look for every file; URLs count as present. Decode ``num_decoded`` images, drawn with a fixed
+    seed, and every empty file; below 0: all.
     """
     file_sizes = [1 if "://" in name else _file_size(name) for name in file_names]
     sample = [index for index, size in enumerate(file_sizes) if size is not None]

@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..data import TrainLoader, build_train_loader, build_train_mapper, prepare_data_worker
-from ..data.corrupt import build_corrupt_image_guard
+from ..data.mapper import build_corrupt_image_guard
 from ..dataset_check import build_record_filter
 from ..evaluation import build_evaluator
 from ..modeling.compilation import compile_network

@@ -7,9 +7,8 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 
-from .adapter import Adapter, Data, Tensors
+from .adapter import Adapter, Data, Tensors, read_head, write_head
 from .detectron2 import DETECTRON2
-from .head_channels import read_head, write_head
 from .spec import OUTPUTS, STEM, first_boxes, make_spec, read_architecture, tensor_names
 
 BN_EPS = 1e-5  # of the batch norms of Detectron2, torchvision, mmdetection and ODTK
@@ -61,12 +60,9 @@ class Conversion:
 def convert(
     data: Data, source: Adapter, target: Adapter, spec: CfgNode, *, bn_eps: float = BN_EPS
 ) -> Conversion:
-    """Convert what was loaded from a file.
+    """Convert ``data``: tensors or arrays by name, within what the source saves around them.
 
-    Args:
-        data: tensors or arrays by name, within what the library saves around them.
-        spec: of the source: :meth:`Adapter.spec_of`, or :func:`.spec.spec_from_config`.
-        bn_eps: epsilon of the source's batch norms.
+    ``spec`` and ``bn_eps``, the epsilon of batch norms, are the source's.
 
     Raises:
         ValueError: the file is not of this library, or has other numbers of classes or anchors than
@@ -170,7 +166,7 @@ def _check_top_block(ours: Tensors, source: Adapter, spec: CfgNode) -> None:
     if p6 is None or lateral is None:
         return
     p6_from = spec.MODEL.FOCAL_RETINA.TOP_BLOCK.IN_FEATURE
-    channels = {"p5": lateral.shape[0], "res5": lateral.shape[1]}[p6_from]
+    channels = lateral.shape[0] if p6_from == "p5" else lateral.shape[1]
     if p6.shape[1] != channels:
         raise ValueError(
             f"P6 is computed from {p6.shape[1]} channels in it, but {source.name} has {channels} "

@@ -62,11 +62,8 @@ def make_spec(values: Mapping[str, Any]) -> CfgNode:
 
 
 def spec_from_config(cfg: CfgNode) -> CfgNode:
-    """The config of a model as a spec: a copy with sizes for each level.
-
-    Raises:
-        ValueError: the model is no RetinaNet on P3 to P7 of a ResNet.
-    """
+    """The config of a model as a spec, with sizes for each level; ValueError where the model is not
+    a RetinaNet on P3 to P7 of a ResNet."""
     spec = cfg.clone()
     spec.defrost()
     generator = spec.MODEL.ANCHOR_GENERATOR
@@ -121,11 +118,7 @@ def first_boxes(spec: CfgNode) -> Tensor:
 
 
 def read_architecture(ours: dict[str, Tensor], spec: CfgNode) -> None:
-    """Set depth, norms, numbers of convolutions and of channels of ``spec`` to what is in a file.
-
-    Raises:
-        ValueError: the residual blocks are those of no known depth.
-    """
+    """Set depth, norms, numbers of convolutions and channels of ``spec`` to those of a file."""
     names, resnets, retinanet = "\n".join(ours), spec.MODEL.RESNETS, spec.MODEL.RETINANET
     has_bottlenecks = re.search(r"\.res\d\.\d+\.conv3\.", names) is not None
     blocks = _count(r"\.res4\.(\d+)\.", names)
@@ -141,7 +134,6 @@ def read_architecture(ours: dict[str, Tensor], spec: CfgNode) -> None:
     spec.MODEL.FPN.NORM = "GN" if re.search(r"\.fpn_\w+\.norm\.", names) else ""
     if re.search(r"\.fpn_\w+\.norm\.running_", names):
         spec.MODEL.FPN.NORM = "BN"
-
     shapes = {name: tuple(x.shape) for name, x in ours.items()}
     resnets.STEM_OUT_CHANNELS = shapes.get(f"{STEM}.weight", (64,))[0]
     block = "backbone.bottom_up.res2.0"

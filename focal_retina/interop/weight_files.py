@@ -33,14 +33,9 @@ def convert_file(
     config_file: Path | None = None,
     bn_eps: float = BN_EPS,
 ) -> Conversion:
-    """Read a file of weights and convert what it holds.
-
-    Args:
-        source, target: names in ``ADAPTERS``.
-        num_classes, num_anchors, aspect_ratios: of the source; None: 80, 9 and .5, 1, 2, or the
-            config's.
-        config_file: of the source, if that is Detectron2.
-        bn_eps: epsilon of the source's batch norms.
+    """Read a file of weights and convert what it holds; ``source`` and ``target`` are names in
+    ``ADAPTERS``. What is stated else is of the source. Where it is not, the config tells, or the
+    source has 80 classes, 9 anchors and aspect ratios .5, 1, 2.
 
     Raises:
         ValueError: the file is not what is stated.
@@ -83,8 +78,7 @@ def load_weights(path: Path) -> Mapping[str, Any]:
     """Tensors or arrays by name, within what their library saved around them.
 
     Raises:
-        ValueError: the file is damaged, holds other things than arrays and plain values, or is no
-            dict; or the ending of its name is unknown.
+        ValueError: the file is damaged, holds other things, or has a name of unknown ending.
     """
     _check_ending(path)
     try:
