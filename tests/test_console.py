@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-# How Python prints a warning
-WARNING = re.compile(r"Warning:|warnings\.warn|is deprecated")
+# How Python and PyTorch's log print a warning
+WARNING = re.compile(r"Warning:|warnings\.warn|is deprecated|^[WE]\d{4} ")
 
 
 def run(*arguments, cwd=ROOT, **environment):
