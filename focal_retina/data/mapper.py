@@ -8,6 +8,7 @@ of the one copy into the tensor.
 An image that cannot be read in mid-training stops it and is named, or is skipped and counted.
 """
 
+import importlib
 import logging
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -94,11 +95,14 @@ class TrainMapper(DatasetMapper):
         super().__init__(*args, **kwargs)
         self._keep_crowds = keep_crowds
         self._opencv = opencv
-        if opencv and self.image_format not in ("BGR", "RGB"):
+        if not opencv:
+            return
+        importlib.import_module("cv2")  # before the loader sets its threads and forks data workers
+        if self.image_format not in ("BGR", "RGB"):
             raise ValueError(
                 f"INPUT.MAPPER opencv reads BGR or RGB, INPUT.FORMAT is {self.image_format}"
             )
-        if opencv and (self.use_instance_mask or self.use_keypoint or self.proposal_topk):
+        if self.use_instance_mask or self.use_keypoint or self.proposal_topk:
             raise ValueError("INPUT.MAPPER opencv: boxes only, no masks, keypoints or proposals")
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
