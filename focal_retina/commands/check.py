@@ -31,4 +31,4 @@ def run(args: argparse.Namespace) -> int:
         if args.html:
             write_html(inspections, problems, args.config_file, args.html)
     print("\n\n".join([*problems, *map(str, inspections)]))
-    return int(bool(problems) or any(x.has_errors for x in inspections))
+    return int(bool(problems) or any(x.report.of_degree("error") for x in inspections))

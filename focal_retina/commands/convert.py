@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     from ..engine import UserError, user_errors
-    from ..interop.convert_file import convert_file, write_conversion
+    from ..interop.weight_files import convert_file, write_conversion
 
     stated = {name: getattr(args, name) for name in STATED}
     with user_errors():

@@ -17,7 +17,7 @@ from detectron2.engine import default_argument_parser, default_setup, hooks
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-from ..data.corrupt import CorruptImageError
+from ..data.mapper import CorruptImageError
 from ..engine import (
     SafeCheckpointer,
     Trainer,
@@ -29,7 +29,7 @@ from ..engine import (
     setup_config,
     user_errors,
 )
-from ..figures.report import write_training_report
+from ..figures.training import write_training_report
 from . import add_config_arguments
 
 

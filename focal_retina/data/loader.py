@@ -29,12 +29,10 @@ from detectron2.utils import comm
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
-from .sampling import build_schedule
-from .schedule import TrainingSchedule
+from .mapper import Mapper
+from .schedule import TrainingSchedule, build_schedule
 
 logger = logging.getLogger(__name__)
-
-Mapper = Callable[[dict[str, Any]], dict[str, Any] | None]
 
 # Images that may stand in for one that the mapper leaves out, before that is an error
 _NUM_SPARES = 8
@@ -70,13 +68,6 @@ def prepare_data_worker(worker_id: int = 0) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     torch.set_num_threads(1)
-
-
-def _leave_opencv_one_thread() -> None:
-    """For the data workers to come. In this process, because in a forked one OpenCV would wait for
-    threads of its pool that were not forked with it."""
-    if "cv2" in sys.modules:
-        sys.modules["cv2"].setNumThreads(1)
 
 
 class _MappedBatches(Dataset):
@@ -122,8 +113,15 @@ class TrainLoader(Iterable[list[dict[str, Any]]]):
     iteration's batch, that of the one after it, and so on: the batch stays a function of the data
     set's files. ``num_left_out`` counts them.
 
-    Attributes:
-        seed: of order and augmentation; set it before the first batch, as ``start_iter``.
+    Args:
+        records: n dataset dicts.
+        mapper: a dataset dict to a sample, or None to leave it out.
+        build_schedule: takes ``seed`` and returns the order of the images.
+        batch_size: B, a multiple of W.
+        seed: of order and augmentation, 0 or more; set before the first batch, as ``start_iter``.
+        num_workers: data worker processes; each makes whole batches. 0: this process does.
+        rank: which of the W processes this is.
+        world_size: W.
     """
 
     def __init__(
@@ -138,20 +136,6 @@ class TrainLoader(Iterable[list[dict[str, Any]]]):
         rank: int = 0,
         world_size: int = 1,
     ):
-        """
-        Args:
-            records: n dataset dicts.
-            mapper: a dataset dict to a sample, or None to leave it out.
-            build_schedule: takes ``seed`` and returns the order of the images.
-            batch_size: B.
-            seed: 0 or more.
-            num_workers: data worker processes; each makes whole batches. 0: this process does.
-            rank: which of the W processes this is.
-            world_size: W.
-
-        Raises:
-            ValueError: B is not a multiple of W.
-        """
         if batch_size % world_size:
             raise ValueError(
                 f"SOLVER.IMS_PER_BATCH {batch_size} is not a multiple of {world_size} processes"
@@ -170,8 +154,9 @@ class TrainLoader(Iterable[list[dict[str, Any]]]):
         self._share = slice(rank * share, (rank + 1) * share)
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
-        if self._num_workers > 0:
-            _leave_opencv_one_thread()
+        if self._num_workers > 0 and "cv2" in sys.modules:
+            # Here, as in a forked process OpenCV would wait for threads that were not forked.
+            sys.modules["cv2"].setNumThreads(1)
         dataset = _MappedBatches(self._records, self._mapper, self.seed, self._share.start)
         loader = DataLoader(
             dataset,
@@ -223,10 +208,7 @@ def build_train_loader(
     not lists of dicts (a user's torch ``Dataset``) are left to Detectron2's loader, whose order
     starts anew at resume; a warning says so.
 
-    Args:
-        cfg: the config.
-        mapper: a dataset dict to a sample, or None to leave it out.
-        filter_records: takes the dataset dicts, and returns those to train on.
+    ``filter_records`` takes the dataset dicts, and returns those to train on.
 
     Raises:
         ValueError: an unknown sampler, an image without a size, a batch that cannot be shared out.

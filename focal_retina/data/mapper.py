@@ -1,12 +1,32 @@
-"""The mapper of training, with its augmentation: a dataset dict in, what the model sees out."""
+"""The mapper of training: a dataset dict in, what the model sees out.
 
+With OpenCV its boxes and random numbers are Detectron2's, and its pixels come faster. Transforms
+are drawn from the annotated size, before the image is decoded. So a JPEG that will be shrunk to
+half or less is decoded at a half, a quarter or an eighth, and flips cost nothing, as they are part
+of the one copy into the tensor.
+
+An image that cannot be read in mid-training stops it and is named, or is skipped and counted.
+"""
+
+import importlib
+import logging
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper
 from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
+from detectron2.utils.file_io import PathManager
+from fvcore.transforms.transform import PadTransform
+
+_logger = logging.getLogger(__name__)
+
+Mapper = Callable[[dict[str, Any]], dict[str, Any] | None]
+
+_KEEP_SIZE = (T.HFlipTransform, T.VFlipTransform, T.NoOpTransform)
 
 
 def build_train_mapper(cfg: CfgNode) -> DatasetMapper:
@@ -17,17 +37,15 @@ def build_train_mapper(cfg: CfgNode) -> DatasetMapper:
     Raises:
         ValueError: an unknown name, or a config that the mapper can't serve.
     """
-    bases: list[type[DatasetMapper]] = []
-    if cfg.MODEL.FOCAL_RETINA.LABELING.CROWD_IOA_THRESH is not None:
-        bases.append(CrowdKeepingMapper)
-    if cfg.INPUT.MAPPER == "opencv":
-        from .opencv_mapper import OpenCVMapper  # the package is imported without OpenCV
-
-        bases.append(OpenCVMapper)
-    elif cfg.INPUT.MAPPER != "detectron2":
-        raise ValueError(f"INPUT.MAPPER is {cfg.INPUT.MAPPER!r}; it can be detectron2, opencv")
-    mapper = type("TrainMapper", tuple(bases), {}) if bases else DatasetMapper
-    return mapper(cfg, is_train=True, augmentations=build_train_augmentation(cfg))
+    name = cfg.INPUT.MAPPER
+    if name not in ("detectron2", "opencv"):
+        raise ValueError(f"INPUT.MAPPER is {name!r}; it can be detectron2, opencv")
+    augmentations = build_train_augmentation(cfg)
+    keep_crowds = cfg.MODEL.FOCAL_RETINA.LABELING.CROWD_IOA_THRESH is not None
+    if name == "detectron2" and not keep_crowds:
+        return DatasetMapper(cfg, is_train=True, augmentations=augmentations)
+    flags = {"keep_crowds": keep_crowds, "opencv": name == "opencv"}
+    return TrainMapper(cfg, is_train=True, augmentations=augmentations, **flags)
 
 
 def build_train_augmentation(cfg: CfgNode) -> list[T.Augmentation]:
@@ -37,9 +55,6 @@ def build_train_augmentation(cfg: CfgNode) -> list[T.Augmentation]:
     crop if ``INPUT.CROP.ENABLED``, resize the shortest edge, flip. With it, the resizing is that of
     Detectron2's LSJ baselines (``new_baselines`` in its zoo), whose images are all of one size:
     what is smaller is padded with gray.
-
-    Returns:
-        For ``DatasetMapper(cfg, augmentations=…)``.
 
     Raises:
         ValueError: a size or a range of scales that makes no sense.
@@ -66,34 +81,207 @@ def _large_scale_jitter(node: CfgNode) -> list[T.Augmentation]:
     ]
 
 
-class CrowdKeepingMapper(DatasetMapper):
-    """:class:`DatasetMapper` that keeps crowd annotations (COCO's ``iscrowd``), which Detectron2's
-    drops.
+class TrainMapper(DatasetMapper):
+    """:class:`DatasetMapper` with crowds or with OpenCV.
 
-    Its ``instances`` carry boxes and classes, and ``gt_is_crowd``, bool (M,), for the anchor
-    labeling.
+    Args:
+        keep_crowds: keep crowd annotations (COCO's ``iscrowd``), which Detectron2's drops. Then
+            ``instances`` carry ``gt_is_crowd``, bool (M,), beside boxes and classes.
+        opencv: decode and resize with OpenCV, so that pixels differ a little. For images in BGR or
+            RGB, boxes, and augmentations that resize, crop, pad and flip.
     """
 
+    def __init__(self, *args: Any, keep_crowds: bool = False, opencv: bool = False, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self._keep_crowds = keep_crowds
+        self._opencv = opencv
+        if not opencv:
+            return
+        importlib.import_module("cv2")  # before the loader sets its threads and forks data workers
+        if self.image_format not in ("BGR", "RGB"):
+            raise ValueError(
+                f"INPUT.MAPPER opencv reads BGR or RGB, INPUT.FORMAT is {self.image_format}"
+            )
+        if self.use_instance_mask or self.use_keypoint or self.proposal_topk:
+            raise ValueError("INPUT.MAPPER opencv: boxes only, no masks, keypoints or proposals")
+
+    def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
+        """See :class:`DatasetMapper`.
+
+        Raises:
+            OSError: the file can't be read as an image, or is cut short.
+            SizeMismatchError: the image has another size than the annotation says.
+        """
+        if not self._opencv:
+            return super().__call__(dataset_dict)
+        sample = dict(dataset_dict)
+        if "height" not in sample or "width" not in sample:
+            utils.check_image_size(sample, _read(sample["file_name"], 1))  # fills them in
+        transforms = self.augmentations(_Size((sample["height"], sample["width"])))
+        shrink = _shrink(transforms)
+        image = _read(sample["file_name"], shrink)
+        annotated = sample["height"], sample["width"]
+        if image.shape[:2] != tuple(-(-side // shrink) for side in annotated):
+            utils.check_image_size(sample, _read(sample["file_name"], 1))
+        for transform in transforms.transforms:
+            image = _apply(transform, image)
+        if self.image_format == "RGB":
+            image = image[:, :, ::-1]
+        sample["image"] = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+
+        annotations = sample.pop("annotations", None)
+        if self.is_train and annotations is not None:
+            sample["annotations"] = [dict(annotation) for annotation in annotations]
+            self._transform_annotations(sample, transforms, image.shape[:2])
+        return sample
+
     def _transform_annotations(
-        self,
-        dataset_dict: dict[str, Any],
-        transforms: T.TransformList,
-        image_shape: tuple[int, int],
+        self, dataset_dict: dict[str, Any], transforms: T.TransformList, image_shape: tuple
     ) -> None:
-        annotations = [
-            # A crowd's segmentation is run-length encoded; boxes are all that is needed.
-            {
-                key: value
-                for key, value in annotation.items()
-                if key not in ("segmentation", "keypoints")
-            }
-            for annotation in dataset_dict.pop("annotations")
-        ]
-        annotations = [
-            utils.transform_instance_annotations(x, transforms, image_shape) for x in annotations
-        ]
-        instances = utils.annotations_to_instances(annotations, image_shape)
-        instances.gt_is_crowd = torch.tensor(
-            [bool(x.get("iscrowd", 0)) for x in annotations], dtype=torch.bool
-        )
+        if not self._keep_crowds:
+            super()._transform_annotations(dataset_dict, transforms, image_shape)
+            return
+        annotations = dataset_dict.pop("annotations")
+        is_crowd = [bool(annotation.get("iscrowd", 0)) for annotation in annotations]
+        # Boxes alone: a crowd's segmentation is run-length encoded.
+        boxes = [{k: x[k] for k in ("bbox", "bbox_mode", "category_id")} for x in annotations]
+        boxes = [utils.transform_instance_annotations(x, transforms, image_shape) for x in boxes]
+        instances = utils.annotations_to_instances(boxes, image_shape)
+        instances.gt_is_crowd = torch.tensor(is_crowd, dtype=torch.bool)
         dataset_dict["instances"] = utils.filter_empty_instances(instances)
+
+
+class _Size(T.AugInput):
+    """Lets augmentations draw their transforms: an image of one byte, of the size of the image."""
+
+    image: np.ndarray
+
+    def __init__(self, size: tuple[int, int]):
+        super().__init__(np.broadcast_to(np.uint8(0), (*size, 3)))
+
+    def transform(self, transform: T.Transform) -> None:
+        size = _size_after(transform, self.image.shape[:2])
+        self.image = np.broadcast_to(np.uint8(0), (*size, 3))
+
+
+def _size_after(transform: T.Transform, size: tuple[int, int]) -> tuple[int, int]:
+    if isinstance(transform, T.TransformList):
+        for part in transform.transforms:
+            size = _size_after(part, size)
+        return size
+    if isinstance(transform, _KEEP_SIZE):
+        return size
+    if isinstance(transform, T.ResizeTransform):
+        return transform.new_h, transform.new_w
+    height, width = size
+    if isinstance(transform, T.CropTransform):
+        return min(transform.h, height - transform.y0), min(transform.w, width - transform.x0)
+    if isinstance(transform, PadTransform):
+        return height + transform.y0 + transform.y1, width + transform.x0 + transform.x1
+    raise ValueError(
+        f"INPUT.MAPPER opencv has no way to apply {type(transform).__name__}: use augmentations "
+        "that resize, crop, pad and flip, or INPUT.MAPPER detectron2"
+    )
+
+
+def _shrink(transforms: T.TransformList) -> int:
+    """The greatest of 1, 2, 4, 8 by which decoding may shrink what a resizing shrinks anyway."""
+    first = next((x for x in transforms.transforms if not isinstance(x, T.NoOpTransform)), None)
+    if not isinstance(first, T.ResizeTransform):
+        return 1
+    room = min(first.h / first.new_h, first.w / first.new_w)
+    return max(factor for factor in (1, 2, 4, 8) if factor <= max(room, 1))
+
+
+def _read(file_name: str, shrink: int) -> np.ndarray:
+    """BGR image (H, W, 3) uint8, turned by its EXIF orientation, each side ceil(side / shrink)."""
+    import cv2  # the package is imported without OpenCV
+
+    with PathManager.open(file_name, "rb") as file:
+        data = file.read()
+    if data.startswith(b"\xff\xd8") and b"\xff\xd9" not in data[-64:]:
+        # A JPEG without its end, which OpenCV would fill with gray: Pillow says so, or reads it.
+        utils.read_image(file_name, "BGR")
+    flag = cv2.IMREAD_COLOR if shrink == 1 else getattr(cv2, f"IMREAD_REDUCED_COLOR_{shrink}")
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), flag) if data else None
+    if image is None:
+        raise OSError(f"{file_name}: not an image that OpenCV can read")
+    return image
+
+
+def _apply(transform: T.Transform, image: np.ndarray) -> np.ndarray:
+    import cv2
+
+    if not isinstance(transform, T.ResizeTransform):
+        return transform.apply_image(image)
+    height, width = image.shape[:2]
+    shrinks = transform.new_h * transform.new_w < height * width
+    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return cv2.resize(image, (transform.new_w, transform.new_h), interpolation=interpolation)
+
+
+class CorruptImageError(ValueError):
+    """An image file that is missing, damaged, no image, or of another size than annotated."""
+
+
+class CorruptImageGuard:
+    """A mapper round a mapper, for images that cannot be read.
+
+    Whether it is the image's fault is found out by reading it, once the mapper has failed: so any
+    mapper can be wrapped, and an error of an augmentation is never taken for a corrupt image.
+
+    Args:
+        mapper: a dataset dict to a sample.
+        skip: return None for a corrupt image, for which Detectron2's loader and ours take another;
+            the log names each file once. False: raise CorruptImageError with its file and id.
+        image_format: as for :func:`detectron2.data.detection_utils.read_image`.
+    """
+
+    def __init__(self, mapper: Mapper, *, skip: bool, image_format: str):
+        self.num_skipped = 0  # times that an image was skipped, in this process
+        self._mapper = mapper
+        self._skip = skip
+        self._image_format = image_format
+        self._named: set[str] = set()
+
+    def __call__(self, record: dict[str, Any]) -> dict[str, Any] | None:
+        unread = dict(record)  # which mappers may change
+        try:
+            return self._mapper(record)
+        except Exception as error:
+            fault = _image_fault(unread, self._image_format)
+            if fault is None:
+                raise
+            message = f"{unread['file_name']} (image id {unread.get('image_id', 'none')}): {fault}"
+            if not self._skip:
+                raise CorruptImageError(
+                    f"{message}; repair or remove it, or set MODEL.FOCAL_RETINA.CORRUPT_IMAGES skip"
+                ) from error
+        self.num_skipped += 1
+        if message not in self._named:
+            self._named.add(message)
+            _logger.warning("skipped a corrupt image: %s", message)
+        return None
+
+
+def build_corrupt_image_guard(cfg: CfgNode, mapper: Mapper) -> CorruptImageGuard:
+    """Wrap the mapper of ``DATASETS.TRAIN`` as ``MODEL.FOCAL_RETINA.CORRUPT_IMAGES`` says."""
+    mode = cfg.MODEL.FOCAL_RETINA.CORRUPT_IMAGES
+    if mode not in ("stop", "skip"):
+        raise ValueError(f"MODEL.FOCAL_RETINA.CORRUPT_IMAGES is {mode!r}; it can be stop or skip")
+    return CorruptImageGuard(mapper, skip=mode == "skip", image_format=cfg.INPUT.FORMAT)
+
+
+def _image_fault(record: Mapping[str, Any], image_format: str) -> str | None:
+    """What is wrong with the image of a dataset dict; None if it reads well."""
+    if "file_name" not in record:
+        return None
+    try:
+        image = utils.read_image(record["file_name"], format=image_format)
+    except Exception as error:  # PIL's decoders raise OSError, SyntaxError, struct.error and more
+        return f"{type(error).__name__}: {error}"
+    height, width = image.shape[:2]
+    annotated = record.get("width", width), record.get("height", height)
+    if (width, height) != annotated:
+        return f"it is {width} × {height} pixels, annotated as {annotated[0]} × {annotated[1]}"
+    return None

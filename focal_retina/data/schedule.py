@@ -10,31 +10,29 @@ images that an epoch adds to a group is known beforehand, the batches before an 
 not made: any t costs one or two permutations.
 """
 
-from collections.abc import Sequence
+import bisect
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from detectron2.config import CfgNode
+from detectron2.data.build import _build_weighted_sampler
+from detectron2.data.samplers import RepeatFactorTrainingSampler
 from numpy.typing import NDArray
 
-# Epochs kept: a batch rarely reaches back beyond the epoch before its own.
-_CACHED_EPOCHS = 4
-# What one bisection asks for, and more
-_CACHED_COUNTS = 128
+Records = list[dict[str, Any]]  # dataset dicts
+
+_CACHED_EPOCHS = 4  # a batch rarely reaches back beyond the epoch before its own
+_CACHED_COUNTS = 128  # what one bisection asks for, and more
 # Streams of random numbers: epoch e has stream e, these two are far from any.
 _PHASE_STREAM = 2**63
 _SUBSET_STREAM = 2**63 + 1
 
 
-def orientation_groups(records: Sequence[dict[str, Any]]) -> NDArray[np.int64]:
-    """0 for images that are wider than high, else 1, as Detectron2 groups them.
-
-    Args:
-        records: dataset dicts, whose ``width`` and ``height`` come from the annotations.
-
-    Returns:
-        (n,).
+def orientation_groups(records: Records) -> NDArray[np.int64]:
+    """0 for images that are wider than high, else 1, as Detectron2 groups them: (n,).
 
     Raises:
         ValueError: a record without a size.
@@ -105,8 +103,8 @@ class TrainingSchedule:
         self._phases = (
             self._random_words(len(groups), stream=_PHASE_STREAM) >> np.uint64(11)
         ) * 2.0**-53
-        self._epoch = lru_cache(_CACHED_EPOCHS)(self._make_epoch)
-        self._images_before = lru_cache(_CACHED_COUNTS)(self._count_images_before)
+        self._epoch = functools.lru_cache(_CACHED_EPOCHS)(self._make_epoch)
+        self._images_before = functools.lru_cache(_CACHED_COUNTS)(self._count_images_before)
 
     def batch(self, iteration: int) -> NDArray[np.int64]:
         """Indices of the B images of iteration t, counted from 0."""
@@ -134,16 +132,10 @@ class TrainingSchedule:
 
     def _epoch_of(self, iteration: int) -> int:
         """The epoch in which the batch of this iteration becomes complete, by bisection."""
-        low, high = 0, 1
+        high = 1
         while self._batches_before(high) <= iteration:
-            low, high = high, 2 * high
-        while high - low > 1:
-            middle = (low + high) // 2
-            if self._batches_before(middle) <= iteration:
-                low = middle
-            else:
-                high = middle
-        return low
+            high *= 2
+        return bisect.bisect_right(range(high), iteration, key=self._batches_before) - 1
 
     def _batches_before(self, epoch: int) -> int:
         """Batches complete at the start of an epoch."""
@@ -177,3 +169,55 @@ class TrainingSchedule:
         # The raw words of a bit generator are the same in every version of NumPy; the results of
         # `Generator.permutation` are not promised to be.
         return np.random.Philox(key=[self._seed, stream]).random_raw(size)
+
+
+def build_schedule(cfg: CfgNode, records: Records) -> Callable[..., TrainingSchedule]:
+    """The order that ``DATALOADER.{SAMPLER_TRAIN, ASPECT_RATIO_GROUPING}`` ask for, as a function
+    of ``seed``. Each of Detectron2's samplers comes to how often an epoch has each image.
+
+    Raises:
+        ValueError: an unknown sampler, a subset of no images, an image without a size.
+    """
+    name = cfg.DATALOADER.SAMPLER_TRAIN
+    if name not in _SAMPLERS:
+        raise ValueError(f"DATALOADER.SAMPLER_TRAIN is {name!r}; it can be {', '.join(_SAMPLERS)}")
+    is_grouped = cfg.DATALOADER.ASPECT_RATIO_GROUPING
+    groups = orientation_groups(records) if is_grouped else np.zeros(len(records), dtype=np.int64)
+    return functools.partial(
+        TrainingSchedule,
+        groups=groups,
+        batch_size=cfg.SOLVER.IMS_PER_BATCH,
+        **_SAMPLERS[name](cfg, records),
+    )
+
+
+def _random_subset(cfg: CfgNode, records: Records) -> dict[str, Any]:
+    ratio = cfg.DATALOADER.RANDOM_SUBSET_RATIO
+    size = int(len(records) * ratio)
+    if not 0 < size <= len(records):
+        raise ValueError(
+            f"DATALOADER.RANDOM_SUBSET_RATIO {ratio} of {len(records)} images are {size}: it must "
+            "leave at least one, and be at most 1"
+        )
+    return {"subset_size": size}
+
+
+def _by_category(cfg: CfgNode, records: Records) -> dict[str, Any]:
+    factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
+        records, cfg.DATALOADER.REPEAT_THRESHOLD, sqrt=cfg.DATALOADER.REPEAT_SQRT
+    )
+    return {"repeat_factors": factors.double().numpy()}
+
+
+def _by_weight(cfg: CfgNode, records: Records, balance: bool) -> dict[str, NDArray[np.float64]]:
+    sampler = _build_weighted_sampler(cfg, enable_category_balance=balance)
+    return {"repeat_factors": (sampler._int_part + sampler._frac_part).double().numpy()}
+
+
+_SAMPLERS: dict[str, Callable[[CfgNode, Records], dict[str, Any]]] = {
+    "TrainingSampler": lambda cfg, records: {},
+    "RepeatFactorTrainingSampler": _by_category,
+    "RandomSubsetTrainingSampler": _random_subset,
+    "WeightedTrainingSampler": functools.partial(_by_weight, balance=False),
+    "WeightedCategoryTrainingSampler": functools.partial(_by_weight, balance=True),
+}

@@ -1,17 +1,13 @@
 """Is a data set what its annotation file says, and can a detector learn from it?"""
 
-from . import checks
 from .anchor_coverage import warn_of_unreached_objects
-from .check import CHECKS
-from .report import DatasetReport, check_dataset, check_datasets
-from .skip import build_record_filter
+from .checks import CHECKS
+from .report import build_record_filter, check_dataset, check_datasets
 
 __all__ = [
     "CHECKS",
-    "DatasetReport",
     "build_record_filter",
     "check_dataset",
     "check_datasets",
-    "checks",
     "warn_of_unreached_objects",
 ]

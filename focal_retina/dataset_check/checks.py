@@ -6,40 +6,82 @@ and reports quote it. Degrees:
 - ``error``: the training would stop in its middle, or learn from nonsense.
 - ``warning``: the model copes, but the user should know.
 - ``tolerated``: a warning up to 1% of the objects, and an error beyond. A few such objects are an
-  annotator's slip; many are a fault of the program that wrote the file.
+  annotator's slip; many are a fault of the program that wrote the file. COCO 2017 has a few.
+- ``needed``: an error in a set that is trained on, and a warning in one that is only evaluated.
 - ``note``: a fact of the data set, in the report only.
 
-COCO 2017 passes with warnings: some of its boxes have no height, others reach over the border by a
-fraction of a pixel.
+Shapes: M annotations.
 """
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from .check import Case, Faults, box_check, check, of_annotations
 from .table import AnnotationTable
 
-# Detectron2's mapper drops boxes up to this wide or high, once they are at the network's scale.
-_THIN = 1e-5
-# Pixels by which a box may reach over the border, which rounding explains.
-_OVERHANG = 1.0
-# Share of boxes over the border from which on they look like [x1, y1, x2, y2].
-_MOSTLY_OUTSIDE = 0.1
+_THIN = 1e-5  # Detectron2's mapper drops boxes up to this wide or high
+_OVERHANG = 1.0  # pixels by which a box may reach over the border, which rounding explains
+_MOSTLY_OUTSIDE = 0.1  # share of boxes over the border that makes them look like [x1, y1, x2, y2]
+
+Indices = Sequence[int] | np.ndarray
+Describe = Callable[[int], str]
+# The faulty entries, and what to say of each, such as "a.jpg, image 3, 0×0"
+Faults = tuple[Indices, Describe]
 
 
-# --- images ---
+class Check(NamedTuple):
+    """A check function, and what its decorator and its docstring say."""
+
+    name: str
+    meaning: str
+    title: str
+    degree: str
+    skipped: str  # what DATA_CHECK.MODE skip removes: "object", "image" or nothing
+    find: Callable[[AnnotationTable], Faults]
+
+
+CHECKS: dict[str, Check] = {}  # in the order of a report
+_BOX_TESTS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {}
+
+
+def check(title: str, degree: str, *, skipped: str = "", boxes: bool = False) -> Callable:
+    """Register a check. One of ``boxes`` alone takes what :func:`box_faults` takes, and returns a
+    mask, bool (M,)."""
+
+    def register(function: Callable) -> Callable:
+        name, find = function.__name__, function
+        if boxes:
+            _BOX_TESTS[name] = function
+
+            def find(table: AnnotationTable) -> Faults:
+                return _annotations(table, box_faults(table.boxes, table.sizes_of_images)[name])
+
+        CHECKS[name] = Check(name, function.__doc__ or "", title, degree, skipped, find)
+        return function
+
+    return register
+
+
+def box_faults(boxes: np.ndarray, image_sizes: np.ndarray) -> dict[str, np.ndarray]:
+    """Sort boxes (M, 4), x, y, width, height, by the first box check that they fail: a mask for
+    each check, bool (M,). Where an image's size (M, 2) is NaN, as unknown, no box is outside.
+    """
+    rest = np.ones(len(boxes), dtype=bool)
+    faults = {}
+    with np.errstate(invalid="ignore", over="ignore"):
+        for name, is_faulty in _BOX_TESTS.items():
+            faults[name] = rest & is_faulty(boxes, image_sizes)
+            rest &= ~faults[name]
+    return faults
 
 
 @check("images with the same id", "error")
 def duplicate_image_id(table: AnnotationTable) -> Faults:
     """only the last of them would be loaded"""
-    return _groups(
-        _repeated(table.image_ids),
-        lambda key, places: Case(table.file_names[places[0]], f"image {key}", _times(places)),
-    )
+    names = table.file_names
+    return _repeated(table.image_ids, lambda x, at: f"{names[at[0]]}, image {x}, {len(at)} times")
 
 
 @check("one file listed several times, with different objects", "error")
@@ -78,75 +120,67 @@ def wrong_size(table: AnnotationTable) -> Faults:
     """their boxes belong to another scale or orientation; Detectron2 stops at them"""
     annotated, sizes = table.image_sizes, table.files.sizes
     known = [i for i in sizes if np.isfinite(annotated[i]).all()]
-    return _images(
-        table,
-        [i for i in known if (annotated[i] != sizes[i]).any()],
-        lambda i: "annotated as {:g}×{:g}, is {}×{}".format(*annotated[i], *sizes[i]),
-    )
-
-
-# --- annotations ---
+    wrong = [i for i in known if (annotated[i] != sizes[i]).any()]
+    text = "annotated as {:g}×{:g}, is {}×{}"
+    return _images(table, wrong, lambda i: text.format(*annotated[i], *sizes[i]))
 
 
 @check("annotations with the same id", "error")
 def duplicate_annotation_id(table: AnnotationTable) -> Faults:
     """Detectron2 refuses the file"""
-    return _groups(
-        _repeated(table.annotation_ids),
-        lambda key, places: Case("", f"annotation {key}", _times(places)),
-    )
+    return _repeated(table.annotation_ids, lambda x, at: f"annotation {x}, {len(at)} times")
 
 
 @check("annotation id 0", "warning")
 def annotation_id_zero(table: AnnotationTable) -> Faults:
     """pycocotools takes a match with id 0 for no match, so the object counts as missed"""
-    zeros = np.array([x == 0 for x in table.annotation_ids], dtype=bool)
-    return of_annotations(table, zeros, lambda _: "number them from 1")
+    zeros = np.array([x == 0 for x in table.annotation_ids])
+    return _annotations(table, zeros, lambda _: "number them from 1")
 
 
 @check("annotations of images that are not listed", "error", skipped="object")
 def unknown_image(table: AnnotationTable) -> Faults:
     """Detectron2 drops these objects"""
-    return of_annotations(table, table.image_index < 0, lambda _: "its image_id is not listed")
+    return _annotations(table, table.image_index < 0, lambda _: "its image_id is not listed")
 
 
 @check("annotations of categories that are not listed", "error")
 def unknown_category(table: AnnotationTable) -> Faults:
     """Detectron2 stops at them"""
-    categories = table.annotated_categories
-    return of_annotations(
-        table, table.class_index < 0, lambda i: f"category {categories[i]} is not listed"
-    )
+    unknown, ids = table.class_index < 0, table.annotated_categories
+    return _annotations(table, unknown, lambda i: f"category {ids[i]} is not listed")
 
 
-@box_check("boxes with NaN or infinite numbers", "error", skipped="object")
+@check("boxes with NaN or infinite numbers", "error", skipped="object", boxes=True)
 def box_not_finite(boxes: np.ndarray, image_sizes: np.ndarray) -> np.ndarray:
     """they make the loss NaN"""
     return ~np.isfinite(boxes).all(axis=1)
 
 
-@box_check("boxes of negative width or height", "error", skipped="object")
+@check("boxes of negative width or height", "error", skipped="object", boxes=True)
 def negative_size(boxes: np.ndarray, image_sizes: np.ndarray) -> np.ndarray:
     """they match no anchor: the object would be trained as background"""
     return np.any(boxes[:, 2:] < 0, axis=1)
 
 
-@box_check("boxes without area", "tolerated", skipped="object")
+@check("boxes without area", "tolerated", skipped="object", boxes=True)
 def zero_area(boxes: np.ndarray, image_sizes: np.ndarray) -> np.ndarray:
     """they match no anchor: the object is trained as background"""
     return np.any(boxes[:, 2:] <= _THIN, axis=1)
 
 
-@box_check("boxes wholly outside their image", "error", skipped="object")
+@check("boxes wholly outside their image", "error", skipped="object", boxes=True)
 def box_outside(boxes: np.ndarray, image_sizes: np.ndarray) -> np.ndarray:
     """nothing of the object is in the image"""
-    return np.any((boxes[:, :2] >= image_sizes) | (_ends(boxes) <= 0), axis=1)
+    start, end = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
+    return np.any((start >= image_sizes) | (end <= 0), axis=1)
 
 
-@box_check("boxes that reach over their image's border by more than a pixel", "warning")
+@check("boxes that reach over their image's border by more than a pixel", "warning", boxes=True)
 def box_over_border(boxes: np.ndarray, image_sizes: np.ndarray) -> np.ndarray:
     """they are cut at the border"""
-    return np.any((boxes[:, :2] < -_OVERHANG) | (_ends(boxes) > image_sizes + _OVERHANG), axis=1)
+    start, end = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
+    return np.any((start < -_OVERHANG) | (end > image_sizes + _OVERHANG), axis=1)
 
 
 @check("boxes of another format", "error")
@@ -154,22 +188,19 @@ def box_format(table: AnnotationTable) -> Faults:
     """COCO's are [x, y, width, height] in pixels of the image"""
     looks_like = _guess_format(table.boxes, table.sizes_of_images)
     indices = range(len(table.boxes) if looks_like else 0)
-    return Faults(indices, lambda _: Case("", "all boxes", f"they are {looks_like}"))
+    return indices, lambda _: f"all boxes, they are {looks_like}"
 
 
 @check("objects whose polygons have fewer than three points", "tolerated", skipped="object")
 def no_polygon(table: AnnotationTable) -> Faults:
     """Detectron2 drops the object, box and all; remove the segmentation to keep it"""
-    return of_annotations(table, table.has_no_polygon)
+    return _annotations(table, table.has_no_polygon)
 
 
-# --- the whole set ---
-
-
-@check("no object to learn from", "error", training_only=True)
+@check("no object to learn from", "needed")
 def no_objects(table: AnnotationTable) -> Faults:
     """crowds do not count"""
-    return Faults([] if table.class_counts.any() else [0], lambda _: Case("", "", "0 objects"))
+    return [] if table.class_counts.any() else [0], lambda _: "0 objects"
 
 
 @check("classes without objects", "warning")
@@ -177,46 +208,51 @@ def class_without_objects(table: AnnotationTable) -> Faults:
     """they can't be learned, nor evaluated"""
     ids, names = table.category_ids, table.class_names
     empty = np.flatnonzero(table.class_counts == 0)
-    return Faults(empty, lambda i: Case("", f"category {ids[i]}", names[i]))
+    return empty, lambda i: f"category {ids[i]}, {names[i]}"
 
 
 @check("categories of the same name", "warning")
 def same_name(table: AnnotationTable) -> Faults:
     """they are learned as different classes"""
-    return _groups(
-        _repeated(table.class_names),
-        lambda name, places: Case("", f"categories {_join(table.category_ids, places)}", name),
-    )
+    ids, names = table.category_ids, table.class_names
+    return _repeated(names, lambda name, at: f"categories {_join(ids, at)}, {name}")
 
 
 @check("images without objects", "note")
 def empty_images(table: AnnotationTable) -> Faults:
     """left out of the training where DATALOADER.FILTER_EMPTY_ANNOTATIONS"""
-    return _images(table, table.empty_images, lambda _: "")
+    return _images(table, table.empty_images)
 
 
 @check("gaps in the category ids", "note")
 def category_gaps(table: AnnotationTable) -> Faults:
     """classes are numbered in the order of their ids"""
     ids = table.category_ids
-    gaps = np.flatnonzero(np.diff(ids) > 1)
-    return Faults(gaps, lambda i: Case("", f"{ids[i]} to {ids[i + 1]}", ""))
+    return np.flatnonzero(np.diff(ids) > 1), lambda i: f"{ids[i]} to {ids[i + 1]}"
 
 
-# --- what several checks share ---
-
-
-def _images(
-    table: AnnotationTable, indices: Sequence[int] | np.ndarray, why: Callable[[int], str]
+def _annotations(
+    table: AnnotationTable, is_faulty: np.ndarray, why: Describe | None = None
 ) -> Faults:
-    def describe(index: int) -> Case:
-        return Case(table.file_names[index], f"image {table.image_ids[index]}", why(index))
+    """Faults of the annotations in a mask, bool (M,); ``why`` says by default what box it is."""
 
-    return Faults(indices, describe)
+    def describe(index: int) -> str:
+        image = table.image_index[index]
+        file_name = f"{table.file_names[image]}, " if image >= 0 else ""
+        width, height = table.sizes_of_images[index]
+        box = ", ".join(f"{x:g}" for x in table.boxes[index])
+        reason = why(index) if why else f"box [{box}] in an image of {width:g}×{height:g}"
+        return f"{file_name}annotation {table.annotation_ids[index]}, {reason}"
+
+    return np.flatnonzero(is_faulty), describe
 
 
-def _ends(boxes: np.ndarray) -> np.ndarray:
-    return boxes[:, :2] + boxes[:, 2:]
+def _images(table: AnnotationTable, indices: Indices, why: Describe | None = None) -> Faults:
+    def describe(index: int) -> str:
+        entry = f"{table.file_names[index]}, image {table.image_ids[index]}"
+        return f"{entry}, {why(index)}" if why else entry
+
+    return indices, describe
 
 
 def _guess_format(boxes: np.ndarray, image_sizes: np.ndarray) -> str | None:
@@ -234,44 +270,33 @@ def _guess_format(boxes: np.ndarray, image_sizes: np.ndarray) -> str | None:
     return None
 
 
-def _repeated(values: Sequence[Hashable]) -> dict[Any, list[int]]:
-    """Values that occur more than once, and where."""
-    counts = Counter(values)
+def _repeated(
+    values: Sequence[Hashable],
+    describe: Callable[[Any, list[int]], str],
+    keep: Callable[[list[int]], bool] = lambda _: True,
+) -> Faults:
+    """Values that occur more than once; ``describe`` and ``keep`` take where."""
     places = defaultdict(list)
-    if len(counts) < len(values):
-        for index, value in enumerate(values):
-            if counts[value] > 1:
-                places[value].append(index)
-    return places
-
-
-def _groups(groups: dict[Any, list[int]], describe: Callable[[Any, list[int]], Case]) -> Faults:
-    items = list(groups.items())
-    return Faults(range(len(items)), lambda index: describe(*items[index]))
+    for index, value in enumerate(values):
+        places[value].append(index)
+    found = [(value, at) for value, at in places.items() if len(at) > 1 and keep(at)]
+    return range(len(found)), lambda index: describe(*found[index])
 
 
 def _repeated_files(table: AnnotationTable, *, agree: bool) -> Faults:
     """Files that are listed several times, with the same objects (``agree``) or others."""
-    repeated = _repeated(table.file_names)
-    contents: dict[int, list[tuple]] = {i: [] for places in repeated.values() for i in places}
-    for index in np.flatnonzero(np.isin(table.image_index, list(contents))):
-        entry = (int(table.class_index[index]), *table.boxes[index].tolist())
-        contents[int(table.image_index[index])].append(entry)
-    groups = {
-        file_name: places
-        for file_name, places in repeated.items()
-        if (len({tuple(sorted(contents[i])) for i in places}) == 1) == agree
+    ids, times = table.image_ids, Counter(table.file_names)
+    contents: dict[int, list] = {
+        i: [] for i, name in enumerate(table.file_names) if times[name] > 1
     }
-    return _groups(
-        groups,
-        lambda name, places: Case(
-            name, f"images {_join(table.image_ids, places[:5])}", _times(places)
-        ),
+    for index in np.flatnonzero(np.isin(table.image_index, list(contents))):
+        entry = (table.class_index[index], *table.boxes[index])
+        contents[table.image_index[index]].append(entry)
+    return _repeated(
+        table.file_names,
+        lambda name, at: f"{name}, images {_join(ids, at[:5])}, {len(at)} times",
+        lambda at: (len({tuple(sorted(contents[i])) for i in at}) == 1) == agree,
     )
-
-
-def _times(places: list[int]) -> str:
-    return f"{len(places)} times"
 
 
 def _join(ids: Sequence[int | str], places: list[int]) -> str:

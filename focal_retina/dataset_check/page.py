@@ -8,15 +8,8 @@ from detectron2.config import CfgNode
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ..data.coco import check_num_classes, dataset_classes
-from .anchor_coverage import (
-    SIZE_BUCKETS,
-    Coverage,
-    build_anchor_grid,
-    input_size,
-    measure_coverage,
-    resized_objects,
-)
-from .anchor_suggestion import ENOUGH, AnchorSuggestion, suggest_anchors
+from . import anchor_coverage
+from .anchor_coverage import ENOUGH, AnchorGrid, AnchorSuggestion, Coverage
 from .report import DatasetReport, check_dataset
 
 
@@ -27,19 +20,10 @@ class Inspection:
     report: DatasetReport
     short_edge: int
     max_size: int
-    num_anchors: int  # a cell, on the first level
+    grid: AnchorGrid
     coverage: Coverage
     suggestion: AnchorSuggestion | None
     """For training, where over 1% of the objects reach no anchor and others would do better."""
-
-    @property
-    def has_errors(self) -> bool:
-        return bool(self.report.of_degree("error"))
-
-    @property
-    def grid_is_too_coarse(self) -> bool:
-        """Whether no anchors, of those that were tried, reach 99% of the objects."""
-        return (self.suggestion or self.coverage).unreached_share > ENOUGH
 
     def __str__(self) -> str:
         lines = [str(self.report), f"anchors: {self.coverage}"]
@@ -50,11 +34,8 @@ class Inspection:
 
 
 def config_problems(cfg: CfgNode) -> list[str]:
-    """What is wrong between the data sets and MODEL.RETINANET.NUM_CLASSES, or among the sets.
-
-    Raises:
-        ValueError, FileNotFoundError: a set is not registered, or can't be read at all.
-    """
+    """What is wrong between the data sets and MODEL.RETINANET.NUM_CLASSES, or among the sets; an
+    error where a set is not registered, or can't be read at all."""
     names = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
     for name in names:
         dataset_classes(name)
@@ -66,47 +47,38 @@ def config_problems(cfg: CfgNode) -> list[str]:
 
 
 def inspect_datasets(cfg: CfgNode, *, all_images: bool = False) -> list[Inspection]:
-    """Check and measure the sets of DATASETS.TRAIN and DATASETS.TEST, each once.
+    """Check and measure the sets of DATASETS.TRAIN and DATASETS.TEST of a RetinaNet, each once.
 
-    Args:
-        cfg: of a RetinaNet.
-        all_images: decode all images rather than DATA_CHECK.NUM_DECODED of them.
-
-    Raises:
-        ValueError: a set is not registered, or its annotation file is not COCO json.
-        FileNotFoundError: it has no annotation file.
+    ``all_images`` decodes all, rather than DATA_CHECK.NUM_DECODED of them. Errors are those of
+    :func:`~focal_retina.dataset_check.check_dataset`.
     """
-    grid = build_anchor_grid(cfg)
+    grid = anchor_coverage.build_anchor_grid(cfg)
     num_decoded = -1 if all_images else cfg.MODEL.FOCAL_RETINA.DATA_CHECK.NUM_DECODED
     inspections = []
     for name in dict.fromkeys([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]):
         training = name in cfg.DATASETS.TRAIN
-        short_edge, max_size = input_size(cfg, training=training)
+        short_edge, max_size = anchor_coverage.input_size(cfg, training=training)
         report = check_dataset(name, training=training, num_decoded=num_decoded)
-        coverage = measure_coverage(report.table, grid, short_edge, max_size)
+        coverage = anchor_coverage.measure_coverage(report.table, grid, short_edge, max_size)
         suggestion = None
         if training and coverage.unreached_share > ENOUGH:
-            boxes, sizes, _ = resized_objects(report.table, short_edge, max_size)
-            suggestion = suggest_anchors(boxes, sizes, grid)
-        num_anchors = len(grid.cell_anchors[0])
-        inspections.append(
-            Inspection(report, short_edge, max_size, num_anchors, coverage, suggestion)
-        )
+            boxes, sizes, _ = anchor_coverage.resized_objects(report.table, short_edge, max_size)
+            suggestion = anchor_coverage.suggest_anchors(boxes, sizes, grid)
+        inspections.append(Inspection(report, short_edge, max_size, grid, coverage, suggestion))
     return inspections
 
 
 def write_html(
     inspections: Sequence[Inspection], problems: Sequence[str], config_file: str, path: Path
 ) -> None:
-    """Write one file that needs no other, for a light and a dark screen.
-
-    Raises:
-        OSError: it can't be written.
-    """
-    environment = Environment(
-        loader=PackageLoader(__package__), undefined=StrictUndefined, autoescape=True
-    )
+    """Write one file that needs no other, for a light and a dark screen."""
+    loader = PackageLoader(__package__)
+    environment = Environment(loader=loader, undefined=StrictUndefined, autoescape=True)
     page = environment.get_template("dataset_check.html.j2").render(
-        inspections=inspections, problems=problems, config_file=config_file, sizes=SIZE_BUCKETS
+        inspections=inspections,
+        problems=problems,
+        config_file=config_file,
+        sizes=anchor_coverage.SIZE_BUCKETS,
+        enough=ENOUGH,
     )
     path.write_text(page, encoding="utf-8")

@@ -1,24 +1,40 @@
-"""The annotations of a data set as columns, which checks and statistics read at array speed.
+"""A data set as columns, which checks and statistics read at array speed, and its image files.
 
 Shapes: N images, M annotations, K classes.
 """
 
 import os
+import stat
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog, detection_utils
 from detectron2.structures import BoxMode
+from tqdm import tqdm
 
-from ..data.coco_json import raw_records, read_coco_json
-from .images import ImageFiles
+from ..data.coco import raw_records, read_coco_json
 
 
 class NotRecordsError(ValueError):
     """A data set that is not a list of records, such as a torch Dataset."""
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """What is known of a data set's image files, by the images' index."""
+
+    missing: list[int] = field(default_factory=list)  # images without a regular file
+    unreadable: dict[int, str] = field(default_factory=dict)  # why an image cannot be decoded
+    sizes: dict[int, tuple[int, int]] = field(default_factory=dict)
+    """Width and height of the images that were decoded."""
+
+    @property
+    def num_decoded(self) -> int:
+        return len(self.unreadable) + len(self.sizes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +58,7 @@ class AnnotationTable:
     files: ImageFiles = field(default_factory=ImageFiles)
     """What is known of the image files; by default nothing."""
 
-    @property
+    @cached_property
     def sizes_of_images(self) -> np.ndarray:
         """float64 (M, 2): width and height of each annotation's image; NaN where unknown."""
         return np.vstack([self.image_sizes, np.full((1, 2), np.nan)])[self.image_index]
@@ -65,14 +81,11 @@ def is_generated(name: str) -> bool:
 
 
 def load_table(name: str) -> AnnotationTable:
-    """Read a registered data set's annotations.
-
-    A COCO file is read as it is, with everything that Detectron2's loader would drop or refuse. Of
-    other sets the table holds the records that their loader returns.
+    """Read a registered data set: a COCO file as it is, with everything that Detectron2's loader
+    would drop or refuse; of other sets the records that their loader returns.
 
     Raises:
         ValueError: the file is not COCO json, or a record lacks what Detectron2's format asks for.
-        NotRecordsError: there is no such file, and the loader returns no list.
         FileNotFoundError: there is no annotation file.
     """
     metadata = MetadataCatalog.get(name)
@@ -84,17 +97,16 @@ def load_table(name: str) -> AnnotationTable:
     records = DatasetCatalog.get(name)
     if not isinstance(records, list):
         raise NotRecordsError(f"data set {name!r} is a {type(records).__name__}, not a list")
-    class_names = metadata.get("thing_classes")
-    if class_names is None:
+    if metadata.get("thing_classes") is None:
         raise ValueError(f"data set {name!r}: its metadata lack thing_classes, the class names")
     for index, record in enumerate(records):
-        if "file_name" not in record or "annotations" not in record:
+        if not {"file_name", "annotations"} <= record.keys():
             raise ValueError(
                 f"data set {name!r}: record {index} lacks file_name or annotations; Detectron2's "
                 '"Use Custom Datasets" says what a record holds'
             )
     try:
-        return build_table(name, records, dict(enumerate(class_names)))
+        return build_table(name, records, dict(enumerate(metadata.thing_classes)))
     except (KeyError, TypeError, ValueError, AssertionError, NotImplementedError) as error:
         raise ValueError(
             f"data set {name!r}: an annotation lacks bbox, bbox_mode or category_id, or has one "
@@ -105,13 +117,10 @@ def load_table(name: str) -> AnnotationTable:
 def build_table(
     source: str, records: list[dict[str, Any]], categories: dict[int, str]
 ) -> AnnotationTable:
-    """Turn records into columns.
+    """Turn records of Detectron2's format into columns.
 
-    Args:
-        source: the annotation file, or the data set's name.
-        records: in Detectron2's format. Annotations of a last record without ``file_name`` belong
-            to no listed image.
-        categories: names by the ids that the annotations have.
+    Annotations of a last record without ``file_name`` belong to no listed image. ``categories``
+    are names by the ids that the annotations have.
     """
     annotations = [x for record in records for x in record["annotations"]]
     images = [record for record in records if "file_name" in record]
@@ -141,12 +150,50 @@ def build_table(
 def _boxes(annotations: list[dict[str, Any]]) -> np.ndarray:
     """x, y, width, height, (M, 4), of whatever ``bbox_mode`` they have."""
     boxes = _matrix([x["bbox"] for x in annotations], 4)
-    others = [i for i, x in enumerate(annotations) if x["bbox_mode"] is not BoxMode.XYWH_ABS]
-    for mode in {BoxMode(annotations[i]["bbox_mode"]) for i in others}:
-        rows = [i for i in others if annotations[i]["bbox_mode"] == mode]
-        boxes[rows] = BoxMode.convert(boxes[rows], mode, BoxMode.XYWH_ABS)
+    modes = np.array([x["bbox_mode"] for x in annotations], dtype=np.int64)
+    for mode in set(modes.tolist()):
+        rows = modes == mode
+        boxes[rows] = BoxMode.convert(boxes[rows], BoxMode(mode), BoxMode.XYWH_ABS)
     return boxes
 
 
 def _matrix(rows: Sequence[Sequence[float]], width: int) -> np.ndarray:
     return np.array(rows, dtype=np.float64).reshape(len(rows), width)
+
+
+def inspect_images(file_names: list[str], num_decoded: int) -> ImageFiles:
+    """Look for every file; URLs count as present. Decode ``num_decoded`` images, drawn with a fixed
+    seed, and every empty file; below 0: all.
+    """
+    file_sizes = [1 if "://" in name else _file_size(name) for name in file_names]
+    sample = [index for index, size in enumerate(file_sizes) if size is not None]
+    if 0 <= num_decoded < len(sample):
+        drawn = np.random.default_rng(0).choice(sample, num_decoded, replace=False)
+        sample = sorted({*drawn.tolist(), *(i for i, size in enumerate(file_sizes) if size == 0)})
+    files = ImageFiles([index for index, size in enumerate(file_sizes) if size is None])
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes without the GIL
+        outcomes = pool.map(_decode, [file_names[i] for i in sample])  # Ctrl-C cancels the rest
+        progress = tqdm(outcomes, "decoding images", len(sample), delay=5, unit="image")
+        for index, outcome in zip(sample, progress, strict=True):
+            (files.unreadable if isinstance(outcome, str) else files.sizes)[index] = outcome
+    return files
+
+
+def _file_size(file_name: str) -> int | None:
+    """Bytes; None where there is no regular file."""
+    try:
+        status = os.stat(file_name)
+    except (OSError, ValueError):  # ValueError: a NUL in the name
+        return None
+    # Opening a pipe or a device could wait forever.
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+
+def _decode(file_name: str) -> tuple[int, int] | str:
+    """Width and height of an image, or why it cannot be decoded."""
+    try:
+        # Detectron2's reader, so that it turns the image as the mapper will (EXIF).
+        height, width = detection_utils.read_image(file_name, format="BGR").shape[:2]
+    except Exception as error:  # Pillow's decoders raise whatever their format suggests
+        return " ".join(f"{type(error).__name__}: {error}".split())
+    return width, height

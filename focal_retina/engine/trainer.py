@@ -20,9 +20,8 @@ from fvcore.nn.precise_bn import get_bn_modules
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ..data import TrainLoader, build_train_loader, prepare_data_worker
-from ..data.corrupt import build_corrupt_image_guard
-from ..data.mapper import build_train_mapper
+from ..data import TrainLoader, build_train_loader, build_train_mapper, prepare_data_worker
+from ..data.mapper import build_corrupt_image_guard
 from ..dataset_check import build_record_filter
 from ..evaluation import build_evaluator
 from ..modeling.compilation import compile_network

@@ -3,6 +3,7 @@
 import colorsys
 import itertools
 import json
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -30,12 +31,7 @@ def draw_detections(dataset_name: str, results_json: Path, out_png: Path) -> Non
     """Draw images of a data set, spread evenly over it, with their objects and their detections.
 
     As many detections are shown as the data set has objects, those of the highest scores. A class
-    has one colour throughout.
-
-    Args:
-        dataset_name: a registered data set.
-        results_json: detections in COCO's results format, as COCOEvaluator writes them.
-        out_png: the file to write.
+    has one colour throughout. ``results_json`` is in COCO's results format.
     """
     records = DatasetCatalog.get(dataset_name)
     metadata = MetadataCatalog.get(dataset_name)
@@ -87,20 +83,16 @@ def _color(label: int) -> str:
 
 def _save_sheet(pairs: Sequence[Sequence[np.ndarray]], title: str, out_png: Path) -> None:
     """One pixel of a drawing is one of the sheet, so that the labels stay sharp."""
+    pictures = list(itertools.chain.from_iterable(pairs))
     num_columns = 2 * min(_PAIRS_PER_ROW, len(pairs))
-    rows = [
-        list(itertools.chain.from_iterable(pairs[i : i + _PAIRS_PER_ROW]))
-        for i in range(0, len(pairs), _PAIRS_PER_ROW)
-    ]
-    heights = [_GAP + max(x.shape[0] for x in row) for row in rows]
-    width, height = num_columns * (_SIDE + _GAP) + _GAP, _HEADER + sum(heights)
+    row_height = _GAP + max((x.shape[0] for x in pictures), default=0)
+    width = num_columns * (_SIDE + _GAP) + _GAP
+    height = _HEADER + math.ceil(len(pairs) / _PAIRS_PER_ROW) * row_height
     figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
-    top = height - _HEADER
-    for row, row_height in zip(rows, heights, strict=True):
-        for column, picture in enumerate(row):
-            x = _GAP + column * (_SIDE + _GAP) + (_SIDE - picture.shape[1]) // 2
-            y = top - picture.shape[0] - (row_height - _GAP - picture.shape[0]) // 2
-            figure.figimage(picture, x, y)
-        top -= row_height
+    for index, picture in enumerate(pictures):
+        row, column = divmod(index, num_columns)
+        x = _GAP + column * (_SIDE + _GAP) + (_SIDE - picture.shape[1]) // 2
+        y = height - _HEADER - row * row_height - (row_height - _GAP + picture.shape[0]) // 2
+        figure.figimage(picture, x, y)
     figure.text(_GAP / width, 1 - _HEADER / 2 / height, title, weight="bold", va="center")
     figure.savefig(out_png)

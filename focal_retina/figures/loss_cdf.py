@@ -15,18 +15,15 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import (
-    MetadataCatalog,
-    build_detection_test_loader,
-    get_detection_dataset_dicts,
-)
+from detectron2.data import MetadataCatalog, build_detection_test_loader
+from detectron2.data.build import get_detection_dataset_dicts
 from detectron2.data.detection_utils import build_augmentation
 from matplotlib.figure import Figure
 from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from ..data import CrowdKeepingMapper
+from ..data import TrainMapper
 from ..engine import UserError
 from ..engine.checkpoint import load_trained_model
 from ..files import atomic_write
@@ -90,13 +87,9 @@ def measure_loss_cdf(
 ) -> MeasuredCdfs:
     """Write fig4.png, loss_shares.png and loss_distribution.json.
 
-    Args:
-        cfg: of a trained model; the images are those of DATASETS.TEST, at random.
-        output: an existing folder.
-        gammas: of the losses to look at, ≥ 0, each once.
-        alpha: see :func:`~focal_retina.figures.loss_shares.loss_shares`.
-        max_images: more images are not looked at.
-        sample_size: how many logits of each sign are drawn at most, as many of each image.
+    At most ``max_images`` of DATASETS.TEST are looked at, at random, and ``sample_size`` logits of
+    each sign are drawn, as many of each image. ``alpha`` is that of
+    :func:`~focal_retina.figures.loss_shares.loss_shares`.
 
     Raises:
         UserError: another kind of model, a data set without annotations, or logits that are not
@@ -147,7 +140,8 @@ def labeled_loader(cfg: CfgNode, max_images: int) -> DataLoader:
     if bare is not None:
         raise UserError(f"DATASETS.TEST {cfg.DATASETS.TEST}: {bare} has no annotations to label by")
     records = random.Random(_SEED).sample(records, min(max_images, len(records)))
-    mapper = CrowdKeepingMapper(cfg, is_train=True, augmentations=build_augmentation(cfg, False))
+    resize = build_augmentation(cfg, False)
+    mapper = TrainMapper(cfg, is_train=True, augmentations=resize, keep_crowds=True)
     workers = cfg.DATALOADER.NUM_WORKERS
     return build_detection_test_loader(records, mapper=mapper, num_workers=workers)
 

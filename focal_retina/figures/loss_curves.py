@@ -20,10 +20,8 @@ from .style import DPI, SERIES_COLORS, style_axes
 
 _UNWEIGHTED = -1.0
 _Y_LABELS = {"loss": "loss", "gradient": "derivative of the loss by $x_t$"}
-_LEGEND_PLACES: dict[str, Any] = {
-    "loss": "upper right",
-    "gradient": "lower right",
-}  # where the curves are not
+# Where the curves are not
+_LEGEND_PLACES: dict[str, Any] = {"loss": "upper right", "gradient": "lower right"}
 _DASHES = ("-", "--", ":")
 
 # The paper does not list what its figure 7 shows. This grid holds α-CE, which is (γ, β) = (1, 0),

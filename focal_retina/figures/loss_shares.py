@@ -87,11 +87,6 @@ def draw_loss_shares(
     """Draw a column for each kind of part: shares of the loss above, of the gradient below.
 
     A bar is a γ. Its lower, filled segment belongs to negatives, the hatched one to positives.
-
-    Args:
-        parts: of :func:`loss_shares`.
-        gammas, alpha: what it was given.
-        out_png: the file to write.
     """
     widths = [2 + min(_MAX_NAMES, len(shares.names)) for shares in parts.values()]
     figure = Figure(figsize=(16, 8), dpi=DPI, layout="constrained")

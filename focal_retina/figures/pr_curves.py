@@ -20,11 +20,6 @@ def draw_pr_curves(curves: PrecisionCurves, title: str, out_png: Path) -> None:
     """Precision against recall: the mean of the classes by IoU, each class at IoU .5, and AP.
 
     Classes without objects are left out. With many classes the best and the worst are shown.
-
-    Args:
-        curves: of one data set, at least one class.
-        title: above the picture.
-        out_png: the file to write.
     """
     average_precision = curves.average_precision()
     ranking = [int(k) for k in np.argsort(-average_precision) if not np.isnan(average_precision[k])]

@@ -100,12 +100,8 @@ def measure_runs(
     """Measure each run at each size, but not what ``output``/speed_accuracy.json has already.
 
     That file is written after each measurement, so that an interrupted call goes on where it was.
-
-    Args:
-        runs, sizes: all pairs are measured.
-        output: an existing folder, for the json and the evaluators' files.
-        num_images: how many to time.
-        opts, register, imports: see :func:`~focal_retina.engine.load_config`.
+    ``num_images`` are timed; ``opts``, ``register`` and ``imports`` are those of
+    :func:`~focal_retina.engine.load_config`.
 
     Returns:
         All measurements in the json, those of earlier calls among them.

@@ -1,4 +1,4 @@
-"""The course of a training, out of the metrics.json that Detectron2 writes as it goes."""
+"""The course of a training, from Detectron2's metrics.json, and the pictures at its end."""
 
 import json
 import logging
@@ -7,9 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from detectron2.config import CfgNode
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..evaluation.coco_evaluator import PRECISION_CURVES_FILE, load_precision_curves
+from .detections import draw_detections
+from .pr_curves import draw_pr_curves
 from .style import DPI, style_axes
 
 _logger = logging.getLogger(__name__)
@@ -23,14 +27,11 @@ class Series(NamedTuple):
 
 
 def read_metrics(metrics_json: Path) -> dict[str, Series]:
-    """Read a metrics.json: one json object a line, each with its "iteration".
+    """Read a metrics.json, one json object a line, each with its "iteration": series by name.
 
     A resumed training appends to the file and starts at its last checkpoint. Where a scalar's
     iterations jump back, the resumed run replaces what the interrupted one had written from there.
-
-    Returns:
-        Scalar's name -> series. A line that is cut off (its writer was killed) is left out, with a
-        warning.
+    A line that is cut off (its writer was killed) is left out, with a warning.
 
     Raises:
         ValueError: the file holds no metrics at all.
@@ -99,3 +100,35 @@ def _draw(axes: Axes, title: str, curves: Mapping[str, Series], marker: str = ""
         axes.plot(iterations, values, label=name, marker=marker, linewidth=1.5)
     if len(curves) > 1:
         axes.legend(frameon=False, fontsize=9)
+
+
+def write_training_report(cfg: CfgNode) -> None:
+    """Write training.png, and of each evaluated data set detections.png and pr_curves.png, to
+    cfg.OUTPUT_DIR.
+
+    The log then says where everything is. With several sets in DATASETS.TEST the names hold their
+    set's: detections_NAME.png. Precision and recall are those of COCO's metrics. A data set that
+    is evaluated by others has no pr_curves.png.
+    """
+    output = Path(cfg.OUTPUT_DIR)
+    draw_training_curves(read_metrics(output / "metrics.json"), output / "training.png")
+    lines = []
+    for name in cfg.DATASETS.TEST:
+        suffix = f"_{name}" if len(cfg.DATASETS.TEST) > 1 else ""
+        folder = output / "inference" / name
+        # One file, called coco_… or lvis_instances_results.json after the evaluator.
+        for results in folder.glob("*_instances_results.json"):
+            picture = output / f"detections{suffix}.png"
+            draw_detections(name, results, picture)
+            lines.append(f"detections beside ground truth  {picture}")
+        if (folder / PRECISION_CURVES_FILE).exists():
+            precision = load_precision_curves(folder / PRECISION_CURVES_FILE)
+            picture = output / f"pr_curves{suffix}.png"
+            draw_pr_curves(precision, f"{name}: precision and recall", picture)
+            lines.append(f"precision against recall        {picture}")
+    lines += [
+        f"training curves                 {output / 'training.png'}",
+        f"numbers, one json a line        {output / 'metrics.json'}",
+        f"TensorBoard                     tensorboard --logdir {output}",
+    ]
+    _logger.info("Where to look:\n%s", "\n".join(lines))

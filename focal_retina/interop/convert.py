@@ -1,6 +1,5 @@
 """Weights of one library to another's, by way of Detectron2's names and order."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any
@@ -8,11 +7,9 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 
-from .adapter import Adapter, Data, Tensors
-from .architecture import OUTPUTS, STEM, read_architecture, tensor_names
+from .adapter import Adapter, Data, Tensors, read_head, write_head
 from .detectron2 import DETECTRON2
-from .head_channels import read_head, write_head
-from .spec import first_boxes, make_spec, pixels_in_order
+from .spec import OUTPUTS, STEM, first_boxes, make_spec, read_architecture, tensor_names
 
 BN_EPS = 1e-5  # of the batch norms of Detectron2, torchvision, mmdetection and ODTK
 _STEM = f"{STEM}.weight"
@@ -31,19 +28,12 @@ _FIXED = {  # what a library computes one way
 
 @dataclass
 class Report:
-    """What a conversion did, and what it could not do.
+    """What a conversion did, and what it could not do."""
 
-    Attributes:
-        changed: on the way, so that nothing else changes.
-        differs: how the target computes otherwise with the same weights.
-        unused: the source's tensors that the target has no place for.
-        missing: the target's tensors that the source does not have.
-    """
-
-    changed: list[str] = field(default_factory=list)
-    differs: list[str] = field(default_factory=list)
-    unused: list[str] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)  # on the way, so that nothing else changes
+    differs: list[str] = field(default_factory=list)  # what the target computes otherwise
+    unused: list[str] = field(default_factory=list)  # tensors without a place in the target
+    missing: list[str] = field(default_factory=list)  # the target's that the source does not have
 
     @property
     def is_complete(self) -> bool:
@@ -55,34 +45,24 @@ class Report:
 
 @dataclass
 class Conversion:
-    """Result of :func:`convert`, and what it works on.
+    """Result of :func:`convert`, and what it works on."""
 
-    Attributes:
-        tensors: by the target's names; on the way, by ours (see :mod:`.architecture`).
-        names: ours of every tensor that the model has.
-        spec: what the tensors mean, as a config.
-        class_rows: classification rows of an anchor in the file, where a library that has a row of
-            background has none there; else None.
-        data: what the target's library saves and loads, with the tensors in it.
-    """
-
-    tensors: Tensors
-    names: list[str]
-    spec: CfgNode
+    tensors: Tensors  # by the target's names; on the way, by ours (see :mod:`.spec`)
+    names: list[str]  # ours of every tensor that the model has
+    spec: CfgNode  # what the tensors mean
     report: Report
     class_rows: int | None = None
-    data: dict[str, Any] = field(default_factory=dict)
+    """Classification rows of an anchor in the file, where there is none of background, of a library
+    that can have one; else None."""
+    data: dict[str, Any] = field(default_factory=dict)  # what the target's library saves and loads
 
 
 def convert(
     data: Data, source: Adapter, target: Adapter, spec: CfgNode, *, bn_eps: float = BN_EPS
 ) -> Conversion:
-    """Convert what was loaded from a file.
+    """Convert ``data``: tensors or arrays by name, within what the source saves around them.
 
-    Args:
-        data: tensors or arrays by name, within what the library saves around them.
-        spec: of the source: :meth:`Adapter.spec_of`, or :func:`.spec.spec_from_config`.
-        bn_eps: epsilon of the source's batch norms.
+    ``spec`` and ``bn_eps``, the epsilon of batch norms, are the source's.
 
     Raises:
         ValueError: the file is not of this library, or has other numbers of classes or anchors than
@@ -116,9 +96,11 @@ def _read(data: Data, source: Adapter, spec: CfgNode) -> Conversion:
     tensors = _without_spare(source.unwrap(data, spec), source, report)
     names = source.from_keys(tensors)
     ours = {name: tensors[key] for key, name in names.items()}
-    _check_present(_OUTPUTS, ours, source, spec)
+    for name in (*_OUTPUTS, _STEM):
+        if name not in ours:
+            key = source.to_key(name, spec)
+            raise ValueError(f"there is no {key} in it: it is no RetinaNet of {source.name}")
     read_architecture(ours, spec)
-    _check_present([_STEM], ours, source, spec)
     known = list(DETECTRON2.from_keys(tensor_names(spec)).values())
     report.unused += sorted(key for key in tensors if names.get(key) not in known)
     ours = {name: ours[name] for name in known if name in ours}
@@ -147,16 +129,8 @@ def _without_spare(values: Data, source: Adapter, report: Report) -> Tensors:
     return tensors
 
 
-def _check_present(names: Iterable[str], ours: Tensors, source: Adapter, spec: CfgNode) -> None:
-    for name in names:
-        if name not in ours:
-            key = source.to_key(name, spec)
-            raise ValueError(f"there is no {key} in it: it is no RetinaNet of {source.name}")
-
-
 def _to_detectron2(conversion: Conversion, source: Adapter, bn_eps: float) -> None:
-    """Change the tensors to Detectron2's classes and order of anchors, and add those that the
-    source does without."""
+    """To Detectron2's classes and order of anchors, and with tensors that the source omits."""
     ours, report, spec = conversion.tensors, conversion.report, conversion.spec
     _check_top_block(ours, source, spec)
     num_rows, rows = read_head(ours, source, spec)
@@ -192,7 +166,7 @@ def _check_top_block(ours: Tensors, source: Adapter, spec: CfgNode) -> None:
     if p6 is None or lateral is None:
         return
     p6_from = spec.MODEL.FOCAL_RETINA.TOP_BLOCK.IN_FEATURE
-    channels = {"p5": lateral.shape[0], "res5": lateral.shape[1]}[p6_from]
+    channels = lateral.shape[0] if p6_from == "p5" else lateral.shape[1]
     if p6.shape[1] != channels:
         raise ValueError(
             f"P6 is computed from {p6.shape[1]} channels in it, but {source.name} has {channels} "
@@ -261,14 +235,12 @@ def _word(value: Any) -> str:
 
 
 def _write_stem(conversion: Conversion, theirs: CfgNode, target: Adapter) -> None:
-    """Make up for other pixels in the first convolution.
-
-    The output is the same if the means are the same colour. No bias can make up for another mean,
-    because the padding is 0 whatever the mean.
-    """
+    """Make up for other pixels in the first convolution. No bias can make up for another mean,
+    because the padding is 0 whatever the mean."""
     ours, report, spec = conversion.tensors, conversion.report, conversion.spec
     order, their_mean = theirs.INPUT.FORMAT, theirs.MODEL.PIXEL_MEAN
-    mean, std = pixels_in_order(spec, order)
+    step = 1 if order == spec.INPUT.FORMAT else -1
+    mean, std = spec.MODEL.PIXEL_MEAN[::step], spec.MODEL.PIXEL_STD[::step]
     if order != spec.INPUT.FORMAT:
         ours[_STEM] = ours[_STEM].flip(1)
         report.changed.append(f"first convolution: {spec.INPUT.FORMAT} to {order}")
@@ -289,11 +261,9 @@ def _write_stem(conversion: Conversion, theirs: CfgNode, target: Adapter) -> Non
 
 
 def _fold_batch_norms(ours: Tensors) -> None:
-    for name in [name for name in ours if name.endswith(".running_mean")]:
-        weight, bias, mean, variance = (
-            name.replace("running_mean", part)
-            for part in ("weight", "bias", "running_mean", "running_var")
-        )
+    for mean in [name for name in ours if name.endswith(".running_mean")]:
+        norm = mean.removesuffix(".running_mean")
+        weight, bias, variance = f"{norm}.weight", f"{norm}.bias", f"{norm}.running_var"
         scale = ours[weight] * (ours[variance] + BN_EPS).rsqrt()
         ours[bias] = ours[bias] - ours[mean] * scale
         ours[weight] = scale

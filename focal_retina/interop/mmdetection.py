@@ -5,18 +5,13 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
-from .adapter import Adapter, Data, Tensors, check_count, inner, of_modules, resnet_keys
+from .adapter import Adapter, Data, Tensors, check_count, fpn_keys, inner, of_modules, resnet_keys
 from .spec import TOP_BLOCK_BACKBONE, TORCHVISION_RESNET
 
-_FPN = {
-    **{f"backbone.fpn_lateral{i + 3}": f"neck.lateral_convs.{i}" for i in range(3)},
-    **{f"backbone.fpn_output{i + 3}": f"neck.fpn_convs.{i}" for i in range(3)},
-}
 KEYS = of_modules(
     {
         **resnet_keys("backbone"),
-        **{f"{ours}": f"{theirs}.conv" for ours, theirs in _FPN.items()},
-        **{f"{ours}.norm": f"{theirs}.{{fpn_norm}}" for ours, theirs in _FPN.items()},
+        **fpn_keys("neck.lateral_convs", "neck.fpn_convs", conv="conv", norm="{fpn_norm}"),
         "backbone.top_block.p6": "neck.fpn_convs.3.conv",
         "backbone.top_block.p7": "neck.fpn_convs.4.conv",
         "head.cls_subnet.{i}": "bbox_head.cls_convs.{i}.conv",
@@ -43,7 +38,12 @@ class MmdetectionAdapter(Adapter):
         dataset = meta.get("dataset_meta") or meta  # 3.x or 2.x
         classes = dataset.get("CLASSES") or dataset.get("classes")
         if classes:
-            check_count("classes", len(classes), spec.MODEL.RETINANET.NUM_CLASSES, "--num-classes")
+            check_count(
+                "the file is of {} classes",
+                len(classes),
+                spec.MODEL.RETINANET.NUM_CLASSES,
+                "--num-classes",
+            )
         return inner(data, "state_dict")
 
     def wrap(self, tensors: Tensors, spec: CfgNode) -> dict[str, Any]:

@@ -6,8 +6,7 @@ from typing import Any
 from detectron2.config import CfgNode
 
 from .adapter import Adapter, Data, Tensors, check_count, inner, of_modules, resnet_keys
-from .architecture import BLOCKS
-from .spec import STRIDES, TORCHVISION_RESNET, anchors_per_position
+from .spec import BLOCKS, STRIDES, TORCHVISION_RESNET, anchors_per_position
 
 _BACKBONE = "backbones.ResNet{depth}FPN"
 KEYS = of_modules(
@@ -31,13 +30,13 @@ class OdtkAdapter(Adapter):
         if "angles" in data:
             raise ValueError("it detects rotated boxes, which RetinaNet of Detectron2 does not")
         num_classes = spec.MODEL.RETINANET.NUM_CLASSES
-        check_count("classes", data.get("classes"), num_classes, "--num-classes")
+        check_count("the file is of {} classes", data.get("classes"), num_classes, "--num-classes")
         if "ratios" in data and "scales" in data:
             stated, generator = anchors_per_position(spec), spec.MODEL.ANCHOR_GENERATOR
             generator.SIZES = [[scale * stride for scale in data["scales"]] for stride in STRIDES]
             generator.ASPECT_RATIOS = [list(data["ratios"])]
             found = anchors_per_position(spec)
-            check_count("anchors a position", found, stated, "--num-anchors")
+            check_count("the file is of {} anchors a position", found, stated, "--num-anchors")
         return inner(data, "state_dict")
 
     def wrap(self, tensors: Tensors, spec: CfgNode) -> dict[str, Any]:

@@ -1,18 +1,34 @@
-"""What a RetinaNet's weights mean and do not say themselves: a config of Detectron2, as spec."""
+"""What a RetinaNet's weights mean: a config of Detectron2, as spec, and the tensors it has.
+
+Names here are Detectron2's, but for the subnets: their convolutions are counted, and a norm is
+named after its convolution, as in Detectron2's backbones (``head.cls_subnet.1.norm.weight``).
+"""
 
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import build_anchor_generator
+from detectron2.modeling import build_anchor_generator, build_backbone
 from torch import Tensor
 
 from ..config import add_focal_retina_config
+from ..modeling import build_dense_head
 
+STEM = "backbone.bottom_up.stem.conv1"
+OUTPUTS = {"head.cls_subnet": "head.cls_score", "head.bbox_subnet": "head.bbox_pred"}
+# Residual blocks of the stages 2 to 5, of a depth
+BLOCKS = {
+    18: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+}
 STRIDES = (8, 16, 32, 64, 128)  # of P3 to P7
 TORCHVISION_RESNET = {
     "INPUT.FORMAT": "RGB",
@@ -39,23 +55,15 @@ _ALWAYS_STATED = (
 
 def make_spec(values: Mapping[str, Any]) -> CfgNode:
     """Detectron2's RetinaNet with other values of some keys."""
-    spec = _default_config()
+    spec = get_cfg()
+    add_focal_retina_config(spec)
     spec.merge_from_list(list(itertools.chain(*(_RETINANET | dict(values)).items())))
     return spec
 
 
-def _default_config() -> CfgNode:
-    cfg = get_cfg()
-    add_focal_retina_config(cfg)
-    return cfg
-
-
 def spec_from_config(cfg: CfgNode) -> CfgNode:
-    """The config of a model as a spec: a copy with sizes for each level.
-
-    Raises:
-        ValueError: the model is no RetinaNet on P3 to P7 of a ResNet.
-    """
+    """The config of a model as a spec, with sizes for each level; ValueError where the model is not
+    a RetinaNet on P3 to P7 of a ResNet."""
     spec = cfg.clone()
     spec.defrost()
     generator = spec.MODEL.ANCHOR_GENERATOR
@@ -68,38 +76,33 @@ def spec_from_config(cfg: CfgNode) -> CfgNode:
         )
     if len(generator.ASPECT_RATIOS) != 1:
         raise ValueError("MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS differ between levels")
-    if len(generator.SIZES) not in (1, len(STRIDES)):
-        raise ValueError(
-            f"MODEL.ANCHOR_GENERATOR.SIZES is for {len(generator.SIZES)} levels, not 5"
-        )
     if len(generator.SIZES) == 1:
         generator.SIZES = generator.SIZES * len(STRIDES)
+    if (count := len(generator.SIZES)) != len(STRIDES):
+        raise ValueError(f"MODEL.ANCHOR_GENERATOR.SIZES is for {count} levels, not 5")
     return spec
 
 
 def settings_of(spec: CfgNode) -> dict[str, Any]:
     """What a yaml has to state so that Detectron2's default config becomes ``spec``."""
-    model = spec.MODEL.clone()
-    del model["WEIGHTS"], model["DEVICE"]
-    different = _difference(model, _default_config().MODEL)
+    default = get_cfg()
+    add_focal_retina_config(default)
+    different = _difference(spec.MODEL, default.MODEL)
+    different.pop("WEIGHTS", None)
+    different.pop("DEVICE", None)
     for node, name in _ALWAYS_STATED:
-        different.setdefault(node, {})[name] = model[node][name]
+        different.setdefault(node, {})[name] = spec.MODEL[node][name]
     model = json.loads(json.dumps(different))  # without tuples
     return {"VERSION": 2, "INPUT": {"FORMAT": spec.INPUT.FORMAT}, "MODEL": model}
 
 
 def _difference(node: CfgNode, default: CfgNode) -> dict[str, Any]:
     """What ``node`` has otherwise than ``default``."""
-    different = {}
-    for key, value in node.items():
-        if isinstance(value, CfgNode):
-            value = _difference(value, default[key])
-            if not value:
-                continue
-        elif value == default[key]:
-            continue
-        different[key] = value
-    return different
+    different = {key: value for key, value in node.items() if value != default[key]}
+    return {
+        key: _difference(value, default[key]) if isinstance(value, CfgNode) else value
+        for key, value in different.items()
+    }
 
 
 def anchors_per_position(spec: CfgNode) -> int:
@@ -114,7 +117,46 @@ def first_boxes(spec: CfgNode) -> Tensor:
     return torch.stack(list(generator.cell_anchors)) + offsets.view(-1, 1, 1)
 
 
-def pixels_in_order(spec: CfgNode, order: str) -> tuple[Sequence[float], Sequence[float]]:
-    """Mean and std per channel, where ``INPUT.FORMAT`` were ``order``."""
-    step = 1 if order == spec.INPUT.FORMAT else -1
-    return spec.MODEL.PIXEL_MEAN[::step], spec.MODEL.PIXEL_STD[::step]
+def read_architecture(ours: dict[str, Tensor], spec: CfgNode) -> None:
+    """Set depth, norms, numbers of convolutions and channels of ``spec`` to those of a file."""
+    names, resnets, retinanet = "\n".join(ours), spec.MODEL.RESNETS, spec.MODEL.RETINANET
+    has_bottlenecks = re.search(r"\.res\d\.\d+\.conv3\.", names) is not None
+    blocks = _count(r"\.res4\.(\d+)\.", names)
+    depths = [x for x in BLOCKS if BLOCKS[x][2] == blocks and (x >= 50) == has_bottlenecks]
+    if not depths:
+        raise ValueError(
+            f"its stage 4 has {blocks} residual blocks: a ResNet of {list(BLOCKS)} layers has "
+            f"{[counts[2] for counts in BLOCKS.values()]}"
+        )
+    resnets.DEPTH, resnets.NORM = depths[0], "FrozenBN"
+    retinanet.NUM_CONVS = _count(r"_subnet\.(\d+)\.", names)
+    retinanet.NORM = "GN" if re.search(r"_subnet\.\d+\.norm\.", names) else ""
+    spec.MODEL.FPN.NORM = "GN" if re.search(r"\.fpn_\w+\.norm\.", names) else ""
+    if re.search(r"\.fpn_\w+\.norm\.running_", names):
+        spec.MODEL.FPN.NORM = "BN"
+    shapes = {name: tuple(x.shape) for name, x in ours.items()}
+    resnets.STEM_OUT_CHANNELS = shapes.get(f"{STEM}.weight", (64,))[0]
+    block = "backbone.bottom_up.res2.0"
+    last_conv = f"{block}.conv{3 if has_bottlenecks else 2}.weight"
+    resnets.RES2_OUT_CHANNELS = shapes.get(last_conv, (256 if has_bottlenecks else 64,))[0]
+    if has_bottlenecks:
+        channels, channels_of_group = shapes.get(f"{block}.conv2.weight", (64, 64))[:2]
+        resnets.NUM_GROUPS = channels // channels_of_group
+        resnets.WIDTH_PER_GROUP = channels_of_group
+    spec.MODEL.FPN.OUT_CHANNELS = shapes.get("backbone.fpn_output5.weight", (256,))[0]
+
+
+def tensor_names(spec: CfgNode) -> list[str]:
+    """Every tensor of the network that ``spec`` describes, under Detectron2's names."""
+    with torch.device("meta"):  # shapes without memory
+        backbone = build_backbone(spec)
+        shapes = backbone.output_shape()
+        head = build_dense_head(spec, [shapes[x] for x in spec.MODEL.RETINANET.IN_FEATURES])
+    names = [f"backbone.{name}" for name in backbone.state_dict()]
+    names += [f"head.{name}" for name in head.state_dict()]
+    return [name for name in names if not name.endswith(".num_batches_tracked")]
+
+
+def _count(pattern: str, names: str) -> int:
+    """One more than the highest number that the pattern finds."""
+    return max(map(int, re.findall(pattern, names)), default=-1) + 1

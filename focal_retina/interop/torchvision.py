@@ -5,20 +5,16 @@ from dataclasses import dataclass, replace
 
 from detectron2.config import CfgNode
 
-from .adapter import Adapter, Data, inner, of_modules, resnet_keys
+from .adapter import Adapter, Data, fpn_keys, inner, of_modules, resnet_keys
 from .spec import TOP_BLOCK_BACKBONE, TORCHVISION_RESNET
 
-_FPN = {
-    **{f"backbone.fpn_lateral{i + 3}": f"backbone.fpn.inner_blocks.{i}" for i in range(3)},
-    **{f"backbone.fpn_output{i + 3}": f"backbone.fpn.layer_blocks.{i}" for i in range(3)},
-}
+_FPN = "backbone.fpn"
 _CLASSIFICATION, _REGRESSION = "head.classification_head", "head.regression_head"
 KEYS = of_modules(
     {
         **resnet_keys("backbone.body"),
-        **{f"{ours}": f"{theirs}.0" for ours, theirs in _FPN.items()},
-        **{f"{ours}.norm": f"{theirs}.1" for ours, theirs in _FPN.items()},
-        "backbone.top_block.p{i}": "backbone.fpn.extra_blocks.p{i}",
+        **fpn_keys(f"{_FPN}.inner_blocks", f"{_FPN}.layer_blocks", conv="0", norm="1"),
+        "backbone.top_block.p{i}": f"{_FPN}.extra_blocks.p{{i}}",
         "head.cls_subnet.{i}": f"{_CLASSIFICATION}.conv.{{i}}.0",
         "head.cls_subnet.{i}.norm": f"{_CLASSIFICATION}.conv.{{i}}.1",
         "head.cls_score": f"{_CLASSIFICATION}.cls_logits",

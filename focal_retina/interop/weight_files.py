@@ -1,26 +1,82 @@
-"""Files of weights, read without executing what they hold and written all at once."""
+"""Files of weights: converted, read without executing what they hold, written all at once."""
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
+import yaml
 from torch import Tensor
 
+from ..engine import load_config
 from ..engine.checkpoint import read_weights, refusal_in_one_line
 from ..files import atomic_write
+from . import ADAPTERS
+from .convert import BN_EPS, Conversion, convert
+from .spec import anchors_per_position, settings_of, spec_from_config
 
 _ENDINGS = (".pth", ".pt", ".pkl", ".safetensors")
+
+
+def convert_file(
+    path: Path,
+    source: str,
+    target: str,
+    *,
+    num_classes: int | None = None,
+    num_anchors: int | None = None,
+    aspect_ratios: Sequence[float] | None = None,
+    config_file: Path | None = None,
+    bn_eps: float = BN_EPS,
+) -> Conversion:
+    """Read a file of weights and convert what it holds; ``source`` and ``target`` are names in
+    ``ADAPTERS``. What is stated else is of the source. Where it is not, the config tells, or the
+    source has 80 classes, 9 anchors and aspect ratios .5, 1, 2.
+
+    Raises:
+        ValueError: the file is not what is stated.
+    """
+    adapter = ADAPTERS[source]
+    if config_file is None:
+        classes = 80 if num_classes is None else num_classes
+        anchors = 9 if num_anchors is None else num_anchors
+        spec = adapter.spec_of(classes, anchors, aspect_ratios or (0.5, 1.0, 2.0))
+    elif adapter.needs_config:
+        spec = spec_from_config(load_config(config_file))
+        ratios = spec.MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS[0]
+        for option, stated, found in (
+            ("--num-classes", num_classes, spec.MODEL.RETINANET.NUM_CLASSES),
+            ("--num-anchors", num_anchors, anchors_per_position(spec)),
+            ("--aspect-ratios", aspect_ratios and list(aspect_ratios), list(ratios)),
+        ):
+            if stated not in (None, found):
+                raise ValueError(f"{option} {stated}, but {found} in the config")
+    else:
+        raise ValueError(f"--config-file is for weights from detectron2, not from {source}")
+    data = load_weights(path)
+    try:
+        return convert(data, adapter, ADAPTERS[target], spec, bn_eps=bn_eps)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def write_conversion(conversion: Conversion, path: Path, config_out: Path | None = None) -> None:
+    """Write the weights, and to ``config_out`` what they need of their model: a yaml in the keys of
+    Detectron2's config, for other libraries too."""
+    save_weights(path, conversion.data, conversion.tensors)
+    if config_out is not None:
+        settings = settings_of(conversion.spec)
+        text = yaml.safe_dump(settings, sort_keys=False, default_flow_style=None)
+        config_out.write_text(f"# What {path.name} needs of its model.\n{text}")
 
 
 def load_weights(path: Path) -> Mapping[str, Any]:
     """Tensors or arrays by name, within what their library saved around them.
 
     Raises:
-        ValueError: the file is damaged, holds other things than arrays and plain values, or is no
-            dict; or the ending of its name is unknown.
+        ValueError: the file is damaged, holds other things, or has a name of unknown ending.
     """
     _check_ending(path)
     with refusal_in_one_line(path):

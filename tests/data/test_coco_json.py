@@ -8,8 +8,7 @@ from detectron2.data import DatasetCatalog
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from focal_retina.data.coco import register_coco_json
-from focal_retina.data.coco_json import read_coco_json
+from focal_retina.data.coco import read_coco_json, register_coco_json
 
 pytestmark = pytest.mark.usefixtures("catalogs")
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from focal_retina import add_focal_retina_config
-from focal_retina.data.corrupt import (
+from focal_retina.data.mapper import (
     CorruptImageError,
     CorruptImageGuard,
     build_corrupt_image_guard,

@@ -10,7 +10,7 @@ from detectron2.config import get_cfg
 from detectron2.data import DatasetMapper
 from detectron2.structures import BoxMode
 
-from focal_retina.data.mapper import CrowdKeepingMapper
+from focal_retina.data.mapper import TrainMapper
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def test_keeps_crowds_and_is_detectron2s_mapper_otherwise(record):
     cfg = get_cfg()
     cfg.INPUT.RANDOM_FLIP = "none"
     before = copy.deepcopy(record)
-    kept = CrowdKeepingMapper(cfg, is_train=True)(record)
+    kept = TrainMapper(cfg, is_train=True, keep_crowds=True)(record)
     assert record == before
     stock = DatasetMapper(cfg, is_train=True)(record)
     assert torch.equal(kept["image"], stock["image"])
@@ -52,6 +52,6 @@ def test_keeps_crowds_and_is_detectron2s_mapper_otherwise(record):
 
 def test_image_without_annotations(record):
     record["annotations"] = []
-    instances = CrowdKeepingMapper(get_cfg(), is_train=True)(record)["instances"]
+    instances = TrainMapper(get_cfg(), is_train=True, keep_crowds=True)(record)["instances"]
     assert len(instances) == 0
     assert instances.gt_is_crowd.dtype == torch.bool

@@ -14,8 +14,7 @@ from detectron2.utils.env import seed_all_rng
 from PIL import Image
 
 from focal_retina import add_focal_retina_config
-from focal_retina.data.mapper import CrowdKeepingMapper, build_train_mapper
-from focal_retina.data.opencv_mapper import OpenCVMapper
+from focal_retina.data.mapper import TrainMapper, build_train_mapper
 
 ORIENTATION = 0x0112  # EXIF tag
 
@@ -96,7 +95,7 @@ def test_large_scale_jitter_and_crowds(tmp_path):
     record = make_record(tmp_path / "a.jpg")
     seed_all_rng(0)
     stock = build_train_mapper(make_cfg("INPUT.MAPPER", "detectron2", *jitter, *crowd))
-    assert isinstance(stock, CrowdKeepingMapper)
+    assert isinstance(stock, TrainMapper)
     expected = stock(copy.deepcopy(record))["instances"]
     seed_all_rng(0)
     sample = build_train_mapper(make_cfg(*jitter, *crowd))(record)
@@ -149,7 +148,8 @@ def test_what_it_cannot_do_is_an_error(overrides, message):
 def test_augmentation_that_it_cannot_follow(tmp_path):
     from detectron2.data import transforms as T
 
-    mapper = OpenCVMapper(make_cfg(), is_train=True, augmentations=[T.RandomBrightness(0.5, 0.6)])
+    augmentations = [T.RandomBrightness(0.5, 0.6)]
+    mapper = TrainMapper(make_cfg(), is_train=True, augmentations=augmentations, opencv=True)
     with pytest.raises(ValueError, match="BlendTransform"):
         mapper(make_record(tmp_path / "a.jpg"))
 

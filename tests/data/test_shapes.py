@@ -11,7 +11,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from focal_retina.data import shapes
-from focal_retina.data.coco_json import read_coco_json
+from focal_retina.data.coco import read_coco_json
 from focal_retina.data.shapes import generate_split, register_shapes, split_directory
 from focal_retina.data.shapes_scene import SPLITS, ShapesConfig, render_scene
 

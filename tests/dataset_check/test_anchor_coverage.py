@@ -18,13 +18,14 @@ from focal_retina.config import add_focal_retina_config
 from focal_retina.config_file import get_config_file, merge_config_file
 from focal_retina.dataset_check import anchor_coverage, check_datasets, warn_of_unreached_objects
 from focal_retina.dataset_check.anchor_coverage import (
+    ENOUGH,
     best_anchor_iou,
     build_anchor_grid,
     input_size,
     measure_coverage,
     resized_objects,
+    suggest_anchors,
 )
-from focal_retina.dataset_check.anchor_suggestion import ENOUGH, suggest_anchors
 from focal_retina.dataset_check.table import load_table
 
 

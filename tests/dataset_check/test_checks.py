@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from focal_retina.data import register_coco_json
 from focal_retina.dataset_check import CHECKS, check_dataset, check_datasets
-from focal_retina.dataset_check.check import box_faults
+from focal_retina.dataset_check.checks import box_faults
 
 REAL_DATA = Path(__file__).parents[2].parent / "shared" / "data"
 
@@ -127,7 +127,7 @@ def test_images_that_cannot_be_decoded(register, content):
     folder = register()
     (folder / "4.jpg").write_bytes(content)
     finding = found_in(check())["unreadable_image"]
-    assert (finding.count, finding.cases[0].entry) == (1, "image 5")
+    assert (finding.count, finding.cases[0].split(", ")[1]) == (1, "image 5")
 
 
 def test_truncated_image_and_a_pipe(register):

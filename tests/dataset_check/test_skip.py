@@ -7,7 +7,7 @@ from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog
 
 from focal_retina.config import add_focal_retina_config
-from focal_retina.dataset_check import build_record_filter, check_datasets, skip
+from focal_retina.dataset_check import build_record_filter, check_datasets, report
 
 pytestmark = pytest.mark.usefixtures("catalogs")
 
@@ -75,7 +75,7 @@ def test_nothing_remains(register):
 
 def test_other_processes_take_over_what_the_main_one_found(register, monkeypatch):
     folder = register()
-    monkeypatch.setattr(skip.comm, "is_main_process", lambda: False)
-    monkeypatch.setattr(skip.comm, "all_gather", lambda _: [{str(folder / "3.jpg")}, None])
+    monkeypatch.setattr(report.comm, "is_main_process", lambda: False)
+    monkeypatch.setattr(report.comm, "all_gather", lambda _: [{str(folder / "3.jpg")}, None])
     kept = build_record_filter(skipping())(DatasetCatalog.get("tiny"))
     assert [Path(x["file_name"]).stem for x in kept] == ["0", "1", "2", "4", "5"]

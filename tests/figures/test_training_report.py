@@ -10,7 +10,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from focal_retina.data import register_coco_json
 from focal_retina.evaluation.coco_evaluator import PRECISION_CURVES_FILE, PrecisionCurves
-from focal_retina.figures.report import write_training_report
+from focal_retina.figures.training import write_training_report
 
 
 @pytest.fixture

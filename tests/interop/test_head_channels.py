@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from focal_retina.interop.head_channels import channels_of, class_rows, count_rows
+from focal_retina.interop.adapter import channels_of, class_rows, count_rows
 from focal_retina.interop.spec import make_spec
 
 
