@@ -7,7 +7,6 @@ import subprocess
 import sys
 import sysconfig
 import zipfile
-from email.parser import Parser
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +57,10 @@ def shipped_version() -> str:
 def test_wheel_holds_every_module_and_config_and_nothing_else(
     checkout: Path, wheel: zipfile.ZipFile
 ) -> None:
-    modules = {str(path.relative_to(checkout)) for path in checkout.glob("focal_retina/**/*.py")}
-    templates = {
-        str(path.relative_to(checkout)) for path in checkout.glob("focal_retina/*/templates/*")
+    package = {
+        str(path.relative_to(checkout))
+        for pattern in ("focal_retina/**/*.py", "focal_retina/*/templates/*")
+        for path in checkout.glob(pattern)
     }
     configs = {
         f"focal_retina/{path.relative_to(checkout)}"
@@ -68,20 +68,8 @@ def test_wheel_holds_every_module_and_config_and_nothing_else(
         for path in checkout.glob(pattern)
     }
     shipped = {name for name in wheel.namelist() if ".dist-info/" not in name}
-    assert templates
-    assert shipped == modules | templates | configs
+    assert shipped == package | configs
     assert f"focal_retina/configs/{CONFIG}" in shipped
-
-
-def test_wheel_metadata(wheel: zipfile.ZipFile) -> None:
-    info = f"focal_retina-{shipped_version()}.dist-info"
-    metadata = Parser().parsestr(wheel.read(f"{info}/METADATA").decode())
-    assert metadata["Requires-Python"] == ">=3.10"
-    assert metadata["License"] == "Apache-2.0"
-    assert f"{info}/licenses/LICENSE" in wheel.namelist()
-    required = {re.match(r"[\w-]+", line)[0] for line in metadata.get_all("Requires-Dist")}
-    assert {"torch", "fvcore"} <= required
-    assert "detectron2" not in required
 
 
 @pytest.mark.parametrize("editable", [False, True], ids=["copied", "editable"])

@@ -50,9 +50,7 @@ def draw(tmp_path, monkeypatch):
         draw_detections("sheet", tmp_path / "results.json", tmp_path / "sheet.png")
         return list(zip(panels[::2], panels[1::2], strict=True))
 
-    yield call
-    DatasetCatalog.pop("sheet", None)
-    MetadataCatalog.pop("sheet", None)
+    return call
 
 
 def test_boxes_labels_and_order(draw, tmp_path):
