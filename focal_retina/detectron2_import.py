@@ -1,7 +1,12 @@
 """The first import of Detectron2: without its warnings, or with what to do where it is missing."""
 
+import logging
 import warnings
 
+# A CUDA build of PyTorch says so on every machine without a GPU.
+logging.getLogger("torch.utils.cpp_extension").addFilter(
+    lambda record: not str(record.msg).startswith("No CUDA runtime is found")
+)
 with warnings.catch_warnings():
     # What Detectron2 and fvcore do at their import. The user's own code keeps these warnings.
     warnings.filterwarnings(

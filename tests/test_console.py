@@ -6,8 +6,8 @@ import re
 import pytest
 from helpers import QUICKSTART, ROOT, TINY_TRAINING, python
 
-# How Python prints a warning
-WARNING = re.compile(r"Warning:|warnings\.warn|is deprecated")
+# How Python and PyTorch's log print a warning
+WARNING = re.compile(r"Warning:|warnings\.warn|is deprecated|^[WE]\d{4} ")
 
 
 def run(*arguments, **options):

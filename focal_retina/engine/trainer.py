@@ -1,5 +1,6 @@
 """Detectron2's default trainer: on CPU and in bf16 too, exactly resumed, with COCO evaluation."""
 
+import datetime
 import logging
 import os
 import weakref
@@ -42,6 +43,26 @@ from .rng import rng_state, set_rng_state
 from .training_pictures import TrainingPictures
 
 logger = logging.getLogger(__name__)
+
+
+class FirstEstimate(hooks.HookBase):
+    """After a few iterations, one line that says how long the training takes on this machine.
+
+    It stands behind Detectron2's IterationTimer, which leaves out the first 3 iterations.
+    """
+
+    ITERATIONS = 10
+
+    def after_step(self) -> None:
+        trainer = self.trainer
+        if trainer.iter + 1 - trainer.start_iter == self.ITERATIONS:
+            remaining = trainer.max_iter - trainer.iter - 1
+            seconds = remaining * trainer.storage.history("time").median(self.ITERATIONS)
+            logger.info(
+                "on this machine the other %d iterations will take about %s, without evaluations",
+                remaining,
+                datetime.timedelta(seconds=round(seconds)),
+            )
 
 
 class Trainer(DefaultTrainer):
@@ -158,6 +179,7 @@ class Trainer(DefaultTrainer):
         )
         return [
             hooks.IterationTimer(),
+            FirstEstimate(),
             hooks.LRScheduler(),
             self._build_precise_bn() if cfg.TEST.PRECISE_BN.ENABLED else None,
             CheckpointHook(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, self._stop),

@@ -11,6 +11,7 @@ from focal_retina import add_focal_retina_config
 from focal_retina.engine import SafeCheckpointer, precision
 from focal_retina.engine.precision import (
     AutocastTrainer,
+    as_in_main_process,
     bf16_support,
     build_step_trainer,
     cpu_flags,
@@ -113,6 +114,16 @@ def test_a_resumed_run_keeps_its_precision(processor, tmp_path):
     assert precision_of(resolve_precision(cfg)) == "fp32"
     resumed = resolve_precision(cfg, resume=True)
     assert precisions_of(resumed) == {"PRECISION": "bf16", "INFERENCE_PRECISION": "fp32"}
+
+
+def test_processes_follow_the_main_one(processor, tmp_path, monkeypatch):
+    """Its machine may have another processor."""
+    processor("Zen 4")
+    main = resolve_precision(make_cfg(tmp_path))
+    processor("Zen 3")
+    own = resolve_precision(make_cfg(tmp_path))
+    monkeypatch.setattr(precision.comm, "all_gather", lambda mine: [precisions_of(main), mine])
+    assert as_in_main_process(own) == main != own
 
 
 @pytest.mark.parametrize("name, level", [("Zen 3", "WARNING"), ("Zen 4", "INFO")])
