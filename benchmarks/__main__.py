@@ -16,7 +16,7 @@ import torch
 
 from .timing import machine, markdown, measure
 
-SUBJECTS = ["train", "inference", "loader", "loss", "labeling", "evaluation"]
+SUBJECTS = ["train", "inference", "formats", "loader", "loss", "labeling", "evaluation"]
 
 
 def main(argv: Sequence[str] | None = None) -> None:

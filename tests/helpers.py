@@ -113,12 +113,7 @@ def make_dense_batch(
 
 def make_run(folder: Path, datasets: tuple[str, ...] = (), **thresholds: float) -> Path:
     """What a training leaves: config.yaml and model_final.pth of a model that finds something
-    everywhere; two classes, levels of strides 8 and 16.
-
-    Args:
-        folder: is made.
-        datasets: DATASETS.TRAIN and TEST.
-        thresholds: keys below MODEL.RETINANET.
+    everywhere; two classes, levels of strides 8 and 16. ``thresholds``: keys below MODEL.RETINANET.
     """
     cfg = load("quickstart/shapes.yaml")
     # A network without weights to load

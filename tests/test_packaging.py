@@ -57,10 +57,9 @@ def shipped_version() -> str:
 def test_wheel_holds_every_module_and_config_and_nothing_else(
     checkout: Path, wheel: zipfile.ZipFile
 ) -> None:
-    package = {
-        str(path.relative_to(checkout))
-        for pattern in ("focal_retina/**/*.py", "focal_retina/*/templates/*")
-        for path in checkout.glob(pattern)
+    modules = {str(path.relative_to(checkout)) for path in checkout.glob("focal_retina/**/*.py")}
+    templates = {
+        str(path.relative_to(checkout)) for path in checkout.glob("focal_retina/*/templates/*")
     }
     configs = {
         f"focal_retina/{path.relative_to(checkout)}"
@@ -68,7 +67,8 @@ def test_wheel_holds_every_module_and_config_and_nothing_else(
         for path in checkout.glob(pattern)
     }
     shipped = {name for name in wheel.namelist() if ".dist-info/" not in name}
-    assert shipped == package | configs
+    assert templates
+    assert shipped == modules | templates | configs
     assert f"focal_retina/configs/{CONFIG}" in shipped
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from benchmarks import __main__, inference, labeling, loss, timing, train
+from benchmarks import __main__, formats, inference, labeling, loss, timing, train
 from benchmarks.inputs import Size
 from benchmarks.timing import COPY, Row, markdown, measure, stage_seconds
 
@@ -116,3 +116,15 @@ def test_inference_of_ours_and_detectron2s_detects_the_same():
     assert len(ours) > 0
     torch.testing.assert_close(ours.scores, stock.scores, rtol=1e-3, atol=1e-4)
     assert candidates["torchvision v2, fp32"]()[0].keys() == {"boxes", "scores", "labels"}
+
+
+def test_memory_formats_detect_the_same(monkeypatch):
+    monkeypatch.setattr(formats, "NETWORKS", dict([*formats.NETWORKS.items()][:1]))
+    (_, candidates), (_, steps) = formats.cases(CPU, [Size(2, 128, 128, 3)])
+    assert list(steps) == list(candidates) and len(steps) == 4
+    expected, *others = [x()[0]["instances"].scores for x in candidates.values()]
+    for scores in others:
+        torch.testing.assert_close(scores, expected, rtol=1e-3, atol=1e-4)
+    # The weights are laid out as the name says, and stay so.
+    weights = {name: step.stages[3][1].cls_score.weight for name, step in steps.items()}
+    assert [x.is_contiguous() for x in weights.values()] == [False, True, False, True]

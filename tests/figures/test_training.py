@@ -68,12 +68,6 @@ def test_a_cut_off_line_is_left_out_with_a_warning(path, rest, caplog):
     assert f"{path}, line 2" in caplog.text
 
 
-def test_an_empty_file_is_an_error(path):
-    path.write_text("")
-    with pytest.raises(ValueError, match="holds no metrics"):
-        read_metrics(path)
-
-
 @pytest.fixture
 def cfg(tiny_coco, tmp_path):
     """A finished training's folder: two evaluated sets, with detections in COCO's ids."""

@@ -98,13 +98,6 @@ def test_first_and_second_derivatives_of_the_plain_form(make_batch, name):
     assert torch.autograd.gradgradcheck(total, logits)
 
 
-def test_class_alphas_move_with_the_module_but_not_into_the_state_dict():
-    loss = FocalLoss(alpha=[0.1, 0.2])
-    assert not loss.state_dict()
-    assert all(isinstance(w, torch.Tensor) for w in loss.to("meta").weights)
-    assert loss.weights[0].device.type == "meta"
-
-
 @pytest.mark.parametrize("name", LOSSES)
 def test_plain_form_reads_no_value_on_the_host(make_batch, name):
     """Meta tensors have no values: what runs on them never waits for a CUDA device."""

@@ -33,12 +33,6 @@ def test_bias_of_the_papers_prior():
     torch.testing.assert_close(bias, torch.full_like(bias, -4.5951), atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("prior_prob", [0, 1, 1.5, -0.1])
-def test_prior_outside_of_0_to_1(prior_prob):
-    with pytest.raises(ValueError, match="PRIOR_PROB"):
-        make_head(prior_prob=prior_prob)
-
-
 @pytest.mark.parametrize("prior_init, score", [(True, 0.05), (False, 0.5)])
 def test_prior_by_config(prior_init, score):
     prior = ("MODEL.RETINANET.PRIOR_PROB", 0.05, "MODEL.FOCAL_RETINA.HEAD.PRIOR_INIT", prior_init)

@@ -3,8 +3,9 @@
 from dataclasses import replace
 
 import pytest
-from helpers import default_cfg
+from detectron2.config import get_cfg
 
+from focal_retina import add_focal_retina_config
 from focal_retina.sweep.grid import Row, Sweep, Tuning
 from focal_retina.sweep.plan import CodeInputs, plan_tests, plan_tuning
 
@@ -22,7 +23,9 @@ SWEEP = Sweep(
 
 @pytest.fixture
 def cfg():
-    cfg = default_cfg("DATASETS.TEST", ("test",))
+    cfg = get_cfg()
+    add_focal_retina_config(cfg)
+    cfg.DATASETS.TEST = ("test",)
     cfg.TEST.EXPECTED_RESULTS = [["bbox", "AP", 50.0, 1.0]]
     cfg.freeze()
     return cfg

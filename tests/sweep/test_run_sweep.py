@@ -5,8 +5,9 @@ import subprocess
 from dataclasses import replace
 
 import pytest
-from helpers import default_cfg
+from detectron2.config import get_cfg
 
+from focal_retina import add_focal_retina_config
 from focal_retina.files import file_lock
 from focal_retina.sweep.grid import Row, Sweep, Tuning
 from focal_retina.sweep.plan import CodeInputs
@@ -40,10 +41,12 @@ class DoneTrials:
 
 @pytest.fixture
 def run(tmp_path):
+    cfg = get_cfg()
+    add_focal_retina_config(cfg)
 
     def call(sweep, **options):
         about = {"base_config": "base.yaml", "command": "sweep"}
-        return run_sweep(sweep, default_cfg(), DoneTrials(tmp_path), [4, 3], about, **options)
+        return run_sweep(sweep, cfg, DoneTrials(tmp_path), [4, 3], about, **options)
 
     return call
 

@@ -111,16 +111,6 @@ def test_an_invalid_logit_is_not_hidden():
     assert loss_of(logits, labels).isnan()
 
 
-def test_keeps_and_computes_no_gradient_without_need():
-    logits, labels = make_batch()
-    with torch.no_grad():
-        assert not loss_of(logits, labels).requires_grad
-    arguments = [labels, False, *FOCAL, [1.0, 1.0], None, "numba"]
-    total, gradients = torch.ops.focal_retina.dense_loss([x.detach() for x in logits], *arguments)
-    assert gradients == []
-    assert total == loss_of(logits, labels)
-
-
 def test_levels_that_need_no_gradient_get_none(reference_sum):
     logits, labels = make_batch()
     logits[1].requires_grad_(False)
