@@ -157,12 +157,6 @@ def table_rows(path):
     return list(zip(rows, TABLES[path.stem], strict=True))
 
 
-def test_the_tables_are_there():
-    expected = set(TABLES) - {"table2_state_of_the_art"}  # a table of results, not of one variable
-    assert {path.stem for path in TABLE_SWEEPS} == expected
-    assert {path.stem for path in REAL_SWEEPS} == {"real_cards", "real_bccd"}
-
-
 @pytest.mark.parametrize("path", SWEEPS, ids=name_of)
 def test_every_row_makes_a_config_and_a_loss(path):
     sweep = read_sweep(path)

@@ -49,12 +49,6 @@ def test_errors_give_status_1_and_one_self_contained_page(run, tiny_coco, tmp_pa
     assert "prefers-color-scheme: dark" in page
 
 
-def test_a_wrong_class_count_is_an_error_of_the_report(run):
-    status, out, _ = run("MODEL.RETINANET.NUM_CLASSES", "7")
-    assert status == 1
-    assert "set MODEL.RETINANET.NUM_CLASSES 2" in out
-
-
 @pytest.mark.parametrize(
     "arguments, message",
     [
