@@ -7,12 +7,14 @@
 
 import argparse
 import importlib
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
-from .timing import Candidate, machine, markdown, measure, write_json
+from .timing import machine, markdown, measure
 
 SUBJECTS = ["train", "inference", "formats", "loader", "loss", "labeling", "evaluation"]
 
@@ -48,18 +50,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     description = machine(device)
     print(", ".join(f"{name}: {value}" for name, value in description.items()), flush=True)
     rows = []
-    cases = subject.cases(device, sizes)
-    if args.scaling:
-        cases = ((title, _without_peers(candidates)) for title, candidates in cases)
-    for case_rows in measure(cases, device, args.runs):
+    for title, candidates in subject.cases(device, sizes):
+        if args.scaling:
+            ours = ("ours", "copy")
+            candidates = {name: x for name, x in candidates.items() if name.startswith(ours)}
+        (case_rows,) = measure([(title, candidates)], device, args.runs)
         print(f"\n{markdown(case_rows)}", flush=True)
         rows += case_rows
     if args.json:
-        write_json(args.json, description, rows)
-
-
-def _without_peers(candidates: Mapping[str, Candidate]) -> dict[str, Candidate]:
-    return {name: x for name, x in candidates.items() if name.startswith(("ours", "copy"))}
+        contents = {"machine": description, "rows": [asdict(row) for row in rows]}
+        args.json.write_text(json.dumps(contents, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -54,18 +54,10 @@ def make_data(
     score_digits: int = 9,
     image_ids: Sequence[Any] = (),
 ) -> tuple[COCO, list[dict[str, Any]]]:
-    """A made-up test set with 0 to 16 objects an image, and detections of it: a third are objects
-    moved a little, the others stand anywhere.
+    """A made-up test set with 0 to 16 objects an image, and detections in COCO's results format, in
+    the order of the images: a third are objects moved a little, the others stand anywhere.
 
-    Args:
-        size: how many of what.
-        seed: of all that is drawn.
-        crowd_share: how many of the objects are crowds.
-        score_digits: decimals of the scores; 1 gives many ties.
-        image_ids: instead of 1, 2, 3 …
-
-    Returns:
-        The ground truth, and entries of COCO's results format in the order of the images.
+    ``crowd_share`` of the objects are crowds; ``score_digits`` 1 gives many ties.
     """
     rng = np.random.default_rng(seed)
     image_ids = image_ids or range(1, size.images + 1)

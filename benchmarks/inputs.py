@@ -118,17 +118,25 @@ def make_detector(cfg: CfgNode, size: Size) -> nn.Module:
     """A detector of which about 1 score in 1,500 is above the threshold of .05, as after training:
     there is something to decode and to suppress."""
     torch.manual_seed(0)
-    model = build_model(cfg).eval()
-    with torch.no_grad():
-        features = model.backbone(model.preprocess_image(make_batch(size)).tensor)
-        logits, deltas = model.head([features[name] for name in model.head_in_features])
-        for layer, levels, bias, spread in (
-            (model.head.cls_score, logits, -5.5, 0.8),
-            (model.head.bbox_pred, deltas, 0.0, 0.2),
-        ):
-            layer.weight.mul_(spread / levels[0].std())
-            layer.bias.fill_(bias)
+    model = build_model(cfg)
+    spread_outputs(model, make_batch(size), bias=-5.5, logits=0.8, deltas=0.2)
     return model
+
+
+@torch.no_grad()
+def spread_outputs(
+    model: nn.Module, batch: list[dict], *, bias: float, logits: float, deltas: float
+) -> None:
+    """Scale the head's last layers, such that logits are ``bias`` ± ``logits`` and deltas 0 ±
+    ``deltas`` on the finest level: an untrained head says the same everywhere, or saturates."""
+    features = model.eval().backbone(model.preprocess_image(batch).tensor)
+    outputs = model.head([features[name] for name in model.head_in_features])
+    layers = model.head.cls_score, model.head.bbox_pred
+    for layer, levels, center, spread in zip(
+        layers, outputs, (bias, 0.0), (logits, deltas), strict=True
+    ):
+        layer.weight.mul_(spread / levels[0].std())
+        layer.bias.fill_(center)
 
 
 def make_stock(size: Size, device: torch.device) -> nn.Module:

@@ -8,12 +8,12 @@ machine's load meets all of them.
 import ctypes
 import datetime
 import gc
-import json
 import os
 import platform
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -32,8 +32,6 @@ Case = tuple[str, Mapping[str, Candidate]]
 # The candidate of this name is the floor that others are compared with.
 COPY = "copy of the logits"
 WARM_UP_ROUNDS = 2
-# What makes bf16 convolutions fast on a CPU, among the flags of /proc/cpuinfo.
-CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_tile")
 
 
 @dataclass(frozen=True)
@@ -63,26 +61,20 @@ class Row:
 
 
 def measure(cases: Iterable[Case], device: torch.device, runs: int) -> Iterator[list[Row]]:
-    """Measure one case after another.
+    """The rows of one case after another, whose inputs are made one case at a time.
 
-    Args:
-        cases: made one at a time, so that only one's inputs are in memory.
-        device: where the candidates work.
-        runs: timed calls of each candidate, after two that aren't.
-
-    Yields:
-        of each case the rows in the order of its candidates.
+    ``runs`` is the number of timed calls of each candidate, after two that aren't.
     """
     for title, candidates in cases:
         seconds = _interleaved_seconds(candidates, runs)
         yield [
             Row(
-                case=title,
-                candidate=name,
-                seconds=seconds[name],
-                saved_bytes=_saved_bytes(candidate),
-                peak_bytes=_peak_bytes(candidate, device),
-                stages=stage_seconds(candidate) if isinstance(candidate, Staged) else {},
+                title,
+                name,
+                seconds[name],
+                _saved_bytes(candidate),
+                _peak_bytes(candidate, device),
+                stage_seconds(candidate) if isinstance(candidate, Staged) else {},
             )
             for name, candidate in candidates.items()
         ]
@@ -156,17 +148,15 @@ def _peak_bytes(candidate: Candidate, device: torch.device) -> int | None:
         Path("/proc/self/clear_refs").write_text("5")
     except (OSError, AttributeError):
         return None
-    before = _proc_file("self/status")["VmRSS"]
+    before = _status("VmRSS")
     candidate()
-    kilobytes = [int(x.split()[0]) for x in (before, _proc_file("self/status")["VmHWM"])]
-    return 1024 * max(kilobytes[1] - kilobytes[0], 0)
+    return max(_status("VmHWM") - before, 0)
 
 
-def _proc_file(name: str) -> dict[str, str]:
-    """Names and values in one of Linux's files; empty elsewhere."""
-    path = Path("/proc", name)
-    lines = path.read_text().splitlines() if path.exists() else []
-    return {key.strip(): value.strip() for key, _, value in (x.partition(":") for x in lines)}
+def _status(name: str) -> int:
+    """Bytes that Linux tells of this process."""
+    (line,) = re.findall(rf"{name}:\s*(\d+) kB", Path("/proc/self/status").read_text())
+    return 1024 * int(line)
 
 
 def markdown(rows: Sequence[Row]) -> str:
@@ -200,16 +190,16 @@ def _megabytes(size: int | None) -> str:
 
 def machine(device: torch.device) -> dict[str, Any]:
     """What the figures depend on."""
-    processor = _proc_file("cpuinfo")
-    flags = processor.get("flags", "").split()
+    cpuinfo = Path("/proc/cpuinfo")
+    models = re.findall(r"model name\s*: (.+)", cpuinfo.read_text() if cpuinfo.exists() else "")
     description: dict[str, Any] = {
         "date": datetime.date.today().isoformat(),
-        "cpu": processor.get("model name", platform.processor()),
-        "cpu flags": " ".join(flag for flag in CPU_FLAGS if flag in flags) or "unknown",
+        "cpu": (models or [platform.processor()])[0],
+        "cpu capability": torch.backends.cpu.get_cpu_capability(),
+        "bf16": bf16_support(device.type)[1],
         "threads": torch.get_num_threads(),
         "load average": os.getloadavg()[0],
         "torch": torch.__version__,
-        "python": platform.python_version(),
     }
     if device.type == "cuda":
         description["gpu"] = torch.cuda.get_device_name(device)
@@ -218,14 +208,5 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 def precisions(device: torch.device) -> dict[str, torch.dtype]:
     """The precisions to compare, by name, the fastest first; bf16 only where it is native."""
-    is_native, reason = bf16_support(device.type)
-    if is_native:
-        return {"bf16": torch.bfloat16, "fp32": torch.float32}
-    print(f"bf16: left out, emulated: {reason}", flush=True)
-    return {"fp32": torch.float32}
-
-
-def write_json(path: Path, description: Mapping[str, Any], rows: Sequence[Row]) -> None:
-    """All that was measured, in bytes and seconds."""
-    contents = {"machine": description, "rows": [asdict(row) for row in rows]}
-    path.write_text(json.dumps(contents, indent=2) + "\n")
+    is_native, _ = bf16_support(device.type)
+    return {**({"bf16": torch.bfloat16} if is_native else {}), "fp32": torch.float32}

@@ -1,6 +1,7 @@
 """Small data that several tests share."""
 
 import json
+import logging
 import os
 
 # Processes that share the cores stall each other if each brings a thread for every core.
@@ -10,18 +11,30 @@ import cv2
 import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.utils.logger import setup_logger
 
 import focal_retina  # noqa: F401 - before a test imports Detectron2: that is quiet then
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def catalogs():
     """Forget the data sets that a test registers."""
-    before = set(DatasetCatalog)
+    before = [set(x) for x in (DatasetCatalog, MetadataCatalog)]
     yield
-    for name in set(DatasetCatalog) - before:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
+    for catalog, names in zip((DatasetCatalog, MetadataCatalog), before, strict=True):
+        for name in set(catalog) - names:
+            catalog.pop(name)
+
+
+@pytest.fixture
+def quiet_setup(monkeypatch):
+    """What Detectron2's default_setup costs and leaves: it asks compilers for their versions, and
+    its log handlers hold on to the stream that the test captured."""
+    monkeypatch.setattr("detectron2.engine.defaults.collect_env_info", lambda: "")
+    yield
+    for name in ("detectron2", "fvcore", "focal_retina"):
+        logging.getLogger(name).handlers.clear()
+    setup_logger.cache_clear()
 
 
 @pytest.fixture
@@ -37,19 +50,17 @@ def tiny_coco(tmp_path):
         pixels[y : y + 28, x : x + 28] = 255
         cv2.imwrite(str(folder / f"{i}.jpg"), pixels)
         images.append({"id": i + 1, "file_name": f"{i}.jpg", "width": 64, "height": 64})
-        annotations.append(
-            {
-                "id": i + 1,
-                "image_id": i + 1,
-                "category_id": (3, 8)[i % 2],
-                "bbox": [x, y, 28, 28],
-                "area": 28 * 28,
-                "iscrowd": 0,
-            }
-        )
+        annotation = {"id": i + 1, "image_id": i + 1, "category_id": (3, 8)[i % 2]}
+        annotations.append({**annotation, "bbox": [x, y, 28, 28], "area": 784, "iscrowd": 0})
     categories = [{"id": 3, "name": "cat"}, {"id": 8, "name": "dog"}]
     path = tmp_path / "annotations.json"
     path.write_text(
         json.dumps({"images": images, "annotations": annotations, "categories": categories})
     )
     return path, folder
+
+
+@pytest.fixture
+def register_tiny(tiny_coco):
+    """The arguments of a command that register tiny_coco as "tiny"."""
+    return ["--register", "tiny={}:{}".format(*tiny_coco)]

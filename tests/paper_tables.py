@@ -5,7 +5,7 @@ Source: Lin, Goyal, Girshick, He, Dollár, "Focal Loss for Dense Object Detectio
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 ALPHA = "MODEL.RETINANET.FOCAL_LOSS_ALPHA"
 GAMMA = "MODEL.RETINANET.FOCAL_LOSS_GAMMA"
@@ -21,8 +21,7 @@ R101 = {
 TEST_DEV = {"DATASETS.TEST": ("coco_2017_test-dev",)}
 
 
-@dataclass(frozen=True)
-class PaperRow:
+class PaperRow(NamedTuple):
     """``values`` are config keys; what they leave out is as in R50-FPN, 600 px, FL, γ 2, α .25."""
 
     file: str
@@ -54,14 +53,14 @@ def _ohem(variant: str, batch_size: str, nms: str) -> tuple[str, dict[str, objec
     if variant == "FL":
         return "focal_loss", R101
     one_to_three = variant == "1:3"
-    return f"ohem{'_1to3' if one_to_three else ''}_{batch_size}_nms_{nms}", {
-        **R101,
-        LOSS: "OHEM",
-        ALPHA: -1.0,
-        f"{OHEM}.BATCH_SIZE": int(batch_size),
-        f"{OHEM}.NMS_THRESH": float(nms),
-        f"{OHEM}.ONE_TO_THREE": one_to_three,
+    options = {
+        "BATCH_SIZE": int(batch_size),
+        "NMS_THRESH": float(nms),
+        "ONE_TO_THREE": one_to_three,
     }
+    values = {f"{OHEM}.{key}": value for key, value in options.items()}
+    name = f"ohem{'_1to3' if one_to_three else ''}_{batch_size}_nms_{nms}"
+    return name, {**R101, LOSS: "OHEM", ALPHA: -1.0, **values}
 
 
 def _size(depth: str, pixels: str) -> tuple[str, dict[str, object]]:
@@ -101,10 +100,9 @@ def _star(loss: str, gamma: str, beta: str) -> tuple[str, dict[str, object]]:
             GAMMA: float(gamma),
             BETA: float(beta),
         }
-    return {
-        "CE": ("cross_entropy", {LOSS: "CrossEntropy", ALPHA: 0.75}),
-        "FL": ("focal_loss", {}),
-    }[loss]
+    return {"CE": ("cross_entropy", {LOSS: "CrossEntropy", ALPHA: 0.75}), "FL": ("focal_loss", {})}[
+        loss
+    ]
 
 
 TABLES: dict[str, list[PaperRow]] = {
@@ -203,11 +201,3 @@ TABLES: dict[str, list[PaperRow]] = {
         PaperRow("with_prior", {LOSS: "CrossEntropy", ALPHA: -1.0}, {"AP": 30.2}),
     ],
 }
-# ms an image on an M40, by table 1e's files
-MILLISECONDS = dict(
-    zip(
-        [row.file for row in TABLES["table1e_speed"]],
-        [64, 72, 98, 121, 153, 81, 90, 122, 154, 198],
-        strict=True,
-    )
-)

@@ -3,18 +3,12 @@
 import pytest
 from detectron2 import model_zoo
 from detectron2.config import get_cfg
+from helpers import default_cfg
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from focal_retina import add_focal_retina_config, get_config_file, merge_config_file
+from focal_retina import get_config_file, merge_config_file
 from focal_retina.config_file import load_yaml_with_base
-
-
-@pytest.fixture
-def cfg():
-    cfg = get_cfg()
-    add_focal_retina_config(cfg)
-    return cfg
 
 
 def write(path, text):
@@ -92,13 +86,6 @@ def test_base_files_merge_in_order_and_the_file_wins(tmp_path):
     assert load_yaml_with_base(path) == {"X": {"a": 1, "b": 2, "c": 3}}
 
 
-def test_base_in_the_working_directory(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    write(tmp_path / "a.yaml", "X: 1")
-    write(tmp_path / "b.yaml", "_BASE_: a.yaml\nY: 2")
-    assert load_yaml_with_base("b.yaml") == {"X": 1, "Y": 2}
-
-
 @pytest.mark.parametrize(
     "text, error, message",
     [
@@ -112,9 +99,9 @@ def test_base_in_the_working_directory(tmp_path, monkeypatch):
         ("VERSION: 1", ValueError, "version 1"),
     ],
 )
-def test_errors_say_what_is_wrong(tmp_path, cfg, text, error, message):
+def test_errors_say_what_is_wrong(tmp_path, text, error, message):
     with pytest.raises(error, match=message):
-        merge_config_file(cfg, write(tmp_path / "c.yaml", text))
+        merge_config_file(default_cfg(), write(tmp_path / "c.yaml", text))
 
 
 def test_get_config_file_lists_what_there_is():

@@ -2,39 +2,25 @@
 
 import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from helpers import QUICKSTART, ROOT, TINY_TRAINING, python
 
-ROOT = Path(__file__).parents[1]
 # How Python and PyTorch's log print a warning
 WARNING = re.compile(r"Warning:|warnings\.warn|is deprecated|^[WE]\d{4} ")
 
 
-def run(*arguments, cwd=ROOT, **environment):
+def run(*arguments, **options):
     """Exit status and all that the command prints."""
-    done = subprocess.run(
-        [sys.executable, *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
-    )
-    return done.returncode, done.stdout
+    done = python(*arguments, **options)
+    return done.returncode, done.stdout + done.stderr
 
 
-def test_the_first_command_starts_without_a_warning(tiny_coco, tmp_path):
+def test_the_first_command_starts_without_a_warning(register_tiny, tmp_path):
     pytest.importorskip("efficientnet_lite_pytorch")
-    annotations, images = tiny_coco
     status, output = run(
-        *("train_net.py", "--config-file", "configs/quickstart/shapes.yaml"),
-        *("--register", f"tiny={annotations}:{images}", "OUTPUT_DIR", tmp_path / "out"),
-        *("DATASETS.TRAIN", "('tiny',)", "DATASETS.TEST", "('tiny',)", "SOLVER.MAX_ITER", 1),
-        *("MODEL.RETINANET.NUM_CLASSES", 2, "SOLVER.IMS_PER_BATCH", 2, "DATALOADER.NUM_WORKERS", 0),
-        *("TEST.EXPECTED_RESULTS", "[]"),
+        *("train_net.py", "--config-file", QUICKSTART, *register_tiny),
+        *(*TINY_TRAINING.split(), "SOLVER.MAX_ITER", 1, "OUTPUT_DIR", tmp_path / "out"),
     )
     assert status == 0, output
     assert [x for x in output.splitlines() if WARNING.search(x)] == []

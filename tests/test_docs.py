@@ -4,7 +4,6 @@ import argparse
 import ast
 import importlib.util
 import inspect
-import logging
 import re
 import runpy
 import shlex
@@ -14,13 +13,11 @@ from pathlib import Path
 
 import pytest
 from detectron2.config import LazyConfig
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.utils.logger import setup_logger
+from helpers import ROOT, python
 
 from focal_retina.commands import main, make_parser
 from focal_retina.engine import load_config
 
-ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 EXAMPLES = sorted((ROOT / "docs" / "examples").glob("*.py"))
 RUN_PAGE = ROOT / "docs" / "train_your_data.md"
@@ -96,22 +93,14 @@ SMALL = [
 
 
 @pytest.fixture
-def workplace(tiny_coco, tmp_path, monkeypatch):
+def workplace(tiny_coco, tmp_path, monkeypatch, quiet_setup):
     """A folder with the files that RUN_PAGE speaks of, and the configs of this repository."""
     annotations, _ = tiny_coco  # its images are tmp_path / "images"
     for name in ("train.json", "val.json"):
         shutil.copy(annotations, tmp_path / name)
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     monkeypatch.chdir(tmp_path)
-    # It asks compilers and drivers for their versions, which takes seconds.
-    monkeypatch.setattr("detectron2.engine.defaults.collect_env_info", lambda: "")
-    yield tmp_path
-    for name in ("photos_train", "photos_val"):
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
-    for name in ("detectron2", "fvcore", "focal_retina"):
-        logging.getLogger(name).handlers.clear()
-    setup_logger.cache_clear()
+    return tmp_path
 
 
 @pytest.mark.slow
@@ -170,6 +159,12 @@ def test_whole_programs_in_plugin_md_run():
     scope = {}
     exec(snippet, scope)
     assert scope["model"].num_classes == 20
+
+
+def test_snippet_of_the_readme_runs():
+    (snippet,) = blocks(ROOT / "README.md", "python")
+    done = python("-c", f"{snippet}\nprint(type(model).__name__)")
+    assert done.stdout.strip() == "FocalRetinaNet", done.stderr
 
 
 def message_templates() -> str:

@@ -1,19 +1,15 @@
 """docs/examples and configs/lazy: each is run on small data, as somebody's own code would be."""
 
 import importlib.util
-import logging
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from config_files import CONFIGS, load
 from detectron2.config import LazyConfig, get_cfg, instantiate
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.modeling import META_ARCH_REGISTRY, build_model
-from detectron2.structures import Boxes, Instances
+from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
-from detectron2.utils.logger import setup_logger
+from helpers import CONFIGS, QUICKSTART, TINY_TRAINING, load, make_batch
 
 from focal_retina import merge_config_file
 from focal_retina.data import register_coco_json
@@ -35,17 +31,8 @@ def import_example(name: str):
 
 
 @pytest.fixture
-def tiny(tiny_coco, monkeypatch):
-    """A registered data set, in a process that default_setup leaves as it was."""
+def tiny(tiny_coco, quiet_setup):
     register_coco_json("tiny", *map(str, tiny_coco))
-    # It asks compilers and drivers for their versions, which takes seconds.
-    monkeypatch.setattr("detectron2.engine.defaults.collect_env_info", lambda: "")
-    yield "tiny"
-    for name in ("detectron2", "fvcore"):
-        logging.getLogger(name).handlers.clear()
-    setup_logger.cache_clear()
-    DatasetCatalog.remove("tiny")
-    MetadataCatalog.remove("tiny")
 
 
 def run_example(monkeypatch, name: str, *arguments: str):
@@ -56,13 +43,8 @@ def run_example(monkeypatch, name: str, *arguments: str):
 
 @pytest.mark.slow
 def test_own_train_net_trains_and_evaluates(monkeypatch, tiny, tmp_path):
-    arguments = [
-        *("--config-file", CONFIGS / "quickstart" / "shapes.yaml", "OUTPUT_DIR", tmp_path),
-        *("DATASETS.TRAIN", "('tiny',)", "DATASETS.TEST", "('tiny',)", "TEST.EXPECTED_RESULTS", []),
-        *("MODEL.RETINANET.NUM_CLASSES", 2, "MODEL.FPN.OUT_CHANNELS", 8, "MODEL.DEVICE", "cpu"),
-        *("INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MIN_SIZE_TEST", 64, "SOLVER.IMS_PER_BATCH", 2),
-        *("SOLVER.MAX_ITER", 2, "SOLVER.AMP.ENABLED", False, "DATALOADER.NUM_WORKERS", 0),
-    ]
+    arguments = ["--config-file", QUICKSTART, *TINY_TRAINING.split(), "OUTPUT_DIR", tmp_path]
+    arguments += ["MODEL.DEVICE", "cpu", "SOLVER.MAX_ITER", 2, "SOLVER.AMP.ENABLED", False]
     run_example(monkeypatch, "yacs_train_net", *arguments)
     assert (tmp_path / "model_final.pth").is_file()
     assert "loss_cls" in (tmp_path / "metrics.json").read_text()
@@ -79,27 +61,15 @@ def test_lazy_config_trains_evaluates_and_resumes(monkeypatch, tiny, tmp_path):
         *(f"{x}.dataset.names=tiny" for x in sets),
         *(f"{x}.num_workers=0" for x in sets),
         *(f"{x}.mapper.augmentations=[]" for x in sets),
-        *(
-            "dataloader.train.total_batch_size=2",
-            "optimizer.lr=1e-6",
-            "train.device=cpu",
-            "train.init_checkpoint=''",
-        ),
-        *(f"train.output_dir={tmp_path}", "train.log_period=1", "train.eval_period=2"),
+        *("dataloader.train.total_batch_size=2", "optimizer.lr=1e-6", "train.device=cpu"),
+        *("train.init_checkpoint=''", f"train.output_dir={tmp_path}"),
+        *("train.log_period=1", "train.eval_period=2"),
     ]
     run_example(monkeypatch, "lazy_train_net", *arguments, "train.max_iter=2")
     metrics = (tmp_path / "metrics.json").read_text()
     assert "loss_cls" in metrics and "bbox/AP" in metrics
     run_example(monkeypatch, "lazy_train_net", "--resume", *arguments, "train.max_iter=3")
     assert '"iteration": 2' in (tmp_path / "metrics.json").read_text()
-
-
-def make_batch() -> list[dict]:
-    instances = Instances((64, 64))
-    instances.gt_boxes = Boxes(torch.tensor([[4.0, 4.0, 40.0, 44.0], [20.0, 10.0, 60.0, 60.0]]))
-    instances.gt_classes = torch.tensor([0, 1])
-    image = torch.randint(256, (3, 64, 64), generator=torch.Generator().manual_seed(0)).float()
-    return [{"image": image, "instances": instances}]
 
 
 def losses_of(model: torch.nn.Module, batch: list[dict]) -> dict[str, torch.Tensor]:
@@ -175,10 +145,3 @@ def test_only_the_labeling():
     (stock_label,), _ = stock.label_anchors(anchors, objects)
     assert (stock_label < 2).all() and (label == 2).sum() > 0.8 * len(label)
     sum(losses_of(ours, make_batch()).values()).backward()
-
-
-def test_every_example_is_run_here():
-    ours = {"MyDetector", "RetinaNetWithoutPrior", "RetinaNetWithExactLabels"}
-    text = Path(__file__).read_text()
-    assert all(f'"{path.stem}"' in text for path in EXAMPLES.glob("*.py"))
-    assert all(name in META_ARCH_REGISTRY for name in ours)

@@ -1,23 +1,19 @@
 """focal-retina check, and its page."""
 
 import json
-from html.parser import HTMLParser
 
 import pytest
+from helpers import QUICKSTART
 
 from focal_retina.commands import main
-from focal_retina.config_file import get_config_file
-
-QUICKSTART = get_config_file("quickstart/shapes.yaml")
 
 
 @pytest.fixture
-def run(tiny_coco, catalogs, capsys):
+def run(register_tiny, capsys):
     """Call the command on tiny_coco; returns (exit status, stdout, stderr)."""
-    json_file, folder = tiny_coco
 
     def call(*arguments):
-        words = ["check", "--config-file", QUICKSTART, "--register", f"tiny={json_file}:{folder}"]
+        words = ["check", "--config-file", str(QUICKSTART), *register_tiny]
         words += ["DATASETS.TRAIN", "('tiny',)", "DATASETS.TEST", "()"]
         words += ["MODEL.RETINANET.NUM_CLASSES", "2", *map(str, arguments)]
         return main(words), *capsys.readouterr()
@@ -31,23 +27,6 @@ def spoil(path):
     content["categories"][0]["name"] = "<b>cat</b>"
     content["images"][1]["file_name"] = "<script>.jpg"
     path.write_text(json.dumps(content))
-
-
-class Balance(HTMLParser):
-    """Fails on a tag that is closed but not open, and keeps those that load something."""
-
-    def __init__(self):
-        super().__init__()
-        self.open, self.loads = [], []
-
-    def handle_starttag(self, tag, attributes):
-        self.open.append(tag)
-        self.loads += [value for name, value in attributes if name in ("src", "href")]
-
-    def handle_endtag(self, tag):
-        assert tag in self.open
-        while self.open.pop() != tag:
-            pass
 
 
 def test_sound_data(run, tmp_path):
@@ -64,25 +43,10 @@ def test_errors_give_status_1_and_one_self_contained_page(run, tiny_coco, tmp_pa
     assert status == 1
     assert "boxes with NaN or infinite numbers: 1" in out and "5 images decoded" in out
     page = (tmp_path / "report.html").read_text()
-    parser = Balance()
-    parser.feed(page)
-    assert parser.loads == []
+    assert "src=" not in page and "href=" not in page
     assert "annotation 1, box [1, 2, nan, 4]" in page
     assert "<script>" not in page and "&lt;script&gt;.jpg" in page  # names are text, not tags
     assert "prefers-color-scheme: dark" in page
-
-
-def test_a_wrong_class_count_is_an_error_of_the_report(run, tmp_path):
-    status, out, _ = run("--html", tmp_path / "r.html", "MODEL.RETINANET.NUM_CLASSES", "7")
-    assert status == 1
-    assert "set MODEL.RETINANET.NUM_CLASSES 2" in out
-    assert "set MODEL.RETINANET.NUM_CLASSES 2" in (tmp_path / "r.html").read_text()
-
-
-def test_other_anchors_are_suggested_where_they_reach_more(run):
-    _, out, _ = run("MODEL.ANCHOR_GENERATOR.SIZES", "[[300],[600]]")
-    assert "100.0% of the objects reach no anchor" in out
-    assert "better (0.0%): MODEL.ANCHOR_GENERATOR.SIZES" in out
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,7 @@ import re
 
 import pytest
 import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from toy_run import make_run
+from helpers import make_run
 
 from focal_retina.commands import main
 from focal_retina.deploy import ModelMeta, load_predictor
@@ -26,17 +25,10 @@ def run_dir(tmp_path):
     return make_run(tmp_path / "run", datasets=("tiny",))
 
 
-@pytest.fixture
-def register(tiny_coco):
-    yield ["--register", "tiny={}:{}".format(*tiny_coco)]
-    DatasetCatalog.pop("tiny", None)
-    MetadataCatalog.pop("tiny", None)
-
-
 @pytest.mark.slow
-def test_everything(export, run_dir, register):
+def test_everything(export, run_dir, register_tiny):
     arguments = ["--int8", 4, "--images", 3, "--evaluate", "--benchmark"]
-    status, out, err = export("--model", run_dir, *arguments, *register)
+    status, out, err = export("--model", run_dir, *arguments, *register_tiny)
     assert status == 0, err
     folder = run_dir / "export"
     meta = ModelMeta.load(folder)
@@ -54,33 +46,33 @@ def test_everything(export, run_dir, register):
 
 
 @pytest.mark.slow
-def test_without_nms(export, run_dir, register, tmp_path):
+def test_without_nms(export, run_dir, register_tiny, tmp_path):
     earlier = tmp_path / "model_int8.onnx"
     earlier.touch()
     arguments = ["--config-file", run_dir / "config.yaml", "--no-nms", "--output", tmp_path]
     weights = ["MODEL.WEIGHTS", run_dir / "model_final.pth"]
-    status, out, err = export(*arguments, *register, *weights)
+    status, out, err = export(*arguments, *register_tiny, *weights)
     assert status == 0, err
     assert "onnx: 6 images, 600 detections, 0 in one alone" in out
     assert not ModelMeta.load(tmp_path).with_nms and not earlier.exists()
 
 
-def test_a_file_that_differs(export, run_dir, register, monkeypatch):
+def test_a_file_that_differs(export, run_dir, register_tiny, monkeypatch):
     """Exit status 1 where a file finds less than the model in PyTorch."""
 
     predictors = {name: load_predictor(run_dir) for name in ("eager", "onnx")}
     predictors["onnx"].model.postprocessor.max_detections = 99
     monkeypatch.setattr("focal_retina.deploy.comparison.load_all", lambda *args: predictors)
     monkeypatch.setattr("focal_retina.deploy.write_targets", lambda *args: {})
-    status, out, _ = export("--model", run_dir, "--images", 2, *register)
+    status, out, _ = export("--model", run_dir, "--images", 2, *register_tiny)
     assert status == 1
     assert "onnx: 2 images, 200 detections, 2 in one alone" in out
 
 
-def test_user_errors(export, run_dir, register, tmp_path):
+def test_user_errors(export, run_dir, register_tiny, tmp_path):
     other = tmp_path / "other.pth"
     torch.save({"model": {"backbone.fpn_lateral3.weight": torch.zeros(1)}}, other)
-    config = ["--config-file", run_dir / "config.yaml", *register]
+    config = ["--config-file", run_dir / "config.yaml", *register_tiny]
     for arguments, message in [
         (["--model", tmp_path], "there is no file"),
         (["--model", run_dir], "'tiny'"),

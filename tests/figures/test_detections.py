@@ -1,6 +1,5 @@
 """The sheet of detections: which boxes are drawn on which images."""
 
-import itertools
 import json
 
 import cv2
@@ -50,9 +49,7 @@ def draw(tmp_path, monkeypatch):
         draw_detections("sheet", tmp_path / "results.json", tmp_path / "sheet.png")
         return list(zip(panels[::2], panels[1::2], strict=True))
 
-    yield call
-    DatasetCatalog.pop("sheet", None)
-    MetadataCatalog.pop("sheet", None)
+    return call
 
 
 def test_boxes_labels_and_order(draw, tmp_path):
@@ -73,16 +70,6 @@ def test_boxes_labels_and_order(draw, tmp_path):
     assert [x[2] for x in left] == [x[2] for x in right]  # a class has one colour
     assert left[0][2] != left[1][2]
     assert cv2.imread(str(tmp_path / "sheet.png")) is not None
-
-
-@pytest.mark.parametrize("num_records, count", [(3, 3), (0, 0), (30, 12)])
-def test_images_are_spread_evenly(draw, num_records, count):
-    box = (0, [0, 0, 1, 1], BoxMode.XYWH_ABS)
-    records = [record(i, (0, [i, 0, 1, 1], BoxMode.XYWH_ABS), box) for i in range(num_records)]
-    shown = [left[0][1][0] for left, _ in draw(records, [])]
-    assert len(shown) == count
-    steps = {b - a for a, b in itertools.pairwise(shown)}
-    assert not steps or max(steps) - min(steps) <= 1
 
 
 def test_break_even_shows_as_many_detections_as_objects():

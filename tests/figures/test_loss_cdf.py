@@ -8,18 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from focal_retina.figures.loss_cdf import (
-    LossCdf,
-    MeasuredCdfs,
-    cumulate,
-    draw_logits,
-    draw_loss_cdfs,
-    read_loss_cdf,
-)
-from focal_retina.figures.loss_shares import (
-    SIGNS,
-    loss_shares,
-)
+from focal_retina.figures.loss_cdf import cumulate, draw_logits, read_loss_cdf
+from focal_retina.figures.loss_shares import SIGNS, loss_shares
 from focal_retina.losses import focal_loss
 from focal_retina.modeling.meta_arch import LabeledPredictions
 
@@ -164,14 +154,3 @@ def test_a_foreign_json_is_named(tmp_path, text):
     (tmp_path / "loss_distribution.json").write_text(text)
     with pytest.raises(ValueError, match=r"loss_distribution\.json holds no loss distribution"):
         read_loss_cdf(tmp_path)
-
-
-def test_picture_shows_the_curves_from_both_sides(tmp_path, saved):
-    curve = LossCdf([0, 0.5, 1], [0, 0.1, 1])
-    cdfs = {"positives": {0.0: None, 2.0: None}, "negatives": {0.0: None, 2.0: curve}}
-    counts = {"positives": 0, "negatives": 1234567}
-    draw_loss_cdfs(MeasuredCdfs(3, counts, cdfs), tmp_path / "fig4.png")
-    empty, above, _, below = saved[0].axes
-    np.testing.assert_allclose(above.lines[0].get_xydata(), [[0, 0], [0.5, 0.1], [1, 1]])
-    np.testing.assert_allclose(below.lines[0].get_xydata(), [[1, 1], [0.5, 0.9], [0, 0]])
-    assert [text.get_text() for text in empty.texts] == ["no loss of positives"]

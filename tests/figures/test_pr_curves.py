@@ -24,18 +24,3 @@ def test_each_class_has_a_line_and_a_bar_from_best_to_worst(tmp_path, saved):
     assert len(by_iou.lines) == 10
     np.testing.assert_allclose(by_iou.lines[3].get_ydata(), 0.45)
     assert by_iou.get_legend().get_texts()[0].get_text() == "0.50: 45.0"
-
-
-def test_of_many_classes_the_best_and_the_worst_are_shown(tmp_path, saved):
-    draw_pr_curves(curves_of(np.linspace(0, 1, 80)), "coco", tmp_path / "pr.png")
-    _, by_class, bars = saved[0].axes
-    shown = [label.get_text() for label in bars.get_yticklabels()]
-    assert shown == [f"class {k}" for k in [*range(79, 71, -1), *range(7, -1, -1)]]
-    assert "best and worst 8 of 80" in by_class.get_title(loc="left")
-
-
-@pytest.mark.parametrize("average_precision", [[np.nan, np.nan], [0.5]])
-def test_nothing_and_one_class(average_precision, tmp_path, saved):
-    draw_pr_curves(curves_of(average_precision), "few", tmp_path / "pr.png")
-    texts = [text.get_text() for text in saved[0].axes[0].texts]
-    assert texts == (["no objects"] if np.isnan(average_precision[0]) else [])

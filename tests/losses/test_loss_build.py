@@ -1,11 +1,14 @@
-import os
+"""Losses built by name, and α: one, one a class, and what a training set's counts make of it."""
+
+import math
 import re
-import subprocess
-import sys
-from pathlib import Path
+from itertools import pairwise
 
 import pytest
 import torch
+from helpers import ROOT, python
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from focal_retina.losses import (
@@ -14,24 +17,9 @@ from focal_retina.losses import (
     CrossEntropy,
     FocalLoss,
     FocalLossStar,
+    balanced_alpha,
     build_cls_loss,
 )
-
-ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def registered():
-    """Register a class for the time of a test."""
-    names = []
-
-    def register(loss_class):
-        CLS_LOSS_REGISTRY.register(loss_class)
-        names.append(loss_class.__name__)
-
-    yield register
-    for name in names:
-        del CLS_LOSS_REGISTRY._obj_map[name]
 
 
 @pytest.mark.parametrize("loss_class", [CrossEntropy, FocalLoss, FocalLossStar, OHEM])
@@ -45,20 +33,12 @@ def test_default_is_detectron2s_loss(cfg):
     assert (type(loss), loss.alpha, loss.gamma) == (FocalLoss, 0.25, 2.0)
 
 
-def test_unknown_name_lists_the_known_ones(cfg):
-    cfg.MODEL.FOCAL_RETINA.CLS_LOSS.NAME = "FocalLos"
-    with pytest.raises(
-        ValueError, match="'FocalLos'.*CrossEntropy, FocalLoss, FocalLossStar, .*OHEM"
-    ):
-        build_cls_loss(cfg)
-
-
-def test_loss_without_from_config_is_built_without_arguments(cfg, registered):
+def test_loss_without_from_config_is_built_without_arguments(cfg, monkeypatch):
     class Squared(nn.Module):
         def forward(self, logits, labels):
             return sum(x.square().sum() for x in logits), None
 
-    registered(Squared)
+    monkeypatch.setitem(CLS_LOSS_REGISTRY._obj_map, "Squared", Squared)
     cfg.MODEL.FOCAL_RETINA.CLS_LOSS.NAME = "Squared"
     total, count = build_cls_loss(cfg)([torch.ones(1, 2, 3)], [torch.zeros(1, 2)])
     assert total == 6 and count is None
@@ -71,14 +51,70 @@ def test_the_documented_example_runs_outside_the_package(tmp_path):
     assert [name for name, _ in files] == ["poly_loss.py", "poly.yaml", "try_poly.py"]
     for name, text in files:
         (tmp_path / name).write_text(text)
-    run = subprocess.run(
-        [sys.executable, "try_poly.py"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    run = python("try_poly.py", cwd=tmp_path)
     assert run.returncode == 0, run.stderr
     printed = re.search(r"prints\n\n```\n(.*?)```", page, flags=re.DOTALL)[1]
     assert run.stdout == printed
+
+
+def log_odds(p: float) -> float:
+    return math.log(p / (1 - p))
+
+
+@given(
+    counts=st.lists(st.integers(1, 10**6), min_size=1, max_size=30),
+    alpha=st.floats(0.01, 0.99),
+    factor=st.integers(2, 9),
+)
+@settings(deadline=None, max_examples=50)
+def test_laws_of_balanced_alpha(counts, alpha, factor):
+    alphas = balanced_alpha(counts, alpha)
+    assert all(0 < a < 1 for a in alphas)
+    # The rarer, the heavier
+    by_count = sorted(zip(counts, alphas, strict=True))
+    assert all(a >= b - 1e-12 for (_, a), (_, b) in pairwise(by_count))
+    # The geometric mean of the odds is that of the scalar
+    assert sum(map(log_odds, alphas)) / len(alphas) == pytest.approx(log_odds(alpha), abs=1e-6)
+    # More images of the same kind change nothing
+    assert balanced_alpha([factor * n for n in counts], alpha) == pytest.approx(alphas, rel=1e-9)
+
+
+def test_balanced_alpha_by_hand():
+    """Odds 1/3 of α = .25, times and over (16)^(1/4) = 2: 2/3 and 1/6."""
+    assert balanced_alpha([100, 1600], 0.25) == pytest.approx([2 / 5, 1 / 7])
+    assert balanced_alpha([7, 7, 7], 0.3) == pytest.approx([0.3] * 3)
+
+
+def test_balanced_alpha_refuses_what_it_cannot_weigh():
+    with pytest.raises(ValueError, match=r"classes \[1, 3\] of 4 have no object"):
+        balanced_alpha([5, 0, 2, 0], 0.25)
+    for alpha in (-1.0, 0.0, 1.0):
+        with pytest.raises(ValueError, match=r"within \(0, 1\)"):
+            balanced_alpha([1, 2], alpha)
+
+
+def test_config_asks_for_class_alphas(cfg):
+    node = cfg.MODEL.FOCAL_RETINA.CLS_LOSS
+    cfg.MODEL.RETINANET.NUM_CLASSES = 2
+
+    assert build_cls_loss(cfg).alpha == 0.25
+    node.CLASS_ALPHA = [0.1, 0.9]
+    assert build_cls_loss(cfg).alpha.tolist() == pytest.approx([0.1, 0.9])
+    node.CLASS_ALPHA = "auto"
+    assert build_cls_loss(cfg, [100, 1600]).alpha.tolist() == pytest.approx([2 / 5, 1 / 7])
+
+
+def test_config_errors_name_the_key(cfg):
+    node = cfg.MODEL.FOCAL_RETINA.CLS_LOSS
+    cfg.MODEL.RETINANET.NUM_CLASSES = 2
+    node.CLASS_ALPHA = "auto"
+    with pytest.raises(ValueError, match="CLASS_ALPHA.*class_counts"):
+        build_cls_loss(cfg)
+    with pytest.raises(ValueError, match="3 values for MODEL.RETINANET.NUM_CLASSES = 2"):
+        build_cls_loss(cfg, [1, 2, 3])
+    node.CLASS_ALPHA = "inverse"
+    with pytest.raises(ValueError, match="CLASS_ALPHA is 'inverse'"):
+        build_cls_loss(cfg)
+    node.CLASS_ALPHA = [0.5]
+    with pytest.raises(ValueError, match="CLASS_ALPHA: 1 values"):
+        build_cls_loss(cfg)

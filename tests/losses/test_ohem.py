@@ -93,22 +93,6 @@ def test_lazy_nms_is_the_beginning_of_the_full_one(seed, most):
     assert nms_survivors(boxes, 0.5, most).tolist() == expected
 
 
-def test_lazy_nms_looks_no_further_than_it_must(monkeypatch):
-    """2 survivors of 10,000 boxes in 20 heaps of 500: 8, 16, … 512 boxes are looked at, not all."""
-    seen = []
-    from torchvision.ops import nms
-
-    def recording_nms(boxes, scores, threshold):
-        seen.append(len(boxes))
-        return nms(boxes, scores, threshold)
-
-    monkeypatch.setattr("focal_retina.losses.ohem.nms", recording_nms)
-    heaps = torch.arange(20.0).repeat_interleave(500).unsqueeze(1) * 100
-    boxes = heaps + torch.tensor([0.0, 0.0, 10.0, 10.0])
-    assert nms_survivors(boxes, 0.5, 2).tolist() == [0, 500]
-    assert seen == [8, 16, 32, 64, 128, 256, 512]
-
-
 @pytest.mark.parametrize("kernel", ["plain", "auto"])
 def test_loss_and_gradient_are_the_cross_entropy_of_the_mined(make_batch, kernel):
     sizes = (60, 20)
@@ -122,20 +106,6 @@ def test_loss_and_gradient_are_the_cross_entropy_of_the_mined(make_batch, kernel
     torch.testing.assert_close(total, expected, rtol=0, atol=0)
     for y, gradient in zip(mined, torch.autograd.grad(total, logits), strict=True):
         assert (gradient[y == -1] == 0).all() and (gradient[y >= 0] != 0).all()
-
-
-def test_images_do_not_compete(make_batch):
-    """B counts per image: what is mined in an image is the same alone and in a batch."""
-    sizes = (50,)
-    logits, labels = make_batch(level_sizes=sizes, num_images=3)
-    with torch.no_grad():
-        logits[0][1] *= 10  # much harder than the others
-    anchors = make_anchors(torch.Generator().manual_seed(1), sizes)
-    loss = OHEM(batch_size=8, nms_thresh=0.5)
-    together = loss.mine(logits, labels, anchors)[0]
-    for i in range(3):
-        alone = loss.mine([logits[0][i : i + 1]], [labels[0][i : i + 1]], anchors)[0]
-        assert torch.equal(alone[0], together[i])
 
 
 @pytest.mark.parametrize("one_to_three", [False, True])
@@ -165,16 +135,3 @@ def test_wrong_values_are_errors(make_batch):
     logits, labels = make_batch(level_sizes=(30,))
     with pytest.raises(ValueError, match=r"anchors \(R_l, 4\)"):
         OHEM(batch_size=8, nms_thresh=0.5)(logits, labels, [torch.zeros(29, 4)])
-
-
-def test_from_config(cfg):
-    node = cfg.MODEL.FOCAL_RETINA.CLS_LOSS
-    node.OHEM.BATCH_SIZE, node.OHEM.NMS_THRESH, node.OHEM.ONE_TO_THREE = 256, 0.7, True
-    cfg.MODEL.RETINANET.FOCAL_LOSS_ALPHA = -1.0
-    assert OHEM.from_config(cfg) == {
-        "batch_size": 256,
-        "nms_thresh": 0.7,
-        "one_to_three": True,
-        "alpha": -1.0,
-        "kernel": "auto",
-    }

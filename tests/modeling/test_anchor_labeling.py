@@ -1,23 +1,23 @@
-"""AnchorLabeler: parity with Detectron2's matcher, and the laws that Detectron2 breaks."""
+"""AnchorLabeler: parity with Detectron2's matcher, the laws that Detectron2 breaks, and what is
+refused: ground truth that is invalid, options that make no sense."""
 
 from types import SimpleNamespace
 from unittest import mock
 
 import pytest
 import torch
-from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from detectron2.modeling.matcher import Matcher
 from detectron2.modeling.meta_arch.retinanet import RetinaNet
 from detectron2.structures import Boxes, Instances, pairwise_iou
+from helpers import LargestTensor, make_instances
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks.inputs import make_anchors
 from focal_retina.modeling import anchor_labeling
-from focal_retina.modeling.anchor_labeling import AnchorLabeler
+from focal_retina.modeling.anchor_labeling import AnchorLabeler, check_gt_instances
 
 K = 5
-IMAGE_SIZE = (64, 64)
 EMPTY_BOXES = [[3, 3, 3, 9], [3, 3, 9, 3], [3, 3, 3, 3], [9, 3, 3, 9], [9, 9, 3, 3]]
 BANDS = [
     ((0.4, 0.5), (0, -1, 1)),
@@ -42,13 +42,14 @@ few_examples = settings(deadline=None, max_examples=60)
 
 
 def make_gt(boxes, classes=None, **fields) -> Instances:
-    gt = Instances(IMAGE_SIZE)
-    gt.gt_boxes = Boxes(torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4))
-    count = len(gt.gt_boxes)
-    gt.gt_classes = torch.arange(count) % K if classes is None else torch.as_tensor(classes)
-    for name, value in fields.items():
-        gt.set(name, torch.as_tensor(value))
-    return gt
+    return make_instances(
+        boxes, torch.arange(len(boxes)) % K if classes is None else classes, **fields
+    )
+
+
+def feature_grid_anchors(height: int, width: int) -> list[Boxes]:
+    """The anchors of Detectron2's RetinaNet."""
+    return make_anchors((height, width), torch.device("cpu"))
 
 
 def make_levels(anchors) -> list[Boxes]:
@@ -65,16 +66,6 @@ def random_gt(count: int, seed: int, extent: float = 64.0) -> Instances:
     corner, size = torch.rand(2, count, 2, generator=generator) * extent
     classes = torch.randint(K, (count,), generator=generator)
     return make_gt(torch.cat([corner, corner + size / 2 + 0.1], dim=1), classes)
-
-
-def feature_grid_anchors(height: int, width: int) -> list[Boxes]:
-    """The anchors of Detectron2's RetinaNet."""
-    strides = [8, 16, 32, 64, 128]
-    sizes = [[4 * stride * 2 ** (k / 3) for k in range(3)] for stride in strides]
-    generator = DefaultAnchorGenerator(
-        sizes=sizes, aspect_ratios=[[0.5, 1.0, 2.0]], strides=strides
-    )
-    return generator([torch.empty(1, 1, -(-height // s), -(-width // s)) for s in strides])
 
 
 def label_with_detectron2(anchors, gt, thresholds=(0.4, 0.5), labels=(0, -1, 1), promote=True):
@@ -123,15 +114,6 @@ def test_equals_detectron2_on_a_feature_pyramid(count):
     assert_same(label(anchors, gt), expected)
 
 
-@pytest.mark.parametrize("block", [(1000, 1), (999, 7), (100_000, 500)])
-def test_block_shape_changes_nothing(block):
-    anchors, gt = feature_grid_anchors(256, 256), random_gt(40, seed=0, extent=250.0)
-    expected = label(anchors, gt, promotion="min_iou")
-    with mock.patch.object(anchor_labeling, "CPU_BLOCK", block):
-        actual = label(anchors, gt, promotion="min_iou")
-    torch.testing.assert_close(actual, expected)
-
-
 @few_examples
 @given(anchor_lists, object_lists.filter(len), st.sampled_from([0.1, 0.4, 0.7]), blocks)
 def test_min_iou_promotes_ties_of_the_best_anchor_from_that_iou_on(anchors, objects, floor, block):
@@ -144,26 +126,6 @@ def test_min_iou_promotes_ties_of_the_best_anchor_from_that_iou_on(anchors, obje
     with mock.patch.object(anchor_labeling, "CPU_BLOCK", block):
         actual = label(levels, gt, promotion="min_iou", promotion_min_iou=floor)
     assert_same(actual, (expected, matched_idxs))
-
-
-def test_promotion_by_hand():
-    # IoU with the object: .3 (twice), .2, 0.
-    anchors = [
-        Boxes(torch.tensor([[0, 0, 3, 10], [7, 0, 10, 10], [4, 0, 6, 10], [20, 20, 30, 30.0]]))
-    ]
-    gt = make_gt([[0, 0, 10, 10]], classes=[2])
-    assert label(anchors, gt, promotion="none")[0].tolist() == [K, K, K, K]
-    assert label(anchors, gt, promotion="min_iou")[0].tolist() == [K, K, K, K]
-    assert label(anchors, gt, promotion="any")[0].tolist() == [2, 2, K, K]
-    low = label(anchors, gt, promotion="min_iou", promotion_min_iou=0.3)
-    assert low[0].tolist() == [2, 2, K, K]
-
-
-def test_first_of_equal_objects_is_matched():
-    anchors = [Boxes(torch.tensor([[0, 0, 10, 10.0]]))]
-    gt = make_gt([[0, 0, 3, 3], [0, 0, 10, 9], [0, 1, 10, 10], [0, 0, 10, 9]], classes=[0, 1, 2, 3])
-    labels, matched_idxs = label(anchors, gt)
-    assert (labels.item(), matched_idxs.item()) == (1, 1)
 
 
 @few_examples
@@ -197,14 +159,6 @@ def test_detectron2_makes_every_anchor_positive_and_we_none(box):
     assert (label(anchors, gt)[0] == K).all()
 
 
-def test_band_includes_its_lower_border():
-    # IoU with the object, in tenths: 2 (below), 4 and 5 (borders), 9.
-    anchors = [Boxes(torch.tensor([[0, 0, 2, 10], [0, 0, 4, 10], [0, 0, 5, 10], [0, 0, 9, 10.0]]))]
-    gt = make_gt([[0, 0, 10, 10]], classes=[2])
-    assert label(anchors, gt)[0].tolist() == [K, -1, 2, 2]
-    assert_same(label(anchors, gt), label_with_detectron2(anchors, gt))
-
-
 @pytest.mark.parametrize("bands", BANDS)
 def test_image_without_objects_to_match_is_background(bands):
     anchors = feature_grid_anchors(64, 64)
@@ -216,25 +170,6 @@ def test_image_without_objects_to_match_is_background(bands):
     torch.testing.assert_close(labeler(anchors, nothing[:1])[0], labels[1:2])
     assert labels.shape == matched_idxs.shape == (len(nothing) + 1, sum(map(len, anchors)))
     assert labels.dtype == matched_idxs.dtype == torch.int64
-
-
-def test_images_of_a_batch_are_labeled_independently():
-    anchors, gts = feature_grid_anchors(128, 128), [random_gt(n, seed=n) for n in (3, 20, 1)]
-    labels, matched_idxs = AnchorLabeler(num_classes=K)(anchors, gts)
-    for i, gt in enumerate(gts):
-        torch.testing.assert_close((labels[i], matched_idxs[i]), label(anchors, gt))
-    assert AnchorLabeler(num_classes=K)(anchors, [])[0].shape == (0, labels.shape[1])
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_order_of_objects_is_irrelevant(seed):
-    anchors, gt = feature_grid_anchors(128, 128), random_gt(30, seed, extent=120.0)
-    order = torch.randperm(30, generator=torch.Generator().manual_seed(seed))
-    labels, matched_idxs = label(anchors, gt)
-    shuffled_labels, shuffled_idxs = label(anchors, gt[order])
-    torch.testing.assert_close(shuffled_labels, labels)
-    positive = is_positive(labels)
-    torch.testing.assert_close(order[shuffled_idxs[positive]], matched_idxs[positive])
 
 
 @pytest.mark.parametrize(
@@ -258,28 +193,9 @@ def test_crowds_make_background_ignored_by_share_of_the_anchor(threshold, expect
     assert label(anchors, gt, crowd_ioa_threshold=threshold)[0].tolist() == expected
 
 
-def test_crowd_in_an_image_without_other_objects():
-    anchors = [Boxes(torch.tensor([[0, 0, 10, 10], [90, 90, 100, 100.0]]))]
-    gt = make_gt([[0, 0, 50, 50]], gt_is_crowd=[True])
-    assert label(anchors, gt, crowd_ioa_threshold=0.7)[0].tolist() == [-1, K]
-
-
-class LargestTensor(TorchDispatchMode):
-    """Records the elements of the largest tensor that any operator returns."""
-
-    numel = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        for tensor in result if isinstance(result, (tuple, list)) else [result]:
-            if isinstance(tensor, torch.Tensor):
-                self.numel = max(self.numel, tensor.numel())
-        return result
-
-
 def test_memory_does_not_grow_with_objects():
-    anchors = feature_grid_anchors(400, 640)
-    few, many = random_gt(8, seed=0, extent=600.0), random_gt(800, seed=0, extent=600.0)
+    anchors = feature_grid_anchors(200, 320)
+    few, many = random_gt(8, seed=0, extent=300.0), random_gt(400, seed=0, extent=300.0)
     largest = []
     for labeling, gt in [(label, few), (label, many), (label_with_detectron2, many)]:
         with LargestTensor() as mode:
@@ -287,6 +203,45 @@ def test_memory_does_not_grow_with_objects():
         largest.append(mode.numel)
     assert largest[1] <= largest[0]
     assert largest[2] >= len(many) * sum(map(len, anchors))
+
+
+@pytest.mark.parametrize("value", [-1, K, 90])
+def test_class_out_of_range_names_image_and_class(value):
+    gts = [make_gt([[0, 0, 9, 9]], [0]), make_gt([[0, 0, 9, 9], [1, 1, 5, 5]], [0, value])]
+    with pytest.raises(ValueError, match=rf"^b\.jpg: object 1 has class {value}, .*NUM_CLASSES"):
+        check_gt_instances(gts, K, ["a.jpg", "b.jpg"])
+    with pytest.raises(ValueError, match="image 1 of the batch"):
+        check_gt_instances(gts, K)
+
+
+@pytest.mark.parametrize(
+    "position, value", [(0, float("nan")), (1, float("inf")), (3, -float("inf"))]
+)
+def test_box_that_is_not_finite_names_the_image(position, value):
+    box = [3.0, 3.0, 3.0, 3.0]  # without area, which must not hide the coordinate
+    box[position] = value
+    gts = [make_gt([[0, 0, 9, 9]], [0]), make_gt([[0, 0, 9, 9], box], [0, 0])]
+    with pytest.raises(ValueError, match=r"^b\.jpg: object 1 has the box .*not a finite"):
+        check_gt_instances(gts, K, ["a.jpg", "b.jpg"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"iou_thresholds": ()}, "ascending"),
+        ({"iou_thresholds": (0.5, 0.4)}, "ascending"),
+        ({"iou_thresholds": (0.0, 0.4)}, "positive numbers"),
+        ({"iou_labels": (0, 1)}, "3 bands"),
+        ({"iou_labels": (0, 2, 1)}, "-1, 0 or 1 to each"),
+        ({"iou_labels": (1, 0, 1)}, "lowest band"),
+        ({"promotion": "all"}, r"'all'; use one of \['any', 'min_iou', 'none'\]"),
+        ({"crowd_ioa_threshold": 0.0}, "fraction"),
+        ({"crowd_ioa_threshold": 70}, "fraction"),
+    ],
+)
+def test_constructor_refuses_options_that_make_no_sense(options, message):
+    with pytest.raises(ValueError, match=message):
+        AnchorLabeler(num_classes=K, **options)
 
 
 @pytest.mark.gpu

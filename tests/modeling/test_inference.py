@@ -1,28 +1,24 @@
-"""The copy for inference against the model that it was made from."""
+"""The copy for inference, and the compiled network, against the model that they were made from."""
+
+import shutil
 
 import pytest
 import torch
-from detectron2.config import get_cfg
 from detectron2.layers import Conv2d, FrozenBatchNorm2d
-from detectron2.model_zoo import get_config_file
 from detectron2.modeling import build_model
+from helpers import toy_cfg
 from torch import nn
+from torch._dynamo.testing import CompileCounter
 
-from focal_retina import add_focal_retina_config, merge_config_file
+from focal_retina.modeling.compilation import compile_network
 from focal_retina.modeling.inference import fold_batch_norm, inference_copy
 
 
 @pytest.fixture(params=["FrozenBN", "BN"])
 def model(request):
-    cfg = get_cfg()
-    add_focal_retina_config(cfg)
-    merge_config_file(cfg, get_config_file("COCO-Detection/retinanet_R_50_FPN_1x.yaml"))
-    cfg.MODEL.META_ARCHITECTURE = "FocalRetinaNet"
-    cfg.MODEL.DEVICE = "cpu"
-    cfg.MODEL.RESNETS.DEPTH = 18
-    cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64
-    cfg.MODEL.RESNETS.NORM = request.param
-    cfg.MODEL.RETINANET.NUM_CLASSES = 5
+    cfg = toy_cfg(
+        *("MODEL.RESNETS.NORM", request.param, "MODEL.RETINANET.SCORE_THRESH_TEST", 0.001)
+    )
     torch.manual_seed(0)
     model = build_model(cfg)
     for layer in model.modules():
@@ -87,3 +83,23 @@ def test_statistics_of_the_batch_are_not_folded():
 def test_unknown_precision_lists_the_known_ones():
     with pytest.raises(ValueError, match="int8.*fp32, bf16"):
         inference_copy(nn.Identity(), "int8")
+
+
+def test_compiled_network_keeps_detections_and_keys(model):
+    """Traced and run without a compiler, which would take minutes."""
+    batch = [{"image": torch.randint(256, (3, 64, 96))}]
+    keys = list(model.state_dict())
+    with torch.no_grad():
+        (before,) = model.eval()(batch)
+        compile_network(model, backend=(graphs := CompileCounter()))
+        (after,) = model(batch)
+    assert graphs.frame_count > 0 and graphs.op_count > 50
+    assert list(model.state_dict()) == keys
+    assert len(before["instances"]) > 0
+    torch.testing.assert_close(after["instances"].scores, before["instances"].scores)
+
+
+def test_without_a_compiler_the_error_says_what_to_do(model, monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(RuntimeError, match="C\\+\\+ compiler.*COMPILE False"):
+        compile_network(model)

@@ -72,20 +72,14 @@ def test_which_layers_can_run_on_patches(layer, expected):
     assert can_run_on_patches([layer]) is expected
 
 
-def make_head(norm=""):
-    torch.manual_seed(0)
-    return FocalRetinaNetHead(
-        input_shape=[ShapeSpec(channels=CHANNELS, stride=8)] * len(SIZES),
-        num_classes=2,
-        num_anchors=3,
-        conv_dims=[CHANNELS, CHANNELS],
-        norm=norm,
-    )
-
-
 @pytest.mark.parametrize("on_patches", [True, False])
 def test_head_predicts_positives_as_it_predicts_all_anchors(on_patches):
-    head, features = make_head(), make_features()
+    torch.manual_seed(0)
+    shapes = [ShapeSpec(channels=CHANNELS, stride=8)] * len(SIZES)
+    head = FocalRetinaNetHead(
+        input_shape=shapes, num_classes=2, num_anchors=3, conv_dims=[CHANNELS, CHANNELS]
+    )
+    features = make_features()
     if not on_patches:  # an output depends on more than the cells next to it
         head.bbox_subnet.insert(1, nn.GroupNorm(1, CHANNELS))
     image_idxs = torch.tensor([0, 0, 0, 1])

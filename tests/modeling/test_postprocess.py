@@ -62,18 +62,6 @@ def test_equals_detectron2(seed, num_classes, score_thresh, topk_candidates, max
     torch.testing.assert_close(actual.pred_boxes.tensor, expected.pred_boxes.tensor)
 
 
-def test_threshold_is_exact_around_itself():
-    """The margin on the logits lets candidates in, the score decides."""
-    anchors = [Boxes(torch.tensor([[0.0, 0, 9, 9], [20, 20, 29, 29], [40, 40, 49, 49]]))]
-    thresh = torch.tensor(0.05, dtype=torch.float64)
-    logits = [torch.logit(thresh + torch.tensor([-1e-6, 0, 1e-6])).float()[:, None]]
-    postprocessor = DensePostprocessor(box2box_transform=TRANSFORM, score_thresh=0.05)
-    kept = postprocessor.postprocess_image(anchors, logits, [torch.zeros(3, 4)], (60, 60))
-    expected = (logits[0].sigmoid() > 0.05).sum().item()
-    assert len(kept) == expected
-    assert kept.pred_boxes.tensor[0].tolist() == [40, 40, 49, 49]
-
-
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_no_threshold_loses_a_candidate_of_any_dtype(dtype):
     """Every bf16 logit from -8 to 0, against thresholds all along it."""
@@ -81,6 +69,7 @@ def test_no_threshold_loses_a_candidate_of_any_dtype(dtype):
     logits = bits[(bits >= -8) & (bits <= -0.01)].unique().to(dtype)[:, None]
     corner = torch.arange(len(logits))[:, None] * 20.0
     anchors = [Boxes(torch.cat([corner, corner, corner + 9, corner + 9], dim=1))]
+    deltas = torch.zeros(len(logits), 4)
     for score_thresh in torch.linspace(0.0005, 0.49, 200).tolist():
         postprocessor = DensePostprocessor(
             box2box_transform=TRANSFORM,
@@ -88,25 +77,6 @@ def test_no_threshold_loses_a_candidate_of_any_dtype(dtype):
             topk_candidates=len(logits),
             max_detections=len(logits),
         )
-        scores, _ = postprocessor._level_candidates(anchors[0], logits, logits.expand(-1, 4))[1:]
-        expected = logits.float().sigmoid()
-        assert len(scores) == (expected > score_thresh).sum()
-
-
-@pytest.mark.parametrize("sizes", [(5, 3), (0, 3)])
-def test_nothing_above_the_threshold(sizes):
-    anchors, logits, deltas = make_predictions(0, 2, sizes)
-    postprocessor = DensePostprocessor(box2box_transform=TRANSFORM, score_thresh=0.999999)
-    kept = postprocessor.postprocess_image(anchors, [x - 50 for x in logits], deltas, (60, 60))
-    assert len(kept) == 0
-    assert kept.pred_boxes.tensor.shape == (0, 4)
-
-
-def test_low_precision_logits_are_scored_in_fp32():
-    anchors, logits, deltas = make_predictions(0, 3)
-    postprocessor = DensePostprocessor(box2box_transform=TRANSFORM)
-    low = [x.bfloat16() for x in logits]
-    kept = postprocessor.postprocess_image(anchors, low, deltas, (60, 60))
-    wide = postprocessor.postprocess_image(anchors, [x.float() for x in low], deltas, (60, 60))
-    assert kept.scores.dtype == torch.float32
-    assert torch.equal(kept.scores, wide.scores)
+        kept = postprocessor.postprocess_image(anchors, [logits], [deltas], (10**6, 10**6))
+        assert len(kept) == (logits.float().sigmoid() > score_thresh).sum()
+        assert kept.scores.dtype == torch.float32

@@ -1,10 +1,100 @@
-"""Projects whose environment is still to be made, or stands."""
+"""A small project around the real `run`: its pins and wheels are made here; no index is asked."""
 
+import hashlib
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
 
 import pytest
-from run_project import Project, write_wheel
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def write_wheel(directory: Path, name: str, version: str, tag: str, files: dict[str, str]) -> None:
+    info = f"{name}-{version}.dist-info"
+    files = {
+        **files,
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
+        f"{info}/WHEEL": f"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: {tag}\n",
+    }
+    record = "".join(f"{path},,\n" for path in [*files, f"{info}/RECORD"])
+    with zipfile.ZipFile(directory / f"{name}-{version}-{tag}.whl", "w") as wheel:
+        for path, text in {**files, f"{info}/RECORD": record}.items():
+            wheel.writestr(path, text)
+
+
+class Project:
+    """A checkout that has only `run` and `requirements/`, with pins of the tests' own."""
+
+    def __init__(self, root: Path, wheels: Path) -> None:
+        self.root = root
+        self.wheels = wheels
+        self.venv = root / ".venv"
+        (root / "requirements").mkdir(parents=True)
+        shutil.copy(REPOSITORY / "run", root)
+        shutil.copy(REPOSITORY / "requirements" / "install.py", root / "requirements")
+        self.pin("bootstrap", builder="1")
+        self.pin("environment", alpha="1", beta="1")
+        self.pin("detectron2", repackaged_detectron2="1")
+        (root / "bin").mkdir()
+        (root / "bin" / "python3").symlink_to(os.path.realpath(sys.executable))
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("PIP_", "FOCAL_RETINA_"))}
+        self.env = kept | {
+            "PATH": f"{root / 'bin'}:{os.environ['PATH']}",
+            "PYTHONPATH": "",
+            "PIP_CONFIG_FILE": os.devnull,
+            "PIP_NO_INDEX": "1",
+            "PIP_FIND_LINKS": wheels.as_uri(),
+        }
+
+    def pin(self, file: str, **versions: str) -> None:
+        lines = []
+        for name, version in versions.items():
+            found = self.wheels.glob(f"{name}-{version}-*.whl")
+            digests = [hashlib.sha256(wheel.read_bytes()).hexdigest() for wheel in found]
+            digest = digests[0] if digests else "0" * 64
+            lines.append(f"{name.replace('_', '-')}=={version} --hash=sha256:{digest}\n")
+        (self.root / "requirements" / f"{file}.txt").write_text("".join(lines))
+
+    def start(self, *arguments: str, script: str = "run", **env: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [self.root / script, *arguments],
+            cwd="/",
+            env=self.env | env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            # A test run in the background ignores Ctrl-C, and so would this process.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
+
+    def run(self, *arguments: str, **options: str) -> subprocess.CompletedProcess[str]:
+        process = self.start(*arguments, **options)
+        stdout, stderr = process.communicate(timeout=120)
+        return subprocess.CompletedProcess(arguments, process.returncode, stdout, stderr)
+
+    def fails(self, *arguments: str, **options: str) -> str:
+        """Returns the one line with which `run` gives up."""
+        result = self.run(*(arguments or ("-c", "")), **options)
+        assert (result.returncode, result.stdout) == (2, ""), result
+        *progress, line = result.stderr.splitlines()
+        assert all(x.startswith(("run: setting up", "run: the pins")) for x in progress), progress
+        assert line.startswith("run: ")
+        return line
+
+    def without_python(self) -> dict[str, str]:
+        """Returns an environment variable PATH on which no Python is."""
+        tools = self.root / "tools only"
+        tools.mkdir()
+        for name in ("sh", "cat", "cmp", "dirname", "readlink"):
+            (tools / name).symlink_to(shutil.which(name))
+        return {"PATH": str(tools)}
 
 
 @pytest.fixture(scope="session")

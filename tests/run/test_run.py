@@ -1,18 +1,26 @@
-"""`./run`: what it makes, when it makes it again, and what it passes on."""
+"""`./run`: what it makes, when it makes it again, what it passes on; and the one line it says when
+it cannot install."""
 
 import json
 import os
 import re
 import signal
+import time
 from pathlib import Path
 
 import pytest
-from run_project import Project, wait_for
 
 PROBE = "import {0}; print({0}.__version__)".format
 
 
-def test_first_call_makes_environment_and_later_ones_use_it(project: Project) -> None:
+def wait_for(path: Path):
+    deadline = time.monotonic() + 60
+    while not path.exists():
+        assert time.monotonic() < deadline, f"{path} has not appeared"
+        time.sleep(0.01)
+
+
+def test_first_call_makes_environment_and_later_ones_use_it(project):
     (project.root / "link").symlink_to("second link")
     (project.root / "second link").symlink_to(project.root / "run")
     first = project.run("-c", PROBE("alpha"), script="link")
@@ -28,7 +36,7 @@ def test_first_call_makes_environment_and_later_ones_use_it(project: Project) ->
     assert not (site / "tools").exists()
 
 
-def test_environment_may_lie_elsewhere_and_be_shared(standing: Project, tmp_path: Path) -> None:
+def test_environment_may_lie_elsewhere_and_be_shared(standing, tmp_path):
     elsewhere = tmp_path / "else where"
     standing.venv.rename(elsewhere)
     (standing.root / "mine.py").write_text("")
@@ -40,7 +48,7 @@ def test_environment_may_lie_elsewhere_and_be_shared(standing: Project, tmp_path
     assert not standing.venv.exists()
 
 
-def test_arguments_and_exit_status_pass_through(standing: Project) -> None:
+def test_arguments_and_exit_status_pass_through(standing):
     arguments = ["a b", "*", "", "-c", "$HOME", "'", "é\n"]
     code = "import json, sys; print(json.dumps(sys.argv[1:])); sys.exit(7)"
     result = standing.run("-c", code, *arguments)
@@ -64,7 +72,7 @@ def test_arguments_and_exit_status_pass_through(standing: Project) -> None:
         ".run/manifest",
     ],
 )
-def test_damage_is_noticed(standing: Project, damage: str) -> None:
+def test_damage_is_noticed(standing, damage):
     without_python = standing.without_python()
     assert standing.run("-c", PROBE("beta"), **without_python).stdout == "1\n"
     (path,) = standing.venv.glob(damage)
@@ -73,7 +81,7 @@ def test_damage_is_noticed(standing: Project, damage: str) -> None:
     assert "no Python" in standing.fails(**without_python)
 
 
-def test_changed_pins_update_in_place(standing: Project) -> None:
+def test_changed_pins_update_in_place(standing):
     (site,) = standing.venv.glob("lib/python3.*/site-packages")
     (site / "users_own.py").write_text("__version__ = 'kept'\n")
     standing.pin("environment", alpha="2")
@@ -91,7 +99,7 @@ def test_changed_pins_update_in_place(standing: Project) -> None:
     assert standing.run("-c", "").stderr == ""
 
 
-def test_killed_call_is_repaired_by_the_next(project: Project) -> None:
+def test_killed_call_is_repaired_by_the_next(project):
     process = project.start("-c", "")
     wait_for(project.venv / "pyvenv.cfg")
     os.killpg(process.pid, signal.SIGKILL)
@@ -103,7 +111,7 @@ def test_killed_call_is_repaired_by_the_next(project: Project) -> None:
     assert not (project.venv / "leftover").exists()
 
 
-def test_interrupt_ends_quietly(project: Project) -> None:
+def test_interrupt_ends_quietly(project):
     process = project.start("-c", "")
     wait_for(project.venv / "pyvenv.cfg")
     os.killpg(process.pid, signal.SIGINT)
@@ -112,7 +120,7 @@ def test_interrupt_ends_quietly(project: Project) -> None:
     assert stderr.splitlines()[1:] == ["run: interrupted; the next call starts over"]
 
 
-def test_second_call_waits_for_the_first(project: Project) -> None:
+def test_second_call_waits_for_the_first(project):
     calls = [project.start("-c", PROBE("alpha"))]
     wait_for(project.venv / "pyvenv.cfg")
     calls.append(project.start("-c", PROBE("beta")))
@@ -121,3 +129,31 @@ def test_second_call_waits_for_the_first(project: Project) -> None:
     assert (first, second) == ("1\n", "1\n")
     assert first_messages.startswith("run: setting up")
     assert re.fullmatch("run: another call is setting up .*; waiting for it\n", second_messages)
+
+
+def test_failed_update_leaves_the_old_environment_to_the_old_pins(standing):
+    standing.pin("environment", alpha="3", beta="1")
+    line = standing.fails()
+    assert "No matching distribution found for alpha==3" in line
+    assert f"(full output: {standing.venv / '.run' / 'pip.log'})" in line
+    standing.pin("environment", alpha="1", beta="1")
+    assert standing.run("-c", "import alpha").stderr == ""
+
+
+def test_wrong_hash_and_unreachable_index(standing):
+    requirements = standing.root / "requirements" / "environment.txt"
+    standing.pin("environment", alpha="2")
+    requirements.write_text(re.sub("sha256:.{8}", "sha256:00000000", requirements.read_text()))
+    assert "THESE PACKAGES DO NOT MATCH THE HASHES" in standing.fails()
+    index = {"PIP_NO_INDEX": "0", "PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_RETRIES": "0"}
+    assert "check the network" in standing.fails(PIP_FIND_LINKS="", **index)
+
+
+def test_directory_of_others_is_left_alone(standing, tmp_path):
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "thesis.tex").write_text("all my work")
+    line = standing.fails(FOCAL_RETINA_VENV=str(tmp_path / "theirs"))
+    assert "was not made by ./run" in line
+    assert [path.name for path in (tmp_path / "theirs").iterdir()] == ["thesis.tex"]
+    below_a_file = str(standing.root / "run" / "venv")
+    assert f"{below_a_file} cannot be set up" in standing.fails(FOCAL_RETINA_VENV=below_a_file)

@@ -59,8 +59,3 @@ def test_what_is_wrong_is_said(write, old, new, message):
     with pytest.raises(ValueError, match=message) as error:
         read_sweep(write(GOOD.replace(old, new)))
     assert "table.yaml" in str(error.value)
-
-
-def test_missing_file(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no sweep file"):
-        read_sweep(tmp_path / "none.yaml")

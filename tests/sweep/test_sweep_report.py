@@ -5,9 +5,7 @@ import math
 import re
 from dataclasses import replace
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from focal_retina.sweep.grid import Figure, Row, Sweep, Tuning
 from focal_retina.sweep.plots import read_loss_curve
@@ -29,17 +27,17 @@ ABOUT = {"command": "sweep A_B '(\"x\",)'", "base_config": "base.yaml", "seeds":
 def make_trial(folder, row, seed, ap, **changes):
     directory = f"trials/{len(list(folder.glob('trials/*')))}"
     (folder / directory).mkdir(parents=True)
-    losses = [{"iteration": i, "total_loss": 2 / (i + 1)} for i in range(5)]
-    text = "".join(json.dumps(line) + "\n" for line in losses)
-    (folder / directory / "metrics.json").write_text(text)
-    metrics = {"AP": ap, "AP50": ap + 20, "AP75": ap + 5}
+    lines = [json.dumps({"iteration": i, "total_loss": 2 / (i + 1)}) for i in range(5)]
+    (folder / directory / "metrics.json").write_text("\n".join(lines))
     fields = {
+        "metrics": {"AP": ap, "AP50": ap + 20, "AP75": ap + 5},
+        "git_commit": "d52e3299df99" + 28 * "0" + "+",
+        "status": "done",
         "seconds": 252.0,
         "peak_memory_mb": 1433.6,
-        "git_commit": "d52e3299df99" + 28 * "0" + "+",
+        "directory": directory,
     }
-    result = TrialResult(row.name, seed, "test", None, "done", metrics, **fields)
-    return replace(result, directory=directory, **changes)
+    return TrialResult(row.name, seed, "test", None, **{**fields, **changes})
 
 
 def write_and_read(folder, results, sweep=SWEEP, **about):
@@ -74,9 +72,8 @@ def finished(tmp_path_factory):
     cdf = {"positives": {"0": curve, "2": None}, "negatives": {"0": curve, "2": curve}}
     content = {"images": 3, "samples": {"positives": 1234, "negatives": 400}, "cdf": cdf}
     (folder / results[6].directory / LOSS_FOLDER).mkdir()
-    (folder / results[6].directory / LOSS_FOLDER / "loss_distribution.json").write_text(
-        json.dumps(content)
-    )
+    path = folder / results[6].directory / LOSS_FOLDER / "loss_distribution.json"
+    path.write_text(json.dumps(content))
     return folder, *write_and_read(folder, results)
 
 
@@ -135,8 +132,7 @@ def test_html_needs_no_other_file_and_markdown_finds_its_pictures(finished):
     names = ("ap_over_x", "loss_curves", "loss_cdfs")
     assert re.findall(r"!\[.*\]\((.*)\)", markdown) == [f"plots/{name}.png" for name in names]
     assert page.count('src="') == page.count('src="data:image/png;base64,') == 3
-    for name in names:
-        assert np.asarray(Image.open(folder / "plots" / f"{name}.png").convert("L")).std() > 5
+    assert {path.stem for path in (folder / "plots").iterdir()} == {*names}
 
 
 def test_nothing_finished_yet(tmp_path):

@@ -115,13 +115,3 @@ def test_living_gradients_have_memory_of_their_own():
     logits = torch.zeros(1, LARGE, 1)
     gradients = [numba_cpu._empty_like(logits).fill_(i) for i in range(4)]
     assert [g.unique().tolist() for g in gradients] == [[0], [1], [2], [3]]
-
-
-def test_a_block_far_too_large_is_left_alone_and_few_are_kept():
-    large = numba_cpu._empty_like(torch.zeros(1, 3 * LARGE, 1))
-    address = large.data_ptr()
-    del large
-    assert numba_cpu._empty_like(torch.zeros(1, LARGE, 1)).data_ptr() != address
-    many = [numba_cpu._empty_like(torch.zeros(1, LARGE, 1)) for _ in range(20)]
-    del many
-    assert len(numba_cpu._free_blocks) == numba_cpu._free_blocks.maxlen

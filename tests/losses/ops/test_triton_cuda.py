@@ -5,11 +5,10 @@ process of its own, where the variable is set.
 """
 
 import os
-import subprocess
-import sys
 
 import pytest
 import torch
+from helpers import make_dense_batch, python
 
 from focal_retina.losses.ops import choose_kernel, dense_loss_sum
 
@@ -37,28 +36,15 @@ def on_device(test):
 
 @pytest.mark.skipif(INTERPRETED, reason="this is the run that it starts")
 def test_through_the_interpreter():
-    run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__],
-        env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
+    run = python("-m", "pytest", "-q", "-n0", "-pno:cacheprovider", __file__, TRITON_INTERPRET="1")
     assert run.returncode == 0, run.stdout + run.stderr
     assert " passed" in run.stdout
 
 
-def make_batch(num_classes, dtype, sizes, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    shape = 2, sum(sizes)
-    labels = torch.randint(-1, num_classes + 1, shape, generator=generator)
-    labels[torch.rand(shape, generator=generator) < 0.5] = num_classes
-    logits = 3 * torch.randn(*shape, num_classes, generator=generator) - 2
-    logits[0, :4, 0] = torch.tensor([100.0, -100.0, 1e4, -1e4])
-    return (
-        [x.contiguous().to(DEVICE, dtype) for x in logits.split(sizes, dim=1)],
-        list(labels.to(DEVICE).split(sizes, dim=1)),
-    )
+def make_batch(num_classes, dtype, sizes):
+    logits, labels = make_dense_batch(sizes, num_classes, background=0.5)
+    logits[0].data[0, :4, 0] = torch.tensor([100.0, -100.0, 1e4, -1e4])
+    return [x.detach().to(DEVICE, dtype) for x in logits], [y.to(DEVICE) for y in labels]
 
 
 def loss_and_gradients(logits, labels, formula=FOCAL, weights=(0.25, 0.75)):
@@ -91,10 +77,10 @@ def assert_equal_to_reference(reference_sum):
 
 @on_device
 @pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
-@pytest.mark.parametrize("num_classes", [1, 3, 80, 200, 1203])
+@pytest.mark.parametrize("num_classes", [1, 80, 1203])
 def test_every_dtype_and_class_count(assert_equal_to_reference, num_classes, dtype):
     # Levels that end inside a block, one of several blocks, and an empty one.
-    logits, labels = make_batch(num_classes, dtype, sizes=[6000 // num_classes + 5, 7, 0])
+    logits, labels = make_batch(num_classes, dtype, sizes=[2500 // num_classes + 5, 7, 0])
     assert_equal_to_reference(logits, labels)
 
 

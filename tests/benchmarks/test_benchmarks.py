@@ -1,15 +1,16 @@
-"""How candidates are measured: what is counted, in which order, and how it is shown."""
+"""How candidates are measured and shown; and that the subjects compare like with like, in small."""
 
-import importlib
 import json
 
 import pytest
 import torch
 
-from benchmarks import __main__, labeling, timing
-from benchmarks.timing import COPY, Row, markdown, measure
+from benchmarks import __main__, formats, inference, labeling, loss, timing, train
+from benchmarks.inputs import Size
+from benchmarks.timing import COPY, Row, markdown, measure, stage_seconds
 
 CPU = torch.device("cpu")
+SIZE = Size(1, 64, 96, 3)
 
 
 def rows_of(candidates, runs=1):
@@ -22,14 +23,6 @@ def test_candidates_take_turns():
     rows_of({name: (lambda name=name: calls.append(name)) for name in "abc"}, runs=4)
     rounds = timing.WARM_UP_ROUNDS + 4
     assert "".join(calls[: 3 * rounds]) == "abc" * rounds
-
-
-def test_time_is_the_median_of_the_runs_after_warming_up(monkeypatch):
-    durations = [100, 100, 1, 2, 9]  # two rounds of warming up, then three runs
-    stamps = [stamp for duration in durations for stamp in (0, duration)]
-    monkeypatch.setattr(timing, "timer", iter(stamps).__next__)
-    (row,) = rows_of({"it": lambda: None}, runs=3)
-    assert row.seconds == 2
 
 
 def test_saved_bytes_count_each_storage_once():
@@ -70,14 +63,6 @@ def test_markdown_has_ratios_to_ours_and_to_the_copy():
     assert lines[2][5:] == ["not measured", "not measured"]
 
 
-def test_bf16_is_left_out_where_it_is_emulated(monkeypatch, capsys):
-    monkeypatch.setattr(timing, "bf16_support", lambda device: (True, ""))
-    assert list(timing.precisions(CPU)) == ["bf16", "fp32"]
-    monkeypatch.setattr(timing, "bf16_support", lambda device: (False, "no instructions"))
-    assert list(timing.precisions(CPU)) == ["fp32"]
-    assert capsys.readouterr().out == "bf16: left out, emulated: no instructions\n"
-
-
 def test_command_prints_tables_and_writes_json(monkeypatch, capsys, tmp_path):
     file = tmp_path / "figures.json"
     words = ["labeling", "--runs", "1", "--size", "3", "64", "96", "--json", str(file)]
@@ -94,11 +79,6 @@ def test_command_prints_tables_and_writes_json(monkeypatch, capsys, tmp_path):
     assert "Detectron2" not in printed
 
 
-@pytest.mark.parametrize("subject", __main__.SUBJECTS)
-def test_every_subject_has_sizes(subject):
-    assert importlib.import_module(f"benchmarks.{subject}").SIZES
-
-
 def test_command_refuses_what_it_cannot_do(capsys):
     for words, message in {
         "train --scaling": "train has no --scaling",
@@ -108,3 +88,43 @@ def test_command_refuses_what_it_cannot_do(capsys):
         with pytest.raises(SystemExit):
             __main__.main(words.split())
         assert message in capsys.readouterr().err
+
+
+def test_every_loss_computes_the_same_gradient():
+    ((_, losses),) = loss.cases(CPU, [Size(2, 96, 128, 5)])
+    expected = losses["plain form of ours"]()
+    for name in losses.keys() - {COPY, "copy into new memory"}:
+        rtol = 0.2 if "bf16" in name else 1e-4  # the bf16 logits themselves are rounded
+        for gradient, level in zip(losses[name](), expected, strict=True):
+            torch.testing.assert_close(gradient.float(), level, rtol=rtol, atol=1e-9, msg=name)
+
+
+def test_a_training_step_of_each_moves_its_weights():
+    for _, candidates in train.cases(CPU, [SIZE]):
+        assert list(candidates)[-2:] == ["ours, fp32", "Detectron2, fp32"]
+        for candidate in candidates.values():
+            weight = candidate.stages[2][1].fpn_output3.weight
+            before = weight.detach().clone()
+            seconds = stage_seconds(candidate, rounds=1)
+            assert not torch.equal(weight, before)
+            assert all(seconds[name] > 0 for name, _, _ in candidate.stages)
+
+
+def test_inference_of_ours_and_detectron2s_detects_the_same():
+    ((_, candidates),) = inference.cases(CPU, [SIZE])
+    ours, stock = (candidates[f"{x}, fp32"]()[0]["instances"] for x in ("ours", "Detectron2"))
+    assert len(ours) > 0
+    torch.testing.assert_close(ours.scores, stock.scores, rtol=1e-3, atol=1e-4)
+    assert candidates["torchvision v2, fp32"]()[0].keys() == {"boxes", "scores", "labels"}
+
+
+def test_memory_formats_detect_the_same(monkeypatch):
+    monkeypatch.setattr(formats, "NETWORKS", dict([*formats.NETWORKS.items()][:1]))
+    (_, candidates), (_, steps) = formats.cases(CPU, [Size(2, 128, 128, 3)])
+    assert list(steps) == list(candidates) and len(steps) == 4
+    expected, *others = [x()[0]["instances"].scores for x in candidates.values()]
+    for scores in others:
+        torch.testing.assert_close(scores, expected, rtol=1e-3, atol=1e-4)
+    # The weights are laid out as the name says, and stay so.
+    weights = {name: step.stages[3][1].cls_score.weight for name, step in steps.items()}
+    assert [x.is_contiguous() for x in weights.values()] == [False, True, False, True]

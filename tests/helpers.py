@@ -1,0 +1,188 @@
+"""Toy models and their batches, a tiny training, and the yaml files of configs/."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from detectron2 import model_zoo
+from detectron2.config import CfgNode, get_cfg
+from detectron2.modeling import build_model
+from detectron2.structures import Boxes, Instances
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from focal_retina import add_focal_retina_config, merge_config_file
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = ROOT / "configs"
+SWEEPS = sorted((CONFIGS / "sweeps").glob("*.yaml"))
+MODELS = sorted(set(CONFIGS.rglob("*.yaml")) - set(SWEEPS))
+QUICKSTART = CONFIGS / "quickstart" / "shapes.yaml"
+ZOO = model_zoo.get_config_file("COCO-Detection/retinanet_R_50_FPN_1x.yaml")
+# Behind the quickstart's yaml and --register tiny=…: seconds of training
+TINY_TRAINING = """
+    DATASETS.TRAIN ('tiny',) DATASETS.TEST ('tiny',) TEST.EXPECTED_RESULTS []
+    MODEL.RETINANET.NUM_CLASSES 2 MODEL.RETINANET.NUM_CONVS 1 MODEL.FPN.OUT_CHANNELS 8
+    MODEL.RESNETS.NORM FrozenBN INPUT.MIN_SIZE_TRAIN (64,) INPUT.MIN_SIZE_TEST 64
+    SOLVER.IMS_PER_BATCH 2 SOLVER.MAX_ITER 3 SOLVER.STEPS () DATALOADER.NUM_WORKERS 0
+"""
+
+
+def python(
+    *arguments: object, cwd: Path = ROOT, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run Python in a process of its own, with this package on its path."""
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment}
+    command = [sys.executable, *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=600)
+
+
+def default_cfg(*opts: object) -> CfgNode:
+    """Detectron2's config with this package's nodes, on the CPU."""
+    cfg = get_cfg()
+    add_focal_retina_config(cfg)
+    cfg.merge_from_list(["MODEL.DEVICE", "cpu", *opts])
+    return cfg
+
+
+def load(path: Path | str, *opts: object) -> CfgNode:
+    """The config of a file of configs/, or of any with an absolute path."""
+    cfg = default_cfg()
+    merge_config_file(cfg, str(CONFIGS / path))
+    cfg.merge_from_list(["MODEL.DEVICE", "cpu", *opts])
+    return cfg
+
+
+def toy_cfg(*opts: object) -> CfgNode:
+    """RetinaNet of the zoo, of 3 classes, 16 channels and a ResNet-18 without weights."""
+    toy = {
+        "MODEL.META_ARCHITECTURE": "FocalRetinaNet",
+        "MODEL.WEIGHTS": "",
+        "MODEL.RESNETS.DEPTH": 18,
+        "MODEL.RESNETS.RES2_OUT_CHANNELS": 64,
+        "MODEL.FPN.OUT_CHANNELS": 16,
+        "MODEL.RETINANET.NUM_CLASSES": 3,
+    }
+    return load(ZOO, *(x for pair in toy.items() for x in pair), *opts)
+
+
+def make_instances(
+    boxes: object, classes: object, size: tuple[int, int] = (64, 64), **fields: object
+) -> Instances:
+    """Ground truth: boxes (M, 4), classes (M,), and further fields of M entries."""
+    instances = Instances(size)
+    instances.gt_boxes = Boxes(torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4))
+    instances.gt_classes = torch.as_tensor(classes, dtype=torch.int64)
+    for name, value in fields.items():
+        instances.set(name, torch.as_tensor(value))
+    return instances
+
+
+def make_batch(
+    boxes: Sequence[Sequence[float]] = ((5, 5, 40, 40), (2, 2, 62, 62)),
+    classes: Sequence[int] = (0, 1),
+    size: tuple[int, int] = (64, 64),
+) -> list[dict]:
+    """One random image with its objects."""
+    image = torch.randint(256, (3, *size), generator=torch.Generator().manual_seed(0)).float()
+    return [{"image": image, "instances": make_instances(boxes, classes, size)}]
+
+
+def make_dense_batch(
+    level_sizes: Sequence[int] = (30, 8, 1),
+    num_classes: int = 5,
+    *,
+    num_images: int = 2,
+    dtype: torch.dtype = torch.float32,
+    scale: float = 3.0,
+    background: float = 0.0,
+    seed: int = 0,
+) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Leaf logits (N, R_l, K) and labels (N, R_l) of all kinds (ignored, each class, background) by
+    level; a further share of the labels is background."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = num_images, sum(level_sizes)
+    labels = torch.randint(-1, num_classes + 1, shape, generator=generator)
+    labels[torch.rand(shape, generator=generator) < background] = num_classes
+    logits = scale * torch.randn(*shape, num_classes, generator=generator)
+    levels = [x.to(dtype).contiguous().requires_grad_() for x in logits.split(level_sizes, dim=1)]
+    return levels, list(labels.split(level_sizes, dim=1))
+
+
+def make_run(folder: Path, datasets: tuple[str, ...] = (), **thresholds: float) -> Path:
+    """What a training leaves: config.yaml and model_final.pth of a model that finds something
+    everywhere; two classes, levels of strides 8 and 16. ``thresholds``: keys below MODEL.RETINANET.
+    """
+    cfg = load("quickstart/shapes.yaml")
+    # A network without weights to load
+    cfg.MODEL.BACKBONE.NAME = "build_resnet_fpn_backbone_without_top_block"
+    cfg.MODEL.BACKBONE.FREEZE_AT = 0
+    cfg.MODEL.RESNETS.DEPTH, cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 18, 64
+    cfg.MODEL.RESNETS.OUT_FEATURES, cfg.MODEL.RESNETS.NORM = ["res3", "res4"], "BN"
+    cfg.INPUT.FORMAT = "BGR"
+    cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = [103.53, 116.28, 123.675], [57.375, 57.12, 58.395]
+    cfg.MODEL.FPN.OUT_CHANNELS = 8
+    cfg.MODEL.RETINANET.NUM_CONVS, cfg.MODEL.RETINANET.NUM_CLASSES = 1, 2
+    cfg.MODEL.RETINANET.update(thresholds)
+    cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = 64, 112
+    cfg.DATALOADER.NUM_WORKERS = 0
+    cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = datasets
+    cfg.OUTPUT_DIR = str(folder)
+    torch.manual_seed(0)
+    model = build_model(cfg)
+    with torch.no_grad():
+        # Scores from 0 to 1, and boxes that differ from their anchors.
+        model.head.cls_score.weight.mul_(100)
+        model.head.cls_score.bias.fill_(-2.5)
+        model.head.bbox_pred.weight.mul_(10)
+    folder.mkdir(parents=True)
+    torch.save({"model": model.state_dict()}, folder / "model_final.pth")
+    (folder / "config.yaml").write_text(cfg.dump())
+    return folder
+
+
+class LargestTensor(TorchDispatchMode):
+    """Records the elements and bytes of the largest tensor that any operator returns."""
+
+    numel = nbytes = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, (tuple, list)) else [result]:
+            if isinstance(tensor, torch.Tensor):
+                self.numel = max(self.numel, tensor.numel())
+                self.nbytes = max(self.nbytes, tensor.numel() * tensor.element_size())
+        return result
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(CONFIGS))
+
+
+def header(path: Path) -> list[str]:
+    """Lines of the comment that the file starts with, without the number sign and one space."""
+    lines = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            break
+        lines.append(line[1:].removeprefix(" "))
+    return lines
+
+
+def commands(path: Path) -> list[list[str]]:
+    """Commands of the header, as words; a line that ends in a backslash goes on in the next."""
+    text = "\n".join(header(path)).replace("\\\n", " ")
+    return [line.split() for line in text.splitlines() if line.strip().startswith("./run ")]
+
+
+def differences(cfg: CfgNode, base: CfgNode, prefix: str = "") -> dict[str, object]:
+    """Keys in which ``cfg`` differs from ``base``, with its values."""
+    changed: dict[str, object] = {}
+    for key, value in cfg.items():
+        if isinstance(value, CfgNode):
+            changed |= differences(value, base[key], f"{prefix}{key}.")
+        elif value != base[key]:
+            changed[f"{prefix}{key}"] = value
+    return changed
