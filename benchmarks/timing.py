@@ -208,5 +208,8 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 def precisions(device: torch.device) -> dict[str, torch.dtype]:
     """The precisions to compare, by name, the fastest first; bf16 only where it is native."""
-    is_native, _ = bf16_support(device.type)
-    return {**({"bf16": torch.bfloat16} if is_native else {}), "fp32": torch.float32}
+    is_native, reason = bf16_support(device.type)
+    if is_native:
+        return {"bf16": torch.bfloat16, "fp32": torch.float32}
+    print(f"bf16: left out, emulated: {reason}", flush=True)
+    return {"fp32": torch.float32}
