@@ -13,8 +13,6 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.logger import setup_logger
 
-import focal_retina  # noqa: F401 - before a test imports Detectron2: that is quiet then
-
 
 @pytest.fixture(autouse=True)
 def catalogs():
