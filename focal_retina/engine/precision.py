@@ -69,13 +69,13 @@ def resolve_precision(cfg: CfgNode, *, resume: bool = False) -> CfgNode:
     """
     begun_with = _precisions_of_checkpoint(cfg.OUTPUT_DIR) if resume else {}
     fast = "bf16" if bf16_support(cfg.MODEL.DEVICE)[0] else "fp32"
-    cfg = cfg.clone()
-    cfg.defrost()
-    for key in ("PRECISION", "INFERENCE_PRECISION"):
-        if cfg.MODEL.FOCAL_RETINA[key] == "auto":
-            cfg.MODEL.FOCAL_RETINA[key] = begun_with.get(key, fast)
-    cfg.freeze()
-    return cfg
+    return _with_precisions(
+        cfg,
+        {
+            key: begun_with.get(key, fast) if precision == "auto" else precision
+            for key, precision in precisions_of(cfg).items()
+        },
+    )
 
 
 def precisions_of(cfg: CfgNode) -> dict[str, str]:
@@ -91,9 +91,13 @@ def _precisions_of_checkpoint(output_dir: str) -> dict[str, str]:
 
 def as_in_main_process(cfg: CfgNode) -> CfgNode:
     """``cfg`` with the precisions of the main process, whose machine may have another CPU."""
+    return _with_precisions(cfg, comm.all_gather(precisions_of(cfg))[0])
+
+
+def _with_precisions(cfg: CfgNode, precisions: dict[str, str]) -> CfgNode:
     cfg = cfg.clone()
     cfg.defrost()
-    cfg.MODEL.FOCAL_RETINA.update(comm.all_gather(precisions_of(cfg))[0])
+    cfg.MODEL.FOCAL_RETINA.update(precisions)
     cfg.freeze()
     return cfg
 

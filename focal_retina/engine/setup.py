@@ -163,7 +163,7 @@ def _check_config(cfg: CfgNode, *, resume: bool, eval_only: bool, num_processes:
         check_num_classes(cfg.MODEL.RETINANET.NUM_CLASSES, names)
     if not eval_only:
         check_solver(cfg, int(os.environ.get("WORLD_SIZE", num_processes)))
-        precision_of(cfg)  # evaluation runs in fp32, whatever a checkpoint was trained in
+        precision_of(cfg)  # evaluation has a precision of its own
     _check_output_dir(cfg.OUTPUT_DIR)
     has_checkpoint = DetectionCheckpointer(torch.nn.Identity(), cfg.OUTPUT_DIR).has_checkpoint()
     if cfg.MODEL.WEIGHTS and not (resume and has_checkpoint):
