@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ..dataset_check.page import config_problems, inspect_datasets, write_html
+    from ..dataset_check.report import config_problems, inspect_datasets, write_html
     from ..engine import load_config, user_errors
 
     cfg = load_config(args.config_file, args.opts, register=args.register, imports=args.imports)

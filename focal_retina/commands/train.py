@@ -17,7 +17,7 @@ from detectron2.engine import default_argument_parser, default_setup, hooks
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-from ..data.mapper import CorruptImageError
+from ..data import CorruptImageError
 from ..engine import (
     SafeCheckpointer,
     Trainer,

@@ -7,15 +7,23 @@ and pycocotools need to read the file at all; an error names the entry and the f
 
 import difflib
 import gc
+import hashlib
+import itertools
 import json
+import logging
 import os
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
-from detectron2.structures import BoxMode
 from detectron2.utils.file_io import PathManager
+from iopath.common.file_io import get_cache_dir
+
+from ..files import atomic_write
+
+_logger = logging.getLogger(__name__)
 
 _SHOWN = 5  # malformed entries that a message lists
 _LARGEST = 1e308  # json's integers have no bound, float64 has
@@ -67,18 +75,40 @@ def register_coco_json(name: str, json_file: str, image_root: str) -> None:
     Raises:
         ValueError: the file is not COCO json, or the name stands for another data set.
     """
+    original, json_file = json_file, _in_utf8(json_file)
     metadata = MetadataCatalog.get(name)
     if name in DatasetCatalog:
         if (metadata.get("json_file"), metadata.get("image_root")) == (json_file, image_root):
             return
         raise ValueError(f"the name {name!r} is taken by another data set: choose a new one")
-    categories = sorted(read_coco_json(json_file)["categories"], key=lambda c: c["id"])
+    categories = sorted(read_coco_json(original)["categories"], key=lambda c: c["id"])
     # Detectron2 finds the same when it loads the set; the class count is checked before that.
     classes = {
         "thing_classes": [c["name"] for c in categories],
         "thing_dataset_id_to_contiguous_id": {c["id"]: i for i, c in enumerate(categories)},
     }
     register_coco_instances(name, classes, json_file, image_root)
+
+
+def _in_utf8(json_file: str) -> str:
+    """The file, or, where it is UTF-16 or begins with a byte order mark, a copy of it that
+    Detectron2 and pycocotools can read."""
+    with open(json_file, "rb") as file:
+        encoding = json.detect_encoding(file.read(4))
+        if encoding == "utf-8":
+            return json_file
+        file.seek(0)
+        data = file.read()
+    copy = Path(get_cache_dir(), "focal_retina", f"{hashlib.sha256(data).hexdigest()[:16]}.json")
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{json_file} is not json: {error}") from error
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(copy, "w") as file:
+        file.write(text)
+    _logger.info("%s is in %s: read through a copy in UTF-8, %s", json_file, encoding, copy)
+    return str(copy)
 
 
 def register_from_spec(spec: str) -> None:
@@ -151,12 +181,31 @@ def _shorten(names: list[str], limit: int = 10) -> str:
 
 class _Field(NamedTuple):
     description: str
-    is_valid: Callable[[Any], bool]
+    are_valid: Callable[[list], bool]  # of all values at once: entry by entry takes ten times longer
     required: bool = True
 
+    def accepts(self, name: str, entries: list[dict]) -> bool:
+        if self.required:
+            return all(name in x for x in entries) and self.are_valid([x[name] for x in entries])
+        return self.are_valid([x[name] for x in entries if name in x])
 
-def _is_number(value: Any) -> bool:
-    return type(value) is float or (type(value) is int and abs(value) < _LARGEST)
+
+def _of_types(*types: type) -> Callable[[list], bool]:
+    return lambda values: set(map(type, values)) <= set(types)
+
+
+def _are_numbers(values: list) -> bool:
+    return _of_types(int, float)(values) and all(
+        -_LARGEST < x < _LARGEST for x in values if type(x) is int
+    )
+
+
+def _are_boxes(values: list) -> bool:
+    return (
+        _of_types(list)(values)
+        and set(map(len, values)) <= {4}
+        and _are_numbers(list(itertools.chain.from_iterable(values)))
+    )
 
 
 def _is_segmentation(value: Any) -> bool:
@@ -165,18 +214,23 @@ def _is_segmentation(value: Any) -> bool:
     return not value or (isinstance(value, list) and all(isinstance(x, list) for x in value))
 
 
-_INTEGER = _Field("an integer", lambda x: type(x) is int)
-_LENGTH = _Field("an integer", lambda x: type(x) is int and abs(x) < _LARGEST)
-_ID = _Field("an integer or a string", lambda x: type(x) in (int, str))
-_STRING = _Field("a string", lambda x: type(x) is str)
+_INTEGER = _Field("an integer", _of_types(int))
+_LENGTH = _Field("an integer", lambda x: _of_types(int)(x) and _are_numbers(x))
+_ID = _Field("an integer or a string", _of_types(int, str))
+_STRING = _Field("a string", _of_types(str))
 # NaN and Infinity are numbers here: the data check counts such boxes, and can leave them out.
-_BOX = _Field(
-    "four numbers [x, y, width, height]",
-    lambda x: type(x) is list and len(x) == 4 and all(map(_is_number, x)),
+_BOX = _Field("four numbers [x, y, width, height]", _are_boxes)
+_FLAG = _Field("0 or 1", lambda values: all(x in (0, 1) for x in values), required=False)
+_ZERO = _Field(
+    '0, all that Detectron2 reads: "iscrowd": 1 marks a region that should count neither way',
+    lambda values: all(x == 0 for x in values),
+    required=False,
 )
-_FLAG = _Field("0 or 1", lambda x: x in (0, 1), required=False)
-_ZERO = _Field("0, all that Detectron2 reads", lambda x: x == 0, required=False)
-_SEGMENTATION = _Field("polygons or a run-length encoding", _is_segmentation, required=False)
+_SEGMENTATION = _Field(
+    "polygons or a run-length encoding",
+    lambda values: all(map(_is_segmentation, values)),
+    required=False,
+)
 
 # What Detectron2 and pycocotools read of each entry.
 _FIELDS = {
@@ -196,7 +250,8 @@ _FIELDS = {
 
 def read_coco_json(json_file: str) -> dict[str, Any]:
     """Read a json file in COCO's instances format, and check its form. Polygons that Detectron2 can
-    read are left out, as they take most of the memory.
+    read are left out, as they take most of the memory. Annotations may be missing, as in COCO's
+    test-dev; then the list is empty.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -207,8 +262,9 @@ def read_coco_json(json_file: str) -> dict[str, Any]:
     malformed = [
         f"{section}[{index}] {problem}"
         for section, fields in _FIELDS.items()
+        if _first_problem(content[section], fields)
         for index, entry in enumerate(content[section])
-        if (problem := _first_problem(entry, fields))
+        if (problem := _first_problem([entry], fields))
     ]
     if malformed:
         more = f"; and {len(malformed) - _SHOWN} more" if len(malformed) > _SHOWN else ""
@@ -222,39 +278,13 @@ def read_coco_json(json_file: str) -> dict[str, Any]:
     return content
 
 
-def raw_records(content: dict[str, Any], image_root: str) -> list[dict[str, Any]]:
-    """Detectron2's records with everything that Detectron2's loader would drop or refuse.
-
-    Category ids are those of the file, and annotations keep their ``id``. ``has_no_polygon`` says
-    that an annotation's polygons have too few points. A last record without ``file_name`` holds the
-    annotations of images that are not listed, if there are any.
-    """
-    records = [
-        {
-            "file_name": os.path.join(image_root, image["file_name"]),
-            "image_id": image["id"],
-            "width": image["width"],
-            "height": image["height"],
-            "annotations": [],
-        }
-        for image in content["images"]
-    ]
-    annotations_of = {record["image_id"]: record["annotations"] for record in records}
-    orphans: list[dict[str, Any]] = []
-    for annotation in content["annotations"]:
-        annotation["bbox_mode"] = BoxMode.XYWH_ABS
-        segmentation = annotation.get("segmentation")
-        annotation["has_no_polygon"] = isinstance(segmentation, list) and bool(segmentation)
-        annotations_of.get(annotation["image_id"], orphans).append(annotation)
-    return [*records, {"annotations": orphans}] if orphans else records
-
-
 def _load_sections(json_file: str) -> dict[str, Any]:
     """Load the json, and check that ``images``, ``annotations`` and ``categories`` are lists."""
     collects = gc.isenabled()
     gc.disable()  # the collector would look through millions of new dicts, again and again
     try:
-        with open(PathManager.get_local_path(json_file), encoding="utf-8") as file:
+        # As bytes, of which json finds out whether they are UTF-8, UTF-16 or UTF-32.
+        with open(PathManager.get_local_path(json_file), "rb") as file:
             content = json.load(file, object_hook=_drop_polygons)
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError too
         raise ValueError(f"{json_file} is not json: {error}") from error
@@ -263,6 +293,7 @@ def _load_sections(json_file: str) -> dict[str, Any]:
             gc.enable()
     if not isinstance(content, dict):
         raise ValueError(f"{json_file} is not COCO json: its top level is not an object")
+    content.setdefault("annotations", [])
     for section in _FIELDS:
         if not isinstance(content.get(section), list):
             state = "is not a list" if section in content else "is missing"
@@ -282,15 +313,15 @@ def _drop_polygons(entry: dict[str, Any]) -> dict[str, Any]:
     return entry
 
 
-def _first_problem(entry: Any, fields: dict[str, _Field]) -> str | None:
-    if not isinstance(entry, dict):
+def _first_problem(entries: list, fields: dict[str, _Field]) -> str | None:
+    """What is wrong with an entry, or that anything is wrong with many."""
+    if not _of_types(dict)(entries):
         return "is not an object"
     for name, field in fields.items():
-        if name not in entry:
-            if field.required:
+        if not field.accepts(name, entries):
+            if name not in entries[0]:
                 return f'has no "{name}"'
-        elif not field.is_valid(entry[name]):
-            return f'has "{name}" {_cut(repr(entry[name]))}, which is not {field.description}'
+            return f'has "{name}" {_cut(repr(entries[0][name]))}, which is not {field.description}'
     return None
 
 

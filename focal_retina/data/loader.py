@@ -29,7 +29,7 @@ from detectron2.utils import comm
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
-from .mapper import Mapper
+from .images import Mapper
 from .schedule import TrainingSchedule, build_schedule
 
 logger = logging.getLogger(__name__)

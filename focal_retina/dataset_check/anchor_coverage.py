@@ -12,8 +12,7 @@ Shapes: M objects, L levels, K classes, B = 3 buckets of size.
 """
 
 import itertools
-import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,16 +22,12 @@ from detectron2.modeling import build_anchor_generator, build_backbone
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 
 from .checks import CHECKS, box_faults
-from .report import DatasetReport
 from .table import AnnotationTable
-
-_logger = logging.getLogger(__name__)
 
 SIZE_BUCKETS = ("small", "medium", "large")
 _BUCKET_BORDERS = (32.0**2, 96.0**2)  # COCO's, here of the box's area in the original image
 _OBJECTS_AT_ONCE = 8192
 ENOUGH = 0.01  # share of the objects that may stay unreached
-_WORTH_A_WARNING = 0.05  # share of the objects
 
 # What is tried for a suggestion
 _NUM_SCALES = (1, 2, 3, 4)  # sizes a level
@@ -109,23 +104,6 @@ def input_size(cfg: CfgNode, *, training: bool) -> tuple[int, int]:
     return edges[len(edges) // 2], cfg.INPUT.MAX_SIZE_TRAIN
 
 
-def warn_of_unreached_objects(cfg: CfgNode, reports: Iterable[DatasetReport]) -> None:
-    """Warn of each training set of which more than 5% of the objects reach no anchor.
-
-    Nothing is measured with a user's own anchor generator, or where no IoU makes anchors positive.
-    """
-    is_default = cfg.MODEL.ANCHOR_GENERATOR.NAME == "DefaultAnchorGenerator"
-    if not is_default or 1 not in cfg.MODEL.RETINANET.IOU_LABELS[1:]:
-        return
-    for report in reports:
-        if report.training:
-            size = input_size(cfg, training=True)
-            coverage = measure_coverage(report.table, build_anchor_grid(cfg), *size)
-            if coverage.unreached_share > _WORTH_A_WARNING:
-                advice = "the data check suggests other anchors"
-                _logger.warning("%s: %s; %s", report.name, coverage, advice)
-
-
 def resized_objects(
     table: AnnotationTable, short_edge: int, max_size: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -151,7 +129,7 @@ def resized_objects(
     if short_edge > 0:
         new_sizes = sizes * (short_edge / sizes.min(axis=1, keepdims=True))
         new_sizes *= np.minimum(1, max_size / new_sizes.max(axis=1, keepdims=True))
-        new_sizes = np.floor(new_sizes + 0.5)
+        new_sizes = np.maximum(np.floor(new_sizes + 0.5), 1)
     return corners * np.tile(new_sizes / sizes, 2), new_sizes, indices
 
 

@@ -8,12 +8,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from detectron2.data import DatasetCatalog, get_detection_dataset_dicts
-from detectron2.data.detection_utils import read_image
 from detectron2.structures import Instances
 from torch.utils.benchmark import Timer
 from tqdm import tqdm
 
-from ..data import check_num_classes
+from ..data import check_num_classes, read_image
 from ..evaluation import build_evaluator
 from ..modeling import FocalRetinaNet
 from ..modeling.inference import inference_copy
@@ -106,7 +105,7 @@ def sample_images(dataset_names: Sequence[str], count: int) -> Iterable[np.ndarr
         raise ValueError("no data set to take images from: set DATASETS.TEST")
     records = get_detection_dataset_dicts(list(dataset_names), filter_empty=False)
     records = random.Random(0).sample(records, min(count, len(records)))
-    return (read_image(record["file_name"], "BGR") for record in records)
+    return (read_image(record["file_name"]) for record in records)
 
 
 def ap_table(predictors: Predictors, datasets: Sequence[str], output_dir: Path) -> str:
@@ -131,7 +130,7 @@ def _average_precision(predictor: Predictor, dataset: str, output_dir: Path) -> 
     evaluator = build_evaluator(dataset, str(output_dir))
     evaluator.reset()
     for record in tqdm(DatasetCatalog.get(dataset), desc=output_dir.name, unit="image"):
-        (instances,) = predictor.predict([read_image(record["file_name"], "BGR")])
+        (instances,) = predictor.predict([read_image(record["file_name"])])
         evaluator.process([record], [{"instances": instances}])
     return float(evaluator.evaluate()["bbox"]["AP"])
 

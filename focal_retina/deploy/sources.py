@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from detectron2.data.detection_utils import read_image
 from PIL import Image
 
+from ..data import read_image
 from ..engine import UserError
 
 VIDEO_SUFFIXES = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"}
@@ -48,7 +48,7 @@ class Source:
 
     def _image(self) -> Iterator["Frame"]:
         try:
-            image = read_image(self.path, "BGR")  # turned upright as its EXIF says
+            image = read_image(str(self.path))  # turned upright as its EXIF says
         # Pillow raises these for damaged files, depending on the format.
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             reason = "no such file" if isinstance(error, FileNotFoundError) else str(error)

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.data import build_detection_test_loader
 from detectron2.engine import DefaultTrainer, TrainerBase, create_ddp_model, hooks
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
@@ -20,8 +21,14 @@ from fvcore.nn.precise_bn import get_bn_modules
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ..data import TrainLoader, build_train_loader, build_train_mapper, prepare_data_worker
-from ..data.mapper import build_corrupt_image_guard
+from ..data import (
+    TrainLoader,
+    build_corrupt_image_guard,
+    build_test_mapper,
+    build_train_loader,
+    build_train_mapper,
+    prepare_data_worker,
+)
 from ..dataset_check import build_record_filter
 from ..evaluation import build_evaluator
 from ..modeling.compilation import compile_network
@@ -156,7 +163,8 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[list[dict]]:
-        loader = super().build_test_loader(cfg, dataset_name)
+        mapper = build_test_mapper(cfg)
+        loader = build_detection_test_loader(cfg, dataset_name, mapper=mapper)
         loader.worker_init_fn = prepare_data_worker
         return loader
 

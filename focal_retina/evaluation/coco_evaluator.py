@@ -68,8 +68,10 @@ class COCOEvaluator(Detectron2COCOEvaluator):
     its files stands ``coco_precision_curves.npz``, see :class:`PrecisionCurves`. Masks and
     keypoints are left to Detectron2's own code.
 
-    An annotation without "iscrowd" is no crowd, and one without "area" has that of its box, which
-    the log says; Detectron2's fails at them after it has run the model.
+    An annotation without "iscrowd" is no crowd, and one whose "area" is missing or false has that
+    of its box, which the log says. Detectron2's fails at them after it has run the model, or takes
+    the false areas. Images that could not be read (samples with ``is_unreadable``) count neither
+    way: the results say how many there are.
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
@@ -77,14 +79,31 @@ class COCOEvaluator(Detectron2COCOEvaluator):
         if self._do_evaluation:
             _complete(self._coco_api.dataset["annotations"], self._metadata.name)
 
+    def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
+        for sample, output in zip(inputs, outputs, strict=True):
+            super().process([sample], [output])
+            if sample.get("is_unreadable"):
+                self._predictions[-1].update(instances=[], is_unreadable=True)
+
     def _eval_predictions(
         self, predictions: list[dict[str, Any]], img_ids: Iterable[Hashable] | None = None
     ) -> None:
+        unread = {p["image_id"] for p in predictions if p.get("is_unreadable")}
+        if unread and self._do_evaluation:
+            img_ids = set(self._coco_api.imgs if img_ids is None else img_ids) - unread
+            _logger.warning("%d images could not be read and are not evaluated", len(unread))
         detections = list(itertools.chain.from_iterable(p["instances"] for p in predictions))
         tasks = self._tasks or self._tasks_from_predictions(detections)
         if list(tasks) != ["bbox"] or not detections or not self._do_evaluation:
             super()._eval_predictions(predictions, img_ids)
-            return
+        else:
+            self._eval_boxes(detections, img_ids)
+        if unread and "bbox" in self._results:
+            self._results["bbox"]["unreadable_images"] = len(unread)
+
+    def _eval_boxes(
+        self, detections: list[dict[str, Any]], img_ids: Iterable[Hashable] | None
+    ) -> None:
         self._to_dataset_categories(detections)
         if self._output_dir:
             self._write_json(detections)
@@ -128,19 +147,34 @@ class COCOEvaluator(Detectron2COCOEvaluator):
 
 def _complete(annotations: list[dict[str, Any]], dataset_name: str) -> None:
     """Add the fields that COCO's metrics need, in place."""
-    without_area = 0
-    for annotation in annotations:
+    is_false = has_false_area(annotations)
+    for annotation, replace in zip(annotations, is_false, strict=True):
         annotation.setdefault("iscrowd", 0)
-        if "area" not in annotation:
+        if replace:
             _, _, width, height = annotation["bbox"]
             annotation["area"] = width * height
-            without_area += 1
-    if without_area:
+    if is_false.any():
         _logger.warning(
-            '%s: %d annotations have no "area"; APs, APm and APl go by the areas of their boxes',
+            '%s: %d annotations have no "area", or a false one; APs, APm and APl go by the areas '
+            "of their boxes",
             dataset_name,
-            without_area,
+            is_false.sum(),
         )
+
+
+def has_false_area(annotations: Sequence[dict[str, Any]]) -> np.ndarray:
+    """Which annotations have an "area" that is missing or no positive number: bool (M,). All of
+    them, where it is a placeholder: the same for boxes of different areas, or at most 1."""
+    given = [x.get("area") for x in annotations]
+    given = [x if type(x) in (int, float) and abs(x) < 1e308 else np.nan for x in given]
+    areas = np.array(given, np.float64)
+    boxes = np.array([x["bbox"] for x in annotations], np.float64).reshape(-1, 4)[:, 2:].prod(1)
+    with np.errstate(invalid="ignore"):
+        is_false = ~(areas > 0) & (areas != boxes)
+        areas, boxes = areas[~is_false], boxes[~is_false]
+        if len(areas) and (areas.max() <= 1 < boxes.max() or np.ptp(areas) == 0 < np.ptp(boxes)):
+            is_false[:] = True
+    return is_false
 
 
 _EVALUATORS = {"coco": COCOEvaluator, "lvis": LVISEvaluator}

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.detection_utils import read_image
 from detectron2.structures import BoxMode
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
+from ..data import read_image
 from ..drawing import Outline, draw_outlines
 from .style import DPI
 

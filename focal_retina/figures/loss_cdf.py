@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from ..data import TrainMapper
+from ..data import DetectionMapper
 from ..engine import UserError
 from ..engine.checkpoint import load_trained_model
 from ..files import atomic_write
@@ -141,7 +141,7 @@ def labeled_loader(cfg: CfgNode, max_images: int) -> DataLoader:
         raise UserError(f"DATASETS.TEST {cfg.DATASETS.TEST}: {bare} has no annotations to label by")
     records = random.Random(_SEED).sample(records, min(max_images, len(records)))
     resize = build_augmentation(cfg, False)
-    mapper = TrainMapper(cfg, is_train=True, augmentations=resize, keep_crowds=True)
+    mapper = DetectionMapper(cfg, is_train=True, augmentations=resize, keep_crowds=True)
     workers = cfg.DATALOADER.NUM_WORKERS
     return build_detection_test_loader(records, mapper=mapper, num_workers=workers)
 
