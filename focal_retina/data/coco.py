@@ -12,6 +12,7 @@ import itertools
 import json
 import logging
 import os
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -250,8 +251,8 @@ _FIELDS = {
 
 def read_coco_json(json_file: str) -> dict[str, Any]:
     """Read a json file in COCO's instances format, and check its form. Polygons that Detectron2 can
-    read are left out, as they take most of the memory. Annotations may be missing, as in COCO's
-    test-dev; then the list is empty.
+    read are emptied, as they take most of the memory and time. Annotations may be missing, as in
+    COCO's test-dev; then the list is empty.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -283,9 +284,9 @@ def _load_sections(json_file: str) -> dict[str, Any]:
     collects = gc.isenabled()
     gc.disable()  # the collector would look through millions of new dicts, again and again
     try:
-        # As bytes, of which json finds out whether they are UTF-8, UTF-16 or UTF-32.
-        with open(PathManager.get_local_path(json_file), "rb") as file:
-            content = json.load(file, object_hook=_drop_polygons)
+        data = Path(PathManager.get_local_path(json_file)).read_bytes()
+        # As bytes, of which json finds out whether they are UTF-8, UTF-16 or UTF-32
+        content = json.loads(_POLYGONS.sub(_empty_if_readable, data))
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError too
         raise ValueError(f"{json_file} is not json: {error}") from error
     finally:
@@ -301,16 +302,14 @@ def _load_sections(json_file: str) -> dict[str, Any]:
     return content
 
 
-def _drop_polygons(entry: dict[str, Any]) -> dict[str, Any]:
-    """Remove a segmentation by polygons of which Detectron2 can read one."""
-    polygons = entry.get("segmentation")
-    if (
-        type(polygons) is list
-        and all(type(x) is list for x in polygons)
-        and any(len(x) >= 6 and len(x) % 2 == 0 for x in polygons)
-    ):
-        del entry["segmentation"]
-    return entry
+# A key and its lists of numbers: COCO's are 70% of the file, and as much of the time to parse it.
+_POLYGONS = re.compile(rb'"segmentation":\s*\[((?:\s*\[[-+.\deE,\s]*\]\s*,?)+)\]')
+
+
+def _empty_if_readable(segmentation: re.Match[bytes]) -> bytes:
+    numbers_of = [x.partition(b"[")[2].count(b",") + 1 for x in segmentation[1].split(b"]")]
+    is_readable = any(x >= 6 and x % 2 == 0 for x in numbers_of)
+    return b'"segmentation":[]' if is_readable else segmentation[0]
 
 
 def _first_problem(entries: list, fields: dict[str, _Field]) -> str | None:

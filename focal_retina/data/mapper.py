@@ -18,7 +18,7 @@ from detectron2.data import transforms as T
 from detectron2.utils.file_io import PathManager
 from fvcore.transforms.transform import PadTransform
 
-from .images import Mapper, build_corrupt_image_guard, read_image
+from .images import Mapper, build_corrupt_image_guard, limit_pixels, read_image
 
 _KEEP_SIZE = (T.HFlipTransform, T.VFlipTransform, T.NoOpTransform)
 
@@ -34,6 +34,7 @@ def build_train_mapper(cfg: CfgNode) -> DatasetMapper:
     name = cfg.INPUT.MAPPER
     if name not in ("detectron2", "opencv"):
         raise ValueError(f"INPUT.MAPPER is {name!r}; it can be detectron2, opencv")
+    limit_pixels(cfg.INPUT.MAX_IMAGE_PIXELS)
     return DetectionMapper(
         cfg,
         is_train=True,
@@ -45,6 +46,7 @@ def build_train_mapper(cfg: CfgNode) -> DatasetMapper:
 
 def build_test_mapper(cfg: CfgNode) -> Mapper:
     """Detectron2's mapper of an evaluation, guarded against images that cannot be read."""
+    limit_pixels(cfg.INPUT.MAX_IMAGE_PIXELS)
     return build_corrupt_image_guard(cfg, DetectionMapper(cfg, is_train=False), is_train=False)
 
 

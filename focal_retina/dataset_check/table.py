@@ -123,7 +123,6 @@ def _coco_table(json_file: str, image_root: str) -> AnnotationTable:
     content = read_coco_json(json_file)
     images, annotations = content["images"], content["annotations"]
     index_of = {image["id"]: index for index, image in enumerate(images)}
-    segmentations = [x.get("segmentation") for x in annotations]
     return _build_table(
         json_file,
         {x["id"]: x["name"] for x in content["categories"]},
@@ -133,8 +132,7 @@ def _coco_table(json_file: str, image_root: str) -> AnnotationTable:
         annotated_images=[x["image_id"] for x in annotations],
         image_index=[index_of.get(x["image_id"], -1) for x in annotations],
         boxes=_matrix([x["bbox"] for x in annotations], 4),
-        # What read_coco_json has left are run lengths, and polygons that can't be read.
-        has_no_polygon=_bools(bool(x) and type(x) is list for x in segmentations),
+        has_no_polygon=_bools(_has_no_polygon(x.get("segmentation")) for x in annotations),
         has_false_area=has_false_area(annotations) & _bools("area" in x for x in annotations),
     )
 
@@ -190,6 +188,12 @@ def _build_table(
         class_index=np.array([class_of.get(x, -1) for x in annotated], dtype=np.int64),
         is_crowd=_bools(bool(x.get("iscrowd", 0)) for x in annotations),
         **columns,
+    )
+
+
+def _has_no_polygon(segmentation: Any) -> bool:
+    return isinstance(segmentation, list) and not (
+        not segmentation or any(len(x) >= 6 and len(x) % 2 == 0 for x in segmentation)
     )
 
 

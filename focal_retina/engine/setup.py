@@ -16,7 +16,7 @@ from detectron2.utils.file_io import PathManager
 
 from ..config import add_focal_retina_config
 from ..config_file import merge_config_file
-from ..data import check_num_classes, register_from_spec
+from ..data import check_num_classes, limit_pixels, register_from_spec
 from ..dataset_check import check_datasets, warn_of_unreached_objects
 from .config_checks import check_keys, check_solver, check_values
 from .precision import precision_of, resolve_precision
@@ -119,6 +119,7 @@ def load_config(
         raise ValueError(f"KEY VALUE arguments {' '.join(map(str, opts))}: {error}") from error
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
+    limit_pixels(cfg.INPUT.MAX_IMAGE_PIXELS)
     cfg.freeze()
     return resolve_precision(cfg, resume=resume)
 
