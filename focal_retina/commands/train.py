@@ -10,7 +10,9 @@ Several processes: --num-gpus 2 (on CPU, too), or torchrun --nproc-per-node 2 tr
 """
 
 import argparse
+import contextlib
 import sys
+from collections.abc import Iterator
 
 from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser, default_setup, hooks
@@ -70,9 +72,10 @@ def main(args: argparse.Namespace, cfg: CfgNode) -> int:
             model = Trainer.build_model(cfg)
             checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR)
             checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
-        Trainer.test(cfg, model)
-        if cfg.TEST.AUG.ENABLED:
-            Trainer.test_with_TTA(cfg, model)
+        with image_errors():
+            Trainer.test(cfg, model)
+            if cfg.TEST.AUG.ENABLED:
+                Trainer.test_with_TTA(cfg, model)
         return 0
 
     with user_errors():
@@ -80,14 +83,20 @@ def main(args: argparse.Namespace, cfg: CfgNode) -> int:
         trainer.resume_or_load(resume=args.resume)
     if comm.is_main_process():
         trainer.register_hooks([hooks.CallbackHook(after_train=report_if_finished)])
-    try:
+    with image_errors():
         trainer.train()
-    except (FloatingPointError, CorruptImageError) as error:
-        # Of a data worker's error the last line is the message, the others are a traceback.
-        raise UserError(str(error).splitlines()[-1]) from error
     if trainer.interrupted_by is not None and comm.is_main_process():
         print("train_net.py: saved; the same command with --resume goes on", file=sys.stderr)
     return exit_status_of(trainer.interrupted_by)
+
+
+@contextlib.contextmanager
+def image_errors() -> Iterator[None]:
+    """Turn a loss that is not finite, and an image that cannot be read, into one line."""
+    try:
+        yield
+    except (FloatingPointError, CorruptImageError) as error:
+        raise UserError(str(error)) from error
 
 
 def report_if_finished(trainer: Trainer) -> None:

@@ -182,7 +182,9 @@ def _shorten(names: list[str], limit: int = 10) -> str:
 
 class _Field(NamedTuple):
     description: str
-    are_valid: Callable[[list], bool]  # of all values at once: entry by entry takes ten times longer
+    are_valid: Callable[
+        [list], bool
+    ]  # of all values at once: entry by entry takes ten times longer
     required: bool = True
 
     def accepts(self, name: str, entries: list[dict]) -> bool:

@@ -58,8 +58,8 @@ def test_jitter_is_that_of_detectron2s_baselines():
 
 def test_jitter_leaves_crop_and_flip_as_they_are():
     cfg = jitter("INPUT.CROP.ENABLED", True, "INPUT.RANDOM_FLIP", "none")
-    kinds = [type(x) for x in build_train_augmentation(cfg)]
-    assert kinds == [T.RandomCrop, T.ResizeScale, T.FixedSizeCrop]
+    kinds = [type(x).__name__ for x in build_train_augmentation(cfg)]
+    assert kinds == ["RandomCrop", "ResizeScale", "FixedSizeCrop"]
 
 
 @pytest.mark.parametrize("scale", [0.1, 0.7, 2.0])

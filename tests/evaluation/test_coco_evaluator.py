@@ -92,14 +92,44 @@ def test_no_predictions_give_nan_as_in_detectron2(json_file, tmp_path):
     assert np.isnan(list(results.values())).all()
 
 
-def test_annotations_without_area_and_iscrowd(json_file, caplog):
-    expected = evaluate(COCOEvaluator(NAME))
+def change_annotations(json_file, **changes):
     content = json.loads(json_file.read_text())
     for annotation in content["annotations"]:
         del annotation["area"], annotation["iscrowd"]
+        annotation.update(changes)
     json_file.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, *({"area": x} for x in (None, float("nan"), "784", 0, 1, -1, True, 10**400))]
+)
+def test_annotations_without_iscrowd_and_of_no_or_a_false_area(json_file, changes, caplog):
+    expected = evaluate(COCOEvaluator(NAME))
+    change_annotations(json_file, **changes)
     assert_same(evaluate(COCOEvaluator(NAME)), expected)
-    assert '6 annotations have no "area"' in caplog.text
+    assert '6 annotations have no "area", or a false one' in caplog.text
+
+
+def test_images_that_could_not_be_read_count_neither_way(json_file, caplog):
+    expected = evaluate(COCOEvaluator(NAME), image_ids=(1, 2, 4, 5, 6), img_ids=[1, 2, 4, 5, 6])
+    evaluator = COCOEvaluator(NAME)
+    evaluator.reset()
+    for image_id in range(1, 7):
+        sample = {"image_id": image_id, "is_unreadable": image_id == 3}
+        evaluator.process([sample], [outputs_of(image_id)])
+    results = evaluator.evaluate()
+    assert results["bbox"].pop("unreadable_images") == 1
+    assert_same(results, expected)
+    assert "1 images could not be read" in caplog.text
+
+
+def test_without_annotations_the_results_are_written(json_file, tmp_path):
+    """As COCO's test-dev."""
+    content = json.loads(json_file.read_text())
+    del content["annotations"]
+    json_file.write_text(json.dumps(content))
+    assert evaluate(COCOEvaluator(NAME, output_dir=str(tmp_path))) == {}
+    assert len(json.loads((tmp_path / "coco_instances_results.json").read_text())) == 6 * 9
 
 
 def test_more_classes_than_the_data_set_has(json_file):
