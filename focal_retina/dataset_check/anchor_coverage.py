@@ -1,12 +1,10 @@
 """How many objects no anchor reaches, and anchors that would reach them.
 
-An anchor reaches an object where their IoU is that of a positive (MODEL.RETINANET.IOU_THRESHOLDS);
-an object that none reaches is learned from its best anchors only, or, without their promotion, as
-background.
+An anchor reaches an object where their IoU is that of a positive (MODEL.RETINANET.IOU_THRESHOLDS).
+An object that none reaches is learned from its best anchors only, or as background.
 
-No grid is laid out for it: the best anchor of each shape is the one whose centre is nearest in x
-and nearest in y, as the IoU grows with the intersection, and this is a product of two overlaps,
-neither of which grows with the distance between the centres.
+No grid is laid out: the best anchor of each shape is the one whose centre is nearest in x and in y,
+as the intersection is a product of two overlaps, neither of which grows with the distance.
 
 Shapes: M objects, L levels, K classes, B = 3 buckets of size.
 """
@@ -43,8 +41,7 @@ class AnchorGrid:
 
     strides: np.ndarray  # (L,), pixels of the network's input, ascending
     offset: float  # of the first centre, in strides
-    cell_anchors: tuple[np.ndarray, ...]
-    """A level's anchors around (0, 0), x1, y1, x2, y2, a row each."""
+    cell_anchors: tuple[np.ndarray, ...]  # of a level, around (0, 0): rows x1, y1, x2, y2
     size_divisibility: int  # what the backbone pads its input to
     threshold: float  # IoU from which on an anchor is positive
 
@@ -53,7 +50,7 @@ class AnchorGrid:
 class Coverage:
     """Objects of each class and size, and those that no anchor reaches."""
 
-    threshold: float  # IoU from which on an anchor is positive
+    threshold: float  # as in AnchorGrid
     counts: np.ndarray  # int64 (K, B)
     unreached: np.ndarray  # int64 (K, B)
 
@@ -107,10 +104,9 @@ def input_size(cfg: CfgNode, *, training: bool) -> tuple[int, int]:
 def resized_objects(
     table: AnnotationTable, short_edge: int, max_size: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The usable objects of a data set at the size in which the network sees them.
-
-    Crowds, and boxes that are faulty or of an unknown class, are left out. The arithmetic is that
-    of Detectron2's ``ResizeShortestEdge``; a ``short_edge`` of 0 keeps the images' size.
+    """The usable objects at the size in which the network sees them: no crowds, faulty boxes and
+    unknown classes. The arithmetic is that of Detectron2's ``ResizeShortestEdge``; a ``short_edge``
+    of 0 keeps the images' size.
 
     Returns:
         boxes, float64 (M, 4), x1, y1, x2, y2 after cutting at the image's border; the images'
@@ -198,15 +194,12 @@ class AnchorSuggestion:
 def suggest_anchors(
     boxes: np.ndarray, image_sizes: np.ndarray, grid: AnchorGrid
 ) -> AnchorSuggestion | None:
-    """Find the fewest anchors a cell that leave at most 1% of the objects unreached, else those
-    that leave the fewest; None if none that was tried is better than the model's own.
+    """The fewest anchors a cell that leave at most 1% of the objects unreached, else those that
+    leave the fewest; None if none that was tried is better than the model's own.
 
-    Sizes are tried in octaves, as in the paper (section 4), from several smallest ones on, and
-    spread over the objects' sizes; ratios are the objects' quantiles, or symmetric around 1. Of a
-    large data set 2,000 objects, drawn with a fixed seed, decide which are taken.
-
-    ``boxes`` and ``image_sizes`` are those of :func:`best_anchor_iou`; of the model's ``grid`` all
-    but the anchors' shapes is kept.
+    Sizes are tried in octaves, as in the paper (section 4), and spread over the objects' sizes;
+    ratios are the objects' quantiles, or symmetric around 1. Of a large data set 2,000 objects,
+    drawn with a fixed seed, decide. Arguments are those of :func:`best_anchor_iou`.
     """
     if len(boxes) == 0:
         return None

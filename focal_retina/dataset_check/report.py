@@ -1,5 +1,4 @@
-"""Data sets checked: what was found, as text and as one HTML page; whether a training may start, and
-what it leaves out."""
+"""Data sets checked: what was found, as text and as one page; what a training leaves out."""
 
 import logging
 from collections import Counter
@@ -63,35 +62,35 @@ class DatasetReport:
     table: AnnotationTable
     findings: list[Finding]
 
-    def of_degree(self, degree: str) -> list[Finding]:
-        return [finding for finding in self.findings if finding.degree == degree]
+    def of_degree(self, *degrees: str) -> list[Finding]:
+        return [x for degree in degrees for x in self.findings if x.degree == degree]
 
-    def describe(self, findings: Sequence[Finding], num_cases: int) -> list[str]:
-        """A line a finding, with its first case, and a line for each further one."""
-        return [
-            line
-            for x in findings
-            for line in (
-                f"{x.degree}: {x}; {x.check.meaning}; {x.cases[0]}",
-                *(f"    {case}" for case in x.cases[1:num_cases]),
-            )
-        ]
+    def summary(self) -> str:
+        table, empty = self.table, len(self.table.empty_images)
+        return (
+            f"{len(table.image_ids):,} images, {table.class_counts.sum():,} objects of "
+            f"{len(table.class_names)} classes, {empty:,} images without objects "
+            f"({empty / max(1, len(table.image_ids)):.1%}), {table.is_crowd.sum():,} crowds; "
+            f"{table.files.num_decoded:,} images decoded"
+        )
 
     def __str__(self) -> str:
         """For the console: a few lines, the errors first."""
-        table, empty = self.table, len(self.table.empty_images)
-        findings = [x for degree in ("error", "warning", "note") for x in self.of_degree(degree)]
+        findings = self.of_degree("error", "warning", "note")
         more = len(findings) - _MAX_LINES
+        tail = [f"and {more} kinds more, which --html FILE shows"] if more > 0 else []
         return "\n".join(
-            [
-                f"{self.name}: {len(table.image_ids):,} images, {table.class_counts.sum():,} "
-                f"objects of {len(table.class_names)} classes, {empty:,} images without objects "
-                f"({empty / max(1, len(table.image_ids)):.1%}), {table.is_crowd.sum():,} crowds; "
-                f"{table.files.num_decoded:,} images decoded",
-                *self.describe(findings[:_MAX_LINES], 1),
-                *([f"and {more} kinds more, which --html FILE shows"] if more > 0 else []),
-            ]
+            [f"{self.name}: {self.summary()}", *describe(findings[:_MAX_LINES], 1), *tail]
         )
+
+
+def describe(findings: Sequence[Finding], num_cases: int) -> list[str]:
+    """A line a finding, with its first case, and a line for each further one."""
+    lines = []
+    for x in findings:
+        lines.append(f"{x.degree}: {x}; {x.check.meaning}; {x.cases[0]}")
+        lines += [f"    {case}" for case in x.cases[1:num_cases]]
+    return lines
 
 
 @dataclass(frozen=True)
@@ -172,12 +171,12 @@ def check_datasets(
 
 def _judge(report: DatasetReport, mode: str) -> None:
     errors, warnings = report.of_degree("error"), report.of_degree("warning")
-    for line in report.describe([*errors, *warnings], _MAX_CASES):
+    for line in describe([*errors, *warnings], _MAX_CASES):
         _logger.info("%s: %s", report.table.source, line)
     if mode == "skip":
         warnings += [x for x in errors if x.check.skipped]
         errors = [x for x in errors if not x.check.skipped]
-    for line in report.describe(warnings, 1):
+    for line in describe(warnings, 1):
         _logger.warning("%s: %s", report.table.source, line)
     if not errors:
         return

@@ -33,8 +33,9 @@ class ImageFiles:
 
     missing: list[int] = field(default_factory=list)  # images without a regular file
     unreadable: dict[int, str] = field(default_factory=dict)  # why an image cannot be decoded
-    sizes: dict[int, tuple[int, int]] = field(default_factory=dict)
-    """Width and height of the images that were decoded."""
+    sizes: dict[int, tuple[int, int]] = field(
+        default_factory=dict
+    )  # width, height of those that can
     deep: list[int] = field(default_factory=list)  # images of 16 bits
 
     @property
@@ -59,11 +60,9 @@ class AnnotationTable:
     class_index: np.ndarray  # int64 (M,), -1 if the category is not listed
     boxes: np.ndarray  # float64 (M, 4): x, y, width, height in pixels of the image
     is_crowd: np.ndarray  # bool (M,)
-    has_no_polygon: np.ndarray
-    """bool (M,): segmented, but no polygon has the three points that Detectron2 asks for."""
+    has_no_polygon: np.ndarray  # bool (M,): no polygon has the 3 points that Detectron2 asks for
     has_false_area: np.ndarray  # bool (M,): there is an "area" that can't be one
     files: ImageFiles = field(default_factory=ImageFiles)
-    """What is known of the image files; by default nothing."""
 
     @cached_property
     def sizes_of_images(self) -> np.ndarray:
@@ -121,19 +120,17 @@ def load_table(name: str) -> AnnotationTable:
 
 def _coco_table(json_file: str, image_root: str) -> AnnotationTable:
     content = read_coco_json(json_file)
-    images, annotations = content["images"], content["annotations"]
-    index_of = {image["id"]: index for index, image in enumerate(images)}
+    index_of = {image["id"]: index for index, image in enumerate(content["images"])}
+    annotated_images = [x["image_id"] for x in content["annotations"]]
     return _build_table(
         json_file,
         {x["id"]: x["name"] for x in content["categories"]},
-        [{**x, "file_name": os.path.join(image_root, x["file_name"])} for x in images],
-        annotations,
-        image_ids=[x["id"] for x in images],
-        annotated_images=[x["image_id"] for x in annotations],
-        image_index=[index_of.get(x["image_id"], -1) for x in annotations],
-        boxes=_matrix([x["bbox"] for x in annotations], 4),
-        has_no_polygon=_bools(_has_no_polygon(x.get("segmentation")) for x in annotations),
-        has_false_area=has_false_area(annotations) & _bools("area" in x for x in annotations),
+        [{**x, "file_name": os.path.join(image_root, x["file_name"])} for x in content["images"]],
+        content["annotations"],
+        image_ids=[x["id"] for x in content["images"]],
+        annotated_images=annotated_images,
+        image_index=np.array([index_of.get(x, -1) for x in annotated_images], dtype=np.int64),
+        boxes=_matrix([x["bbox"] for x in content["annotations"]], 4),
     )
 
 
@@ -158,21 +155,16 @@ def record_table(
         annotated_images=[image_ids[i] for i in image_index],
         image_index=image_index,
         boxes=boxes,
-        has_no_polygon=np.zeros(len(annotations), dtype=bool),
-        has_false_area=np.zeros(len(annotations), dtype=bool),
     )
 
 
 def _build_table(
     source: str,
-    categories: dict[int, str],
+    categories: dict[int, str],  # names by the ids that the annotations have
     images: list[dict[str, Any]],
     annotations: list[dict[str, Any]],
-    *,
-    image_index: Sequence[int] | np.ndarray,
     **columns: Any,
 ) -> AnnotationTable:
-    """``categories`` are names by the ids that the annotations have."""
     category_ids = sorted(categories)
     class_of = {category_id: index for index, category_id in enumerate(category_ids)}
     annotated = [int(x["category_id"]) for x in annotations]
@@ -183,18 +175,19 @@ def _build_table(
         file_names=[os.fspath(x["file_name"]) for x in images],
         image_sizes=_matrix([(x.get("width", np.nan), x.get("height", np.nan)) for x in images], 2),
         annotation_ids=[x.get("id", number) for number, x in enumerate(annotations, 1)],
-        image_index=np.asarray(image_index, dtype=np.int64),
         annotated_categories=annotated,
         class_index=np.array([class_of.get(x, -1) for x in annotated], dtype=np.int64),
         is_crowd=_bools(bool(x.get("iscrowd", 0)) for x in annotations),
+        has_no_polygon=_bools(_has_no_polygon(x.get("segmentation")) for x in annotations),
+        has_false_area=has_false_area(annotations) & _bools("area" in x for x in annotations),
         **columns,
     )
 
 
 def _has_no_polygon(segmentation: Any) -> bool:
-    return isinstance(segmentation, list) and not (
-        not segmentation or any(len(x) >= 6 and len(x) % 2 == 0 for x in segmentation)
-    )
+    if not isinstance(segmentation, list) or not segmentation:
+        return False
+    return not any(len(x) >= 6 and len(x) % 2 == 0 for x in segmentation)
 
 
 def _bools(values: Iterable[bool]) -> np.ndarray:
@@ -219,13 +212,12 @@ def inspect_images(file_names: list[str], num_decoded: int) -> ImageFiles:
     try:
         outcomes = pool.map(_decode, [file_names[i] for i in sample])
         progress = tqdm(outcomes, "decoding images", len(sample), delay=5, unit="image")
-        for index, outcome in zip(sample, progress, strict=True):
-            if isinstance(outcome, str):
-                files.unreadable[index] = outcome
-                continue
-            *size, is_deep = outcome
-            files.sizes[index] = tuple(size)
-            files.deep.extend([index] * is_deep)
+        for index, (size, depth) in zip(sample, progress, strict=True):
+            if isinstance(size, str):
+                files.unreadable[index] = size
+            else:
+                files.sizes[index] = size
+                files.deep.extend([index] * (depth > 8))
     finally:
         pool.shutdown(cancel_futures=True)  # after Ctrl-C, too
     return files
@@ -241,11 +233,11 @@ def _file_size(file_name: str) -> int | None:
     return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
-def _decode(file_name: str) -> tuple[int, int, bool] | str:
-    """Width, height and whether an image has 16 bits, or why it cannot be decoded."""
+def _decode(file_name: str) -> tuple[tuple[int, int] | str, int]:
+    """Width and height of an image, or why it cannot be decoded; and its bits."""
     try:
         height, width = read_image(file_name).shape[:2]  # as the mapper will, turned by its EXIF
         with PathManager.open(file_name, "rb") as file:
-            return width, height, has_16_bits(Image.open(file))
+            return (width, height), 16 if has_16_bits(Image.open(file)) else 8
     except Exception as error:  # Pillow's decoders raise whatever their format suggests
-        return " ".join(f"{type(error).__name__}: {error}".split())
+        return " ".join(f"{type(error).__name__}: {error}".split()), 0
