@@ -13,9 +13,10 @@ import json
 import logging
 import os
 import re
+import reprlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
@@ -31,41 +32,36 @@ _LARGEST = 1e308  # json's integers have no bound, float64 has
 _SPEC = "NAME=ANNOTATIONS.json:IMAGE_DIR"
 
 
-class Registration(NamedTuple):
-    """What `--register` says."""
-
-    name: str
-    json_file: str
-    image_root: str
-
-
-def parse_registration(spec: str) -> Registration:
-    """Take `NAME=ANNOTATIONS.json:IMAGE_DIR` apart. Paths may hold colons, and begin with `~`.
+def register_from_spec(spec: str) -> None:
+    """Register what `--register` names: `NAME=ANNOTATIONS.json:IMAGE_DIR`. Paths may hold colons,
+    and begin with `~`.
 
     Raises:
-        ValueError: a part is missing.
+        ValueError: a part is missing; and as :func:`register_coco_json`.
         FileNotFoundError: there is no such file, or no such folder.
     """
+    register_coco_json(*parse_registration(spec))
+
+
+def parse_registration(spec: str) -> tuple[str, str, str]:
+    """Name, annotation file and image folder of :func:`register_from_spec`."""
     name, equals, paths = spec.partition("=")
     if not equals or not name.strip():
         raise ValueError(f"cannot register {spec!r}: no name before '='; expected {_SPEC}")
-    splits = [
-        (os.path.expanduser(paths[:i]), os.path.expanduser(paths[i + 1 :]))
-        for i, character in enumerate(paths)
-        if character == ":" and paths[:i] and paths[i + 1 :]
-    ]
-    if not splits:
+    colons = [i for i, x in enumerate(paths) if x == ":" and paths[:i] and paths[i + 1 :]]
+    if not colons:
         raise ValueError(
             f"cannot register {spec!r}: annotations and image folder are to be separated by ':'; "
             f"expected {_SPEC}"
         )
-    existing = [s for s in splits if os.path.isfile(s[0]) and os.path.isdir(s[1])]
+    splits = [tuple(map(os.path.expanduser, (paths[:i], paths[i + 1 :]))) for i in colons]
+    existing = [x for x in splits if os.path.isfile(x[0]) and os.path.isdir(x[1])]
     json_file, image_root = (existing or splits)[-1]
     if not os.path.isfile(json_file):
         raise FileNotFoundError(f"cannot register {name!r}: no annotation file {json_file}")
     if not os.path.isdir(image_root):
         raise FileNotFoundError(f"cannot register {name!r}: no image folder {image_root}")
-    return Registration(name, json_file, image_root)
+    return name, json_file, image_root
 
 
 def register_coco_json(name: str, json_file: str, image_root: str) -> None:
@@ -82,7 +78,7 @@ def register_coco_json(name: str, json_file: str, image_root: str) -> None:
         if (metadata.get("json_file"), metadata.get("image_root")) == (json_file, image_root):
             return
         raise ValueError(f"the name {name!r} is taken by another data set: choose a new one")
-    categories = sorted(read_coco_json(original)["categories"], key=lambda c: c["id"])
+    categories = _categories(original)
     # Detectron2 finds the same when it loads the set; the class count is checked before that.
     classes = {
         "thing_classes": [c["name"] for c in categories],
@@ -112,11 +108,6 @@ def _in_utf8(json_file: str) -> str:
     return str(copy)
 
 
-def register_from_spec(spec: str) -> None:
-    """Register what `--register` names: :func:`parse_registration`, :func:`register_coco_json`."""
-    register_coco_json(*parse_registration(spec))
-
-
 def dataset_classes(name: str) -> list[str] | None:
     """Class names of a registered data set, in the order of their contiguous ids: of the metadata,
     else of the annotation file. None if only loading the set tells them (it is not a COCO json).
@@ -135,9 +126,12 @@ def dataset_classes(name: str) -> list[str] | None:
         _require_file(name, json_file)
     classes = metadata.get("thing_classes")
     if classes is None and json_file is not None:
-        categories = read_coco_json(json_file)["categories"]
-        classes = [c["name"] for c in sorted(categories, key=lambda c: c["id"])]
+        classes = [c["name"] for c in _categories(json_file)]
     return classes
+
+
+def _categories(json_file: str) -> list[dict[str, Any]]:
+    return sorted(read_coco_json(json_file)["categories"], key=lambda c: c["id"])
 
 
 def _require_file(name: str, json_file: str) -> None:
@@ -177,20 +171,7 @@ def check_num_classes(num_classes: int, dataset_names: Iterable[str]) -> None:
 
 
 def _shorten(names: list[str], limit: int = 10) -> str:
-    return ", ".join([*names[:limit], "…"] if len(names) > limit else names)
-
-
-class _Field(NamedTuple):
-    description: str
-    are_valid: Callable[
-        [list], bool
-    ]  # of all values at once: entry by entry takes ten times longer
-    required: bool = True
-
-    def accepts(self, name: str, entries: list[dict]) -> bool:
-        if self.required:
-            return all(name in x for x in entries) and self.are_valid([x[name] for x in entries])
-        return self.are_valid([x[name] for x in entries if name in x])
+    return ", ".join([*names[:limit], *["…"] * (len(names) > limit)])
 
 
 def _of_types(*types: type) -> Callable[[list], bool]:
@@ -204,11 +185,8 @@ def _are_numbers(values: list) -> bool:
 
 
 def _are_boxes(values: list) -> bool:
-    return (
-        _of_types(list)(values)
-        and set(map(len, values)) <= {4}
-        and _are_numbers(list(itertools.chain.from_iterable(values)))
-    )
+    is_box_shaped = _of_types(list)(values) and set(map(len, values)) <= {4}
+    return is_box_shaped and _are_numbers(list(itertools.chain.from_iterable(values)))
 
 
 def _is_segmentation(value: Any) -> bool:
@@ -217,38 +195,35 @@ def _is_segmentation(value: Any) -> bool:
     return not value or (isinstance(value, list) and all(isinstance(x, list) for x in value))
 
 
-_INTEGER = _Field("an integer", _of_types(int))
-_LENGTH = _Field("an integer", lambda x: _of_types(int)(x) and _are_numbers(x))
-_ID = _Field("an integer or a string", _of_types(int, str))
-_STRING = _Field("a string", _of_types(str))
-# NaN and Infinity are numbers here: the data check counts such boxes, and can leave them out.
-_BOX = _Field("four numbers [x, y, width, height]", _are_boxes)
-_FLAG = _Field("0 or 1", lambda values: all(x in (0, 1) for x in values), required=False)
-_ZERO = _Field(
-    '0, all that Detectron2 reads: "iscrowd": 1 marks a region that should count neither way',
-    lambda values: all(x == 0 for x in values),
-    required=False,
-)
-_SEGMENTATION = _Field(
-    "polygons or a run-length encoding",
-    lambda values: all(map(_is_segmentation, values)),
-    required=False,
-)
+# What a field is, and whether all of its values are that. Entry by entry takes ten times longer.
+_Kind = tuple[str, Callable[[list], bool]]
+_INTEGER: _Kind = "an integer", _of_types(int)
+_LENGTH: _Kind = "an integer", lambda x: _of_types(int)(x) and _are_numbers(x)
+_ID: _Kind = "an integer or a string", _of_types(int, str)
+_STRING: _Kind = "a string", _of_types(str)
 
-# What Detectron2 and pycocotools read of each entry.
-_FIELDS = {
+# What Detectron2 and pycocotools read of each entry. NaN and Infinity are numbers here: the data
+# check counts such boxes, and can leave them out.
+_FIELDS: dict[str, dict[str, _Kind]] = {
     "images": {"id": _ID, "file_name": _STRING, "width": _LENGTH, "height": _LENGTH},
     "annotations": {
         "id": _ID,
         "image_id": _ID,
         "category_id": _INTEGER,
-        "bbox": _BOX,
-        "iscrowd": _FLAG,
-        "ignore": _ZERO,
-        "segmentation": _SEGMENTATION,
+        "bbox": ("four numbers [x, y, width, height]", _are_boxes),
+        "iscrowd": ("0 or 1", lambda values: all(x in (0, 1) for x in values)),
+        "ignore": (
+            '0, all that Detectron2 reads: "iscrowd": 1 marks what should count neither way',
+            lambda values: all(x == 0 for x in values),
+        ),
+        "segmentation": (
+            "polygons or a run-length encoding",
+            lambda values: all(map(_is_segmentation, values)),
+        ),
     },
     "categories": {"id": _INTEGER, "name": _STRING},
 }
+_OPTIONAL = ("iscrowd", "ignore", "segmentation")
 
 
 def read_coco_json(json_file: str) -> dict[str, Any]:
@@ -314,17 +289,14 @@ def _empty_if_readable(segmentation: re.Match[bytes]) -> bytes:
     return b'"segmentation":[]' if is_readable else segmentation[0]
 
 
-def _first_problem(entries: list, fields: dict[str, _Field]) -> str | None:
+def _first_problem(entries: list, fields: dict[str, _Kind]) -> str | None:
     """What is wrong with an entry, or that anything is wrong with many."""
     if not _of_types(dict)(entries):
         return "is not an object"
-    for name, field in fields.items():
-        if not field.accepts(name, entries):
-            if name not in entries[0]:
-                return f'has no "{name}"'
-            return f'has "{name}" {_cut(repr(entries[0][name]))}, which is not {field.description}'
+    for name, (description, are_valid) in fields.items():
+        values = [x[name] for x in entries if name in x]
+        if len(values) < len(entries) and name not in _OPTIONAL:
+            return f'has no "{name}"'
+        if not are_valid(values):
+            return f'has "{name}" {reprlib.repr(values[0])}, which is not {description}'
     return None
-
-
-def _cut(text: str, limit: int = 60) -> str:
-    return text if len(text) <= limit else f"{text[:limit]}…"
