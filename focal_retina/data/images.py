@@ -30,7 +30,7 @@ def read_image(file_name: str, format: str = "BGR") -> np.ndarray:
     """
     with PathManager.open(file_name, "rb") as file:
         try:
-            image = Image.open(file)
+            image: Image.Image = Image.open(file)
         except Image.DecompressionBombError as error:
             raise ValueError(f"{error}; INPUT.MAX_IMAGE_PIXELS raises the limit") from error
         is_deep = has_16_bits(image)
@@ -79,10 +79,8 @@ class CorruptImageError(ValueError):
 
 
 class CorruptImageGuard:
-    """A mapper round a mapper, for images that cannot be read.
-
-    Whether it is the image's fault is found out by reading it, once the mapper has failed: so any
-    mapper can be wrapped, and an error of an augmentation is never taken for a corrupt image.
+    """A mapper round any mapper, for images that cannot be read. It finds out whether it is the
+    image's fault by reading it once the mapper has failed.
 
     Args:
         mapper: a dataset dict to a sample.

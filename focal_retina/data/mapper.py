@@ -25,12 +25,8 @@ _KEEP_SIZE = (T.HFlipTransform, T.VFlipTransform, T.NoOpTransform)
 
 def build_train_mapper(cfg: CfgNode) -> DatasetMapper:
     """The mapper that ``INPUT.MAPPER`` names, with the augmentations of
-    :func:`build_train_augmentation`; it keeps crowds where ``LABELING.CROWD_IOA_THRESH`` asks for
-    them.
-
-    Raises:
-        ValueError: an unknown name, or a config that the mapper can't serve.
-    """
+    :func:`build_train_augmentation`, and with crowds for ``LABELING.CROWD_IOA_THRESH``. ValueError:
+    an unknown name, or a config that the mapper can't serve."""
     name = cfg.INPUT.MAPPER
     if name not in ("detectron2", "opencv"):
         raise ValueError(f"INPUT.MAPPER is {name!r}; it can be detectron2, opencv")
@@ -59,15 +55,11 @@ class RandomCrop(T.RandomCrop):
 
 
 def build_train_augmentation(cfg: CfgNode) -> list[T.Augmentation]:
-    """Detectron2's augmentations of training, or large-scale jitter in the place of its resizing.
+    """Detectron2's list: crop if ``INPUT.CROP.ENABLED``, resize the shortest edge, flip.
 
-    Without ``INPUT.LARGE_SCALE_JITTER`` it is the list that Detectron2's mapper makes from ``cfg``:
-    crop if ``INPUT.CROP.ENABLED``, resize the shortest edge, flip. With it, the resizing is that of
-    Detectron2's LSJ baselines (``new_baselines`` in its zoo), whose images are all of one size:
-    what is smaller is padded with gray.
-
-    Raises:
-        ValueError: a size or a range of scales that makes no sense.
+    With ``INPUT.LARGE_SCALE_JITTER`` the resizing is that of Detectron2's LSJ baselines
+    (``new_baselines`` in its zoo), whose images are all of one size: what is smaller is padded with
+    gray. ValueError: a size or a range of scales that makes no sense.
     """
     augmentations = utils.build_augmentation(cfg, is_train=True)
     if cfg.INPUT.LARGE_SCALE_JITTER.ENABLED:
@@ -119,13 +111,8 @@ class DetectionMapper(DatasetMapper):
             raise ValueError("INPUT.MAPPER opencv: boxes only, no masks or keypoints")
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
-        """See :class:`DatasetMapper`.
-
-        Raises:
-            OSError: the file can't be read as an image, or is cut short.
-            ValueError: its pixels can't be read, see :func:`~.images.read_image`.
-            SizeMismatchError: the image has another size than the annotation says.
-        """
+        """See :class:`DatasetMapper`. Errors are those of :func:`~.images.read_image`, and
+        SizeMismatchError: the image has another size than the annotation says."""
         sample = dict(dataset_dict)
         image, transforms = (self._by_opencv if self._opencv else self._by_pillow)(sample)
         sample["image"] = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))

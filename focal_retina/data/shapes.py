@@ -230,11 +230,8 @@ def split_directory(config: ShapesConfig, split: str, root: Path) -> Path:
 
 
 def generate_split(config: ShapesConfig, split: str, root: Path) -> Path:
-    """Write one split, unless it is there already, and return its folder.
-
-    Several processes may ask for it at once: one writes, the others wait for it. A killed process
-    leaves a hidden folder, which the next one replaces. OSError: the folder cannot be written.
-    """
+    """Write one split, unless it is there already, and return its folder. One process writes,
+    others wait. A killed one leaves a hidden folder, which the next one replaces."""
     target = split_directory(config, split, root)
     if target.is_dir():
         return target
@@ -284,11 +281,8 @@ def _load_split(config: ShapesConfig, split: str, root: Path) -> list[dict]:
 
 
 def register_shapes(config: ShapesConfig | None = None, root: str | Path | None = None) -> None:
-    """Register `focal_shapes_train`, `focal_shapes_val` and `focal_shapes_test`.
-
-    Nothing is written: a split is generated below `root` (default: DETECTRON2_DATASETS, else
-    `datasets`) when Detectron2 first asks for its records.
-    """
+    """Register `focal_shapes_train`, `_val`, `_test`. A split is generated below `root` (default:
+    DETECTRON2_DATASETS, else `datasets`) when Detectron2 first asks for its records."""
     config = config or ShapesConfig()
     folder = Path(root or os.environ.get("DETECTRON2_DATASETS", "datasets")).expanduser()
     for split in SPLITS:

@@ -26,8 +26,7 @@ PRECISION_CURVES_FILE = "coco_precision_curves.npz"
 
 
 class PrecisionCurves(NamedTuple):
-    """COCO's interpolated precision, of objects of all sizes: what average precision is the average
-    of."""
+    """COCO's interpolated precision, of objects of all sizes; AP is its average."""
 
     precision: np.ndarray  # (T, R, K) in [0, 1]; -1 throughout for a class without objects
     iou_thresholds: np.ndarray  # (T,): .5, .55 … .95
@@ -64,9 +63,9 @@ def load_precision_curves(path: str | Path) -> PrecisionCurves:
 class COCOEvaluator(Detectron2COCOEvaluator):
     """:class:`detectron2.evaluation.COCOEvaluator` with the metrics of :mod:`.box_metrics`.
 
-    Arguments, results and files are Detectron2's; several processes are gathered as there. Beside
-    its files stands ``coco_precision_curves.npz``, see :class:`PrecisionCurves`. Masks and
-    keypoints are left to Detectron2's own code.
+    Arguments, results and files are Detectron2's. Beside its files stands
+    ``coco_precision_curves.npz``, see :class:`PrecisionCurves`. Masks and keypoints are left to
+    Detectron2's own code.
 
     An annotation without "iscrowd" is no crowd, and one whose "area" is missing or false has that
     of its box, which the log says. Detectron2's fails at them after it has run the model, or takes
@@ -119,11 +118,8 @@ class COCOEvaluator(Detectron2COCOEvaluator):
             PrecisionCurves.from_coco_eval(coco_eval, names).save(path)
 
     def _to_dataset_categories(self, detections: list[dict[str, Any]]) -> None:
-        """Put the data set's category ids in place of the model's classes.
-
-        Raises:
-            ValueError: the model has more classes than the data set.
-        """
+        """Put the data set's category ids in place of the model's classes; ValueError where the
+        model has more classes than the data set."""
         to_class = self._metadata.get("thing_dataset_id_to_contiguous_id")
         if to_class is None:
             return
@@ -165,9 +161,8 @@ def _complete(annotations: list[dict[str, Any]], dataset_name: str) -> None:
 def has_false_area(annotations: Sequence[dict[str, Any]]) -> np.ndarray:
     """Which annotations have an "area" that is missing or no positive number: bool (M,). All of
     them, where it is a placeholder: the same for boxes of different areas, or at most 1."""
-    given = [x.get("area") for x in annotations]
-    given = [x if type(x) in (int, float) and abs(x) < 1e308 else np.nan for x in given]
-    areas = np.array(given, np.float64)
+    given: list[Any] = [x.get("area") for x in annotations]
+    areas = np.array([x if type(x) in (int, float) and abs(x) < 1e308 else np.nan for x in given])
     boxes = np.array([x["bbox"] for x in annotations], np.float64).reshape(-1, 4)[:, 2:].prod(1)
     with np.errstate(invalid="ignore"):
         is_false = ~(areas > 0) & (areas != boxes)
@@ -177,19 +172,21 @@ def has_false_area(annotations: Sequence[dict[str, Any]]) -> np.ndarray:
     return is_false
 
 
-_EVALUATORS = {"coco": COCOEvaluator, "lvis": LVISEvaluator}
+class _LVISEvaluator(LVISEvaluator):
+    """Detectron2's, which finds nothing in images that could not be read."""
+
+    def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
+        for sample, output in zip(inputs, outputs, strict=True):
+            if not sample.get("is_unreadable"):
+                super().process([sample], [output])
+
+
+_EVALUATORS = {"coco": COCOEvaluator, "lvis": _LVISEvaluator}
 
 
 def build_evaluator(dataset_name: str, output_dir: str) -> DatasetEvaluator:
-    """Build the evaluator that ``MetadataCatalog.get(dataset_name).evaluator_type`` names.
-
-    Args:
-        dataset_name: a registered data set.
-        output_dir: where the predictions are written, as COCO results json.
-
-    Raises:
-        ValueError: there is no evaluator for the data set's type.
-    """
+    """The evaluator that the metadata's ``evaluator_type`` names; ValueError where there is none.
+    It writes the predictions to ``output_dir``, as COCO results json."""
     evaluator_type = MetadataCatalog.get(dataset_name).get("evaluator_type")
     if evaluator_type not in _EVALUATORS:
         raise ValueError(
