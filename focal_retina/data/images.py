@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -54,7 +55,8 @@ def has_16_bits(image: Image.Image) -> bool:
 
 def limit_pixels(limit: int) -> None:
     """Refuse images of more pixels in this process: ``INPUT.MAX_IMAGE_PIXELS``."""
-    Image.MAX_IMAGE_PIXELS = max(1, limit // 2)  # Pillow warns from there, and refuses twice that
+    Image.MAX_IMAGE_PIXELS = max(1, limit // 2)  # Pillow refuses twice that, and warns below
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 
 _init_resize = T.ResizeTransform.__init__

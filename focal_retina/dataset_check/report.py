@@ -114,12 +114,8 @@ class Inspection:
 
 
 def check_dataset(name: str, *, training: bool = True, num_decoded: int) -> DatasetReport:
-    """Check a registered data set that is trained on, or only evaluated.
-
-    Every file is looked for, and ``num_decoded`` images are decoded; below 0: all.
-
-    Raises:
-        ValueError, FileNotFoundError: as :func:`~focal_retina.dataset_check.table.load_table`.
+    """Check a registered data set that is trained on, or only evaluated. Every file is looked for,
+    and ``num_decoded`` images are decoded; below 0: all. Errors are those of :func:`.load_table`.
     """
     table = load_table(name)
     table = replace(table, files=inspect_images(table.file_names, num_decoded))
@@ -142,14 +138,12 @@ def check_dataset(name: str, *, training: bool = True, num_decoded: int) -> Data
 def check_datasets(
     train: Iterable[str], test: Iterable[str], *, mode: str, num_decoded: int
 ) -> list[DatasetReport]:
-    """Check the data sets of a config, by their names; log the warnings, and stop at errors.
+    """Check the data sets of a config, by their names; log the warnings, and stop at errors with a
+    ValueError that has the count and the first case of each check.
 
     Sets that this package generates are not checked, nor are those that are not lists of records.
     ``mode`` "error" stops at every error, "skip" only at those that :func:`build_record_filter`
     does not remove, and "off" checks nothing.
-
-    Raises:
-        ValueError: there are errors; the message gives counts and the first case of each check.
     """
     if mode not in MODES:
         raise ValueError(
@@ -189,10 +183,8 @@ def _judge(report: DatasetReport, mode: str) -> None:
 
 def build_record_filter(cfg: CfgNode) -> Callable[[Records], Records]:
     """The function that removes unusable records of DATASETS.TRAIN where DATA_CHECK.MODE is "skip";
-    it raises ValueError where nothing remains.
-
-    The main process checks the sets, and the others take over what it found: each process of a
-    training must call the function.
+    it raises ValueError where nothing remains. The main process checks the sets, and the others
+    take over what it found: each process of a training must call it.
     """
     options = cfg.MODEL.FOCAL_RETINA.DATA_CHECK
 
@@ -220,10 +212,7 @@ def build_record_filter(cfg: CfgNode) -> Callable[[Records], Records]:
 
 
 def drop_unusable(records: Records, unusable_images: Collection[str]) -> Records:
-    """Remove images by their path, and objects with a faulty box; log how many.
-
-    The records, in Detectron2's format, are not changed.
-    """
+    """Records without images of these paths and without objects of a faulty box; log how many."""
     kept = [record for record in records if record["file_name"] not in unusable_images]
     dropped = Counter({"images that can't be used": len(records) - len(kept)})
     table = record_table("", kept, [])
@@ -242,21 +231,18 @@ def drop_unusable(records: Records, unusable_images: Collection[str]) -> Records
 
 
 def warn_of_unreached_objects(cfg: CfgNode, reports: Iterable[DatasetReport]) -> None:
-    """Warn of each training set of which more than 5% of the objects reach no anchor.
-
-    Nothing is measured with a user's own anchor generator, or where no IoU makes anchors positive.
-    """
+    """Warn of each training set of which more than 5% of the objects reach no anchor. Nothing is
+    measured with a user's own anchor generator, or where no IoU makes anchors positive."""
     is_default = cfg.MODEL.ANCHOR_GENERATOR.NAME == "DefaultAnchorGenerator"
     if not is_default or 1 not in cfg.MODEL.RETINANET.IOU_LABELS[1:]:
         return
-    for report in reports:
-        if report.training:
-            size = anchor_coverage.input_size(cfg, training=True)
-            grid = anchor_coverage.build_anchor_grid(cfg)
-            coverage = anchor_coverage.measure_coverage(report.table, grid, *size)
-            if coverage.unreached_share > _WORTH_A_WARNING:
-                advice = "the data check suggests other anchors"
-                _logger.warning("%s: %s; %s", report.name, coverage, advice)
+    for report in (x for x in reports if x.training):
+        size = anchor_coverage.input_size(cfg, training=True)
+        grid = anchor_coverage.build_anchor_grid(cfg)
+        coverage = anchor_coverage.measure_coverage(report.table, grid, *size)
+        if coverage.unreached_share > _WORTH_A_WARNING:
+            advice = "the data check suggests other anchors"
+            _logger.warning("%s: %s; %s", report.name, coverage, advice)
 
 
 def config_problems(cfg: CfgNode) -> list[str]:
@@ -274,10 +260,7 @@ def config_problems(cfg: CfgNode) -> list[str]:
 
 def inspect_datasets(cfg: CfgNode, *, all_images: bool = False) -> list[Inspection]:
     """Check and measure the sets of DATASETS.TRAIN and DATASETS.TEST of a RetinaNet, each once.
-
-    ``all_images`` decodes all, rather than DATA_CHECK.NUM_DECODED of them. Errors are those of
-    :func:`check_dataset`.
-    """
+    ``all_images`` decodes all, rather than DATA_CHECK.NUM_DECODED of them."""
     grid = anchor_coverage.build_anchor_grid(cfg)
     num_decoded = -1 if all_images else cfg.MODEL.FOCAL_RETINA.DATA_CHECK.NUM_DECODED
     inspections = []

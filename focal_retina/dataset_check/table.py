@@ -88,11 +88,8 @@ def is_generated(name: str) -> bool:
 
 def load_table(name: str) -> AnnotationTable:
     """Read a registered data set: a COCO file as it is, with everything that Detectron2's loader
-    would drop or refuse; of other sets the records that their loader returns.
-
-    Raises:
-        ValueError: the file is not COCO json, or a record lacks what Detectron2's format asks for.
-        FileNotFoundError: there is no annotation file.
+    would drop or refuse; of other sets the records that their loader returns. ValueError: a record
+    lacks what Detectron2's format asks for; and as :func:`.read_coco_json`.
     """
     metadata = MetadataCatalog.get(name)
     json_file = metadata.get("json_file")

@@ -122,29 +122,24 @@ FAULTS = [
 
 
 @pytest.mark.parametrize("change, kind, case", FAULTS)
-def test_each_fault_is_found_and_named(register, change, kind, case):
+def test_each_fault_is_named_and_errors_stop(register, caplog, change, kind, case):
     register(change)
-    finding = found_in(check())[kind]
-    assert finding.count >= 1
-    assert case in str(finding.cases[0])
+    report = check()
+    finding = found_in(report)[kind]
+    assert finding.count >= 1 and case in finding.cases[0]
+    if finding.degree == "error":
+        with pytest.raises(ValueError, match="data set 'tiny'") as error:
+            check_datasets(["tiny"], [], mode="error", num_decoded=-1)
+        assert CHECKS[kind].title in str(error.value) and case in str(error.value)
+    elif not report.of_degree("error"):
+        check_datasets(["tiny"], [], mode="error", num_decoded=-1)
+        assert (case in caplog.text) == (finding.degree == "warning")
+    assert len(str(report).splitlines()) <= 8
 
 
 def test_every_check_but_those_of_files_is_among_these_tests():
     others = {"unreadable_image", "deep_image", "category_gaps"}
     assert {kind for _, kind, _ in FAULTS} | others == set(CHECKS)
-
-
-@pytest.mark.parametrize("change, kind, case", FAULTS)
-def test_errors_stop_and_warnings_do_not(register, caplog, change, kind, case):
-    register(change)
-    degree = found_in(check())[kind].degree
-    if degree == "error":
-        with pytest.raises(ValueError, match="data set 'tiny'") as error:
-            check_datasets(["tiny"], [], mode="error", num_decoded=-1)
-        assert CHECKS[kind].title in str(error.value) and case in str(error.value)
-    elif not check().of_degree("error"):
-        check_datasets(["tiny"], [], mode="error", num_decoded=-1)
-        assert (case in caplog.text) == (degree == "warning")
 
 
 @pytest.mark.parametrize(
