@@ -12,10 +12,24 @@ anchors of level l, K classes:
   (R_l, 4) boxes, XYXY in pixels.
 """
 
-from .alpha import balanced_alpha
-from .build import CLS_LOSS_REGISTRY, build_cls_loss, build_loss_normalizer
-from .dense import CrossEntropy, DenseLoss, FocalLoss, FocalLossStar, focal_loss, focal_loss_star
-from .normalizer import BatchNormalizer, EmaNormalizer, ImageNormalizer, normalized_loss
+from .alpha import balanced_alpha, count_objects
+from .dense import (
+    CLS_LOSS_REGISTRY,
+    CrossEntropy,
+    DenseLoss,
+    FocalLoss,
+    FocalLossStar,
+    build_cls_loss,
+    focal_loss,
+    focal_loss_star,
+)
+from .normalizer import (
+    BatchNormalizer,
+    EmaNormalizer,
+    ImageNormalizer,
+    build_loss_normalizer,
+    normalized_loss,
+)
 from .ohem import OHEM
 
 __all__ = [
@@ -31,6 +45,7 @@ __all__ = [
     "balanced_alpha",
     "build_cls_loss",
     "build_loss_normalizer",
+    "count_objects",
     "focal_loss",
     "focal_loss_star",
     "normalized_loss",

@@ -1,5 +1,7 @@
 """CE, FL and FL*: the sum of a formula over all anchors and classes, in log space.
 
+With the registry of all classification losses, and :func:`build_cls_loss`, which builds by name.
+
 N images, R_l anchors of level l, K classes. y = +1 for an anchor's own class and -1 for every
 other (a background anchor has none of its own), x a logit, x_t = y·x, p_t = σ(x_t) (paper
 section 3). The formulas here are the readable ones, with ordinary autograd;
@@ -10,12 +12,43 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from fvcore.common.registry import Registry
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .alpha import alpha_from_config, check_alpha
-from .build import CLS_LOSS_REGISTRY
-from .ops import KERNELS, choose_kernel, dense_loss_sum
+from .ops import KERNELS, check_levels, choose_kernel, dense_loss_sum
+
+CLS_LOSS_REGISTRY = Registry("CLS_LOSS")
+CLS_LOSS_REGISTRY.__doc__ = "Classification losses; focal_retina.losses has their contract."
+
+# Of γ and β. Nobody needs larger ones; their products with a logit would overflow at last.
+_LARGEST = 1e4
+
+
+def build_cls_loss(cfg: Any, class_counts: Sequence[int] | None = None) -> nn.Module:
+    """Build the loss that ``MODEL.FOCAL_RETINA.CLS_LOSS.NAME`` names.
+
+    A class with a ``from_config(cfg, class_counts)`` classmethod is built with the keyword
+    arguments that it returns, any other class with none.
+
+    ``class_counts``, the objects of each class in the training set, are needed for
+    ``CLS_LOSS.CLASS_ALPHA: auto`` only.
+
+    Raises:
+        ValueError: an unknown name, or values that the loss refuses.
+    """
+    name = cfg.MODEL.FOCAL_RETINA.CLS_LOSS.NAME
+    if name not in CLS_LOSS_REGISTRY:
+        known = ", ".join(sorted(key for key, _ in CLS_LOSS_REGISTRY))
+        raise ValueError(
+            f"MODEL.FOCAL_RETINA.CLS_LOSS.NAME is {name!r}, but the registered losses are {known}. "
+            "Import the file of a loss of your own before the model is built."
+        )
+    loss_class: Any = CLS_LOSS_REGISTRY.get(name)
+    if not hasattr(loss_class, "from_config"):
+        return loss_class()
+    return loss_class(**loss_class.from_config(cfg, class_counts))
 
 
 def dense_loss(
@@ -98,8 +131,8 @@ class DenseLoss(nn.Module):
         """See the contract in :mod:`focal_retina.losses`; the count is None.
 
         Raises:
-            ValueError: the shapes do not fit; on the CPU also a label outside -1 … K. (On CUDA the
-                check would wait for the device; the anchor labeling checks there.)
+            ValueError: shapes or dtypes do not fit; on the CPU also a label outside -1 … K. (On
+                CUDA the check would wait for the device; the anchor labeling checks there.)
         """
         self.check_inputs(logits, labels)
         kernel = choose_kernel(self.kernel, logits[0])
@@ -110,14 +143,8 @@ class DenseLoss(nn.Module):
         return torch.stack(sums).sum(), None
 
     def check_inputs(self, logits: list[Tensor], labels: list[Tensor]) -> None:
-        if not logits or [x.shape[:-1] for x in logits] != [y.shape for y in labels]:
-            raise ValueError(
-                "each level needs logits (N, R_l, K) and labels (N, R_l), at least one level; got "
-                f"{[tuple(x.shape) for x in logits]} and {[tuple(y.shape) for y in labels]}"
-            )
+        check_levels(logits, labels, self.weights)
         num_classes = logits[0].shape[-1]
-        if isinstance(self.alpha, Tensor) and len(self.alpha) != num_classes:
-            raise ValueError(f"{len(self.alpha)} class alphas, but logits of {num_classes} classes")
         for y in labels:
             if y.device.type != "cpu" or torch.compiler.is_compiling() or y.numel() == 0:
                 continue
@@ -170,19 +197,16 @@ class FocalLoss(DenseLoss):
     def __init__(
         self, *, alpha: float | Sequence[float] = 0.25, gamma: float = 2.0, kernel: str = "auto"
     ):
-        if not gamma >= 0:
-            raise ValueError(f"gamma is {gamma}: the focal loss needs gamma >= 0")
+        if not 0 <= gamma <= _LARGEST:
+            raise ValueError(f"gamma is {gamma}: FL needs 0 <= gamma <= {_LARGEST:g}")
         super().__init__(alpha=alpha, kernel=kernel)
         self.gamma = float(gamma)
         self.formula = ("focal", self.gamma, 0.0)
 
     @classmethod
     def from_config(cls, cfg: Any, class_counts: Sequence[int] | None = None) -> dict[str, Any]:
-        return {
-            **super().from_config(cfg, class_counts),
-            "gamma": cfg.MODEL.RETINANET.FOCAL_LOSS_GAMMA,
-            "kernel": cfg.MODEL.FOCAL_RETINA.CLS_LOSS.KERNEL,
-        }
+        gamma = cfg.MODEL.RETINANET.FOCAL_LOSS_GAMMA
+        return {**CrossEntropy.from_config(cfg, class_counts), "gamma": gamma}
 
     def elementwise(self, x_t: Tensor) -> Tensor:
         return focal_loss(x_t, self.gamma)
@@ -208,20 +232,19 @@ class FocalLossStar(DenseLoss):
         beta: float = 1.0,
         kernel: str = "auto",
     ):
-        if not gamma > 0:
-            raise ValueError(f"gamma is {gamma}: FL* divides by it and needs gamma > 0")
+        if not (1 / _LARGEST <= gamma <= _LARGEST and abs(beta) <= _LARGEST):
+            raise ValueError(
+                f"gamma is {gamma} and beta {beta}: FL* needs {1 / _LARGEST:g} <= gamma <= "
+                f"{_LARGEST:g} (it divides by gamma) and {-_LARGEST:g} <= beta <= {_LARGEST:g}"
+            )
         super().__init__(alpha=alpha, kernel=kernel)
         self.gamma, self.beta = float(gamma), float(beta)
         self.formula = ("focal_star", self.gamma, self.beta)
 
     @classmethod
     def from_config(cls, cfg: Any, class_counts: Sequence[int] | None = None) -> dict[str, Any]:
-        return {
-            **super().from_config(cfg, class_counts),
-            "gamma": cfg.MODEL.RETINANET.FOCAL_LOSS_GAMMA,
-            "beta": cfg.MODEL.FOCAL_RETINA.CLS_LOSS.BETA,
-            "kernel": cfg.MODEL.FOCAL_RETINA.CLS_LOSS.KERNEL,
-        }
+        beta = cfg.MODEL.FOCAL_RETINA.CLS_LOSS.BETA
+        return {**FocalLoss.from_config(cfg, class_counts), "beta": beta}
 
     def elementwise(self, x_t: Tensor) -> Tensor:
         return focal_loss_star(x_t, self.gamma, self.beta)

@@ -8,6 +8,8 @@ DistributedDataParallel averages gradients over workers. So a count is added up 
 divided by W: then W workers of N images train as one worker of W·N images does.
 """
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -64,8 +66,8 @@ class EmaNormalizer(nn.Module):
             momentum: how much of the old average stays at each iteration, in [0, 1).
         """
         super().__init__()
-        if not initial > 0:
-            raise ValueError(f"initial is {initial}: a normalizer must be positive")
+        if not 0 < initial < math.inf:
+            raise ValueError(f"initial is {initial}: a normalizer is positive and finite")
         if not 0 <= momentum < 1:
             raise ValueError(f"momentum is {momentum}, outside [0, 1)")
         self.initial, self.momentum = float(initial), float(momentum)
@@ -108,6 +110,26 @@ class ImageNormalizer(nn.Module):
             (N,) fp32: divide the loss of image i by entry i (N is in it), and add them up.
         """
         return (num_positives.clamp(min=1) * len(num_positives)).float()
+
+
+def build_loss_normalizer(cfg: Any) -> nn.Module:
+    """Build what ``MODEL.FOCAL_RETINA.NORMALIZER`` describes.
+
+    Raises:
+        ValueError: an unknown mode, or values that the normalizer refuses.
+    """
+    node = cfg.MODEL.FOCAL_RETINA.NORMALIZER
+    normalizers: dict[str, Callable[[], nn.Module]] = {
+        "batch": BatchNormalizer,
+        "ema": lambda: EmaNormalizer(initial=node.INITIAL, momentum=node.MOMENTUM),
+        "image": ImageNormalizer,
+    }
+    if node.MODE not in normalizers:
+        raise ValueError(
+            f"MODEL.FOCAL_RETINA.NORMALIZER.MODE is {node.MODE!r}: "
+            f"choose one of {', '.join(normalizers)}"
+        )
+    return normalizers[node.MODE]()
 
 
 def _total_positives(num_positives: Tensor) -> Tensor:

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import nms
 
-from .build import CLS_LOSS_REGISTRY
-from .dense import CrossEntropy, dense_loss
+from .dense import CLS_LOSS_REGISTRY, CrossEntropy, dense_loss
 from .normalizer import sum_over_workers, world_size
 
 

@@ -5,10 +5,12 @@ Shapes: N images, R anchors an image over all L levels, R_l of level l, K classe
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 import torch
 from detectron2.config import CfgNode, configurable
+from detectron2.data import DatasetCatalog
 from detectron2.modeling import META_ARCH_REGISTRY, build_anchor_generator, build_backbone
 from detectron2.modeling.backbone import Backbone
 from detectron2.modeling.box_regression import Box2BoxTransform
@@ -24,12 +26,12 @@ from ..losses import (
     FocalLoss,
     build_cls_loss,
     build_loss_normalizer,
+    count_objects,
     normalized_loss,
 )
 from .anchor_labeling import AnchorLabeler, check_gt_instances
 from .anchors import paper_anchors
 from .box_loss import BoxLoss, SmoothL1BoxLoss, build_box_loss
-from .class_counts import count_objects
 from .head import DenseHead, build_dense_head
 from .postprocess import DensePostprocessor
 
@@ -140,7 +142,8 @@ class FocalRetinaNet(DenseDetector):
         retinanet, options = cfg.MODEL.RETINANET, cfg.MODEL.FOCAL_RETINA
         class_counts = None
         if options.CLS_LOSS.CLASS_ALPHA == "auto":
-            class_counts = count_objects(cfg.DATASETS.TRAIN, retinanet.NUM_CLASSES)
+            records = chain.from_iterable(map(DatasetCatalog.get, cfg.DATASETS.TRAIN))
+            class_counts = count_objects(records, retinanet.NUM_CLASSES)
         # In Detectron2's order, so that one seed gives both models the same initial weights.
         backbone = build_backbone(cfg)
         backbone_shape = backbone.output_shape()

@@ -1,4 +1,4 @@
-"""Losses built by name, and α: one, one a class, and what a training set's counts make of it."""
+"""Losses built by name, and α: one, one a class, or made from a training set's counts."""
 
 import math
 import re
@@ -19,6 +19,7 @@ from focal_retina.losses import (
     FocalLossStar,
     balanced_alpha,
     build_cls_loss,
+    count_objects,
 )
 
 
@@ -83,6 +84,14 @@ def test_balanced_alpha_by_hand():
     """Odds 1/3 of α = .25, times and over (16)^(1/4) = 2: 2/3 and 1/6."""
     assert balanced_alpha([100, 1600], 0.25) == pytest.approx([2 / 5, 1 / 7])
     assert balanced_alpha([7, 7, 7], 0.3) == pytest.approx([0.3] * 3)
+
+
+def test_crowds_do_not_count_and_a_class_out_of_range_is_an_error():
+    objects = [{"category_id": k} for k in (0, 2, 2, 2)]
+    records = [{"annotations": [*objects, {"category_id": 2, "iscrowd": 1}]}, {"annotations": []}]
+    assert count_objects(records, 4) == [1, 0, 3, 0]
+    with pytest.raises(ValueError, match=r"classes \[2\], but MODEL.RETINANET.NUM_CLASSES is 2"):
+        count_objects(records, 2)
 
 
 def test_balanced_alpha_refuses_what_it_cannot_weigh():

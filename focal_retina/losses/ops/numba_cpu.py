@@ -43,8 +43,8 @@ def loss_and_gradients(
     """See :mod:`focal_retina.losses.ops`."""
     gradients = [_empty_like(x) for x in logits] if needs_grad else []
     name, gamma, beta = formula
-    function = _FOCAL_OF_GAMMA.get(gamma, _focal) if name == "focal" else _focal_star
-    loss_sum = _compile(function, logits[0].dtype == torch.bfloat16)
+    formulas = {"focal": _FOCAL_OF_GAMMA.get(gamma, _focal), "focal_star": _focal_star}
+    loss_sum = _compile(formulas[name], logits[0].dtype == torch.bfloat16)
     # (K,) each, or (1,) where all classes weigh the same
     arrays = [np.atleast_1d(np.asarray(weight, np.float32)) for weight in weights]
     levels = itertools.zip_longest(logits, labels, gradients)
