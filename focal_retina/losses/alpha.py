@@ -9,9 +9,11 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+Alpha = float | Sequence[float]
 
-def check_alpha(alpha: float | Sequence[float]) -> None:
-    """Raise ValueError where ``alpha`` is no weight: above 1, or, in a list, outside [0, 1]."""
+
+def check_alpha(alpha: Alpha) -> None:
+    """Raise ValueError if ``alpha`` is above 1, or has a class's value outside [0, 1]."""
     if isinstance(alpha, Sequence):
         wrong = {k: a for k, a in enumerate(alpha) if not 0 <= a <= 1}
         if wrong or not alpha:
@@ -67,29 +69,27 @@ def count_objects(records: Iterable[dict], num_classes: int) -> list[int]:
     return [counts[k] for k in range(num_classes)]
 
 
-def alpha_from_config(cfg: Any, class_counts: Sequence[int] | None) -> float | list[float]:
+def alpha_from_config(cfg: Any, class_counts: Sequence[int] | None) -> Alpha:
     """The α of the config: the scalar, the list, or the list made from class counts.
 
     Raises:
         ValueError: an unknown CLASS_ALPHA, ``"auto"`` without counts, or not one value per class.
     """
-    alpha = cfg.MODEL.RETINANET.FOCAL_LOSS_ALPHA
+    alpha, num_classes = cfg.MODEL.RETINANET.FOCAL_LOSS_ALPHA, cfg.MODEL.RETINANET.NUM_CLASSES
     class_alpha = cfg.MODEL.FOCAL_RETINA.CLS_LOSS.CLASS_ALPHA
     key = "MODEL.FOCAL_RETINA.CLS_LOSS.CLASS_ALPHA"
     if not class_alpha:
         return alpha
     if isinstance(class_alpha, str) and class_alpha != "auto":
         raise ValueError(f'{key} is {class_alpha!r}: give nothing, a list of numbers or "auto"')
-    values: Sequence[float] | None = class_counts if class_alpha == "auto" else class_alpha
+    values = class_counts if class_alpha == "auto" else class_alpha
     if values is None:
         raise ValueError(
             f'{key} is "auto", which needs the class counts: '
             "call build_cls_loss(cfg, class_counts=…), or give the alphas as a list"
         )
-    num_classes = cfg.MODEL.RETINANET.NUM_CLASSES
     if len(values) != num_classes:
-        what = "the class counts" if class_alpha == "auto" else key
         raise ValueError(
-            f"{what}: {len(values)} values for MODEL.RETINANET.NUM_CLASSES = {num_classes} classes"
+            f"{key}: {len(values)} values for MODEL.RETINANET.NUM_CLASSES {num_classes}"
         )
     return balanced_alpha(values, alpha) if class_alpha == "auto" else [float(a) for a in values]

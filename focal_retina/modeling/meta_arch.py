@@ -21,14 +21,9 @@ from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import Tensor, nn
 
 from ..config import with_focal_retina_defaults
-from ..losses import (
-    EmaNormalizer,
-    FocalLoss,
-    build_cls_loss,
-    build_loss_normalizer,
-    count_objects,
-    normalized_loss,
-)
+from ..losses import EmaNormalizer, FocalLoss, build_cls_loss
+from ..losses.alpha import count_objects
+from ..losses.normalizer import build_loss_normalizer, normalized_loss
 from .anchor_labeling import AnchorLabeler, check_gt_instances
 from .anchors import paper_anchors
 from .box_loss import BoxLoss, SmoothL1BoxLoss, build_box_loss

@@ -19,8 +19,8 @@ from focal_retina.losses import (
     FocalLossStar,
     balanced_alpha,
     build_cls_loss,
-    count_objects,
 )
+from focal_retina.losses.alpha import count_objects
 
 
 @pytest.mark.parametrize("loss_class", [CrossEntropy, FocalLoss, FocalLossStar, OHEM])

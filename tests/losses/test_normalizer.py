@@ -12,9 +12,8 @@ from focal_retina.losses import (
     EmaNormalizer,
     FocalLoss,
     ImageNormalizer,
-    build_loss_normalizer,
-    normalized_loss,
 )
+from focal_retina.losses.normalizer import build_loss_normalizer, normalized_loss
 
 COUNTS = [[7, 0], [0, 0], [123, 45], [1, 2], [900, 1]]
 

@@ -1,8 +1,8 @@
 """The sum of a dense loss as one differentiable operator, near the speed of a copy.
 
-Forward computes loss and gradient together and keeps nothing but the gradient; backward multiplies
-it, in place, by the gradient of the sum. As a custom operator it is one opaque node to
-``torch.compile``, while the model round it is compiled.
+Forward computes loss and gradient together and keeps only the gradient. Backward multiplies it, in
+place, by the gradient of the sum. ``torch.compile`` sees one opaque node, and compiles the model
+around it.
 
 A kernel is a module with two functions:
 
@@ -14,7 +14,6 @@ A kernel is a module with two functions:
 
 import importlib
 import os
-from collections.abc import Sequence
 from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
@@ -54,14 +53,8 @@ def _has_triton() -> bool:
     return find_spec("triton") is not None and all(x >= (7, 0) for x in capabilities)
 
 
-def check_levels(
-    logits: Sequence[Tensor], labels: Sequence[Tensor], weights: tuple[Any, Any]
-) -> None:
-    """Check the shapes, dtypes and devices of the arguments of :func:`dense_loss_sum`.
-
-    Raises:
-        ValueError: they do not fit; the message has them.
-    """
+def check_levels(logits: list[Tensor], labels: list[Tensor], weights: tuple[Any, Any]) -> None:
+    """Raise ValueError if shapes, dtypes or devices don't fit, see :func:`dense_loss_sum`."""
     fits = not isinstance(logits, Tensor) and 0 < len(logits) == len(labels)
     if not fits or not all(
         x.dim() == 3
