@@ -90,6 +90,6 @@ def alpha_from_config(cfg: Any, class_counts: Sequence[int] | None) -> Alpha:
         )
     if len(values) != num_classes:
         raise ValueError(
-            f"{key}: {len(values)} values for MODEL.RETINANET.NUM_CLASSES {num_classes}"
+            f"{key} has {len(values)} values, but MODEL.RETINANET.NUM_CLASSES is {num_classes}"
         )
     return balanced_alpha(values, alpha) if class_alpha == "auto" else [float(a) for a in values]

@@ -91,6 +91,8 @@ def test_build_passes_values_and_names_the_key(cfg):
     node.MODE = "anchors"
     with pytest.raises(ValueError, match="NORMALIZER.MODE is 'anchors'.*batch, ema, image"):
         build_loss_normalizer(cfg)
+    with pytest.raises(ValueError, match="initial is inf"):
+        EmaNormalizer(initial=float("inf"))
 
 
 def slice_image(levels, i):
