@@ -1,8 +1,7 @@
-"""Box regression losses of the positive anchors.
+"""Box regression losses of the P positive anchors.
 
-Shapes: P positive anchors. Values and gradients are those of Detectron2's
-``_dense_box_regression_loss``, which computes the targets of every anchor and keeps those of the
-positives; here only the positives are looked at.
+Values and gradients are those of Detectron2's ``_dense_box_regression_loss``, which computes
+targets for all anchors; here, only for the positives.
 """
 
 from collections.abc import Callable
@@ -16,14 +15,11 @@ from torch import Tensor
 
 
 class BoxLoss(Protocol):
-    """The losses of P positive anchors."""
-
     def __call__(self, pred_deltas: Tensor, anchors: Tensor, gt_boxes: Tensor) -> Tensor:
         """
         Args:
             pred_deltas: (P, 4), the head's outputs.
-            anchors: (P, 4), XYXY in pixels.
-            gt_boxes: (P, 4), XYXY in pixels, the object of each anchor.
+            anchors, gt_boxes: (P, 4), XYXY in pixels, each anchor and its object.
 
         Returns:
             (P,), fp32, the loss of each anchor summed over its coordinates.

@@ -10,8 +10,7 @@ from helpers import toy_cfg
 from torch import nn
 from torch._dynamo.testing import CompileCounter
 
-from focal_retina.modeling.compilation import compile_network
-from focal_retina.modeling.inference import fold_batch_norm, inference_copy
+from focal_retina.modeling.inference import compile_network, fold_batch_norm, inference_copy
 
 
 @pytest.fixture(params=["FrozenBN", "BN"])

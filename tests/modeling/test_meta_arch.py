@@ -174,6 +174,20 @@ def test_lazy_config_of_detectron2s_zoo_with_our_classes():
     assert_losses_equal(losses_of(ours, batch), losses_of(stock, batch))
 
 
+@pytest.mark.parametrize(
+    "name, lacks",
+    [
+        ("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x", "has p7, but the backbone FPN has p2"),
+        ("COCO-Detection/faster_rcnn_R_50_C4_1x", "has p3, .*, but the backbone ResNet has res4"),
+    ],
+)
+def test_config_of_another_architecture_names_the_levels_that_lack(name, lacks):
+    cfg = model_zoo.get_config(f"{name}.yaml")
+    cfg.merge_from_list([*SMALL, "MODEL.META_ARCHITECTURE", "FocalRetinaNet"])
+    with pytest.raises(ValueError, match=f"IN_FEATURES {lacks}.*start from a RetinaNet's"):
+        build_model(cfg)
+
+
 def test_zero_area_box_changes_nothing_where_detectron2_makes_every_anchor_positive():
     stock, ours = make_pair(0)
     clean, dirty = make_batch(0), make_batch(0)
