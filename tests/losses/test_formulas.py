@@ -112,6 +112,16 @@ def test_equals_fvcore_and_torchvision(make_batch, loss_class, peer, alpha, gamm
     torch.testing.assert_close(gradient, expected_gradient, rtol=1e-5, atol=1e-6)
 
 
+def test_one_class_expresses_several_labels_an_anchor():
+    """As docs/plugin.md says it."""
+    x = torch.randn(2, 30, 5, generator=torch.Generator().manual_seed(0))
+    target = x.sin() > 0.5
+    labels = torch.where(target, 0, 1).reshape(2, -1)
+    total, _ = FocalLoss()([x.reshape(2, -1, 1)], [labels])
+    expected = sigmoid_focal_loss(x, target.float(), alpha=0.25, gamma=2.0, reduction="sum")
+    torch.testing.assert_close(total, expected, rtol=1e-6, atol=0)
+
+
 @pytest.mark.parametrize("peer", PEERS)
 @pytest.mark.parametrize("gamma", [0.1, 0.2, 0.5])
 def test_finite_where_fvcore_and_torchvision_are_not(peer, gamma):
