@@ -5,7 +5,6 @@ targets for all anchors; here, only for the positives.
 """
 
 from collections.abc import Callable
-from typing import Protocol
 
 from detectron2.config import CfgNode
 from detectron2.layers import ciou_loss, diou_loss
@@ -13,17 +12,9 @@ from detectron2.modeling.box_regression import Box2BoxTransform
 from fvcore.nn import giou_loss, smooth_l1_loss
 from torch import Tensor
 
-
-class BoxLoss(Protocol):
-    def __call__(self, pred_deltas: Tensor, anchors: Tensor, gt_boxes: Tensor) -> Tensor:
-        """
-        Args:
-            pred_deltas: (P, 4), the head's outputs.
-            anchors, gt_boxes: (P, 4), XYXY in pixels, each anchor and its object.
-
-        Returns:
-            (P,), fp32, the loss of each anchor summed over its coordinates.
-        """
+# pred_deltas (P, 4), the head's outputs; anchors and their gt_boxes (P, 4), XYXY in pixels, to the
+# fp32 loss of each anchor (P,), summed over its coordinates
+BoxLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class SmoothL1BoxLoss:
