@@ -111,7 +111,7 @@ class AnchorLabeler:
         if labels.numel() == 0 or not any(map(len, gt_instances)):
             return labels, matched_idxs
         pairs_of = _Blocks if anchors[0].device.type == "cpu" else _AllPairs
-        pairs = pairs_of(_columns(Boxes.cat(list(anchors)).tensor))
+        pairs = pairs_of(_columns(Boxes.cat(anchors).tensor))
         for image, gt in enumerate(gt_instances):
             if len(gt):
                 self._match(pairs, gt, labels[image], matched_idxs[image])
