@@ -34,12 +34,8 @@ _SPEC = "NAME=ANNOTATIONS.json:IMAGE_DIR"
 
 def register_from_spec(spec: str) -> None:
     """Register what `--register` names: `NAME=ANNOTATIONS.json:IMAGE_DIR`. Paths may hold colons,
-    and begin with `~`.
-
-    Raises:
-        ValueError: a part is missing; and as :func:`register_coco_json`.
-        FileNotFoundError: there is no such file, or no such folder.
-    """
+    and begin with `~`. ValueError: a part is missing; and as :func:`register_coco_json`.
+    FileNotFoundError: there is no such file, or no such folder."""
     register_coco_json(*parse_registration(spec))
 
 
@@ -65,13 +61,8 @@ def parse_registration(spec: str) -> tuple[str, str, str]:
 
 
 def register_coco_json(name: str, json_file: str, image_root: str) -> None:
-    """Register a data set in COCO format with Detectron2, its classes known at once.
-
-    The same registration a second time changes nothing.
-
-    Raises:
-        ValueError: the file is not COCO json, or the name stands for another data set.
-    """
+    """Register a data set in COCO format with Detectron2, its classes known at once. The same a
+    second time changes nothing. ValueError: the file is not COCO json, or the name is taken."""
     original, json_file = json_file, _in_utf8(json_file)
     metadata = MetadataCatalog.get(name)
     if name in DatasetCatalog:
@@ -91,16 +82,15 @@ def _in_utf8(json_file: str) -> str:
     """The file, or, where it is UTF-16 or begins with a byte order mark, a copy of it that
     Detectron2 and pycocotools can read."""
     with open(json_file, "rb") as file:
-        encoding = json.detect_encoding(file.read(4))
+        encoding = json.detect_encoding(start := file.read(4))
         if encoding == "utf-8":
             return json_file
-        file.seek(0)
-        data = file.read()
-    copy = Path(get_cache_dir(), "focal_retina", f"{hashlib.sha256(data).hexdigest()[:16]}.json")
+        data = start + file.read()
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError as error:
         raise ValueError(f"{json_file} is not json: {error}") from error
+    copy = Path(get_cache_dir(), "focal_retina", f"{hashlib.sha256(data).hexdigest()[:16]}.json")
     copy.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(copy, "w") as file:
         file.write(text)
@@ -111,11 +101,7 @@ def _in_utf8(json_file: str) -> str:
 def dataset_classes(name: str) -> list[str] | None:
     """Class names of a registered data set, in the order of their contiguous ids: of the metadata,
     else of the annotation file. None if only loading the set tells them (it is not a COCO json).
-
-    Raises:
-        ValueError: the data set is not registered.
-        FileNotFoundError: its annotation file does not exist.
-    """
+    ValueError: it is not registered. FileNotFoundError: its annotation file does not exist."""
     if name not in DatasetCatalog:
         near = difflib.get_close_matches(name, DatasetCatalog.list(), n=3)
         hint = f" (near: {', '.join(near)})" if near else ""
@@ -146,12 +132,8 @@ def _require_file(name: str, json_file: str) -> None:
 
 
 def check_num_classes(num_classes: int, dataset_names: Iterable[str]) -> None:
-    """Compare MODEL.RETINANET.NUM_CLASSES with the data sets, and these with each other.
-
-    Raises:
-        ValueError: they disagree; the message gives the right number.
-        ValueError, FileNotFoundError: as :func:`dataset_classes`.
-    """
+    """Compare MODEL.RETINANET.NUM_CLASSES with the data sets and these with each other. ValueError:
+    they disagree; the message gives the right number. Other errors: :func:`dataset_classes`."""
     first: tuple[str, list[str]] | None = None
     for name in dataset_names:
         classes = dataset_classes(name)

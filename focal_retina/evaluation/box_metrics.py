@@ -39,15 +39,13 @@ def evaluate_boxes(
     image_ids: Iterable[Hashable] | None = None,
     max_dets: Sequence[int] = (1, 10, _STANDARD_MAX_DETS),
 ) -> COCOeval:
-    """Compute what pycocotools' ``COCOeval(coco_api, …, "bbox")`` computes, to the last bit.
-
-    One case differs: pycocotools takes a match with an annotation of id 0 for none. Here it counts,
-    and a warning says so.
+    """What pycocotools' ``COCOeval(coco_api, …, "bbox")`` computes, to the last bit, but for an
+    annotation of id 0: pycocotools takes a match with it for none, here it counts, with a warning.
 
     Args:
         coco_api: the ground truth. Ids of images may be integers of any size or strings.
-        detections: entries of COCO's results format: image_id, category_id, bbox, score. At least
-            one. Of equal scores the earlier entry ranks higher.
+        detections: entries of COCO's results format, at least one. Of equal scores the earlier
+            entry ranks higher.
         image_ids: evaluate on these images only; None: on all.
         max_dets: the highest-scoring detections of an image and class that count, for the three
             average recalls; the largest is also for the average precisions.
@@ -102,8 +100,8 @@ def _accumulate_by_hotcoco(
     annotations = coco_api.dataset["annotations"]
     if 0 in coco_api.anns:
         _logger.warning(
-            "the annotation of id 0 counts here as any other; pycocotools would take detections "
-            "that match it for wrong ones: count from 1 to compare with its numbers"
+            "the annotation of id 0 counts as any other; pycocotools would take detections that "
+            "match it for wrong ones: count from 1 to compare with its numbers"
         )
     image_ranks = {image_id: rank for rank, image_id in enumerate(params.imgIds, start=1)}
     category_ranks = {category: rank for rank, category in enumerate(params.catIds, start=1)}

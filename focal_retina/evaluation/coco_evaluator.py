@@ -105,8 +105,10 @@ class COCOEvaluator(Detectron2COCOEvaluator):
     ) -> None:
         self._to_dataset_categories(detections)
         if self._output_dir:
-            self._write_json(detections)
-
+            path = os.path.join(self._output_dir, "coco_instances_results.json")
+            _logger.info("Saving results to %s", path)
+            with PathManager.open(path, "w") as file:
+                file.write(json.dumps(detections))
         coco_eval = evaluate_boxes(
             self._coco_api, detections, image_ids=img_ids, max_dets=self._max_dets_per_image
         )
@@ -133,12 +135,6 @@ class COCOEvaluator(Detectron2COCOEvaluator):
                     "MODEL.RETINANET.NUM_CLASSES does not fit the data"
                 )
             detection["category_id"] = to_category[label]
-
-    def _write_json(self, detections: list[dict[str, Any]]) -> None:
-        path = os.path.join(self._output_dir, "coco_instances_results.json")
-        _logger.info("Saving results to %s", path)
-        with PathManager.open(path, "w") as file:
-            file.write(json.dumps(detections))
 
 
 def _complete(annotations: list[dict[str, Any]], dataset_name: str) -> None:
