@@ -130,12 +130,8 @@ def resized_objects(
 
 
 def best_anchor_iou(boxes: np.ndarray, image_sizes: np.ndarray, grid: AnchorGrid) -> np.ndarray:
-    """The highest IoU of any anchor with each object, float64 (M,).
-
-    Args:
-        boxes: (M, 4), x1, y1, x2, y2 in pixels of the network's input.
-        image_sizes: (M, 2), width and height of the input before it is padded.
-    """
+    """The highest IoU of any anchor with each object, float64 (M,): boxes (M, 4), x1, y1, x2, y2 in
+    pixels of the network's input, and its width and height before it is padded, (M, 2)."""
     best = np.zeros(len(boxes))
     for start in range(0, len(boxes), _OBJECTS_AT_ONCE):
         part = slice(start, start + _OBJECTS_AT_ONCE)

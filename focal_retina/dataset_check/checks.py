@@ -51,8 +51,8 @@ _BOX_TESTS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {}
 
 
 def check(title: str, degree: str, *, skipped: str = "", boxes: bool = False) -> Callable:
-    """Register a check. One of ``boxes`` alone takes what :func:`box_faults` takes, and returns a
-    mask, bool (M,)."""
+    """Register a check. One of ``boxes`` alone has the arguments of :func:`box_faults`, and returns
+    a mask."""
 
     def register(function: Callable) -> Callable:
         name, find = function.__name__, function
@@ -69,9 +69,8 @@ def check(title: str, degree: str, *, skipped: str = "", boxes: bool = False) ->
 
 
 def box_faults(boxes: np.ndarray, image_sizes: np.ndarray) -> dict[str, np.ndarray]:
-    """Sort boxes (M, 4), x, y, width, height, by the first box check that they fail: a mask for
-    each check, bool (M,). Where an image's size (M, 2) is NaN, as unknown, no box is outside.
-    """
+    """Sort boxes (M, 4) by the first box check that they fail: a mask for each check, bool (M,).
+    Where an image's size (M, 2) is NaN, as unknown, no box is outside."""
     rest = np.ones(len(boxes), dtype=bool)
     faults = {}
     with np.errstate(invalid="ignore", over="ignore"):
@@ -216,7 +215,7 @@ def no_polygon(table: AnnotationTable) -> Faults:
 @check("areas that can't be true", "warning")
 def false_area(table: AnnotationTable) -> Faults:
     """no positive numbers, or the same for all; APs, APm and APl go by the areas of the boxes"""
-    return _annotations(table, table.has_false_area)
+    return _annotations(table, table.has_false_area, lambda _: "the area of its box counts")
 
 
 @check("no object to learn from", "needed")
@@ -337,8 +336,8 @@ def _repeated_files(table: AnnotationTable, *, agree: bool) -> Faults:
         i: [] for i, name in enumerate(table.file_names) if times[name] > 1
     }
     for index in np.flatnonzero(np.isin(table.image_index, list(contents))):
-        entry = (table.class_index[index], *table.boxes[index])
-        contents[table.image_index[index]].append(entry)
+        content = contents[table.image_index[index]]
+        content.append((table.class_index[index], *table.boxes[index]))
     return _repeated(
         table.file_names,
         lambda name, at: f"{name}, images {_join(ids, at[:5])}, {len(at)} times",
