@@ -17,16 +17,15 @@ from detectron2.engine import default_argument_parser, default_setup, hooks
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-from ..data.mapper import CorruptImageError
 from ..engine import (
     SafeCheckpointer,
     Trainer,
-    UserError,
     as_in_main_process,
     exit_status_of,
     launch_training,
     prepare_process,
     setup_config,
+    training_errors,
     user_errors,
 )
 from ..figures.training import write_training_report
@@ -70,9 +69,10 @@ def main(args: argparse.Namespace, cfg: CfgNode) -> int:
             model = Trainer.build_model(cfg)
             checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR)
             checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
-        Trainer.test(cfg, model)
-        if cfg.TEST.AUG.ENABLED:
-            Trainer.test_with_TTA(cfg, model)
+        with training_errors():
+            Trainer.test(cfg, model)
+            if cfg.TEST.AUG.ENABLED:
+                Trainer.test_with_TTA(cfg, model)
         return 0
 
     with user_errors():
@@ -80,11 +80,8 @@ def main(args: argparse.Namespace, cfg: CfgNode) -> int:
         trainer.resume_or_load(resume=args.resume)
     if comm.is_main_process():
         trainer.register_hooks([hooks.CallbackHook(after_train=report_if_finished)])
-    try:
+    with training_errors():
         trainer.train()
-    except (FloatingPointError, CorruptImageError) as error:
-        # Of a data worker's error the last line is the message, the others are a traceback.
-        raise UserError(str(error).splitlines()[-1]) from error
     if trainer.interrupted_by is not None and comm.is_main_process():
         print("train_net.py: saved; the same command with --resume goes on", file=sys.stderr)
     return exit_status_of(trainer.interrupted_by)

@@ -10,9 +10,12 @@ nor on the number of data workers, and nothing is read to get to an iteration.
 import contextlib
 import itertools
 import logging
+import multiprocessing
+import os
 import random
 import signal
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -63,11 +66,22 @@ def prepare_data_worker(worker_id: int = 0) -> None:
     """One thread, and no ear for the signals that reach a whole process group.
 
     The main process finishes its iteration after Ctrl-C or SIGTERM; for that it needs its data
-    workers. They leave when it does. For ``DataLoader(worker_init_fn=…)``.
+    workers. They leave when it says so or is gone. For ``DataLoader(worker_init_fn=…)``.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     torch.set_num_threads(1)
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+
+
+def _leave_with_parent() -> None:
+    """End this process once its parent is dead, or sends SIGTERM, as Python does at its exit."""
+    parent = multiprocessing.parent_process()
+    while parent is not None and parent.is_alive():
+        received = signal.sigtimedwait({signal.SIGTERM}, 1)
+        if received is not None and received.si_pid == parent.pid:
+            break
+    os._exit(0)
 
 
 class _MappedBatches(Dataset):
@@ -167,14 +181,24 @@ class TrainLoader(Iterable[list[dict[str, Any]]]):
             # Else each iterator draws a number from the global generator
             generator=torch.Generator().manual_seed(self.seed),
         )
-        for samples, left_out in loader:
-            if left_out:
-                self.num_left_out += len(left_out)
-                logger.warning(
-                    f"replaced, as the mapper left them out: {', '.join(left_out)} "
-                    f"({self.num_left_out} times so far)"
-                )
-            yield samples
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # workers inherit it
+        try:
+            batches = iter(loader)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        try:
+            for samples, left_out in batches:
+                if left_out:
+                    self.num_left_out += len(left_out)
+                    logger.warning(
+                        f"replaced, as the mapper left them out: {', '.join(left_out)} "
+                        f"({self.num_left_out} times so far)"
+                    )
+                yield samples
+        finally:
+            # At once: not after the batches that they are making, and whatever error is on its way
+            for worker in getattr(batches, "_workers", ()):
+                worker.terminate()
 
     def state_dict(self) -> dict[str, int]:
         return {"seed": self.seed, "num_images": self.num_images, "batch_size": self._batch_size}

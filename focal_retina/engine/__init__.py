@@ -3,7 +3,7 @@ from .interrupt import exit_status_of
 from .launch import exit_status, launch_training
 from .precision import AutocastTrainer, as_in_main_process
 from .setup import UserError, load_config, prepare_process, setup_config, user_errors
-from .trainer import Trainer
+from .trainer import Trainer, training_errors
 
 __all__ = [
     "AutocastTrainer",
@@ -17,5 +17,6 @@ __all__ = [
     "load_config",
     "prepare_process",
     "setup_config",
+    "training_errors",
     "user_errors",
 ]

@@ -50,15 +50,23 @@ class SafeCheckpointer(DetectionCheckpointer):
     """
 
     def save(self, name: str, **kwargs: Any) -> None:
-        """See :meth:`fvcore.common.checkpoint.Checkpointer.save`."""
+        """See :meth:`fvcore.common.checkpoint.Checkpointer.save`.
+
+        Raises:
+            OSError: the disk is full, or the like; what was there before still is.
+        """
         if not self.save_dir or not self.save_to_disk:
             return
         states = {key: obj.state_dict() for key, obj in self.checkpointables.items()}
         data = {"model": self.model.state_dict(), **states, **kwargs}
         path = Path(self.save_dir, f"{name}.pth")
         self.logger.info(f"Saving checkpoint to {path}")
-        with atomic_write(path) as file:
-            torch.save(data, file)
+        try:
+            with atomic_write(path) as file:
+                torch.save(data, file)
+        except (OSError, RuntimeError) as error:  # torch's own follows that of the disk
+            reason = error if isinstance(error, OSError) else error.__context__ or error
+            raise OSError(f"{path} cannot be written: {reason}") from error
         self.tag_last_checkpoint(path.name)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:

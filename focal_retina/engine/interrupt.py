@@ -35,6 +35,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self._signum: int | None = None
+        self._pid = os.getpid()
 
     @contextlib.contextmanager
     def listen(self) -> Iterator[None]:
@@ -49,6 +50,8 @@ class StopRequest:
             yield
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._pid:
+            os._exit(0)  # a data worker that has not begun: its parent ends it
         if signum == signal.SIGINT:
             # The system's own reaction, which waits for no Python code
             signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -1,6 +1,8 @@
 """Exact resume: random states, and the hooks that save, stop, and keep metrics without gaps."""
 
+import datetime
 import json
+import logging
 import os
 import random
 from collections.abc import Sequence
@@ -14,6 +16,8 @@ from detectron2.utils.events import EventWriter, JSONWriter, TensorboardXWriter
 from fvcore.common.checkpoint import Checkpointer
 
 from .interrupt import Interrupted, StopRequest
+
+_logger = logging.getLogger(__name__)
 
 # Detectron2's writers take the median of so many iterations.
 _WINDOW = 20
@@ -46,6 +50,25 @@ class CheckpointHook(hooks.PeriodicCheckpointer):
             if not is_due:
                 self.save(f"{self.file_prefix}_{iteration:07d}", iteration=iteration)
             raise Interrupted(signum)
+
+
+class FirstEstimate(hooks.HookBase):
+    """After a few iterations, one line that says how long the training takes on this machine.
+
+    It stands behind Detectron2's IterationTimer, which leaves out the first 3 iterations.
+    """
+
+    ITERATIONS = 10
+
+    def after_step(self) -> None:
+        trainer = self.trainer
+        if trainer.iter + 1 - trainer.start_iter == self.ITERATIONS:
+            remaining = trainer.max_iter - trainer.iter - 1
+            seconds = remaining * trainer.storage.history("time").median(self.ITERATIONS)
+            _logger.info(
+                f"on this machine the other {remaining} iterations will take about "
+                f"{datetime.timedelta(seconds=round(seconds))}, without evaluations"
+            )
 
 
 class MetricsWriter(hooks.PeriodicWriter):

@@ -1,9 +1,10 @@
 """Detectron2's default trainer: on CPU and in bf16 too, exactly resumed, with COCO evaluation."""
 
-import datetime
+import contextlib
 import logging
+import re
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..data import TrainLoader, build_train_loader, build_train_mapper, prepare_data_worker
-from ..data.mapper import build_corrupt_image_guard
+from ..data.mapper import CorruptImageError, build_corrupt_image_guard
 from ..dataset_check import build_record_filter
 from ..evaluation import build_evaluator
 from ..modeling.compilation import compile_network
@@ -38,29 +39,11 @@ from .precision import (
     resolve_precision,
     set_memory_format,
 )
-from .resume import CheckpointHook, MetricsWriter, rng_state, set_rng_state
+from .resume import CheckpointHook, FirstEstimate, MetricsWriter, rng_state, set_rng_state
+from .setup import UserError
 from .training_pictures import TrainingPictures
 
 logger = logging.getLogger(__name__)
-
-
-class FirstEstimate(hooks.HookBase):
-    """After a few iterations, one line that says how long the training takes on this machine.
-
-    It stands behind Detectron2's IterationTimer, which leaves out the first 3 iterations.
-    """
-
-    ITERATIONS = 10
-
-    def after_step(self) -> None:
-        trainer = self.trainer
-        if trainer.iter + 1 - trainer.start_iter == self.ITERATIONS:
-            remaining = trainer.max_iter - trainer.iter - 1
-            seconds = remaining * trainer.storage.history("time").median(self.ITERATIONS)
-            logger.info(
-                f"on this machine the other {remaining} iterations will take about "
-                f"{datetime.timedelta(seconds=round(seconds))}, without evaluations"
-            )
 
 
 class Trainer(DefaultTrainer):
@@ -224,12 +207,14 @@ class Trainer(DefaultTrainer):
         Returns:
             Evaluation results, where ``TEST.EXPECTED_RESULTS`` asks for their check.
         """
-        with self._stop.listen():
+        with self._stop.listen(), _without_known_tracebacks():
             try:
                 return super().train()
             except Interrupted as interruption:
                 self.interrupted_by = interruption.signum
                 return None
+            finally:
+                self._trainer._data_loader_iter_obj = None  # ends the data workers
 
     def before_train(self) -> None:
         super().before_train()
@@ -297,3 +282,67 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     return maybe_add_gradient_clipping(cfg, optimizer_class)(
         groups, lr=cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY, **options
     )
+
+
+# Errors in the midst of a training that its user can mend: their text, and what to do
+_ADVICE = (
+    (
+        "No space left on device|Disk quota exceeded",
+        "the disk is full: make room, and go on with --resume",
+    ),
+    (
+        "[Oo]ut of memory|can't allocate memory|Unable to allocate",
+        "there is not enough memory: set SOLVER.IMS_PER_BATCH, the sizes below INPUT or "
+        "DATALOADER.NUM_WORKERS lower",
+    ),
+    (
+        r"DataLoader worker \(.*(killed by signal|exited unexpectedly)",
+        "a data worker was killed, as the system does where memory runs out: set "
+        "DATALOADER.NUM_WORKERS or SOLVER.IMS_PER_BATCH lower, and go on with --resume",
+    ),
+    (
+        "Expected more than 1 value per channel",
+        "batch normalization cannot take the variance of one value per channel: set "
+        "SOLVER.IMS_PER_BATCH or INPUT.MIN_SIZE_TRAIN higher, or MODEL.RESNETS.NORM and "
+        "MODEL.FPN.NORM to FrozenBN or GN",
+    ),
+    (r"left out \d+ images in a row|: object \d+ has ", ""),
+)
+
+
+@contextlib.contextmanager
+def training_errors() -> Iterator[None]:
+    """Turn errors of training and evaluating that the user can mend into :class:`UserError`."""
+    try:
+        yield
+    except Exception as error:
+        if message := _explanation(error):
+            raise UserError(message) from error
+        raise
+
+
+def _explanation(error: BaseException) -> str | None:
+    """One line; None for an error whose traceback is needed."""
+    # Of a data worker's error the last line is the message, the others are a traceback.
+    last_line = str(error).strip().rpartition("\n")[2]
+    if isinstance(error, (FloatingPointError, CorruptImageError)):
+        return last_line
+    for pattern, advice in _ADVICE:
+        if re.search(pattern, str(error)):
+            return f"{advice} ({last_line})" if advice else last_line
+    return None
+
+
+@contextlib.contextmanager
+def _without_known_tracebacks() -> Iterator[None]:
+    """Detectron2's training loop logs the traceback of any error."""
+
+    def is_needed(record: logging.LogRecord) -> bool:
+        return record.exc_info is None or _explanation(record.exc_info[1]) is None
+
+    loop_logger = logging.getLogger("detectron2.engine.train_loop")
+    loop_logger.addFilter(is_needed)
+    try:
+        yield
+    finally:
+        loop_logger.removeFilter(is_needed)

@@ -5,7 +5,7 @@ import re
 import pytest
 from detectron2.engine import TrainerBase, hooks
 
-from focal_retina.engine.trainer import FirstEstimate
+from focal_retina.engine.resume import FirstEstimate
 
 
 class _Steps(TrainerBase):

@@ -10,7 +10,6 @@ import multiprocessing
 import os
 import signal
 import sys
-import traceback
 from pathlib import Path
 
 import torch
@@ -82,15 +81,7 @@ def _logged(function, arguments, log):
     torch.set_num_threads(1)
     # Data workers as in a process that a user starts
     multiprocessing.set_start_method("fork", force=True)
-    try:
-        status = function(*arguments)
-    except BaseException:
-        traceback.print_exc()
-        status = 70
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # Skips the clean-up of multiprocessing, which would hide a status.
-    os._exit(status or 0)
+    sys.exit(function(*arguments))
 
 
 def train(tiny_coco, out, options=(), before=None, environment=()):
