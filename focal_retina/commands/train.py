@@ -23,6 +23,7 @@ from ..engine import (
     as_in_main_process,
     exit_status_of,
     launch_training,
+    only_training_in,
     prepare_process,
     setup_config,
     training_errors,
@@ -61,20 +62,32 @@ def run(args: argparse.Namespace) -> int:
 def main(args: argparse.Namespace, cfg: CfgNode) -> int:
     prepare_process(args.imports, args.register)  # one that was just started has empty registries
     cfg = as_in_main_process(cfg)
+    if args.eval_only:
+        return evaluate(args, cfg)
+    with only_training_in(cfg.OUTPUT_DIR):
+        return train(args, cfg)
+
+
+def set_up(args: argparse.Namespace, cfg: CfgNode) -> None:
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="focal_retina")
 
-    if args.eval_only:
-        with user_errors():
-            model = Trainer.build_model(cfg)
-            checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR)
-            checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
-        with training_errors():
-            Trainer.test(cfg, model)
-            if cfg.TEST.AUG.ENABLED:
-                Trainer.test_with_TTA(cfg, model)
-        return 0
 
+def evaluate(args: argparse.Namespace, cfg: CfgNode) -> int:
+    set_up(args, cfg)
+    with user_errors():
+        model = Trainer.build_model(cfg)
+        checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR)
+        checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+    with training_errors():
+        Trainer.test(cfg, model)
+        if cfg.TEST.AUG.ENABLED:
+            Trainer.test_with_TTA(cfg, model)
+    return 0
+
+
+def train(args: argparse.Namespace, cfg: CfgNode) -> int:
+    set_up(args, cfg)
     with user_errors():
         trainer = Trainer(cfg)
         trainer.resume_or_load(resume=args.resume)

@@ -201,17 +201,10 @@ class TrainLoader(Iterable[list[dict[str, Any]]]):
                 worker.terminate()
 
     def state_dict(self) -> dict[str, int]:
-        return {"seed": self.seed, "num_images": self.num_images, "batch_size": self._batch_size}
+        return {"seed": self.seed}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Take over the seed; warn where the batches will be others all the same."""
         self.seed = state["seed"]
-        for key, now in (("num_images", self.num_images), ("batch_size", self._batch_size)):
-            if state[key] != now:
-                logger.warning(
-                    f"{key} was {state[key]} when the checkpoint was written and is {now}: the "
-                    "order of the images is another one from here on"
-                )
 
     def _candidates(self) -> Iterator[tuple[int, NDArray[np.int64]]]:
         """(t, indices): column i has the image at position i of the share, then its spares."""

@@ -34,11 +34,15 @@ def is_intact(path: str | os.PathLike) -> bool:
             if archive.testzip() is not None:
                 return False
         read_torch_file(path, mmap=True)  # its table of contents, too, has to be right
-    except pickle.UnpicklingError:
-        return True  # whole, but not to be loaded: that says so
-    except (OSError, zipfile.BadZipFile, EOFError, ValueError, RuntimeError):
-        return False
+    except Exception as error:  # by what is damaged, nearly any
+        return _refused_global(error) is not None  # whole, but not to be loaded: that says so
     return True
+
+
+def _refused_global(error: Exception) -> str | None:
+    """What a file would have called on loading."""
+    match = re.search(r"(?:GLOBAL|asks for) `?([\w.]+)", str(error))
+    return match[1] if match else None
 
 
 class SafeCheckpointer(DetectionCheckpointer):
@@ -94,21 +98,41 @@ class SafeCheckpointer(DetectionCheckpointer):
                 raise ValueError(
                     f"--resume: no checkpoint in {self.save_dir} is intact; start anew without it"
                 )
-            return self.load(path)
+            return _StrictCheckpointer(self.model, self.save_dir, **self.checkpointables).load(path)
         return self.load(path, checkpointables=[])
 
+    def has_checkpoint(self) -> bool:
+        """Whether the folder has anything to go on from, even if the disk lost its name."""
+        return super().has_checkpoint() or bool(self._from_last())
+
+    def get_checkpoint_file(self) -> str:
+        """What ``last_checkpoint`` names, or else the newest checkpoint of the folder; or ""."""
+        return str(next(iter(self._from_last()), ""))
+
     def last_intact(self) -> str | None:
-        """The file that ``last_checkpoint`` names, or the newest before it that is not damaged."""
-        last = Path(self.get_checkpoint_file())
-        numbered = Path(self.save_dir).glob("model_[0-9]*.pth")  # "model_final" sorts after them
-        older = sorted((x for x in numbered if x.name < last.name), reverse=True)
-        for candidate in [last, *older]:
+        """The newest checkpoint that is not damaged, see :meth:`get_checkpoint_file`."""
+        for candidate in self._from_last():
             if is_intact(candidate):
                 return str(candidate)
-            self.logger.warning(
-                f"{candidate} is damaged or missing: going back to the checkpoint before it"
-            )
+            self.logger.warning(f"{candidate} is damaged: going back to the checkpoint before it")
         return None
+
+    def _from_last(self) -> list[Path]:
+        """Checkpoints of the folder, the last first; those after it belong to another run."""
+        saved = Path(self.save_dir).glob("model_*.pth")
+        newest_first = sorted((x for x in saved if x.stem[6:].isdigit()), reverse=True)
+        if (final := Path(self.save_dir, "model_final.pth")).exists():
+            newest_first.insert(0, final)
+        tag = Path(self.save_dir, "last_checkpoint")
+        name = tag.read_text(errors="replace").strip("\0 \n") if tag.exists() else ""
+        last = Path(self.save_dir, name)
+        if name == last.name and "\0" not in name and last.is_file():
+            return [last, *(x for x in newest_first if x.name < name)]
+        if newest_first:
+            self.logger.warning(
+                f"{tag} names no checkpoint of its folder: {newest_first[0]} is the newest"
+            )
+        return newest_first
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         with refusal_in_one_line(filename):
@@ -162,9 +186,9 @@ def refusal_in_one_line(path: str | os.PathLike) -> Iterator[None]:
         yield
     except (pickle.UnpicklingError, RuntimeError, EOFError, SafetensorError) as error:
         reason = "is no checkpoint, or damaged"
-        if match := re.search(r"(?:GLOBAL|asks for) `?([\w.]+)", str(error)):
+        if name := _refused_global(error):
             reason = (
-                f"asks for {match[1]} to be called, and so is not read: weights are arrays and "
+                f"asks for {name} to be called, and so is not read: weights are arrays and "
                 "plain values alone"
             )
         raise ValueError(f"{path} {reason}") from error

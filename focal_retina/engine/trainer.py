@@ -1,10 +1,8 @@
 """Detectron2's default trainer: on CPU and in bf16 too, exactly resumed, with COCO evaluation."""
 
-import contextlib
 import logging
-import re
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, TrainerBase, create_ddp_model, hooks
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
-from detectron2.solver import get_default_optimizer_params
+from detectron2.solver import LRMultiplier, get_default_optimizer_params
 from detectron2.solver.build import maybe_add_gradient_clipping
 from detectron2.utils import comm
 from fvcore.nn.precise_bn import get_bn_modules
@@ -22,13 +20,13 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..data import TrainLoader, build_train_loader, build_train_mapper, prepare_data_worker
-from ..data.mapper import CorruptImageError, build_corrupt_image_guard
+from ..data.mapper import build_corrupt_image_guard
 from ..dataset_check import build_record_filter
 from ..evaluation import build_evaluator
 from ..modeling.compilation import compile_network
 from ..modeling.test_time_augmentation import build_detector_with_tta
 from .checkpoint import SafeCheckpointer
-from .interrupt import Interrupted, StopRequest
+from .interrupt import Interrupted, StopRequest, without_known_tracebacks
 from .nonfinite import NonFiniteGuard
 from .precision import (
     build_inference_copy,
@@ -39,8 +37,15 @@ from .precision import (
     resolve_precision,
     set_memory_format,
 )
-from .resume import CheckpointHook, FirstEstimate, MetricsWriter, rng_state, set_rng_state
-from .setup import UserError
+from .resume import (
+    CheckpointHook,
+    FirstEstimate,
+    MetricsWriter,
+    check_settings,
+    rng_state,
+    set_rng_state,
+    settings_of,
+)
 from .training_pictures import TrainingPictures
 
 logger = logging.getLogger(__name__)
@@ -158,13 +163,16 @@ class Trainer(DefaultTrainer):
         writers = self.build_writers() if comm.is_main_process() else []
         metrics_file = Path(cfg.OUTPUT_DIR, "metrics.json")
         self._metrics_writer = MetricsWriter(writers, self.WRITER_PERIOD, metrics_file)
+        self._checkpoint_hook = CheckpointHook(
+            self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, self._stop
+        )
         with_tta = partial(self.test_with_TTA, cfg, model)
         return [
             hooks.IterationTimer(),
             FirstEstimate(),
             hooks.LRScheduler(),
             self._build_precise_bn() if cfg.TEST.PRECISE_BN.ENABLED else None,
-            CheckpointHook(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, self._stop),
+            self._checkpoint_hook,
             hooks.EvalHook(cfg.TEST.EVAL_PERIOD, self._evaluate),
             hooks.EvalHook(0, with_tta) if cfg.TEST.AUG.ENABLED else None,
             pictures,
@@ -183,7 +191,13 @@ class Trainer(DefaultTrainer):
         return hooks.PreciseBN(period, self.model, loader, iterations)
 
     def _evaluate(self) -> dict[str, Any]:
-        self._last_eval_results = self.test(self.cfg, self.model)
+        self.gather_rng_states()
+        try:
+            with self._stop.evaluation():
+                self._last_eval_results = self.test(self.cfg, self.model)
+        except Interrupted:
+            self._checkpoint_hook.save_unless_due()
+            raise
         return self._last_eval_results
 
     def resume_or_load(self, resume: bool = True) -> None:
@@ -199,6 +213,9 @@ class Trainer(DefaultTrainer):
             if isinstance(self.data_loader, TrainLoader):
                 self.data_loader.start_iter = self.start_iter
         elif resume:
+            logger.warning(
+                f"--resume: no checkpoint is in {self.cfg.OUTPUT_DIR}: the training starts anew"
+            )
             self._metrics_writer.start_anew()
 
     def train(self) -> dict[str, Any] | None:
@@ -207,7 +224,7 @@ class Trainer(DefaultTrainer):
         Returns:
             Evaluation results, where ``TEST.EXPECTED_RESULTS`` asks for their check.
         """
-        with self._stop.listen(), _without_known_tracebacks():
+        with self._stop.listen(), without_known_tracebacks():
             try:
                 return super().train()
             except Interrupted as interruption:
@@ -225,15 +242,17 @@ class Trainer(DefaultTrainer):
         else:
             logger.warning("the checkpoint has no random states for this process")
         self.iter = self.storage.iter = self.start_iter - 1
-        position = next(i for i, x in enumerate(self._hooks) if isinstance(x, CheckpointHook))
-        for hook in self._hooks[position + 1 :]:
+        for hook in self._hooks[self._hooks.index(self._checkpoint_hook) + 1 :]:
             hook.after_step()
 
     def after_train(self) -> None:
         if self.iter < self.max_iter:
             # Failed or stopped. In the last iteration, too, where the hook would evaluate.
             self._hooks[:] = [x for x in self._hooks if not isinstance(x, hooks.EvalHook)]
-        super().after_train()
+            super().after_train()
+        else:
+            with self._stop.evaluation():
+                super().after_train()
 
     def gather_rng_states(self) -> None:
         """Collect the random states for the checkpoint; every process must call."""
@@ -243,16 +262,39 @@ class Trainer(DefaultTrainer):
         state = super().state_dict()
         state["rng"] = self._rng_states
         state["precisions"] = precisions_of(self.cfg)
+        state["settings"] = self._settings()
         if isinstance(self.data_loader, TrainLoader):
             state["data_loader"] = self.data_loader.state_dict()
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a checkpoint, with this config.
+
+        Raises:
+            ValueError: see :func:`check_settings`.
+        """
+        # A checkpoint of Detectron2 has no settings, random states and seed.
+        check_settings(state_dict.get("settings", {}), self._settings())
+        groups = [{**group} for group in self.optimizer.param_groups]
         super().load_state_dict(state_dict)
-        # A checkpoint of Detectron2 has neither.
+        self._obey_solver(groups)
         self._rng_states = state_dict.get("rng", [])
         if "data_loader" in state_dict and isinstance(self.data_loader, TrainLoader):
             self.data_loader.load_state_dict(state_dict["data_loader"])
+
+    def _settings(self) -> dict[str, Any]:
+        return settings_of(self.cfg, getattr(self.data_loader, "num_images", None))
+
+    def _obey_solver(self, groups: list[dict[str, Any]]) -> None:
+        """Give the loaded optimizer the values of SOLVER, from the groups of a new one."""
+        for group, own in zip(self.optimizer.param_groups, groups, strict=True):
+            group.update({key: value for key, value in own.items() if key != "params"})
+        if isinstance(self.scheduler, LRMultiplier):
+            self.scheduler.base_lrs = [group["initial_lr"] for group in groups]
+            for group, rate in zip(
+                self.optimizer.param_groups, self.scheduler.get_lr(), strict=True
+            ):
+                group["lr"] = rate
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
@@ -282,67 +324,3 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     return maybe_add_gradient_clipping(cfg, optimizer_class)(
         groups, lr=cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY, **options
     )
-
-
-# Errors in the midst of a training that its user can mend: their text, and what to do
-_ADVICE = (
-    (
-        "No space left on device|Disk quota exceeded",
-        "the disk is full: make room, and go on with --resume",
-    ),
-    (
-        "[Oo]ut of memory|can't allocate memory|Unable to allocate",
-        "there is not enough memory: set SOLVER.IMS_PER_BATCH, the sizes below INPUT or "
-        "DATALOADER.NUM_WORKERS lower",
-    ),
-    (
-        r"DataLoader worker \(.*(killed by signal|exited unexpectedly)",
-        "a data worker was killed, as the system does where memory runs out: set "
-        "DATALOADER.NUM_WORKERS or SOLVER.IMS_PER_BATCH lower, and go on with --resume",
-    ),
-    (
-        "Expected more than 1 value per channel",
-        "batch normalization cannot take the variance of one value per channel: set "
-        "SOLVER.IMS_PER_BATCH or INPUT.MIN_SIZE_TRAIN higher, or MODEL.RESNETS.NORM and "
-        "MODEL.FPN.NORM to FrozenBN or GN",
-    ),
-    (r"left out \d+ images in a row|: object \d+ has ", ""),
-)
-
-
-@contextlib.contextmanager
-def training_errors() -> Iterator[None]:
-    """Turn errors of training and evaluating that the user can mend into :class:`UserError`."""
-    try:
-        yield
-    except Exception as error:
-        if message := _explanation(error):
-            raise UserError(message) from error
-        raise
-
-
-def _explanation(error: BaseException) -> str | None:
-    """One line; None for an error whose traceback is needed."""
-    # Of a data worker's error the last line is the message, the others are a traceback.
-    last_line = str(error).strip().rpartition("\n")[2]
-    if isinstance(error, (FloatingPointError, CorruptImageError)):
-        return last_line
-    for pattern, advice in _ADVICE:
-        if re.search(pattern, str(error)):
-            return f"{advice} ({last_line})" if advice else last_line
-    return None
-
-
-@contextlib.contextmanager
-def _without_known_tracebacks() -> Iterator[None]:
-    """Detectron2's training loop logs the traceback of any error."""
-
-    def is_needed(record: logging.LogRecord) -> bool:
-        return record.exc_info is None or _explanation(record.exc_info[1]) is None
-
-    loop_logger = logging.getLogger("detectron2.engine.train_loop")
-    loop_logger.addFilter(is_needed)
-    try:
-        yield
-    finally:
-        loop_logger.removeFilter(is_needed)

@@ -129,12 +129,11 @@ def test_global_generators_are_left_alone():
     assert draw({"index": 0}) == ours
 
 
-def test_seed_comes_back_from_a_checkpoint(caplog):
-    loader, other = make_loader(), make_loader(batch_size=2)
-    other.seed = 3
-    other.load_state_dict(loader.state_dict())
-    assert other.seed == 11
-    assert "batch_size was 4 when the checkpoint was written and is 2" in caplog.text
+def test_seed_comes_back_from_a_checkpoint():
+    loader = make_loader()
+    loader.seed = 3
+    loader.load_state_dict(make_loader().state_dict())
+    assert take(loader, 2) == EXPECTED[:2]
 
 
 @pytest.fixture

@@ -100,7 +100,8 @@ def test_damaged_last_checkpoint_gives_way_to_the_one_before(save, tmp_path, cap
             size = {"truncated": len(content) - 30, "empty": 0}.get(damage)
             path.write_bytes(content if damage == "one bit" else path.read_bytes()[:size])
     assert resume(tmp_path) == (5, 5, 5)
-    assert "model_final.pth is damaged or missing" in caplog.text
+    named = "last_checkpoint names no" if damage == "missing" else "model_final.pth is damaged"
+    assert named in caplog.text
 
 
 def test_checkpoints_after_the_last_belong_to_another_run(save, tmp_path):
@@ -108,6 +109,34 @@ def test_checkpoints_after_the_last_belong_to_another_run(save, tmp_path):
         save(iteration)
     (tmp_path / "model_0000005.pth").write_bytes(b"")
     assert resume(tmp_path) == (2, 2, 2)
+
+
+@pytest.mark.parametrize("tag", [None, b"", b"model_000", b"\xff\x00\x9f", b"../a/model_final.pth"])
+def test_a_lost_or_wrong_tag_never_starts_anew(save, tmp_path, tag, caplog):
+    """Nor does it lead out of the folder."""
+    for iteration in (5, 8):
+        save(iteration)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "model_final.pth").write_bytes((tmp_path / "model_0000005.pth").read_bytes())
+    path = tmp_path / "last_checkpoint"
+    path.unlink() if tag is None else path.write_bytes(tag)
+    assert SafeCheckpointer(nn.Identity(), str(tmp_path)).has_checkpoint()
+    assert resume(tmp_path) == (8, 8, 8)
+    assert "last_checkpoint names no checkpoint of its folder" in caplog.text
+
+
+def test_a_bit_flipped_anywhere_in_the_table_of_contents(save, tmp_path):
+    """It is noticed, or changes nothing."""
+    save(2)
+    path = tmp_path / "model_0000002.pth"
+    content = path.read_bytes()
+    start = content.index(b"PK\x01\x02")
+    for position in range(8 * start, 8 * len(content), 3):
+        damaged = bytearray(content)
+        damaged[position // 8] ^= 1 << position % 8
+        path.write_bytes(damaged)
+        if is_intact(path):
+            assert resume(tmp_path) == (2, 2, 2)
 
 
 def test_no_intact_checkpoint_is_an_error(save, tmp_path):

@@ -130,7 +130,7 @@ def test_stopped_runs_say_so_and_go_on_exactly(training, tmp_path):
     training("expected")
     training("out", before=interrupt_twice, status=-signal.SIGINT)
     said = training("out", before=terminate, status=0)
-    assert "saving after this iteration" in said and "--resume goes on" in said
+    assert "finishing this iteration, then saving" in said and "--resume goes on" in said
     assert (tmp_path / "out" / "last_checkpoint").read_text() == "model_0000008.pth"
     training("out", before=interrupt, status=130)
     assert (tmp_path / "out" / "last_checkpoint").read_text() == "model_0000009.pth"

@@ -19,4 +19,5 @@ def test_one_line_with_what_is_left(start, end, expected, caplog):
     trainer.register_hooks([hooks.IterationTimer(), FirstEstimate()])
     with caplog.at_level("INFO"):
         trainer.train(start, end)
+    assert caplog.text.count(f"iteration {start + 1} of {end} is done") == 1
     assert re.findall(r"the other (\d+) iterations will take about \d", caplog.text) == expected
