@@ -31,7 +31,8 @@ def is_intact(path: str | os.PathLike) -> bool:
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            if archive.testzip() is not None:
+            # torch does not read what has the attribute of a folder, and takes it for read.
+            if archive.testzip() is not None or any(x.external_attr for x in archive.infolist()):
                 return False
         read_torch_file(path, mmap=True)  # its table of contents, too, has to be right
     except Exception as error:  # by what is damaged, nearly any

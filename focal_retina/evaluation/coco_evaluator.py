@@ -68,6 +68,8 @@ class COCOEvaluator(Detectron2COCOEvaluator):
     its files stands ``coco_precision_curves.npz``, see :class:`PrecisionCurves`. Masks and
     keypoints are left to Detectron2's own code.
 
+    Where objects exist and nothing was found, AP is 0, not NaN.
+
     An annotation without "iscrowd" is no crowd, and one without "area" has that of its box, which
     the log says; Detectron2's fails at them after it has run the model.
     """
@@ -82,9 +84,15 @@ class COCOEvaluator(Detectron2COCOEvaluator):
     ) -> None:
         detections = list(itertools.chain.from_iterable(p["instances"] for p in predictions))
         tasks = self._tasks or self._tasks_from_predictions(detections)
-        if list(tasks) != ["bbox"] or not detections or not self._do_evaluation:
+        if list(tasks) != ["bbox"] or not self._do_evaluation:
             super()._eval_predictions(predictions, img_ids)
             return
+        if not detections:
+            _logger.warning(
+                "%s: the model found nothing, so that AP is 0; look at the losses in metrics.json, "
+                "at SOLVER.BASE_LR and MAX_ITER, and at MODEL.RETINANET.SCORE_THRESH_TEST",
+                self._metadata.name,
+            )
         self._to_dataset_categories(detections)
         if self._output_dir:
             self._write_json(detections)

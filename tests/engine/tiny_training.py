@@ -84,8 +84,8 @@ def _logged(function, arguments, log):
     sys.exit(function(*arguments))
 
 
-def train(tiny_coco, out, options=(), before=None, environment=()):
-    """Train with ``--resume`` through the command line, metrics every 2 iterations.
+def train(tiny_coco, out, options=(), before=None, environment=(), flag="--resume"):
+    """Train, with ``--resume`` if no other flag is given, through the command line, metrics every 2 iterations.
 
     Args:
         tiny_coco: the fixture.
@@ -108,7 +108,7 @@ def train(tiny_coco, out, options=(), before=None, environment=()):
         before()
     json_file, folder = tiny_coco
     values = {**OPTIONS, "OUTPUT_DIR": str(out), **dict(options)}
-    argv = ["train", "--config-file", "configs/Base-FocalRetinaNet.yaml", "--resume"]
+    argv = ["train", "--config-file", "configs/Base-FocalRetinaNet.yaml", flag]
     argv += ["--register", f"tiny={json_file}:{folder}"]
     argv += [str(x) for item in values.items() for x in item]
     return main(argv)
