@@ -17,6 +17,7 @@ import torch
 import yaml
 from detectron2.config import CfgNode
 from detectron2.engine import hooks
+from detectron2.solver import LRMultiplier
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter, JSONWriter, TensorboardXWriter
 from fvcore.common.checkpoint import Checkpointer
@@ -215,6 +216,18 @@ def check_settings(begun_with: dict[str, Any], settings: dict[str, Any]) -> None
             f"--resume: changed from here on, so that the run is no longer the uninterrupted one: "
             f"{', '.join(changed.values())}"
         )
+
+
+def obey_solver(
+    optimizer: torch.optim.Optimizer, scheduler: Any, groups: list[dict[str, Any]]
+) -> None:
+    """Give a loaded optimizer the values of SOLVER: those of ``groups``, of a new one."""
+    for group, own in zip(optimizer.param_groups, groups, strict=True):
+        group.update({key: value for key, value in own.items() if key != "params"})
+    if isinstance(scheduler, LRMultiplier):
+        scheduler.base_lrs = [group["initial_lr"] for group in groups]
+        for group, rate in zip(optimizer.param_groups, scheduler.get_lr(), strict=True):
+            group["lr"] = rate
 
 
 def settings_of(cfg: CfgNode, num_images: int | None) -> dict[str, Any]:

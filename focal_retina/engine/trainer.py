@@ -12,7 +12,7 @@ from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, TrainerBase, create_ddp_model, hooks
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
-from detectron2.solver import LRMultiplier, get_default_optimizer_params
+from detectron2.solver import get_default_optimizer_params
 from detectron2.solver.build import maybe_add_gradient_clipping
 from detectron2.utils import comm
 from fvcore.nn.precise_bn import get_bn_modules
@@ -43,6 +43,7 @@ from .resume import (
     FirstEstimate,
     MetricsWriter,
     check_settings,
+    obey_solver,
     rng_state,
     set_rng_state,
     settings_of,
@@ -56,13 +57,9 @@ class Trainer(DefaultTrainer):
     """:class:`DefaultTrainer` with the step of ``MODEL.FOCAL_RETINA.PRECISION``, several processes
     on CPU, and runs that go on after an interruption as if there had been none.
 
-    Detectron2's constructor fixes the step trainer, the checkpointer and the ``device_ids`` of
-    DistributedDataParallel, so this one stands in for it.
-
     An iteration is the step, the checkpoint if one is due, then evaluation and writers. What
-    follows the checkpoint is done again at resume, as nobody knows how far it came. So a resumed
-    run has the losses, weights, evaluations and metrics of an uninterrupted one (bit for bit on
-    CPU with as many threads).
+    follows the checkpoint is done again at resume. So a resumed run has the losses, weights,
+    evaluations and metrics of an uninterrupted one (bit for bit on CPU with as many threads).
 
     Attributes:
         interrupted_by: the signal that ended :meth:`train` early, else None.
@@ -277,7 +274,7 @@ class Trainer(DefaultTrainer):
         state["precisions"] = precisions_of(self.cfg)
         state["settings"] = self._settings()
         if isinstance(self.data_loader, TrainLoader):
-            state["data_loader"] = self.data_loader.state_dict()
+            state["data_loader"] = {"seed": self.data_loader.seed}
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -290,24 +287,13 @@ class Trainer(DefaultTrainer):
         check_settings(state_dict.get("settings", {}), self._settings())
         groups = [{**group} for group in self.optimizer.param_groups]
         super().load_state_dict(state_dict)
-        self._obey_solver(groups)
+        obey_solver(self.optimizer, self.scheduler, groups)
         self._rng_states = state_dict.get("rng", [])
         if "data_loader" in state_dict and isinstance(self.data_loader, TrainLoader):
-            self.data_loader.load_state_dict(state_dict["data_loader"])
+            self.data_loader.seed = state_dict["data_loader"]["seed"]
 
     def _settings(self) -> dict[str, Any]:
         return settings_of(self.cfg, getattr(self.data_loader, "num_images", None))
-
-    def _obey_solver(self, groups: list[dict[str, Any]]) -> None:
-        """Give the loaded optimizer the values of SOLVER, from the groups of a new one."""
-        for group, own in zip(self.optimizer.param_groups, groups, strict=True):
-            group.update({key: value for key, value in own.items() if key != "params"})
-        if isinstance(self.scheduler, LRMultiplier):
-            self.scheduler.base_lrs = [group["initial_lr"] for group in groups]
-            for group, rate in zip(
-                self.optimizer.param_groups, self.scheduler.get_lr(), strict=True
-            ):
-                group["lr"] = rate
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:

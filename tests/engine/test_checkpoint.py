@@ -5,7 +5,6 @@ import contextlib
 import io
 import os
 import pickle
-import random
 
 import numpy as np
 import pytest
@@ -17,7 +16,6 @@ from safetensors.torch import save_file
 from torch import nn
 
 from focal_retina.engine.checkpoint import SafeCheckpointer, is_intact, load_arrays
-from focal_retina.engine.resume import rng_state, set_rng_state
 from focal_retina.files import atomic_write
 
 
@@ -234,14 +232,3 @@ def test_caffe2_weights_are_matched_by_name(tmp_path):
 def test_any_bytes_are_values_or_one_kind_of_error(content):
     with contextlib.suppress(pickle.UnpicklingError):
         load_arrays(io.BytesIO(content))
-
-
-def test_restored_random_states_go_on():
-    def draw():
-        return random.random(), np.random.rand(), torch.rand(1).item()  # noqa: NPY002
-
-    draw()
-    state = rng_state()
-    expected = draw()
-    set_rng_state(state)
-    assert draw() == expected

@@ -135,7 +135,9 @@ def test_killed_runs_go_on_exactly(training, tmp_path):
 
 
 def test_stopped_runs_say_so_and_go_on_exactly(training, tmp_path):
-    assert "the training starts anew" in training("expected")
+    said = training("expected")
+    assert "the training starts anew" in said and "iteration 1 of 12 is done" in said
+    assert "the other 2 iterations will take about 0:00:0" in said
     training("out", before=interrupt_twice, status=-signal.SIGINT)
     training("out", before=interrupt_in_evaluation, status=130)
     assert (tmp_path / "out" / "last_checkpoint").read_text() == "model_0000003.pth"

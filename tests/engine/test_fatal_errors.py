@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from detectron2.engine import HookBase
-from tiny_training import start, train
+from tiny_training import finish, metrics, start, train
 from torch import nn
 
 from focal_retina.engine import Trainer
@@ -74,6 +74,26 @@ def run(tiny_coco, out, num_workers, act):
     Trainer.build_hooks = lambda self: [*build_hooks(self), Act()]
     options = {"DATALOADER.NUM_WORKERS": num_workers, "SOLVER.MAX_ITER": 60, "TEST.EVAL_PERIOD": 0}
     return train(tiny_coco, out, options)
+
+
+def train_without_objects(tiny_coco, out):
+    forward = FocalRetinaNet.forward
+
+    def forward_without_objects(self, batch):
+        return forward(self, [{**x, "instances": x["instances"][:0]} for x in batch])
+
+    FocalRetinaNet.forward = forward_without_objects
+    return train(
+        tiny_coco, out, {"SOLVER.MAX_ITER": 200, "TEST.EVAL_PERIOD": 0, "DATASETS.TEST": ()}
+    )
+
+
+@pytest.mark.slow
+def test_200_batches_without_objects(tiny_coco, tmp_path):
+    log = tmp_path / "log.txt"
+    finish(start(train_without_objects, tiny_coco, tmp_path / "out", log=log), log)
+    losses = [x["total_loss"] for x in metrics(tmp_path / "out")]
+    assert len(losses) == 100 and losses[-1] < losses[0]
 
 
 def processes_that_write_to(log):

@@ -85,7 +85,7 @@ def _logged(function, arguments, log):
 
 
 def train(tiny_coco, out, options=(), before=None, environment=(), flag="--resume"):
-    """Train, with ``--resume`` if no other flag is given, through the command line, metrics every 2 iterations.
+    """Train through the command line, metrics every 2 iterations.
 
     Args:
         tiny_coco: the fixture.
@@ -93,6 +93,7 @@ def train(tiny_coco, out, options=(), before=None, environment=(), flag="--resum
         options: config keys that differ from ``OPTIONS``.
         before: called first; it plants what kills the run.
         environment: variables to set.
+        flag: of the command line.
 
     Returns:
         train_net.py's exit status.
