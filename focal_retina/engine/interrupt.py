@@ -38,17 +38,12 @@ def exit_status_of(signum: int | None) -> int:
 
 
 class StopRequest:
-    """The first SIGTERM or Ctrl-C while :meth:`listen` lasts; a second Ctrl-C kills at once.
-
-    Attributes:
-        is_evaluating: nothing that has to be finished and saved is going on. One process alone is
-            then interrupted at once; of several, each has to come to the end of its share.
-    """
+    """The first SIGTERM or Ctrl-C while :meth:`listen` lasts; a second Ctrl-C kills at once."""
 
     def __init__(self) -> None:
         self._signum: int | None = None
         self._pid = os.getpid()
-        self.is_evaluating = False
+        self._is_evaluating = False
 
     @contextlib.contextmanager
     def listen(self) -> Iterator[None]:
@@ -69,27 +64,28 @@ class StopRequest:
             # The system's own reaction, which waits for no Python code
             signal.signal(signal.SIGINT, signal.SIG_DFL)
         is_first, self._signum = self._signum is None, self._signum or signum
-        if self.is_evaluating and comm.get_world_size() == 1:
+        if self._is_evaluating and comm.get_world_size() == 1:
             raise Interrupted(self._signum)
         if is_first and comm.is_main_process():
-            what = "evaluation" if self.is_evaluating else "iteration, then saving"
+            what = "evaluation" if self._is_evaluating else "iteration, then saving"
             text = f"finishing this {what}; a second Ctrl-C leaves at once"
             print(f"{os.path.basename(sys.argv[0])}: {text}", file=sys.stderr)
 
     @contextlib.contextmanager
     def evaluation(self) -> Iterator[None]:
-        """See ``is_evaluating``.
+        """Nothing has to be finished and saved: a signal counts at once. Of several processes each
+        has to come to the end of its share, for which the others wait.
 
         Raises:
             Interrupted: a signal came, and this is the only process.
         """
-        before, self.is_evaluating = self.is_evaluating, True
+        before, self._is_evaluating = self._is_evaluating, True
         try:
             if self._signum is not None and comm.get_world_size() == 1:
                 raise Interrupted(self._signum)
             yield
         finally:
-            self.is_evaluating = before
+            self._is_evaluating = before
 
     def agreed(self) -> int | None:
         """The signal that any of the processes got, the same in all; every process must call."""
