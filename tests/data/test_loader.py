@@ -8,12 +8,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog
+from helpers import default_cfg
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from focal_retina import add_focal_retina_config
 from focal_retina.data.loader import TrainLoader, build_train_loader, seeded
 from focal_retina.data.schedule import TrainingSchedule
 
@@ -144,13 +143,8 @@ def cfg():
     ]
     records.append({**records[0], "index": 8, "annotations": []})
     DatasetCatalog.register("loader_test", lambda: [dict(x) for x in records])
-    cfg = get_cfg()
-    add_focal_retina_config(cfg)
-    cfg.DATASETS.TRAIN = ("loader_test",)
-    cfg.DATALOADER.NUM_WORKERS = 0
-    cfg.SOLVER.IMS_PER_BATCH = 4
-    cfg.SEED = 0
-    yield cfg
+    options = {"DATASETS.TRAIN": ("loader_test",), "SOLVER.IMS_PER_BATCH": 4, "SEED": 0}
+    yield default_cfg("DATALOADER.NUM_WORKERS", 0, *(x for pair in options.items() for x in pair))
     DatasetCatalog.remove("loader_test")
 
 

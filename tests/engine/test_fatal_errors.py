@@ -93,7 +93,7 @@ def test_200_batches_without_objects(tiny_coco, tmp_path):
     log = tmp_path / "log.txt"
     finish(start(train_without_objects, tiny_coco, tmp_path / "out", log=log), log)
     losses = [x["total_loss"] for x in metrics(tmp_path / "out")]
-    assert len(losses) == 100 and losses[-1] < losses[0]
+    assert len(losses) == 100 and max(losses) < 0.01  # NaN would be a string
 
 
 def processes_that_write_to(log):
@@ -115,30 +115,21 @@ def wait_until_gone(log, seconds):
 
 
 UNEXPLAINED = {error_in_the_model, hook_that_raises}
-SLOW = [
-    (one_value_per_channel, 1, "set SOLVER.IMS_PER_BATCH or INPUT.MIN_SIZE_TRAIN higher"),
-    (out_of_memory, 2, "there is not enough memory"),
-    (error_in_the_model, 2, "a mistake"),
-    (hook_that_raises, 1, "a mistake"),
-    (worker_killed, 2, "a data worker was killed"),
-    (corrupt_image, 1, "jpg.*truncated"),
-    (full_disk, 2, "the disk is full"),
-]
+LAST_LINES = {
+    error_in_the_model: "a mistake",
+    hook_that_raises: "a mistake",
+    loss_that_is_not_finite: "loss is not finite at iteration 4",
+    worker_killed: "a data worker was killed",
+    corrupt_image: "jpg .image id .*truncated",
+    full_disk: "the disk is full.*model_0000005.pth cannot be written",
+    one_value_per_channel: "set SOLVER.IMS_PER_BATCH or INPUT.MIN_SIZE_TRAIN higher",
+    out_of_memory: "there is not enough memory",
+}
 
 
-@pytest.mark.parametrize(
-    "act, num_workers, message",
-    [
-        (error_in_the_model, 1, "a mistake"),
-        (hook_that_raises, 2, "a mistake"),
-        (loss_that_is_not_finite, 1, "loss is not finite at iteration 4"),
-        (worker_killed, 1, "a data worker was killed"),
-        (corrupt_image, 2, "jpg .image id .*truncated"),
-        (full_disk, 1, "the disk is full.*model_0000005.pth cannot be written"),
-        *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW),
-    ],
-)
-def test_fatal_error(act, num_workers, message, tiny_coco, tmp_path):
+@pytest.mark.parametrize("num_workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("act, message", LAST_LINES.items())
+def test_fatal_error(act, message, num_workers, tiny_coco, tmp_path):
     """In one line where the user can mend it, else with its traceback."""
     log, out = tmp_path / "log.txt", tmp_path / "out"
     process = start(run, tiny_coco, out, num_workers, act, log=log)
