@@ -15,6 +15,7 @@ from torch import nn
 
 from focal_retina.engine import Trainer
 from focal_retina.engine.checkpoint import is_intact
+from focal_retina.evaluation import COCOEvaluator
 from focal_retina.modeling import FocalRetinaNet
 
 
@@ -28,6 +29,10 @@ def error_in_the_model(out, images):
 
 def hook_that_raises(out, images):
     fail()
+
+
+def error_in_the_evaluation(out, images):
+    COCOEvaluator.process = fail
 
 
 def loss_that_is_not_finite(out, images):
@@ -114,9 +119,10 @@ def wait_until_gone(log, seconds):
     assert not processes_that_write_to(log)
 
 
-UNEXPLAINED = {error_in_the_model, hook_that_raises}
+UNEXPLAINED = {error_in_the_model, error_in_the_evaluation, hook_that_raises}
 LAST_LINES = {
     error_in_the_model: "a mistake",
+    error_in_the_evaluation: "a mistake",
     hook_that_raises: "a mistake",
     loss_that_is_not_finite: "loss is not finite at iteration 4",
     worker_killed: "a data worker was killed",
