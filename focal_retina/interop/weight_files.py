@@ -11,8 +11,8 @@ import yaml
 from torch import Tensor
 
 from ..engine import load_config
-from ..engine.checkpoint import read_weights, refusal_in_one_line
 from ..files import atomic_write
+from ..weight_reader import read_weights
 from . import ADAPTERS
 from .convert import BN_EPS, Conversion, convert
 from .spec import settings_of, spec_from_config
@@ -51,7 +51,8 @@ def convert_file(
         raise ValueError(f"{config_file} says what the weights mean: leave out {options}")
     else:
         spec = spec_from_config(load_config(config_file))
-    data = load_weights(path)
+    _check_ending(path)
+    data = read_weights(path)
     try:
         return convert(data, adapter, ADAPTERS[target], spec, bn_eps=bn_eps)
     except ValueError as error:
@@ -66,20 +67,6 @@ def write_conversion(conversion: Conversion, path: Path, config_out: Path | None
         settings = settings_of(conversion.spec)
         text = yaml.safe_dump(settings, sort_keys=False, default_flow_style=None)
         config_out.write_text(f"# What {path.name} needs of its model.\n{text}")
-
-
-def load_weights(path: Path) -> Mapping[str, Any]:
-    """Tensors or arrays by name, within what their library saved around them.
-
-    Raises:
-        ValueError: the file is damaged, holds other things, or has a name of unknown ending.
-    """
-    _check_ending(path)
-    with refusal_in_one_line(path):
-        data = read_weights(path)
-    if not isinstance(data, Mapping):
-        raise ValueError(f"{path} holds a {type(data).__name__}, not tensors by name")
-    return data
 
 
 def save_weights(path: Path, data: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:

@@ -13,7 +13,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from focal_retina.commands import main
 from focal_retina.engine import SafeCheckpointer, load_config
-from focal_retina.interop.weight_files import load_weights
+from focal_retina.weight_reader import read_weights
 
 DOCS = Path(__file__).parents[2] / "docs" / "convert_weights.md"
 
@@ -60,7 +60,7 @@ def test_the_files_that_it_writes_are_loaded_by_a_model_of_the_config(arguments,
     back += ["--to", "torchvision-v1", "--output", "back.pkl", "--config-out", "theirs.yaml"]
     assert convert(back) == 0
     name = "head.regression_head.bbox_reg.weight"
-    assert torch.equal(torch.as_tensor(load_weights(Path("back.pkl"))[name]), weights[name])
+    assert torch.equal(torch.as_tensor(read_weights(Path("back.pkl"))[name]), weights[name])
     settings = yaml.safe_load(Path("theirs.yaml").read_text())
     assert settings["INPUT"] == {"FORMAT": "RGB"}
 
@@ -103,4 +103,4 @@ def test_commands_of_the_page(weights, tmp_path, monkeypatch):
     )
     assert main(back[3:]) == 0
     name = "head.regression_head.bbox_reg.weight"
-    assert torch.equal(load_weights(Path("back.safetensors"))[name], weights[name])
+    assert torch.equal(read_weights(Path("back.safetensors"))[name], weights[name])
