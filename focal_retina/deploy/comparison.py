@@ -49,7 +49,8 @@ def load_all(model: FocalRetinaNet, meta: ModelMeta, files: Mapping[str, Path]) 
     """The model as it is, folded for inference, and in each exported file."""
     predictors = {"eager": Predictor(model, meta)}
     predictors["eager-folded"] = Predictor(inference_copy(model), meta)
-    return predictors | {name: load_predictor(path) for name, path in files.items()}
+    exported = {name: load_predictor(path, allow_code=True) for name, path in files.items()}
+    return predictors | exported
 
 
 def compare_all(predictors: Predictors, images: Sequence[np.ndarray]) -> bool:

@@ -85,6 +85,7 @@ def load_predictor(
     *,
     register: Sequence[str] = (),
     imports: Sequence[str] = (),
+    allow_code: bool = False,
 ) -> Predictor:
     """
     Args:
@@ -92,9 +93,11 @@ def load_predictor(
             config.
         opts, register, imports: see :func:`focal_retina.engine.load_config`. An exported file takes
             no ``opts``.
+        allow_code: open a ``.pt2``, too: PyTorch runs Python code that stands in it. Nothing runs
+            code of an ``.onnx``, or of a training's folder.
 
     Raises:
-        UserError: ``source`` is nothing of this, or a package is missing.
+        UserError: ``source`` is nothing of this or not allowed, or a package is missing.
         OSError, ValueError: a file is missing or damaged.
     """
     path = Path(source)
@@ -102,13 +105,19 @@ def load_predictor(
         cfg = load_config(path, opts, register=register, imports=imports)
         model = load_detector(cfg)
         return Predictor(build_inference_copy(cfg, model), build_meta(cfg, model))
-    if path.suffix not in (suffixes := {Path(x.file_name).suffix for x in TARGETS.values()}):
-        kinds = ", ".join(sorted(suffixes))
+    targets = {Path(x.file_name).suffix: x for x in TARGETS.values()}
+    if path.suffix not in targets:
+        kinds = ", ".join(sorted(targets))
         raise UserError(f"{path}: expected a training's folder, a config .yaml or a file {kinds}")
     if opts:
         raise UserError(f"{path} has its config in it: leave out {' '.join(map(str, opts))}")
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
+    if targets[path.suffix].runs_code and not allow_code:
+        raise UserError(
+            f"{path}: to open a {path.suffix} runs Python code that stands in it; if you trust the "
+            "file, add --allow-code (allow_code=True), else use an .onnx"
+        )
     prepare_process(imports, register)
     meta = ModelMeta.load(path.parent)
     return Predictor(GraphModel(load_graph(path), meta), meta)
@@ -142,11 +151,12 @@ def predict_sources(
 ) -> int:
     """Run a predictor on everything, with a progress bar; detections score at least ``threshold``.
 
-    A source that can't be read is reported and passed over. Whatever ends the run, the writers are
-    closed, and hold what was done. A batch may have images of several sources.
+    A source that can't be read, or on which the model fails, is reported and passed over. Whatever
+    ends the run, the writers are closed, and hold what was done. A batch may have images of several
+    sources.
 
     Returns:
-        How many sources could not be read.
+        How many sources were passed over.
 
     Raises:
         UserError: the threshold is below that of the predictor.
@@ -157,27 +167,47 @@ def predict_sources(
             f"--threshold {threshold:g} is below the model's own, {lowest:g}: that is "
             "MODEL.RETINANET.SCORE_THRESH_TEST, of the export if the file is one"
         )
-    unreadable: list[Source] = []
+    failed: set[Source] = set()
     lengths = [source.length() for source in sources]
     total = None if None in lengths else sum(x for x in lengths if x is not None)
     with contextlib.ExitStack() as stack:
         progress = stack.enter_context(tqdm(total=total, unit="image"))
         for writer in writers:
             stack.callback(writer.close)
-        frames = _frames(sources, unreadable)
+        frames = _frames(sources, failed)
         while batch := list(itertools.islice(frames, batch_size)):
-            found = predictor.predict([x.image for x in batch])
-            for frame, instances in zip(batch, found, strict=True):
+            for frame, instances in _detections(predictor, batch, failed):
                 for writer in writers:
                     writer.write(frame, instances[instances.scores >= threshold])
-                progress.update()
-    return len(unreadable)
+            progress.update(len(batch))
+    return len(failed)
 
 
-def _frames(sources: Iterable[Source], unreadable: list[Source]) -> Iterator[Frame]:
+def _frames(sources: Iterable[Source], failed: set[Source]) -> Iterator[Frame]:
     for source in sources:
         try:
             yield from source.frames()
         except UnreadableError as error:
-            unreadable.append(source)
-            tqdm.write(f"{source.name}: passed over: {error}", file=sys.stderr)
+            _pass_over(source, error, failed)
+
+
+def _detections(
+    predictor: Predictor, frames: list[Frame], failed: set[Source]
+) -> Iterator[tuple[Frame, Instances]]:
+    """What is found in each; an image on which the model fails costs no other of the batch."""
+    try:
+        found = predictor.predict([x.image for x in frames])
+    except Exception as error:  # onnxruntime's have no common base
+        if len(frames) == 1:
+            _pass_over(frames[0].source, error, failed)
+        else:
+            for frame in frames:
+                yield from _detections(predictor, [frame], failed)
+        return
+    yield from zip(frames, found, strict=True)
+
+
+def _pass_over(source: Source, error: Exception, failed: set[Source]) -> None:
+    failed.add(source)
+    message = " ".join(str(error).split())
+    tqdm.write(f"{source.name}: passed over: {message}", file=sys.stderr)

@@ -49,8 +49,7 @@ class Source:
     def _image(self) -> Iterator["Frame"]:
         try:
             image = read_image(self.path, "BGR")  # turned upright as its EXIF says
-        # Pillow raises these for damaged files, depending on the format.
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        except Exception as error:  # Pillow's decoders raise nearly any
             reason = "no such file" if isinstance(error, FileNotFoundError) else str(error)
             raise UnreadableError(reason) from error
         yield Frame(image, self)

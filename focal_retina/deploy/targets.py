@@ -35,6 +35,7 @@ class Target:
     write: Callable[[Path, ExportedProgram, ModelMeta, Images], None]
     load: Callable[[Path], Graph]
     packages: tuple[str, ...] = ()  # what writing needs beside PyTorch
+    runs_code: bool = False  # whether loading runs Python code that stands in the file
     # Writing needs images for calibration, and the file's detections differ from the model's.
     is_quantized: bool = False
 
@@ -225,12 +226,12 @@ def _untranslatable(kind: str, error: Exception) -> UserError:
 
 
 def _missing(package: str | None) -> UserError:
-    return UserError(f"{package} is not installed: pip install 'focal_retina[export]'")
+    return UserError(f"{package} is not installed: pip install -e '.[export]'")
 
 
 # In the order in which they are written.
 TARGETS = {
-    "torch.export": Target("model.pt2", _write_program, _load_program),
+    "torch.export": Target("model.pt2", _write_program, _load_program, runs_code=True),
     "onnx": Target("model.onnx", _write_onnx, _load_onnx, ("onnx", "onnxscript")),
     "onnx-int8": Target(
         "model_int8.onnx", _write_int8, _load_onnx, ("onnx", "onnxruntime"), is_quantized=True

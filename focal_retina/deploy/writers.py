@@ -6,6 +6,8 @@ too.
 
 import json
 import os
+import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -33,26 +35,37 @@ class CocoWriter:
         self._path = path
         self._category_ids = meta.category_ids
         names = zip(meta.category_ids, meta.classes, strict=True)
-        self._contents: dict[str, list[dict[str, Any]]] = {
-            "images": [],
-            "categories": [{"id": i, "name": name} for i, name in names],
-            "annotations": [],
+        self._categories = [{"id": i, "name": name} for i, name in names]
+        # On the disk until the end: thousands of images, or a day of a webcam, fill no memory.
+        self._sections = {
+            name: tempfile.TemporaryFile("w+", dir=path.parent)  # noqa: SIM115
+            for name in ("images", "annotations")
         }
+        self._counts = dict.fromkeys(self._sections, 0)
 
     def write(self, frame: Frame, instances: Instances) -> None:
-        images, annotations = self._contents["images"], self._contents["annotations"]
         height, width = frame.image.shape[:2]
-        record = {"id": len(images) + 1, "file_name": frame.source.name}
-        record |= {"width": width, "height": height}
-        images.append(record | ({"frame": frame.number} if frame.source.is_video else {}))
-        for result in instances_to_coco_json(instances, len(images)):
+        record = {"file_name": frame.source.name, "width": width, "height": height}
+        self._add("images", record | ({"frame": frame.number} if frame.source.is_video else {}))
+        for result in instances_to_coco_json(instances, self._counts["images"]):
             result["category_id"] = self._category_ids[result["category_id"]]
             area = result["bbox"][2] * result["bbox"][3]
-            annotations.append({"id": len(annotations) + 1, **result, "area": area, "iscrowd": 0})
+            self._add("annotations", {**result, "area": area, "iscrowd": 0})
+
+    def _add(self, section: str, entry: dict[str, Any]) -> None:
+        self._counts[section] += 1
+        text = json.dumps({"id": self._counts[section], **entry})
+        self._sections[section].write(text if self._counts[section] == 1 else f",\n{text}")
 
     def close(self) -> None:
         with atomic_write(self._path, "w") as file:
-            json.dump(self._contents, file)
+            file.write(f'{{"categories": {json.dumps(self._categories)}')
+            for name, entries in self._sections.items():
+                file.write(f',\n"{name}": [')
+                entries.seek(0)
+                shutil.copyfileobj(entries, file)
+                file.write("]")
+            file.write("}\n")
 
 
 class PictureWriter:
