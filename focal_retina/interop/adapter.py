@@ -9,7 +9,7 @@ from typing import Any
 from detectron2.config import CfgNode
 from torch import Tensor
 
-from .spec import BLOCKS, STRIDES, make_spec, set_anchors
+from .spec import BLOCKS, make_spec, set_anchors
 
 Data = Mapping[str, Any]  # what is loaded from a file and saved to one
 Tensors = dict[str, Tensor]
@@ -88,10 +88,8 @@ class Adapter:
                 "name those with --aspect-ratios"
             )
         spec = make_spec({**self.config, "MODEL.RETINANET.NUM_CLASSES": num_classes})
-        sizes = [[4 * stride * 2 ** (i / count) for i in range(count)] for stride in STRIDES]
-        if self.whole_sizes:
-            sizes = [[float(int(size)) for size in level] for level in sizes]
-        set_anchors(spec, sizes, aspect_ratios)
+        scales = [4 * 2 ** (i / count) for i in range(count)]
+        set_anchors(spec, scales, aspect_ratios, whole_sizes=self.whole_sizes)
         return spec
 
 

@@ -109,7 +109,8 @@ def convert(
 def _to_detectron2(data: Data, source: Adapter, spec: CfgNode, bn_eps: float) -> Conversion:
     """The file's tensors by our names, with Detectron2's classes and order of anchors, and with
     those that the source computes without."""
-    conversion = Conversion({}, spec, class_rows=data.get("class_rows"))
+    own_rows = data.get("class_rows")
+    conversion = Conversion({}, spec, class_rows=own_rows if type(own_rows) is int else None)
     tensors = _read_tensors(source.unwrap(data, spec), source, conversion.report)
     keys = {name: key for key, name in source.from_keys(tensors).items()}
     for name in (*_OUTPUTS, _STEM):
@@ -286,6 +287,8 @@ def _fold_batch_norms(ours: Tensors) -> None:
     for mean in [name for name in ours if name.endswith(".running_mean")]:
         norm = mean.removesuffix(".running_mean")
         weight, bias, variance = f"{norm}.weight", f"{norm}.bias", f"{norm}.running_var"
+        if not {weight, bias, variance} <= ours.keys():
+            continue  # the report says what is missing
         scale = ours[weight] * (ours[variance] + BN_EPS).rsqrt()
         ours[bias] = ours[bias] - ours[mean] * scale
         ours[weight] = scale

@@ -34,13 +34,13 @@ class MmdetectionAdapter(Adapter):
         return super().to_key(name, spec)
 
     def unwrap(self, data: Data, spec: CfgNode) -> Data:
-        meta = data.get("meta")
-        for node in (meta, meta.get("dataset_meta") if isinstance(meta, Mapping) else None):
-            if isinstance(node, Mapping):  # 2.x and 3.x
-                classes = node.get("CLASSES") or node.get("classes")
-                count = len(classes) if isinstance(classes, (list, tuple)) else None
-                stated = spec.MODEL.RETINANET.NUM_CLASSES
-                check_count("the file is of {} classes", count, stated, "--num-classes")
+        meta, stated = data.get("meta"), spec.MODEL.RETINANET.NUM_CLASSES
+        dataset = meta.get("dataset_meta") if isinstance(meta, Mapping) else None  # 3.x
+        for node in (meta, dataset):
+            classes = node.get("CLASSES", node.get("classes")) if isinstance(node, Mapping) else ()
+            if isinstance(classes, (list, tuple)) and classes:
+                what = "the file is of {} classes"
+                check_count(what, len(classes), stated, "--num-classes")
         return super().unwrap(data, spec)
 
 

@@ -29,14 +29,11 @@ class OdtkAdapter(Adapter):
     def unwrap(self, data: Data, spec: CfgNode) -> Data:
         if "angles" in data:
             raise ValueError("it detects rotated boxes, which RetinaNet of Detectron2 does not")
-        num_classes = spec.MODEL.RETINANET.NUM_CLASSES
-        check_count("the file is of {} classes", data.get("classes"), num_classes, "--num-classes")
+        found, stated = data.get("classes"), spec.MODEL.RETINANET.NUM_CLASSES
+        check_count("the file is of {!r:.40} classes", found, stated, "--num-classes")
         if "ratios" in data and "scales" in data:
             stated = anchors_per_position(spec)
-            ratios, scales = (
-                x if isinstance(x, list) else [x] for x in (data["ratios"], data["scales"])
-            )
-            set_anchors(spec, [[scale * stride for scale in scales] for stride in STRIDES], ratios)
+            set_anchors(spec, data["scales"], data["ratios"])
             found = anchors_per_position(spec)
             check_count("the file is of {} anchors a position", found, stated, "--num-anchors")
         return super().unwrap(data, spec)

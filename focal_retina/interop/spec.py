@@ -107,11 +107,16 @@ def _difference(node: CfgNode, default: CfgNode) -> dict[str, Any]:
     }
 
 
-def set_anchors(spec: CfgNode, sizes: list[list[float]], ratios: Sequence[float]) -> None:
-    """``sizes`` in pixels for each level, aspect ratios for all."""
-    numbers = [*itertools.chain(*sizes), *ratios]
-    if not all(isinstance(x, (int, float)) and 0 < x < math.inf for x in numbers):
-        raise ValueError(f"anchor sizes and aspect ratios are positive numbers, not {numbers}")
+def set_anchors(spec: CfgNode, scales: Any, ratios: Any, *, whole_sizes: bool = False) -> None:
+    """Sizes in strides of a level, and aspect ratios; ValueError if any is no positive number."""
+    for values in (scales, ratios):
+        is_list = isinstance(values, (list, tuple)) and values
+        if not is_list or not all(isinstance(x, (int, float)) and 0 < x < math.inf for x in values):
+            found = f"{values}"
+            raise ValueError(f"anchor scales and aspect ratios are positive, not {found:.80}")
+    sizes = [[scale * stride for scale in scales] for stride in STRIDES]
+    if whole_sizes:
+        sizes = [[float(int(size)) for size in level] for level in sizes]
     spec.MODEL.ANCHOR_GENERATOR.SIZES = sizes
     spec.MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS = [list(ratios)]
 
@@ -184,9 +189,10 @@ def tensor_shapes(spec: CfgNode, num_rows: int) -> dict[str, list[int]]:
     return {name: list(x.shape) for name, x in tensors.items() if not name.endswith(counters)}
 
 
-def check_count(what: str, found: float | None, stated: int, option: str) -> None:
+def check_count(what: str, found: object, stated: int, option: str) -> None:
     """Compare a count that a file may show with that of the spec."""
-    if found not in (None, stated):
+    is_number = isinstance(found, (int, float))
+    if found is not None and not (is_number and found == stated):
         raise ValueError(
             f"{what.format(found)}, and not the {stated} that are stated ({option}, or the config)"
         )

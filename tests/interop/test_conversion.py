@@ -44,7 +44,7 @@ def test_odtks_file_tells_its_anchors():
 
 
 def test_aspect_ratios_are_positive():
-    with pytest.raises(ValueError, match="are positive numbers"):
+    with pytest.raises(ValueError, match="are positive"):
         ADAPTERS["mmdet"].spec_of(K, 9, (0.0, 1.0, 2.0))
 
 
