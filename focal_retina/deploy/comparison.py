@@ -112,11 +112,8 @@ def sample_images(dataset_names: Sequence[str], count: int) -> Iterable[np.ndarr
 
 def ap_table(predictors: Predictors, datasets: Sequence[str], output_dir: Path) -> str:
     """AP of each (boxes, IoU .50:.05:.95, percent) on registered data sets, and its difference to
-    the first's. The evaluators' files go into ``output_dir``.
-
-    Raises:
-        ValueError: a data set is not registered, or has another number of classes.
-    """
+    the first's. The evaluators' files go into ``output_dir``. A ValueError: a data set is not
+    registered, or has another number of classes."""
     lines = ["| data set | model | AP | difference |", "| --- | --- | ---: | ---: |"]
     for dataset in datasets:
         first = None

@@ -25,27 +25,21 @@ from .writers import CocoWriter, PictureWriter
 
 
 class Predictor:
-    """Images in, detections out, whatever runs the network."""
+    """Images in, detections out, whatever runs the network.
+
+    Args:
+        model: in evaluation mode, of Detectron2's interface, such as :class:`GraphModel`.
+        meta: classes, thresholds and preprocessing.
+    """
 
     def __init__(self, model: Callable[[list[dict]], list[dict]], meta: ModelMeta):
-        """
-        Args:
-            model: in evaluation mode, of Detectron2's interface, such as :class:`GraphModel`.
-            meta: classes, thresholds and preprocessing.
-        """
         self.model = model
         self.meta = meta
 
     @torch.inference_mode()
     def predict(self, images: Sequence[np.ndarray]) -> list[Instances]:
-        """
-        Args:
-            images: each (H, W, 3) uint8, BGR, of any size.
-
-        Returns:
-            Of each image Instances on the CPU with ``pred_boxes`` in its pixels, ``scores`` and
-            ``pred_classes``, the highest score first.
-        """
+        """Of images (H, W, 3) uint8, BGR, of any sizes, Instances on the CPU with ``pred_boxes`` in
+        the image's pixels, ``scores`` and ``pred_classes``, the highest score first."""
         resize = self.meta.preprocessing.resize
         batch = [{"image": resize(x), "height": x.shape[0], "width": x.shape[1]} for x in images]
         return [x["instances"].to("cpu") for x in self.model(batch)] if batch else []
@@ -63,20 +57,19 @@ class GraphModel:
     def __call__(self, batched_inputs: list[dict]) -> list[dict]:
         found = []
         for x in batched_inputs:
-            size = x["image"].shape[1], x["image"].shape[2]
-            outputs = self.graph(self.meta.preprocessing.pad(x["image"]))
-            detections = self._detections(outputs, size)
-            found.append({"instances": detector_postprocess(detections, x["height"], x["width"])})
+            instances = self._detections(x["image"])
+            found.append({"instances": detector_postprocess(instances, x["height"], x["width"])})
         return found
 
-    def _detections(self, outputs: Sequence[Tensor], size: tuple[int, int]) -> Instances:
+    def _detections(self, image: Tensor) -> Instances:
+        size = image.shape[1], image.shape[2]
+        outputs = self.graph(self.meta.preprocessing.pad(image))
         if self.meta.with_nms:
             boxes, scores, classes = outputs
             return Instances(size, pred_boxes=Boxes(boxes), scores=scores, pred_classes=classes)
         count = len(self.meta.levels)
-        logits, deltas, anchors = (outputs[i * count : (i + 1) * count] for i in range(3))
-        anchors = [Boxes(x) for x in anchors]
-        return self.postprocessor(anchors, list(logits), list(deltas), [size])[0]
+        logits, deltas, anchors = (list(outputs[i * count :][:count]) for i in range(3))
+        return self.postprocessor([Boxes(x) for x in anchors], logits, deltas, [size])[0]
 
 
 def load_predictor(
@@ -124,12 +117,8 @@ def load_predictor(
 
 
 def load_detector(cfg: CfgNode) -> FocalRetinaNet:
-    """The model of ``cfg`` with the weights MODEL.WEIGHTS, in evaluation mode.
-
-    Raises:
-        UserError: there are none, or it is another kind of model.
-        ValueError: they don't fit.
-    """
+    """The model of ``cfg`` with the weights MODEL.WEIGHTS, in evaluation mode. A UserError: there
+    are none, or it is another kind of model; a ValueError: they don't fit."""
     if not cfg.MODEL.WEIGHTS:
         raise UserError("MODEL.WEIGHTS is empty: name a checkpoint")
     model = load_trained_model(cfg)
@@ -149,17 +138,11 @@ def predict_sources(
     batch_size: int = 1,
     threshold: float = 0.0,
 ) -> int:
-    """Run a predictor on everything, with a progress bar; detections score at least ``threshold``.
+    """Run a predictor on everything, with a progress bar; detections score at least ``threshold``,
+    which can't be below the predictor's own (UserError).
 
-    A source that can't be read, or on which the model fails, is reported and passed over. Whatever
-    ends the run, the writers are closed, and hold what was done. A batch may have images of several
-    sources.
-
-    Returns:
-        How many sources were passed over.
-
-    Raises:
-        UserError: the threshold is below that of the predictor.
+    A source that can't be read, or on which the model fails, is reported and passed over; their
+    number is returned. Whatever ends the run, the writers are closed, and hold what was done.
     """
     lowest = predictor.meta.score_thresh
     if 0 < threshold < lowest:

@@ -54,15 +54,10 @@ class DetectorGraph(nn.Module):
         self.with_nms = with_nms
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """
-        Args:
-            image: (1, 3, H, W) float32, neither normalized nor scaled.
-
-        Returns:
-            With NMS boxes (D, 4) in pixels of ``image``, not clipped; scores (D,), the highest
-            first; classes (D,) int64. Without it per level the logits (1, R_l, K), per level the
-            deltas (1, R_l, 4), per level the anchors (R_l, 4).
-        """
+        """Of an image (1, 3, H, W) float32, neither normalized nor scaled, with NMS boxes (D, 4) in
+        its pixels, not clipped; scores (D,), the highest first; classes (D,) int64. Without it per
+        level the logits (1, R_l, K), per level the deltas (1, R_l, 4), per level the anchors
+        (R_l, 4)."""
         detector = self.detector
         anchors, logits, deltas = detector.dense_predictions(
             (image - detector.pixel_mean) / detector.pixel_std
@@ -81,16 +76,13 @@ def write_targets(
 ) -> dict[str, Path]:
     """Write ``meta.json`` and the file of each target, and return the paths.
 
-    Args:
-        model: on the device on which a ``.pt2`` is to run.
-        calibration: images (H, W, 3) uint8, BGR; a hundred like those to come are enough. None:
-            quantized targets are left out.
+    ``model`` is on the device on which a ``.pt2`` is to run. ``calibration`` are images (H, W, 3)
+    uint8, BGR; a hundred like those to come are enough. None: quantized targets are left out.
 
     Raises:
         UserError: a package is missing, or this PyTorch can't translate the model.
     """
-    is_calibrated = calibration is not None
-    chosen = {k: x for k, x in TARGETS.items() if is_calibrated or not x.is_quantized}
+    chosen = {k: x for k, x in TARGETS.items() if calibration is not None or not x.is_quantized}
     for package in (x for target in chosen.values() for x in target.packages):
         if find_spec(package) is None:
             raise _missing(package)
@@ -153,12 +145,9 @@ def _load_program(path: Path) -> Graph:
 
 def _write_onnx(path: Path, program: ExportedProgram, meta: ModelMeta, _: Images) -> None:
     try:
+        names = meta.output_names
         onnx_program = torch.onnx.export(
-            program,
-            input_names=["image"],
-            output_names=meta.output_names,
-            dynamo=True,
-            verbose=False,
+            program, input_names=["image"], output_names=names, dynamo=True, verbose=False
         )
     except OnnxExporterError as error:
         raise _untranslatable("ONNX", error) from error

@@ -24,6 +24,8 @@ from ..files import atomic_write
 from .meta import ModelMeta
 from .sources import Frame, Source, import_cv2
 
+_COLORS = colormap(rgb=True, maximum=1)
+
 
 class CocoWriter:
     """One json with COCO's ``images``, ``categories`` and ``annotations``; the latter have a
@@ -98,11 +100,10 @@ class PictureWriter:
         cv2 = import_cv2(f"writing {path}")
         code = cv2.VideoWriter_fourcc(*"mp4v")  # every build of OpenCV has it
         height, width = frame.image.shape[:2]
-        writer = cv2.VideoWriter(str(path), code, frame.rate, (width, height))
-        if not writer.isOpened():
+        self._video = frame.source, cv2.VideoWriter(str(path), code, frame.rate, (width, height))
+        if not self._video[1].isOpened():
             raise UserError(f"OpenCV can't write {path}: this build lacks MPEG-4 video")
-        self._video = frame.source, writer
-        return writer
+        return self._video[1]
 
     def close(self) -> None:
         if self._video is not None:
@@ -113,12 +114,11 @@ class PictureWriter:
 def draw_detections(image: np.ndarray, instances: Instances, classes: Sequence[str]) -> np.ndarray:
     """A copy of the image, (H, W, 3) uint8 BGR, with boxes, names and scores. A class always has
     the same color."""
-    labels = instances.pred_classes.tolist()
-    colors = colormap(rgb=True, maximum=1)
+    found = zip(instances.pred_classes.tolist(), instances.scores, strict=True)
     picture = Visualizer(image[:, :, ::-1]).overlay_instances(
         boxes=instances.pred_boxes,
-        labels=[f"{classes[i]} {s:.2f}" for i, s in zip(labels, instances.scores, strict=True)],
-        assigned_colors=[colors[i % len(colors)] for i in labels],
+        labels=[f"{classes[i]} {score:.2f}" for i, score in found],
+        assigned_colors=[_COLORS[i % len(_COLORS)] for i in instances.pred_classes.tolist()],
     )
     return np.ascontiguousarray(picture.get_image()[:, :, ::-1])
 

@@ -135,7 +135,7 @@ def _read_tensors(values: Data, source: Adapter, report: Report) -> Tensors:
         if key in spare or key.endswith(".num_batches_tracked"):
             continue
         try:
-            tensors[key] = torch.as_tensor(value)
+            tensors[key] = torch.as_tensor(value, device="cpu")
         except (TypeError, ValueError, RuntimeError) as error:
             found = type(value).__name__
             raise ValueError(f"{key} is a {found}, and no array of numbers") from error
@@ -154,8 +154,10 @@ def _read_outputs(conversion: Conversion, source: Adapter, keys: dict[str, str])
     names = DETECTRON2.from_keys(shapes)  # from its keys to ours
     conversion.names = list(names.values())
     for name, shape in zip(conversion.names, shapes.values(), strict=True):
-        if name in ours:
-            _check_tensor(keys[name], ours[name], shape)
+        tensor = ours.get(name)
+        if tensor is not None and (tensor.dtype not in _FLOATS or list(tensor.shape) != shape):
+            its = f"{tensor.dtype} {list(tensor.shape)}"
+            raise ValueError(f"{keys[name]} is {its}, and not floating-point {shape}")
 
     channels = output_channels(spec, rows, num_rows, sizes_vary_fastest=source.sizes_vary_fastest)
     for name in _OUTPUTS:
@@ -166,12 +168,6 @@ def _read_outputs(conversion: Conversion, source: Adapter, keys: dict[str, str])
         conversion.class_rows = num_rows
     if source.sizes_vary_fastest:
         report.changed.append("anchors in Detectron2's order: aspect ratios vary fastest")
-
-
-def _check_tensor(key: str, tensor: Tensor, shape: list[int]) -> None:
-    found = f"{tensor.dtype} {list(tensor.shape)}"
-    if found not in [f"{dtype} {shape}" for dtype in _FLOATS] or tensor.device.type != "cpu":
-        raise ValueError(f"{key} is {found}, and not floating-point {shape}")
 
 
 def _complete(conversion: Conversion, source: Adapter, bn_eps: float) -> None:
@@ -209,10 +205,9 @@ def _from_detectron2(conversion: Conversion, target: Adapter) -> None:
     report.differs += _differences(spec, theirs, target)
     _write_stem(conversion, theirs, target)
     if spec.MODEL.RETINANET.BBOX_REG_WEIGHTS != theirs.MODEL.RETINANET.BBOX_REG_WEIGHTS:
-        weights = torch.tensor(spec.MODEL.RETINANET.BBOX_REG_WEIGHTS)
+        weights = torch.tensor(spec.MODEL.RETINANET.BBOX_REG_WEIGHTS * anchors_per_position(spec))
         for name in _OUTPUTS[2:]:
-            by_coordinate = ours[name].unflatten(0, (-1, 4)).transpose(1, -1)
-            ours[name] = (by_coordinate / weights).transpose(1, -1).flatten(0, 1)
+            ours[name] = (ours[name].transpose(0, -1) / weights).transpose(0, -1)
         report.changed.append("box output divided by MODEL.RETINANET.BBOX_REG_WEIGHTS")
         spec.MODEL.RETINANET.BBOX_REG_WEIGHTS = theirs.MODEL.RETINANET.BBOX_REG_WEIGHTS
     _write_outputs(conversion, target)
@@ -248,9 +243,10 @@ def _differences(spec: CfgNode, theirs: CfgNode, target: Adapter) -> list[str]:
     if spec.MODEL.RESNETS.DEPTH >= 50:
         keys.append("MODEL.RESNETS.STRIDE_IN_1X1")
     found = []
-    for get, key in ((attrgetter(key), key) for key in keys):
-        if get(spec) != get(theirs):
-            found.append(f"{key}: {get(spec)!r} here, {get(theirs)!r} in {target.name}")
+    for key in keys:
+        here, there = map(attrgetter(key), (spec, theirs))
+        if here != there:
+            found.append(f"{key}: {here!r} here, {there!r} in {target.name}")
     boxes = first_boxes(spec)
     for name in ("NAME", "OFFSET"):
         spec.MODEL.ANCHOR_GENERATOR[name] = theirs.MODEL.ANCHOR_GENERATOR[name]

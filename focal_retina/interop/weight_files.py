@@ -29,17 +29,10 @@ def convert_file(
     bn_eps: float = BN_EPS,
     **stated: Any,
 ) -> Conversion:
-    """Read a file of weights and convert what it holds.
+    """Read a file of weights and convert what it holds; a ValueError if it is not what is stated.
 
-    Args:
-        path: of the file.
-        source, target: names in ``ADAPTERS``.
-        config_file: what the weights mean, where the source is Detectron2.
-        bn_eps: epsilon of the source's batch norms.
-        stated: what they mean elsewhere, see :meth:`.adapter.Adapter.spec_of`.
-
-    Raises:
-        ValueError: the file is not what is stated.
+    ``source`` and ``target`` are names in ``ADAPTERS``. ``config_file``, where the source is
+    Detectron2, says what the weights mean; else ``stated``, see :meth:`.adapter.Adapter.spec_of`.
     """
     adapter = ADAPTERS[source]
     if config_file is None:
