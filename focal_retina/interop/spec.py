@@ -162,10 +162,10 @@ def read_architecture(ours: Mapping[str, Tensor], spec: CfgNode) -> None:
         return shape
 
     resnets.STEM_OUT_CHANNELS = shape_of(f"{STEM}.weight", (64, 3, 7, 7))[0]
-    block = "backbone.bottom_up.res2.0"
-    last_conv = f"{block}.conv{3 if has_bottlenecks else 2}.weight"
-    resnets.RES2_OUT_CHANNELS = shape_of(last_conv, (256 if has_bottlenecks else 64, 64, 1, 1))[0]
+    resnets.RES2_OUT_CHANNELS = 64
     if has_bottlenecks:
+        block = "backbone.bottom_up.res2.0"
+        resnets.RES2_OUT_CHANNELS = shape_of(f"{block}.conv3.weight", (256, 64, 1, 1))[0]
         inner, resnets.WIDTH_PER_GROUP = shape_of(f"{block}.conv2.weight", (64, 64, 3, 3))[:2]
         resnets.NUM_GROUPS = inner // resnets.WIDTH_PER_GROUP
     spec.MODEL.FPN.OUT_CHANNELS = shape_of("backbone.fpn_output5.weight", (256, 256, 3, 3))[0]

@@ -1,9 +1,14 @@
 """What is refused, and what the report tells."""
 
+import contextlib
+
+import numpy as np
 import pytest
 import torch
 from converted import build_detector, from_detectron2, to_detectron2, with_keys
 from foreign_models import K, Mmdet, Odtk, detectron_blobs, randomize
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from focal_retina.interop import ADAPTERS
 from focal_retina.interop.convert import convert
@@ -73,6 +78,29 @@ def test_unused_and_missing_tensors_are_listed(mmdet):
         "backbone.top_block.p7.bias",
     ]
     assert not report.is_complete
+
+
+JUNK = [None, "text", b"", 3.5, [], ["a"], {1: 2}, torch.ones(2, 3), torch.tensor(1), np.ones(0)]
+
+
+@given(st.data())
+@settings(deadline=None, max_examples=40)
+def test_any_contents_are_converted_or_one_kind_of_error(mmdet, ours, data):
+    """A list in the place of a tensor, another shape, keys that are no text, foreign metadata."""
+    odtk = {"classes": K, "ratios": [1.0], "scales": [4.0], "state_dict": mmdet}
+    contents = {"mmdet": {"meta": {"CLASSES": ["a"] * K}, "state_dict": mmdet}, "odtk": odtk}
+    contents["torchvision-v2"] = {"model": from_detectron2(ours, "torchvision-v2").tensors}
+    name = data.draw(st.sampled_from(sorted(contents)))
+    changed = dict(contents[name])
+    inner = data.draw(st.sampled_from(sorted(changed)))
+    junk = data.draw(st.sampled_from(JUNK))
+    if inner in ("state_dict", "model") and data.draw(st.booleans()):
+        key = data.draw(st.sampled_from([1, None, "x", *sorted(changed[inner])]))
+        changed[inner] = {**changed[inner], key: junk}
+    else:
+        changed[inner] = junk
+    with contextlib.suppress(ValueError):
+        from_detectron2(to_detectron2(changed, name, K), "detectron")
 
 
 def test_what_the_target_computes_otherwise_is_listed(ours):
