@@ -1,6 +1,5 @@
 """Exported files run on their own, and find what the model finds; what counts as the same."""
 
-import json
 import sys
 from types import SimpleNamespace
 
@@ -44,23 +43,6 @@ def test_nms_for_export_is_that_of_eager(toy_model, score_thresh, monkeypatch):
     monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
     for output, reference in zip(graph(image), expected, strict=True):
         assert torch.equal(output, reference)
-
-
-def test_meta_json(exported, toy_cfg):
-    folder, meta = exported
-    contents = json.loads((folder / "meta.json").read_text())
-    assert contents["classes"] == ["class 0", "class 1"]
-    assert contents["with_nms"] is meta.with_nms
-    assert contents["score_thresh"] == toy_cfg.MODEL.RETINANET.SCORE_THRESH_TEST
-    assert contents["preprocessing"] == {
-        "input_format": "BGR",
-        "min_size": 64,
-        "max_size": 112,
-        "pixel_mean": toy_cfg.MODEL.PIXEL_MEAN,
-        "pixel_std": toy_cfg.MODEL.PIXEL_STD,
-        "size_divisibility": 16,
-        "smallest_side": 32,
-    }
 
 
 def test_onnx_by_itself(exported):

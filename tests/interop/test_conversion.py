@@ -48,11 +48,6 @@ def test_odtks_file_tells_its_anchors():
         to_detectron2({**data, "angles": [0.0]}, "odtk", K)
 
 
-def test_aspect_ratios_are_positive():
-    with pytest.raises(ValueError, match="are positive"):
-        ADAPTERS["mmdet"].spec_of(K, 9, (0.0, 1.0, 2.0))
-
-
 def test_another_librarys_file(mmdet):
     with pytest.raises(ValueError, match="no RetinaNet of odtk"):
         to_detectron2(mmdet, "odtk", K)
