@@ -82,12 +82,11 @@ def load_predictor(
 ) -> Predictor:
     """
     Args:
-        source: an exported file, with its ``meta.json`` beside it; a training's folder; or a
-            config.
+        source: an exported file beside its ``meta.json``, a training's folder, or a config.
         opts, register, imports: see :func:`focal_retina.engine.load_config`. An exported file takes
             no ``opts``.
-        allow_code: open a ``.pt2``, too: PyTorch runs Python code that stands in it. Nothing runs
-            code of an ``.onnx``, or of a training's folder.
+        allow_code: open a ``.pt2``, too: PyTorch runs Python code that stands in it. An ``.onnx``
+            and a training's folder run none.
 
     Raises:
         UserError: ``source`` is nothing of this or not allowed, or a package is missing.

@@ -1,6 +1,5 @@
 """Exported files: how each kind is written and run. A new kind is an entry of :data:`TARGETS`."""
 
-import logging
 import re
 import tempfile
 import warnings
@@ -23,8 +22,6 @@ from .meta import ModelMeta
 # What DetectorGraph does.
 Graph = Callable[[Tensor], Sequence[Tensor]]
 Images = Iterable[np.ndarray]
-
-_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -207,7 +204,6 @@ def _write_int8(path: Path, _: ExportedProgram, meta: ModelMeta, images: Images)
 
 
 def _untranslatable(kind: str, error: Exception) -> UserError:
-    _logger.debug("export to %s", kind, exc_info=error)
     return UserError(
         f"PyTorch {torch.__version__} can't translate this model to {kind} "
         f"({str(error).splitlines()[0]}): try a newer one, or --no-nms"
