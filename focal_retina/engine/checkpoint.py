@@ -1,26 +1,19 @@
 """Checkpoints that survive a kill at any moment, and are read without executing code."""
 
-import contextlib
 import os
-import pickle
-import re
 import zipfile
-from collections import OrderedDict
-from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-import numpy as np
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.utils import comm
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
 from ..files import atomic_write
+from ..weight_reader import RefusedError, check_named_tensors, read_weights
 
 
 def is_intact(path: str | os.PathLike) -> bool:
@@ -34,16 +27,12 @@ def is_intact(path: str | os.PathLike) -> bool:
             # torch does not read what has the attribute of a folder, and takes it for read.
             if archive.testzip() is not None or any(x.external_attr for x in archive.infolist()):
                 return False
-        read_torch_file(path, mmap=True)  # its table of contents, too, has to be right
-    except Exception as error:  # by what is damaged, nearly any
-        return _refused_global(error) is not None  # whole, but not to be loaded: that says so
+        read_weights(path, mmap=True)  # its table of contents, too, has to be right
+    except RefusedError:
+        return True  # whole, but not to be loaded: that says so
+    except Exception:  # by what is damaged, nearly any
+        return False
     return True
-
-
-def _refused_global(error: Exception) -> str | None:
-    """What a file would have called on loading."""
-    match = re.search(r"(?:GLOBAL|asks for) `?([\w.]+)", str(error))
-    return match[1] if match else None
 
 
 class SafeCheckpointer(DetectionCheckpointer):
@@ -136,10 +125,14 @@ class SafeCheckpointer(DetectionCheckpointer):
         return newest_first
 
     def _load_file(self, filename: str) -> dict[str, Any]:
-        with refusal_in_one_line(filename):
-            if filename.endswith(".pkl"):
-                return _from_zoo(read_weights(filename))
-            return super()._load_file(filename)
+        if filename.endswith(".pkl"):
+            data = _from_zoo(read_weights(filename))
+        else:
+            if filename.endswith(".pyth"):  # which Detectron2 reads by torch's safe loader
+                read_weights(filename)
+            data = super()._load_file(filename)
+        check_named_tensors(filename, data["model"])
+        return data
 
     def _torch_load(self, f: str) -> Any:
         return read_weights(f)
@@ -169,95 +162,11 @@ class _StrictCheckpointer(SafeCheckpointer):
         return incompatible
 
 
-def _from_zoo(data: Any) -> dict[str, Any]:
+def _from_zoo(data: dict[str, Any]) -> dict[str, Any]:
     """Detectron2's zoo format as it is; Caffe2's (Detectron, ImageNet) with what it needs."""
-    if not isinstance(data, dict):
-        raise pickle.UnpicklingError(f"it holds a {type(data).__name__}, not a dict of arrays")
     if "model" in data and "__author__" in data:
         return data
     blobs = data.get("blobs", data)
-    blobs = {name: blob for name, blob in blobs.items() if not name.endswith("_momentum")}
+    if isinstance(blobs, dict):
+        blobs = {key: x for key, x in blobs.items() if not str(key).endswith("_momentum")}
     return {"model": blobs, "__author__": "Caffe2", "matching_heuristics": True}
-
-
-@contextlib.contextmanager
-def refusal_in_one_line(path: str | os.PathLike) -> Iterator[None]:
-    """Turn reading errors into a ValueError; torch's own text advises to read the file anyhow."""
-    try:
-        yield
-    except (pickle.UnpicklingError, RuntimeError, EOFError, SafetensorError) as error:
-        reason = "is no checkpoint, or damaged"
-        if name := _refused_global(error):
-            reason = (
-                f"asks for {name} to be called, and so is not read: weights are arrays and "
-                "plain values alone"
-            )
-        raise ValueError(f"{path} {reason}") from error
-
-
-def read_weights(path: str | os.PathLike) -> Any:
-    """What a file holds, by its ending: ``.safetensors``, ``.pkl``, else a ``torch.save`` file."""
-    suffix = Path(path).suffix
-    if suffix == ".safetensors":
-        return load_file(path)
-    if suffix == ".pkl":
-        with open(path, "rb") as file:
-            return load_arrays(file)
-    return read_torch_file(path)
-
-
-def _latin1_bytes(text: str, encoding: str = "latin1") -> bytes:
-    """``_codecs.encode`` as pickles of Python 3 use it, for bytes, and nothing else."""
-    if encoding != "latin1":
-        raise pickle.UnpicklingError(f"it encodes text as {encoding!r}")
-    return text.encode(encoding)
-
-
-# What a pickle may call: a pickle can name any function and have it called on loading. NumPy's are
-# taken from what NumPy itself pickles, as they have moved between its versions.
-_BUILDERS = {
-    "multiarray._reconstruct": np.zeros(1).__reduce__()[0],
-    "multiarray.scalar": np.float64(0).__reduce__()[0],
-    "numeric._frombuffer": np.zeros(1).__reduce_ex__(5)[0],
-}
-_ARRAY_GLOBALS: dict[str, Any] = {
-    "numpy.ndarray": np.ndarray,
-    "numpy.dtype": np.dtype,
-    **{f"numpy.core.{name}": builder for name, builder in _BUILDERS.items()},
-    **{f"numpy._core.{name}": builder for name, builder in _BUILDERS.items()},
-}
-_PICKLE_GLOBALS: dict[str, Any] = {
-    **_ARRAY_GLOBALS,
-    "collections.OrderedDict": OrderedDict,
-    "_codecs.encode": _latin1_bytes,
-}
-_DTYPES = {type(np.dtype(code)) for code in np.typecodes["AllInteger"] + "?efd"}
-
-
-def read_torch_file(path: str | os.PathLike, *, mmap: bool = False) -> Any:
-    """Load a ``torch.save`` file that holds tensors, arrays and plain values alone."""
-    allowed: list[Any] = [*((builder, name) for name, builder in _ARRAY_GLOBALS.items()), *_DTYPES]
-    with torch.serialization.safe_globals(allowed):
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if f"{module}.{name}" not in _PICKLE_GLOBALS:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
-        return _PICKLE_GLOBALS[f"{module}.{name}"]
-
-
-def load_arrays(file: IO[bytes]) -> Any:
-    """Unpickle dicts, lists, numbers, text and NumPy arrays, such as Detectron2's zoo (``.pkl``),
-    some of it written by Python 2.
-
-    Raises:
-        pickle.UnpicklingError: it holds anything else, which was not called; or it is no pickle.
-    """
-    try:
-        return _ArrayUnpickler(file, encoding="latin1").load()
-    except pickle.UnpicklingError:
-        raise
-    except Exception as error:  # of a damaged pickle: nearly any, by its opcodes
-        raise pickle.UnpicklingError(f"it is damaged: {error}") from error
