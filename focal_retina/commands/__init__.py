@@ -49,7 +49,8 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
 
     from ..engine import exit_status
 
-    interrupted = INTERRUPTED.get(words[0], "interrupted")
+    evaluates = getattr(args, "eval_only", False)
+    interrupted = "interrupted" if evaluates else INTERRUPTED.get(words[0], "interrupted")
     return exit_status(lambda: _module(words[0]).run(args), interrupted, prog=parser.prog)
 
 

@@ -10,7 +10,7 @@ docs/convert_weights.md.
 import argparse
 from pathlib import Path
 
-STATED = ("num_classes", "num_anchors", "aspect_ratios", "config_file", "bn_eps")
+STATED = ("num_classes", "num_anchors", "aspect_ratios")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,9 +33,16 @@ def run(args: argparse.Namespace) -> None:
     from ..engine import UserError, user_errors
     from ..interop.weight_files import convert_file, write_conversion
 
-    stated = {name: getattr(args, name) for name in STATED}
+    stated = {name: getattr(args, name) for name in STATED if getattr(args, name) is not None}
     with user_errors():
-        conversion = convert_file(args.input, args.source, args.target, **stated)
+        conversion = convert_file(
+            args.input,
+            args.source,
+            args.target,
+            config_file=args.config_file,
+            bn_eps=args.bn_eps,
+            **stated,
+        )
     print(*conversion.report.lines(), sep="\n")
     if not (conversion.report.is_complete or args.allow_missing):
         raise UserError(

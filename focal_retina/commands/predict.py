@@ -4,7 +4,8 @@
     focal-retina predict --model export/model.onnx --json found.json 'photos/**/*.jpg'
     focal-retina predict --config-file FILE --output found 0 --opts MODEL.WEIGHTS model.pth
 
-What can't be read is reported and passed over; the exit status is then 1.
+What can't be read is reported and passed over; the exit status is then 1. Only a .pt2 can run code
+on opening, and so needs --allow-code; an .onnx and a training's folder can't.
 """
 
 import argparse
@@ -17,6 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model = parser.add_mutually_exclusive_group(required=True)
     model.add_argument("--model", metavar="PATH", help="a training's folder, *.pt2 or *.onnx")
     model.add_argument("--config-file", metavar="FILE", help="weights: MODEL.WEIGHTS in --opts")
+    parser.add_argument(
+        "--allow-code", action="store_true", help="open a .pt2, running Python code that is in it"
+    )
     parser.add_argument("--output", type=Path, metavar="DIR", help="pictures and videos go here")
     parser.add_argument("--json", type=Path, metavar="FILE", help="detections in COCO's format")
     parser.add_argument("--threshold", type=float, default=0.5, help="lowest score; default: 0.5")
@@ -41,13 +45,20 @@ def run(args: argparse.Namespace) -> int:
     writers: list[CocoWriter | PictureWriter] = []
     with user_errors():
         predictor = load_predictor(
-            args.model or args.config_file, args.opts, register=args.register, imports=args.imports
+            args.model or args.config_file,
+            args.opts,
+            register=args.register,
+            imports=args.imports,
+            allow_code=args.allow_code,
         )
         if args.json:
             writers.append(CocoWriter(args.json, predictor.meta))
         if args.output:
             writers.append(PictureWriter(args.output, sources, predictor.meta.classes))
-    unreadable = predict_sources(
-        predictor, sources, writers, batch_size=args.batch_size, threshold=args.threshold
-    )
-    return 1 if unreadable else 0
+    try:
+        failed = predict_sources(
+            predictor, sources, writers, batch_size=args.batch_size, threshold=args.threshold
+        )
+    except OSError as error:  # of a source it would be passed over
+        raise UserError(f"the results can't be written: {error}") from error
+    return 1 if failed else 0

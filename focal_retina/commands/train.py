@@ -10,25 +10,23 @@ Several processes: --num-gpus 2 (on CPU, too), or torchrun --nproc-per-node 2 tr
 """
 
 import argparse
-import contextlib
 import sys
-from collections.abc import Iterator
 
 from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser, default_setup, hooks
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-from ..data import CorruptImageError
 from ..engine import (
     SafeCheckpointer,
     Trainer,
-    UserError,
     as_in_main_process,
     exit_status_of,
     launch_training,
+    only_training_in,
     prepare_process,
     setup_config,
+    training_errors,
     user_errors,
 )
 from ..figures.training import write_training_report
@@ -64,39 +62,42 @@ def run(args: argparse.Namespace) -> int:
 def main(args: argparse.Namespace, cfg: CfgNode) -> int:
     prepare_process(args.imports, args.register)  # one that was just started has empty registries
     cfg = as_in_main_process(cfg)
+    if args.eval_only:
+        return evaluate(args, cfg)
+    with only_training_in(cfg.OUTPUT_DIR):
+        return train(args, cfg)
+
+
+def set_up(args: argparse.Namespace, cfg: CfgNode) -> None:
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="focal_retina")
 
-    if args.eval_only:
-        with user_errors():
-            model = Trainer.build_model(cfg)
-            checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR)
-            checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
-        with image_errors():
-            Trainer.test(cfg, model)
-            if cfg.TEST.AUG.ENABLED:
-                Trainer.test_with_TTA(cfg, model)
-        return 0
 
+def evaluate(args: argparse.Namespace, cfg: CfgNode) -> int:
+    set_up(args, cfg)
+    with user_errors():
+        model = Trainer.build_model(cfg)
+        checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR)
+        checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+    with training_errors():
+        Trainer.test(cfg, model)
+        if cfg.TEST.AUG.ENABLED:
+            Trainer.test_with_TTA(cfg, model)
+    return 0
+
+
+def train(args: argparse.Namespace, cfg: CfgNode) -> int:
+    set_up(args, cfg)
     with user_errors():
         trainer = Trainer(cfg)
         trainer.resume_or_load(resume=args.resume)
     if comm.is_main_process():
         trainer.register_hooks([hooks.CallbackHook(after_train=report_if_finished)])
-    with image_errors():
+    with training_errors():
         trainer.train()
     if trainer.interrupted_by is not None and comm.is_main_process():
         print("train_net.py: saved; the same command with --resume goes on", file=sys.stderr)
     return exit_status_of(trainer.interrupted_by)
-
-
-@contextlib.contextmanager
-def image_errors() -> Iterator[None]:
-    """Turn a loss that is not finite, and an image that cannot be read, into one line."""
-    try:
-        yield
-    except (FloatingPointError, CorruptImageError) as error:
-        raise UserError(str(error)) from error
 
 
 def report_if_finished(trainer: Trainer) -> None:

@@ -48,7 +48,8 @@ def load_all(model: FocalRetinaNet, meta: ModelMeta, files: Mapping[str, Path]) 
     """The model as it is, folded for inference, and in each exported file."""
     predictors = {"eager": Predictor(model, meta)}
     predictors["eager-folded"] = Predictor(inference_copy(model), meta)
-    return predictors | {name: load_predictor(path) for name, path in files.items()}
+    exported = {name: load_predictor(path, allow_code=True) for name, path in files.items()}
+    return predictors | exported
 
 
 def compare_all(predictors: Predictors, images: Sequence[np.ndarray]) -> bool:
@@ -66,11 +67,8 @@ def compare_all(predictors: Predictors, images: Sequence[np.ndarray]) -> bool:
 
 
 def compare(predictor: Predictor, reference: Predictor, images: Iterable[np.ndarray]) -> Agreement:
-    """Run both on each image (H, W, 3, uint8, BGR) alone.
-
-    Counterparts have the same class, scores within 1e-3, and boxes within 1e-3 pixels plus 1e-5 of
-    their largest coordinate.
-    """
+    """Run both on each image (H, W, 3, uint8, BGR) alone. Counterparts have the same class, scores
+    within 1e-3, and boxes within 1e-3 pixels plus 1e-5 of their largest coordinate."""
     agreement = Agreement()
     for image in images:
         (found,), (expected,) = predictor.predict([image]), reference.predict([image])
@@ -110,11 +108,8 @@ def sample_images(dataset_names: Sequence[str], count: int) -> Iterable[np.ndarr
 
 def ap_table(predictors: Predictors, datasets: Sequence[str], output_dir: Path) -> str:
     """AP of each (boxes, IoU .50:.05:.95, percent) on registered data sets, and its difference to
-    the first's. The evaluators' files go into ``output_dir``.
-
-    Raises:
-        ValueError: a data set is not registered, or has another number of classes.
-    """
+    the first's. The evaluators' files go into ``output_dir``. A ValueError: a data set is not
+    registered, or has another number of classes."""
     lines = ["| data set | model | AP | difference |", "| --- | --- | ---: | ---: |"]
     for dataset in datasets:
         first = None
@@ -137,17 +132,13 @@ def _average_precision(predictor: Predictor, dataset: str, output_dir: Path) -> 
 
 def time_table(predictors: Predictors, images: Sequence[np.ndarray]) -> str:
     """Median time of each for all images, one by one, resizing and NMS included."""
-    threads = torch.get_num_threads()
-    medians = {}
-    for name, predictor in predictors.items():
-        timer = Timer(
-            "for image in images: predictor.predict([image])",
-            globals={"images": images, "predictor": predictor},
-            num_threads=threads,
-        )
-        medians[name] = timer.blocked_autorange(min_run_time=2).median
-    first = next(iter(medians.values()))
+    threads, first = torch.get_num_threads(), None
     lines = [f"| {threads} threads | {len(images)} images | × eager |", "| --- | ---: | ---: |"]
-    for name, median in medians.items():
+    for name, predictor in predictors.items():
+        statement = "for image in images: predictor.predict([image])"
+        values = {"images": images, "predictor": predictor}
+        timer = Timer(statement, globals=values, num_threads=threads)
+        median = timer.blocked_autorange(min_run_time=2).median
+        first = median if first is None else first
         lines.append(f"| {name} | {1e3 * median:.0f} ms | {median / first:.2f} |")
     return "\n".join(lines)

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.utils.file_io import PathManager
@@ -18,6 +17,7 @@ from ..config import add_focal_retina_config
 from ..config_file import merge_config_file
 from ..data import check_num_classes, limit_pixels, register_from_spec
 from ..dataset_check import check_datasets, warn_of_unreached_objects
+from .checkpoint import SafeCheckpointer
 from .config_checks import check_keys, check_solver, check_values
 from .precision import precision_of, resolve_precision
 
@@ -166,7 +166,7 @@ def _check_config(cfg: CfgNode, *, resume: bool, eval_only: bool, num_processes:
         check_solver(cfg, int(os.environ.get("WORLD_SIZE", num_processes)))
         precision_of(cfg)  # evaluation has a precision of its own
     _check_output_dir(cfg.OUTPUT_DIR)
-    has_checkpoint = DetectionCheckpointer(torch.nn.Identity(), cfg.OUTPUT_DIR).has_checkpoint()
+    has_checkpoint = SafeCheckpointer(torch.nn.Identity(), cfg.OUTPUT_DIR).has_checkpoint()
     if cfg.MODEL.WEIGHTS and not (resume and has_checkpoint):
         _check_weights(cfg.MODEL.WEIGHTS)
 

@@ -44,8 +44,7 @@ def evaluate_boxes(
 
     Args:
         coco_api: the ground truth. Ids of images may be integers of any size or strings.
-        detections: entries of COCO's results format, at least one. Of equal scores the earlier
-            entry ranks higher.
+        detections: entries of COCO's results format; of equal scores the earlier ranks higher.
         image_ids: evaluate on these images only; None: on all.
         max_dets: the highest-scoring detections of an image and class that count, for the three
             average recalls; the largest is also for the average precisions.
@@ -154,6 +153,7 @@ def _accumulate_by_pycocotools(
     """Write ``coco_eval.eval``; pycocotools' progress is not printed."""
     with contextlib.redirect_stdout(io.StringIO()):
         coco_eval.cocoGt = coco_api
-        coco_eval.cocoDt = coco_api.loadRes([dict(d) for d in detections])
+        # It cannot load an empty list.
+        coco_eval.cocoDt = coco_api.loadRes([dict(d) for d in detections]) if detections else COCO()
         coco_eval.evaluate()
         coco_eval.accumulate()

@@ -67,6 +67,8 @@ class COCOEvaluator(Detectron2COCOEvaluator):
     ``coco_precision_curves.npz``, see :class:`PrecisionCurves`. Masks and keypoints are left to
     Detectron2's own code.
 
+    Where objects exist and nothing was found, AP is 0, not NaN.
+
     An annotation without "iscrowd" is no crowd, and one whose "area" is missing or false has that
     of its box, which the log says. Detectron2's fails at them after it has run the model, or takes
     the false areas. Images that could not be read (samples with ``is_unreadable``) count neither
@@ -93,7 +95,7 @@ class COCOEvaluator(Detectron2COCOEvaluator):
             _logger.warning("%d images could not be read and are not evaluated", len(unread))
         detections = list(itertools.chain.from_iterable(p["instances"] for p in predictions))
         tasks = self._tasks or self._tasks_from_predictions(detections)
-        if list(tasks) != ["bbox"] or not detections or not self._do_evaluation:
+        if list(tasks) != ["bbox"] or not self._do_evaluation:
             super()._eval_predictions(predictions, img_ids)
         else:
             self._eval_boxes(detections, img_ids)
@@ -103,6 +105,12 @@ class COCOEvaluator(Detectron2COCOEvaluator):
     def _eval_boxes(
         self, detections: list[dict[str, Any]], img_ids: Iterable[Hashable] | None
     ) -> None:
+        if not detections:
+            _logger.warning(
+                "%s: the model found nothing, so that AP is 0; look at the losses in metrics.json, "
+                "at SOLVER.BASE_LR and MAX_ITER, and at MODEL.RETINANET.SCORE_THRESH_TEST",
+                self._metadata.name,
+            )
         self._to_dataset_categories(detections)
         if self._output_dir:
             path = os.path.join(self._output_dir, "coco_instances_results.json")

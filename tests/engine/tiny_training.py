@@ -10,7 +10,6 @@ import multiprocessing
 import os
 import signal
 import sys
-import traceback
 from pathlib import Path
 
 import torch
@@ -82,19 +81,11 @@ def _logged(function, arguments, log):
     torch.set_num_threads(1)
     # Data workers as in a process that a user starts
     multiprocessing.set_start_method("fork", force=True)
-    try:
-        status = function(*arguments)
-    except BaseException:
-        traceback.print_exc()
-        status = 70
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # Skips the clean-up of multiprocessing, which would hide a status.
-    os._exit(status or 0)
+    sys.exit(function(*arguments))
 
 
-def train(tiny_coco, out, options=(), before=None, environment=()):
-    """Train with ``--resume`` through the command line, metrics every 2 iterations.
+def train(tiny_coco, out, options=(), before=None, environment=(), flag="--resume"):
+    """Train through the command line, metrics every 2 iterations.
 
     Args:
         tiny_coco: the fixture.
@@ -102,6 +93,7 @@ def train(tiny_coco, out, options=(), before=None, environment=()):
         options: config keys that differ from ``OPTIONS``.
         before: called first; it plants what kills the run.
         environment: variables to set.
+        flag: of the command line.
 
     Returns:
         train_net.py's exit status.
@@ -117,7 +109,7 @@ def train(tiny_coco, out, options=(), before=None, environment=()):
         before()
     json_file, folder = tiny_coco
     values = {**OPTIONS, "OUTPUT_DIR": str(out), **dict(options)}
-    argv = ["train", "--config-file", "configs/Base-FocalRetinaNet.yaml", "--resume"]
+    argv = ["train", "--config-file", "configs/Base-FocalRetinaNet.yaml", flag]
     argv += ["--register", f"tiny={json_file}:{folder}"]
     argv += [str(x) for item in values.items() for x in item]
     return main(argv)
