@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parents[1] / "focal_retina"
 
 # A room imports itself and lower floors, nothing else of the package.
 FLOORS = [
-    {"version", "detectron2_import", "files", "drawing", "config", "config_file", "losses"},
+    {"files", "drawing", "config", "config_file", "losses"},
     {"modeling", "data", "evaluation"},
     {"dataset_check"},
     {"engine"},

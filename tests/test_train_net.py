@@ -6,7 +6,8 @@ import re
 import pytest
 from helpers import QUICKSTART, TINY_TRAINING, python
 
-from focal_retina.commands import main, train
+from focal_retina import engine
+from focal_retina.commands import main
 
 CONFIG = ["--config-file", QUICKSTART]
 
@@ -110,8 +111,9 @@ def test_trains_with_a_loss_of_ones_own(train_tiny, tmp_path):
 
 
 def test_two_processes_on_cpu(register_tiny, tmp_path):
-    command = ["train_net.py", "--num-gpus", "2", "--dist-url", "auto", *CONFIG]
+    command = ["train_net.py", "--num-gpus", "2", *CONFIG]
     command += [*register_tiny, *TINY_TRAINING.split(), "OUTPUT_DIR", tmp_path / "out"]
+    command += ["MODEL.DEVICE", "cpu"]
     done = python(*command, "DATASETS.TEST", "()", "SOLVER.MAX_ITER", "1")
     assert done.returncode == 0, done.stderr[-3000:]
     assert (tmp_path / "out" / "model_final.pth").is_file()
@@ -121,7 +123,7 @@ def test_interrupt_is_one_line_and_status_130(run, monkeypatch):
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(train, "launch_training", interrupted)
+    monkeypatch.setattr(engine, "launch_training", interrupted)
     status, err = run(*CONFIG)
     assert status == 130
     assert "--resume" in err and "Traceback" not in err

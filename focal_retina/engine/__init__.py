@@ -2,7 +2,15 @@ from .checkpoint import SafeCheckpointer
 from .interrupt import exit_status_of
 from .launch import exit_status, launch_training
 from .precision import AutocastTrainer, as_in_main_process
-from .setup import UserError, load_config, prepare_process, setup_config, user_errors
+from .setup import (
+    UserError,
+    check_config,
+    check_output_dir,
+    load_config,
+    prepare_process,
+    setup_config,
+    user_errors,
+)
 from .trainer import Trainer
 
 __all__ = [
@@ -11,6 +19,8 @@ __all__ = [
     "Trainer",
     "UserError",
     "as_in_main_process",
+    "check_config",
+    "check_output_dir",
     "exit_status",
     "exit_status_of",
     "launch_training",
