@@ -46,7 +46,7 @@ def imports_of(path: Path) -> tuple[set[str], set[str]]:
             top, _, rest = name.partition(".")
             if top != "focal_retina":
                 modules.add(top)
-            elif rest:
+            elif rest and not rest.isupper():  # a constant of the package itself
                 rooms.add(rest.partition(".")[0])
     return rooms, modules
 

@@ -4,10 +4,12 @@ import json
 import re
 
 import pytest
-from helpers import QUICKSTART, TINY_TRAINING, python
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from helpers import QUICKSTART, TINY_TRAINING, make_run, python
 
 from focal_retina import engine
 from focal_retina.commands import main
+from focal_retina.deploy import load_predictor
 
 CONFIG = ["--config-file", QUICKSTART]
 
@@ -86,6 +88,50 @@ def test_trains_evaluates_reports_and_resumes(train_tiny, tmp_path):
     weights = ["MODEL.WEIGHTS", out / "model_final.pth"]
     assert train_tiny(*weights, *fp16, *augmented, flags=["--eval-only"])[0] == 0
     assert list(out.glob("TTA/inference/tiny/*.json"))
+
+    # The classes are known without the data set.
+    DatasetCatalog.remove("tiny")
+    MetadataCatalog.remove("tiny")
+    meta = load_predictor(out).meta
+    assert (meta.classes, meta.category_ids) == (["cat", "dog"], [3, 8])
+    assert MetadataCatalog.get("tiny").thing_classes == ["cat", "dog"]
+
+
+def evaluate(run, folder, content, name, *arguments):
+    """Evaluate a training's folder on a COCO json; returns status, stderr, and detections."""
+    path = folder / f"{name}.json"
+    path.write_text(json.dumps(content))
+    register = ["--register", f"{name}={path}:{folder.parent / 'images'}"]
+    sets = ["DATASETS.TEST", f"('{name}',)", *arguments]
+    status, err = run("--eval-only", "--config-file", folder, *register, *sets)
+    results = folder / "inference" / name / "coco_instances_results.json"
+    found = json.loads(results.read_text()) if status == 0 else []
+    return status, err, {(x["image_id"], x["category_id"], *x["bbox"]): x["score"] for x in found}
+
+
+def test_evaluation_is_by_class_name_with_weights_that_fit(run, tiny_coco, tmp_path, quiet_setup):
+    folder = make_run(tmp_path / "run")
+    classes = [{"id": 3, "name": "cat"}, {"id": 8, "name": "dog"}]
+    (folder / "classes.json").write_text(json.dumps(classes))
+    content = json.loads(tiny_coco[0].read_text())
+    _, _, both = evaluate(run, folder, content, "both")
+    dogs = [x for x in content["annotations"] if x["category_id"] == 8]
+    one = {**content, "categories": classes[1:], "annotations": dogs}
+    _, _, found = evaluate(run, folder, one, "one")
+    assert found == {key: score for key, score in both.items() if key[1] == 8} and len(found) > 9
+
+    three = {**content, "categories": [*classes, {"id": 9, "name": "cow"}]}
+    status, err, _ = evaluate(run, folder, three, "three")
+    assert status == 2 and "(cat, dog, cow), but the model has 2 classes (cat, dog)" in err
+    (folder / "classes.json").unlink()
+    for arguments, message in [
+        (["MODEL.RETINANET.NUM_CLASSES", 3], "the checkpoint has 2 classes and the config 3"),
+        (["MODEL.FPN.OUT_CHANNELS", 16, "MODEL.RETINANET.NUM_CLASSES", 3], "another architecture"),
+        (["MODEL.RETINANET.NUM_CLASSES", 3, "MODEL.WEIGHTS", ""], "MODEL.WEIGHTS is empty"),
+        ([], "NUM_CLASSES is 2, and no classes.json beside the weights"),
+    ]:
+        status, err, _ = evaluate(run, folder, three, "three", *arguments)
+        assert status == 2 and message in err
 
 
 def test_trains_detectron2s_own_model(train_tiny):

@@ -88,8 +88,14 @@ def check_classes(cfg: CfgNode, *, eval_only: bool = False) -> None:
     if not eval_only:
         check_num_classes(num_classes, cfg.DATASETS.TRAIN)
     classes = model_classes(cfg) if eval_only else training_classes(cfg)
+    for name in cfg.DATASETS.TEST if classes is None else ():
+        found = dataset_classes(name)
+        if found is not None and len(found) != num_classes:
+            raise ValueError(
+                f"{name} has {_listed(found)}, but MODEL.RETINANET.NUM_CLASSES is {num_classes}, "
+                f"and no {CLASSES_FILE} beside the weights says which classes these are"
+            )
     if classes is None:
-        check_num_classes(num_classes, cfg.DATASETS.TEST)
         return
     if len(classes.names) != num_classes:
         raise ValueError(

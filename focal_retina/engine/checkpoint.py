@@ -144,6 +144,9 @@ def load_trained_model(cfg: CfgNode, *, resume: bool = False) -> nn.Module:
         ValueError: there are no weights, or they do not fit. (To Detectron2 that is a warning; here
             the numbers of an untrained head would follow.)
     """
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.FOCAL_RETINA.EFFICIENTNET_LITE.PRETRAINED = False  # all weights come from the file
     model = build_model(cfg)
     checkpointer = _StrictCheckpointer(model, cfg.OUTPUT_DIR)
     if not (cfg.MODEL.WEIGHTS or (resume and checkpointer.has_checkpoint())):

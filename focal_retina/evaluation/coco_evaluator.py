@@ -123,7 +123,7 @@ class COCOEvaluator(Detectron2COCOEvaluator):
 
     def _write_json(self, detections: list[dict[str, Any]]) -> None:
         path = os.path.join(self._output_dir, "coco_instances_results.json")
-        _logger.info("Saving results to %s", path)
+        _logger.debug("Saving results to %s", path)
         with PathManager.open(path, "w") as file:
             file.write(json.dumps(detections))
 

@@ -17,7 +17,6 @@ from focal_retina.engine.config_checks import (
     check_keys,
     check_solver,
     check_values,
-    scaled_learning_rate,
 )
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -131,12 +130,6 @@ def test_values_that_no_training_can_mean(key, value):
 
 
 # --- batch size, processes, learning rate ---
-
-
-def test_linear_scaling():
-    """Detectron2's Base-RetinaNet: 0.01 for 16 images."""
-    assert scaled_learning_rate(16) == 0.01
-    assert scaled_learning_rate(2) == 0.00125
 
 
 def test_a_rate_that_misfits_the_batch_is_a_warning_with_the_scaled_value(caplog):
