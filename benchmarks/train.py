@@ -38,7 +38,8 @@ def cases(device: torch.device, sizes: Sequence[Size]) -> Iterator[Case]:
 def _candidates(
     device: torch.device, size: Size, our_batches: Batches, stock_batches: Batches
 ) -> dict[str, Staged]:
-    """Ours in bf16 and fp32, and Detectron2's in fp32, on CUDA also with its AMP (fp16)."""
+    """Ours in bf16 and fp32, and Detectron2's in fp32, on CUDA also with its AMP (fp16), and in the
+    format and precision of ours, which shows what is gained by these alone."""
     stock, candidates = make_stock(size, device), {}
     for name, dtype in precisions(device).items():
         model = make_ours(stock, size, device)
@@ -46,11 +47,15 @@ def _candidates(
         optimizer = build_optimizer(make_cfg(size, device), model)
         candidates[f"ours, {name}"] = train_step(model, optimizer, our_batches, dtype)
     cfg = make_cfg(size, device, meta_arch="RetinaNet")
-    for name, dtype in {"fp32": torch.float32, "AMP": torch.float16}.items():
-        if name == "fp32" or device.type == "cuda":
-            model = make_stock(size, device)
-            step = train_step(model, build_stock_optimizer(cfg, model), stock_batches, dtype)
-            candidates[f"Detectron2, {name}"] = step
+    peers = {"fp32": torch.float32}
+    if device.type == "cuda":
+        peers |= {"AMP": torch.float16, "channels_last + bf16": torch.bfloat16}
+    for name, dtype in peers.items():
+        model = make_stock(size, device)
+        if dtype is torch.bfloat16:
+            model.to(memory_format=torch.channels_last)
+        step = train_step(model, build_stock_optimizer(cfg, model), stock_batches, dtype)
+        candidates[f"Detectron2, {name}"] = step
     return candidates
 
 

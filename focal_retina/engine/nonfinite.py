@@ -14,9 +14,9 @@ config.yaml    the whole config
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from detectron2.engine import HookBase
@@ -28,6 +28,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import get_total_norm
 
 from ..modeling import FocalRetinaNet
+from .precision import StepTrainer
 from .resume import rng_state, set_rng_state
 
 _logger = logging.getLogger(__name__)
@@ -36,12 +37,25 @@ BATCH_FILE, CONFIG_FILE = "batch.pt", "config.yaml"
 REPORT_FILE, WEIGHTS_FILE = "report.json", "model.pth"
 
 
+class _Iteration(NamedTuple):
+    """What a look at an iteration needs, and what is dumped of it."""
+
+    number: int
+    batch: list[dict[str, Any]]
+    losses: dict[str, Tensor]
+    before: dict[str, Any]  # random states and autocast
+    buffers: list[tuple[nn.Module, str, Tensor]]  # of before the step
+    total: Tensor  # finite where all losses and gradients are
+    is_copied: torch.cuda.Event | None  # where ``total`` is on its way from a GPU
+
+
 class NonFiniteGuard(HookBase):
     """A hook of the step trainer, such as Detectron2's SimpleTrainer: after each backward pass, and
     before the optimizer's step, it looks at the losses and the gradients.
 
     The model's forward hooks give it the batch and the buffers, so that it goes with every trainer.
-    It waits for a GPU once, where Detectron2's own check of the losses would wait a moment later.
+    On a GPU, under a :class:`StepTrainer`, it looks at each iteration in the next one, so that the
+    host needn't wait: the optimizer left out the step by itself.
     Under a gradient scaler (fp16), infinite gradients are normal: it looks at the losses alone.
     """
 
@@ -61,8 +75,9 @@ class NonFiniteGuard(HookBase):
         self._gradient_period = gradient_period
         self._batch: list[dict[str, Any]] = []
         self._losses: dict[str, Tensor] = {}
-        self._before: dict[str, Any] = {}  # random states and autocast
-        self._buffers: list[tuple[nn.Module, str, Tensor]] = []  # of before the step
+        self._before: dict[str, Any] = {}
+        self._buffers: list[tuple[nn.Module, str, Tensor]] = []
+        self._unseen: _Iteration | None = None
         self._model.register_forward_pre_hook(self._before_forward)
         self._model.register_forward_hook(self._after_forward)
 
@@ -87,22 +102,50 @@ class NonFiniteGuard(HookBase):
             self._losses = {name: loss.detach() for name, loss in losses.items()}
 
     def after_backward(self) -> None:
-        """Look at this iteration.
+        """Look at this iteration, or on a GPU at the one before.
 
         Raises:
             FloatingPointError: a loss or gradient is infinite or NaN; the dump is written.
         """
+        self.look()
         total = torch.stack([loss.double() for loss in self._losses.values()]).sum()
         if self._checks_gradients():
             gradients = [p.grad for p in self._model.parameters() if p.grad is not None]
             total = total + get_total_norm(gradients).to(total.device)
-        if torch.isfinite(total):
+        is_copied = None
+        if (
+            total.is_cuda
+            and isinstance(self.trainer, StepTrainer)
+            and self.trainer.can_skip_steps()
+        ):
+            self.trainer.optimizer.found_inf = (~total.isfinite()).float()
+            total = torch.empty_like(total, device="cpu", pin_memory=True).copy_(total, True)
+            is_copied = torch.cuda.Event()
+            is_copied.record()
+        self._unseen = self._iteration(total, is_copied)
+        if is_copied is None:
+            self.look()
+
+    def _iteration(self, total: Tensor, is_copied: torch.cuda.Event | None) -> _Iteration:
+        number = self.trainer.iter
+        return _Iteration(
+            number, self._batch, self._losses, self._before, self._buffers, total, is_copied
+        )
+
+    def look(self) -> None:
+        """Look at the last iteration, unless that is done: see :meth:`after_backward`."""
+        iteration, self._unseen = self._unseen, None
+        if iteration is None:
             return
-        folder = self._dump()
-        losses = ", ".join(f"{name} {loss.item():g}" for name, loss in self._losses.items())
-        what = "loss" if any(not x.isfinite() for x in self._losses.values()) else "gradient"
+        if iteration.is_copied is not None:
+            iteration.is_copied.synchronize()
+        if torch.isfinite(iteration.total):
+            return
+        folder = self._dump(iteration)
+        losses = ", ".join(f"{name} {loss.item():g}" for name, loss in iteration.losses.items())
+        what = "loss" if any(not x.isfinite() for x in iteration.losses.values()) else "gradient"
         raise FloatingPointError(
-            f"a {what} is not finite at iteration {self.trainer.iter} ({losses}); a report, the "
+            f"a {what} is not finite at iteration {iteration.number} ({losses}); a report, the "
             f"batch and the weights are in {folder}; to run it again: {_replay_command(folder)}"
         )
 
@@ -113,40 +156,52 @@ class NonFiniteGuard(HookBase):
             and getattr(self.trainer, "grad_scaler", None) is None
         )
 
-    def _dump(self) -> Path:
+    def _dump(self, iteration: _Iteration) -> Path:
         rank = comm.get_rank()
-        folder = self._folder / f"iter_{self.trainer.iter:07d}{f'_rank{rank}' if rank else ''}"
+        folder = self._folder / f"iter_{iteration.number:07d}{f'_rank{rank}' if rank else ''}"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / CONFIG_FILE).write_text(self._config)
-        for module, name, value in self._buffers:
+        for module, name, value in iteration.buffers:
             getattr(module, name).copy_(value)
         torch.save({"model": self._model.state_dict()}, folder / WEIGHTS_FILE)
-        batch = [_readable_parts(x) for x in self._batch]
-        torch.save({**self._before, "batch": batch}, folder / BATCH_FILE)
+        batch = [_readable_parts(x) for x in iteration.batch]
+        torch.save({**iteration.before, "batch": batch}, folder / BATCH_FILE)
         report = {
-            "iteration": self.trainer.iter,
-            "losses": {name: loss.item() for name, loss in self._losses.items()},
-            "images": [_describe(x) for x in self._batch],
-            "parameters with gradients that are not finite": bad_gradients(self._model),
+            "iteration": iteration.number,
+            "losses": {name: loss.item() for name, loss in iteration.losses.items()},
+            "images": [_describe(x) for x in iteration.batch],
             "replay": _replay_command(folder),
         }
         # Before what may fail
         _write_json(folder, report)
-        _write_json(folder, {**report, "levels": self._levels()})
+        report["parameters with gradients that are not finite"] = self._again(
+            iteration, self._bad_gradients
+        )
+        report["levels"] = self._again(iteration, self._levels)
+        _write_json(folder, report)
         return folder
 
-    def _levels(self) -> Any:
-        """The losses by level, or why they can't be had: the first error must not get lost."""
+    def _again(self, iteration: _Iteration, work: Callable[[_Iteration], Any]) -> Any:
+        """What ``work`` finds, or why it can't be had: the first error must not get lost."""
+        set_rng_state(iteration.before["rng"])
+        device_type = next(self._model.parameters()).device.type
+        try:
+            with autocast_of(device_type, iteration.before["autocast"]):
+                return work(iteration)
+        except Exception as error:
+            _logger.exception("a part of the report could not be made")
+            return f"{type(error).__name__}: {error}"
+
+    def _bad_gradients(self, iteration: _Iteration) -> list[str]:
+        if self.trainer.iter != iteration.number:  # the gradients are the next iteration's
+            self._model.zero_grad()
+            sum(self._model(iteration.batch).values()).backward()
+        return bad_gradients(self._model)
+
+    def _levels(self, iteration: _Iteration) -> Any:
         if not isinstance(self._model, FocalRetinaNet):
             return f"{type(self._model).__name__} has no losses by level"
-        set_rng_state(self._before["rng"])
-        device_type, dtype = next(self._model.parameters()).device.type, self._before["autocast"]
-        try:
-            with autocast_of(device_type, dtype):
-                return losses_by_level(self._model, self._batch)
-        except Exception as error:
-            _logger.exception("the losses by level could not be computed")
-            return f"{type(error).__name__}: {error}"
+        return losses_by_level(self._model, iteration.batch)
 
 
 @torch.no_grad()

@@ -9,15 +9,16 @@ import logging
 import os
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import AMPTrainer, SimpleTrainer
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.utils import comm
-from torch import nn, optim
+from torch import Tensor, nn, optim
 
 from ..modeling import FocalRetinaNet
 from ..modeling.inference import inference_copy
@@ -169,7 +170,39 @@ def set_memory_format(model: nn.Module, *, precision: str, device: str) -> None:
         model.head.to(memory_format=torch.contiguous_format)
 
 
-class AutocastTrainer(SimpleTrainer):
+class StepTrainer(SimpleTrainer):
+    """:class:`SimpleTrainer` that leaves a GPU's losses there, because each reading waits for it,
+    until :meth:`write_metrics_now`."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self._unwritten: list[tuple[dict[str, Tensor], float, str, int]] = []
+
+    def _write_metrics(
+        self,
+        loss_dict: Mapping[str, Tensor],
+        data_time: float,
+        prefix: str = "",
+        iter: int | None = None,
+    ) -> None:
+        iteration = self.iter if iter is None else iter
+        losses = {name: loss.detach() for name, loss in loss_dict.items()}
+        self._unwritten.append((losses, data_time, prefix, iteration))
+        if not any(loss.is_cuda for loss in losses.values()):
+            self.write_metrics_now()
+
+    def can_skip_steps(self) -> bool:
+        """Whether the optimizer leaves out a step where its tensor ``found_inf`` is 1."""
+        return all(group.get("fused") for group in self.optimizer.param_groups)
+
+    def write_metrics_now(self) -> None:
+        """Put into the event storage what is not there yet, with its iteration."""
+        for metrics in self._unwritten:
+            super()._write_metrics(*metrics)
+        self._unwritten.clear()
+
+
+class AutocastTrainer(StepTrainer):
     """:class:`SimpleTrainer` whose forward pass runs in bf16, on any device.
 
     bf16 has the exponents of fp32, so that no loss scaling is needed. (Detectron2's AMPTrainer
@@ -191,7 +224,7 @@ class AutocastTrainer(SimpleTrainer):
         self.optimizer.step()
 
 
-_STEP_TRAINERS = {"fp32": SimpleTrainer, "bf16": AutocastTrainer, "fp16": AMPTrainer}
+_STEP_TRAINERS = {"fp32": StepTrainer, "bf16": AutocastTrainer, "fp16": AMPTrainer}
 
 
 def build_step_trainer(

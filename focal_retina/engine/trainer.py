@@ -31,6 +31,7 @@ from .checkpoint import SafeCheckpointer
 from .interrupt import Interrupted, StopRequest
 from .nonfinite import NonFiniteGuard
 from .precision import (
+    StepTrainer,
     build_inference_copy,
     build_step_trainer,
     log_precision,
@@ -95,13 +96,13 @@ class Trainer(DefaultTrainer):
         device_ids = None if cfg.MODEL.DEVICE == "cpu" else [comm.get_local_rank()]
         model = create_ddp_model(model, broadcast_buffers=False, device_ids=device_ids)
         self._trainer = build_step_trainer(cfg, model, data_loader, optimizer)
-        guard = NonFiniteGuard(
+        self._guard = NonFiniteGuard(
             model,
             config=cfg.dump(),
             folder=Path(cfg.OUTPUT_DIR, "nonfinite"),
             gradient_period=cfg.MODEL.FOCAL_RETINA.GRADIENT_CHECK_PERIOD,
         )
-        self._trainer.register_hooks([guard])
+        self._trainer.register_hooks([self._guard])
 
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
@@ -264,8 +265,20 @@ class Trainer(DefaultTrainer):
             self._hooks[:] = [x for x in self._hooks if not isinstance(x, hooks.EvalHook)]
         super().after_train()
 
+    def after_step(self) -> None:
+        if (self.iter + 1) % self.WRITER_PERIOD == 0:
+            self._read_gpu()
+        super().after_step()
+
+    def _read_gpu(self) -> None:
+        """Wait for what checkpoints and writers need, and for the last look at the gradients."""
+        self._guard.look()
+        if isinstance(self._trainer, StepTrainer):
+            self._trainer.write_metrics_now()
+
     def gather_rng_states(self) -> None:
         """Collect the random states for the checkpoint; every process must call."""
+        self._read_gpu()
         self._rng_states = comm.gather(rng_state())
 
     def state_dict(self) -> dict[str, Any]:

@@ -15,11 +15,12 @@ import torch
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
-# Anchors and objects taken at once. On a CPU their product stays in the cache, and below the 32,768
-# elements from which torch spreads an operator over threads: so small a piece gains little by that,
-# and loses much where the cores are busy. An accelerator wants more work per kernel instead.
+# Anchors and objects taken at once on a CPU: their product stays in the cache, and below the 32,768
+# elements from which torch spreads an operator over threads. So small a piece gains little by that,
+# and loses much where the cores are busy.
 CPU_BLOCK = (4000, 8)
-ACCELERATOR_BLOCK = (65536, 64)
+# Objects taken at once on an accelerator, with all anchors.
+ACCELERATOR_OBJECTS = 64
 
 # The best anchors of an object are promoted where their IoU reaches this.
 PROMOTION_FLOORS: dict[str, Callable[[float], float]] = {
@@ -104,38 +105,36 @@ class AnchorLabeler:
         labels = torch.full_like(matched_idxs, self.num_classes)
         if not any(map(len, gt_instances)):
             return labels, matched_idxs
-        blocks = _Blocks(Boxes.cat(list(anchors)).tensor)
+        pairs_of = _Blocks if anchors[0].device.type == "cpu" else _AllPairs
+        pairs = pairs_of(_columns(Boxes.cat(list(anchors)).tensor))
         for image, gt in enumerate(gt_instances):
-            self._match(blocks, gt, labels[image], matched_idxs[image])
-            self._ignore_crowd(blocks, gt, labels[image])
+            if len(gt):
+                self._match(pairs, gt, labels[image], matched_idxs[image])
+                self._ignore_crowd(pairs, gt, labels[image])
         return labels, matched_idxs
 
-    def _match(self, blocks: "_Blocks", gt: Instances, labels: Tensor, matched: Tensor) -> None:
+    def _match(self, pairs: "_Pairs", gt: Instances, labels: Tensor, matched: Tensor) -> None:
         """Write one image's labels and matched objects in place."""
         objects = _columns(gt.gt_boxes.tensor)
         if gt.has("gt_is_crowd"):
             objects[4].masked_fill_(gt.gt_is_crowd, torch.inf)
-        if not objects[4].isfinite().any():
-            return
-        anchor_iou, block_iou = blocks.best_iou(objects)
-        thresholds = anchor_iou.new_tensor(self.iou_thresholds)
-        bands = torch.bucketize(anchor_iou, thresholds, right=True)
-        promoted = blocks.attain(objects, block_iou, self.promotion_floor)
-        kinds = bands.new_tensor(self.iou_labels)[bands].masked_fill_(promoted, 1)
-        labels.masked_fill_(kinds == -1, -1)
-        positives = (kinds == 1).nonzero()[:, 0]
-        matched[positives] = blocks.argmax_iou(positives, objects)
-        labels[positives] = gt.gt_classes[matched[positives]]
+        pairs.match(objects, gt.gt_classes, self._kinds, self.promotion_floor, labels, matched)
 
-    def _ignore_crowd(self, blocks: "_Blocks", gt: Instances, labels: Tensor) -> None:
+    def _kinds(self, iou: Tensor) -> Tensor:
+        """What anchors (R,) become by the band of their highest IoU: -1, 0 or 1, int8."""
+        kinds = torch.full_like(iou, self.iou_labels[0], dtype=torch.int8)
+        for threshold, label in zip(self.iou_thresholds, self.iou_labels[1:], strict=True):
+            kinds.masked_fill_(iou >= threshold, label)
+        return kinds
+
+    def _ignore_crowd(self, pairs: "_Pairs", gt: Instances, labels: Tensor) -> None:
         """Turn the background anchors of one image that lie in a crowd box into ignored ones."""
         if self.crowd_ioa_threshold is None or not gt.has("gt_is_crowd"):
             return
-        crowd = _columns(gt.gt_boxes.tensor[gt.gt_is_crowd])
-        rows = labels.split(blocks.size)
-        for number, _, ioa in blocks.sweep(crowd, blocks.near(crowd), _pairwise_ioa):
-            covered = ioa.amax(0) >= self.crowd_ioa_threshold
-            rows[number].masked_fill_(covered & (rows[number] == self.num_classes), -1)
+        # What is no crowd becomes an empty box. Selecting the others would wait for the device.
+        crowd = _columns(gt.gt_boxes.tensor.masked_fill(~gt.gt_is_crowd[:, None], 0))
+        covered = pairs.highest_ioa(crowd) >= self.crowd_ioa_threshold
+        labels.masked_fill_(covered & (labels == self.num_classes), -1)
 
 
 def check_gt_instances(
@@ -189,18 +188,112 @@ def _check_bands(thresholds: Sequence[float], labels: Sequence[int]) -> None:
         )
 
 
-class _Blocks:
-    """All anchors of an image, cut into blocks, and a workspace for the pairs of a block."""
+class _Pairs:
+    """All anchors of an image, as ``columns`` (5, R), against its objects (5, M)."""
 
-    def __init__(self, anchors: Tensor):
-        on_cpu = anchors.device.type == "cpu"
-        self.size, self.objects_at_once = CPU_BLOCK if on_cpu else ACCELERATOR_BLOCK
-        self.columns = _columns(anchors)
-        self.blocks = self.columns.split(self.size, dim=1)
+    def __init__(self, columns: Tensor):
+        self.columns = columns
+
+    def match(
+        self,
+        objects: Tensor,
+        classes: Tensor,
+        kinds_of: Callable[[Tensor], Tensor],
+        promotion_floor: float,
+        labels: Tensor,
+        matched: Tensor,
+    ) -> None:
+        """Write ``labels`` and ``matched``, both (R,), in place."""
+        raise NotImplementedError
+
+    def highest_ioa(self, objects: Tensor) -> Tensor:
+        """(R,): the largest share of each anchor that lies in one object."""
+        raise NotImplementedError
+
+
+class _AllPairs(_Pairs):
+    """For accelerators: all anchors at once. No size depends on the data, so that nothing waits for
+    the device, and a CUDA graph can capture it."""
+
+    def measures(self, objects: Tensor, measure: "_Measure") -> Iterator[tuple[int, Tensor]]:
+        """The first of some objects, and their values (m, R), which the next step overwrites."""
+        at_once = min(objects.shape[1], ACCELERATOR_OBJECTS)
+        workspace = self.columns.new_empty(3, at_once * self.columns.shape[1])
+        for start in range(0, objects.shape[1], ACCELERATOR_OBJECTS):
+            chunk = objects[:, start : start + ACCELERATOR_OBJECTS]
+            yield start, measure(chunk, self.columns, workspace)
+
+    def match(
+        self,
+        objects: Tensor,
+        classes: Tensor,
+        kinds_of: Callable[[Tensor], Tensor],
+        promotion_floor: float,
+        labels: Tensor,
+        matched: Tensor,
+    ) -> None:
+        of_anchor, of_object = torch.zeros_like(self.columns[0]), []
+        for start, iou in self.measures(objects, _pairwise_iou):
+            highest, first = iou.max(0)
+            torch.where(highest > of_anchor, first + start, matched, out=matched)
+            torch.maximum(of_anchor, highest, out=of_anchor)
+            of_object.append(iou.amax(1))
+        highest = torch.cat(of_object)
+        highest.masked_fill_((highest <= 0) | (highest < promotion_floor), torch.inf)
+        promoted = torch.zeros_like(of_anchor, dtype=torch.bool)
+        for start, iou in self.measures(objects, _pairwise_iou):
+            promoted |= (iou == highest[start : start + len(iou), None]).any(0)
+        kinds = kinds_of(of_anchor).masked_fill_(promoted, 1)
+        # Without objects to match, all is background, whatever the lowest band says.
+        kinds.masked_fill_(objects[4].isinf().all(), 0)
+        labels.masked_fill_(kinds == -1, -1)
+        torch.where(kinds == 1, classes[matched], labels, out=labels)
+        matched.masked_fill_(kinds != 1, 0)
+
+    def highest_ioa(self, objects: Tensor) -> Tensor:
+        highest = torch.zeros_like(self.columns[0])
+        for _, ioa in self.measures(objects, _pairwise_ioa):
+            torch.maximum(highest, ioa.amax(0), out=highest)
+        return highest
+
+
+class _Blocks(_Pairs):
+    """For a CPU: anchors cut into blocks, each against the objects that reach into it."""
+
+    def __init__(self, columns: Tensor):
+        super().__init__(columns)
+        self.size, self.objects_at_once = CPU_BLOCK
+        self.blocks = columns.split(self.size, dim=1)
         low = torch.stack([block[:2].amin(1) for block in self.blocks], dim=1)
         high = torch.stack([block[2:4].amax(1) for block in self.blocks], dim=1)
         self.hulls = torch.cat([low, high])
-        self.workspace = anchors.new_empty(3, self.size * self.objects_at_once)
+        self.workspace = columns.new_empty(3, self.size * self.objects_at_once)
+
+    def match(
+        self,
+        objects: Tensor,
+        classes: Tensor,
+        kinds_of: Callable[[Tensor], Tensor],
+        promotion_floor: float,
+        labels: Tensor,
+        matched: Tensor,
+    ) -> None:
+        if not objects[4].isfinite().any():
+            return
+        anchor_iou, block_iou = self.best_iou(objects)
+        promoted = self.attain(objects, block_iou, promotion_floor)
+        kinds = kinds_of(anchor_iou).masked_fill_(promoted, 1)
+        labels.masked_fill_(kinds == -1, -1)
+        positives = (kinds == 1).nonzero()[:, 0]
+        matched[positives] = self.argmax_iou(positives, objects)
+        labels[positives] = classes[matched[positives]]
+
+    def highest_ioa(self, objects: Tensor) -> Tensor:
+        highest = torch.zeros_like(self.columns[0])
+        rows = highest.split(self.size)
+        for number, _, ioa in self.sweep(objects, self.near(objects), _pairwise_ioa):
+            torch.maximum(rows[number], ioa.amax(0), out=rows[number])
+        return highest
 
     def near(self, objects: Tensor) -> Tensor:
         """(B, M) bool: whether an object reaches into the hull of a block's anchors."""
@@ -209,7 +302,7 @@ class _Blocks:
         return (left < x2) & (right > x1) & (top < y2) & (bottom > y1)
 
     def sweep(
-        self, objects: Tensor, selected: Tensor, measure: Callable[[Tensor, Tensor, Tensor], Tensor]
+        self, objects: Tensor, selected: Tensor, measure: "_Measure"
     ) -> Iterator[tuple[int, Tensor, Tensor]]:
         """Evaluate ``measure`` on the selected pairs of a block and an object.
 
@@ -261,6 +354,9 @@ class _Blocks:
             below = iou.sub_(iou.amax(1, keepdim=True)).sign_()
             best.append(below.mul_(num_objects).sub_(order).amax(1))
         return torch.cat(best).neg_().long()
+
+
+_Measure = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def _columns(boxes: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ positives; here only the positives are looked at.
 from collections.abc import Callable
 from typing import Protocol
 
+import torch
 from detectron2.config import CfgNode
 from detectron2.layers import ciou_loss, diou_loss
 from detectron2.modeling.box_regression import Box2BoxTransform
@@ -38,10 +39,21 @@ class SmoothL1BoxLoss:
         self.beta = beta
 
     def __call__(self, pred_deltas: Tensor, anchors: Tensor, gt_boxes: Tensor) -> Tensor:
-        gt_deltas = self.box2box_transform.get_deltas(anchors, gt_boxes)
+        gt_deltas = _encode(self.box2box_transform, anchors, gt_boxes)
         return smooth_l1_loss(pred_deltas.float(), gt_deltas, beta=self.beta, reduction="none").sum(
             dim=1
         )
+
+
+def _encode(transform: Box2BoxTransform, anchors: Tensor, gt_boxes: Tensor) -> Tensor:
+    """``transform.get_deltas`` without its assertion, which waits for a GPU."""
+    sizes, gt_sizes = anchors[:, 2:] - anchors[:, :2], gt_boxes[:, 2:] - gt_boxes[:, :2]
+    shift = gt_boxes[:, :2] + 0.5 * gt_sizes - (anchors[:, :2] + 0.5 * sizes)
+    wx, wy, ww, wh = transform.weights
+    dx, dy = shift.unbind(1)
+    width, height = sizes.unbind(1)
+    dw, dh = torch.log(gt_sizes / sizes).unbind(1)
+    return torch.stack((wx * dx / width, wy * dy / height, ww * dw, wh * dh), dim=1)
 
 
 class IoUBoxLoss:

@@ -31,6 +31,7 @@ from .anchors import paper_anchors
 from .box_loss import BoxLoss, SmoothL1BoxLoss, build_box_loss
 from .class_counts import count_objects
 from .head import DenseHead, build_dense_head
+from .patches import to_device
 from .postprocess import DensePostprocessor
 
 
@@ -202,6 +203,9 @@ class FocalRetinaNet(DenseDetector):
             for r, size in zip(results, sizes, strict=True)
         ]
 
+    def _move_to_current_device(self, x: Tensor) -> Tensor:
+        return to_device(x, self.device)
+
     def features(self, images: Tensor) -> list[Tensor]:
         """The maps that the head sees, per level (N, C, H_l, W_l), of normalized, padded ``images``
         (N, 3, H, W)."""
@@ -230,7 +234,7 @@ class FocalRetinaNet(DenseDetector):
         """
         gt_instances = [x["instances"] for x in batched_inputs]
         check_gt_instances(gt_instances, self.num_classes, [_image_name(x) for x in batched_inputs])
-        gt_instances = [x.to(self.device) for x in gt_instances]
+        gt_instances = [_ground_truth_on(self.device, x) for x in gt_instances]
         features = self.features(images)
         anchors = self.anchor_generator(features)
         labels, matched_idxs = self.anchor_labeler(anchors, gt_instances)
@@ -262,7 +266,8 @@ class FocalRetinaNet(DenseDetector):
         """
         anchors, logits, labels, image_idxs, anchor_idxs, deltas, gt_boxes = predictions
         if normalizer is None:
-            normalizer = self.loss_normalizer(image_idxs.bincount(minlength=len(labels)))
+            is_positive = (labels >= 0) & (labels != self.num_classes)
+            normalizer = self.loss_normalizer(is_positive.sum(dim=1))
         loss_cls = normalized_loss(
             self.cls_loss,
             logits,
@@ -282,10 +287,19 @@ def _image_name(x: dict) -> str:
     return str(x.get("file_name", x.get("image_id", "an image without file_name and image_id")))
 
 
+def _ground_truth_on(device: torch.device, gt: Instances) -> Instances:
+    """What training reads of an image's objects."""
+    moved = Instances(gt.image_size, gt_boxes=Boxes(to_device(gt.gt_boxes.tensor, device)))
+    for name in {"gt_classes", "gt_is_crowd"} & gt.get_fields().keys():
+        moved.set(name, to_device(gt.get(name), device))
+    return moved
+
+
 def _gather_gt_boxes(
     gt_instances: list[Instances], image_idxs: Tensor, matched_idxs: Tensor
 ) -> Tensor:
     """Boxes (P, 4) of the objects ``matched_idxs`` (P,) of the images ``image_idxs`` (P,)."""
-    counts = torch.tensor([len(x) for x in gt_instances], device=image_idxs.device)
-    first = counts.cumsum(0) - counts  # where each image's objects begin in the concatenation
+    counts = torch.tensor([len(x) for x in gt_instances])
+    # where each image's objects begin in the concatenation
+    first = to_device(counts.cumsum(0) - counts, image_idxs.device)
     return Boxes.cat([x.gt_boxes for x in gt_instances]).tensor[first[image_idxs] + matched_idxs]

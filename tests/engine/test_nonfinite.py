@@ -11,7 +11,7 @@ from torch import nn
 
 from focal_retina.engine import nonfinite
 from focal_retina.engine.nonfinite import NonFiniteGuard, read_dumped
-from focal_retina.engine.precision import AutocastTrainer
+from focal_retina.engine.precision import AutocastTrainer, StepTrainer
 
 
 class Model(nn.Module):
@@ -25,7 +25,8 @@ class Model(nn.Module):
 
     def forward(self, batch):
         self.calls += 1
-        outputs = self.linear(torch.stack([x["image"] for x in batch])) + 0.1 * torch.randn(1)
+        images = torch.stack([x["image"] for x in batch]).to(self.calls.device)
+        outputs = self.linear(images) + 0.1 * torch.randn(())
         return {"loss": outputs.float().mean(), "extra": torch.zeros(())}
 
 
@@ -55,7 +56,8 @@ def make_batch(value=1.0):
 def train(model, batches, tmp_path, trainer_class=SimpleTrainer, **options):
     """Steps over the batches, up to an error; (trainer, error or None)."""
     torch.manual_seed(0)
-    trainer = trainer_class(model, batches, torch.optim.SGD(model.parameters(), 0.1))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, fused=True)
+    trainer = trainer_class(model, batches, optimizer)
     guard = NonFiniteGuard(model, config="A: 1\n", folder=tmp_path / "nonfinite", **options)
     trainer.register_hooks([guard])
     with EventStorage() as storage:
@@ -109,6 +111,17 @@ def test_a_gradient_that_is_not_finite_stops_before_the_weights_are_lost(tmp_pat
     _, error = train(model, [make_batch()], tmp_path)
     assert "a gradient is not finite at iteration 0 (loss 0)" in str(error)
     assert (model.linear.weight == 0.5).all()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_leaves_out_the_step_and_the_error_comes_in_the_next(tmp_path):
+    model = SteepModel().cuda()
+    trainer, error = train(model, [make_batch()] * 3, tmp_path, StepTrainer)
+    assert "a gradient is not finite at iteration 0 (loss 0)" in str(error)
+    assert trainer.iter == 1 and (model.linear.weight == 0.5).all()
+    report = json.loads((tmp_path / "nonfinite" / "iter_0000000" / "report.json").read_text())
+    assert report["parameters with gradients that are not finite"] == ["linear.weight"]
 
 
 def test_gradients_are_looked_at_every_few_iterations(tmp_path):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from detectron2.config import get_cfg
-from detectron2.engine import AMPTrainer, SimpleTrainer
+from detectron2.engine import AMPTrainer
 from detectron2.utils.events import EventStorage
 from torch import nn
 
@@ -11,6 +11,7 @@ from focal_retina import add_focal_retina_config
 from focal_retina.engine import SafeCheckpointer, precision
 from focal_retina.engine.precision import (
     AutocastTrainer,
+    StepTrainer,
     as_in_main_process,
     bf16_support,
     build_step_trainer,
@@ -167,8 +168,8 @@ def make_trainer(enabled, precision, device="cpu"):
 @pytest.mark.parametrize(
     "enabled, precision, trainer_class, dtype",
     [
-        (False, "bf16", SimpleTrainer, torch.float32),
-        (True, "fp32", SimpleTrainer, torch.float32),
+        (False, "bf16", StepTrainer, torch.float32),
+        (True, "fp32", StepTrainer, torch.float32),
         (True, "bf16", AutocastTrainer, torch.bfloat16),
     ],
 )

@@ -192,3 +192,31 @@ def test_zero_area_box_changes_nothing_where_detectron2_makes_every_anchor_posit
     after, losses_dirty = num_positives(ours, dirty)
     assert after == before
     assert losses_dirty["loss_cls"] == losses["loss_cls"]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_step_waits_for_the_gpu_only_to_learn_where_the_positives_are(monkeypatch):
+    model = build("FocalRetinaNet", "MODEL.DEVICE", "cuda", *R18).train()
+    waits = []
+
+    def may_wait(function):
+        def call(*args, **kwargs):
+            waits.append(function)
+            torch.cuda.set_sync_debug_mode("default")
+            try:
+                return function(*args, **kwargs)
+            finally:
+                torch.cuda.set_sync_debug_mode("error")
+
+        return call
+
+    monkeypatch.setattr(torch, "nonzero", may_wait(torch.nonzero))
+    monkeypatch.setattr(head, "run_on_patches", may_wait(run_on_patches))
+    sum(model(make_batch(0)).values()).backward()  # Triton compiles
+    try:
+        torch.cuda.set_sync_debug_mode("error")
+        sum(model(make_batch(1)).values()).backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert len(waits) == 4
