@@ -28,15 +28,13 @@ _LARGEST_NUMBER, _LARGEST_EXPONENT = 1e9, 64
 
 _WRONG_TYPE = r"^Type mismatch \(<class '(.+?)'> vs. <class '(.+?)'>\).* key: (\S+)"  # of yacs
 
-_BINARY: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
+_OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
     ast.Mult: operator.mul,
     ast.Div: operator.truediv,
     ast.FloorDiv: operator.floordiv,
     ast.Pow: operator.pow,
-}
-_UNARY: dict[type[ast.unaryop], Callable[[Any], Any]] = {
     ast.UAdd: operator.pos,
     ast.USub: operator.neg,
 }
@@ -206,13 +204,13 @@ def _evaluate(node: ast.expr, names: dict[str, Any]) -> Any:
         return names[node.id]
     if isinstance(node, (ast.List, ast.Tuple)):
         return [_evaluate(element, names) for element in node.elts]
-    if isinstance(node, ast.UnaryOp) and type(node.op) in _UNARY:
-        return _UNARY[type(node.op)](_number(node.operand, names))
-    if isinstance(node, ast.BinOp) and type(node.op) in _BINARY:
+    if isinstance(node, ast.UnaryOp) and type(node.op) in _OPERATORS:
+        return _OPERATORS[type(node.op)](_number(node.operand, names))
+    if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
         left, right = _number(node.left, names), _number(node.right, names)
         if isinstance(node.op, ast.Pow) and abs(right) > _LARGEST_EXPONENT:
             raise ValueError(f"exponent {right} is beyond {_LARGEST_EXPONENT}")
-        return _BINARY[type(node.op)](left, right)
+        return _OPERATORS[type(node.op)](left, right)
     if isinstance(node, ast.ListComp) and len(node.generators) == 1 and not names:
         (loop,) = node.generators
         if isinstance(loop.target, ast.Name) and isinstance(loop.iter, ast.List) and not loop.ifs:

@@ -86,36 +86,9 @@ def test_one_output_folder_is_one_training():
     assert len({same[0].dump() for same in configs.values()}) == len(configs)
 
 
-def test_base_is_the_papers_recipe(base):
-    """Paper sections 4 and 4.1, where they say it."""
-    solver, retinanet = base.SOLVER, base.MODEL.RETINANET
-    assert (solver.IMS_PER_BATCH, solver.MAX_ITER, solver.STEPS) == (16, 90000, (60000, 80000))
-    assert (solver.BASE_LR, solver.GAMMA, solver.LR_SCHEDULER_NAME) == (
-        0.01,
-        0.1,
-        "WarmupMultiStepLR",
-    )
-    assert (solver.MOMENTUM, solver.WEIGHT_DECAY, solver.NESTEROV) == (0.9, 1e-4, False)
-    assert not solver.AMP.ENABLED and not solver.CLIP_GRADIENTS.ENABLED
-    assert base.MODEL.FOCAL_RETINA.OPTIMIZER == "SGD"
-    assert base.INPUT.RANDOM_FLIP == "horizontal"
-    assert not base.INPUT.CROP.ENABLED and not base.INPUT.LARGE_SCALE_JITTER.ENABLED
-    assert base.MODEL.BACKBONE.NAME == "build_retinanet_resnet_fpn_backbone"  # P6 from C5
-    assert (base.MODEL.FPN.OUT_CHANNELS, retinanet.NUM_CONVS, retinanet.NORM) == (256, 4, "")
-    assert retinanet.IN_FEATURES == ["p3", "p4", "p5", "p6", "p7"]
-    assert (retinanet.IOU_THRESHOLDS, retinanet.IOU_LABELS) == ([0.4, 0.5], [0, -1, 1])
-    assert (retinanet.FOCAL_LOSS_GAMMA, retinanet.FOCAL_LOSS_ALPHA) == (2.0, 0.25)
-    assert retinanet.PRIOR_PROB == 0.01 and base.MODEL.FOCAL_RETINA.HEAD.PRIOR_INIT
-    assert retinanet.BBOX_REG_LOSS_TYPE == "smooth_l1"
-    assert retinanet.SCORE_THRESH_TEST == 0.05
-    assert (retinanet.TOPK_CANDIDATES_TEST, retinanet.NMS_THRESH_TEST) == (1000, 0.5)
-    assert header(PAPER / "Base-Paper.yaml")[2] == (
-        "Paper: AP 34.0, AP50 52.5, AP75 36.5 on COCO minival. Ours: not run."
-    )
-
-
 def test_choices_where_the_paper_is_silent(base):
-    """Those of facebookresearch/Detectron: its defaults and its retinanet_R-50-FPN_1x.yaml."""
+    """Those of facebookresearch/Detectron: its defaults and its retinanet_R-50-FPN_1x.yaml. All
+    else is Detectron2's zoo, whose recipe is the paper's."""
     assert differences(base, load("Base-FocalRetinaNet.yaml")) == {
         "MODEL.WEIGHTS": "detectron2://ImageNetPretrained/MSRA/R-50.pkl",
         "MODEL.RETINANET.SMOOTH_L1_LOSS_BETA": 0.11,

@@ -8,7 +8,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from helpers import QUICKSTART, TINY_TRAINING, make_run, python
 
 from focal_retina import engine
-from focal_retina.commands import main
+from focal_retina.commands import main, make_parser
 from focal_retina.deploy import load_predictor
 
 CONFIG = ["--config-file", QUICKSTART]
@@ -132,6 +132,12 @@ def test_evaluation_is_by_class_name_with_weights_that_fit(run, tiny_coco, tmp_p
     ]:
         status, err, _ = evaluate(run, folder, three, "three", *arguments)
         assert status == 2 and message in err
+
+
+def test_options_may_stand_behind_keys():
+    words = ["SEED", "1", "--num-gpus", "2", "SOLVER.BASE_LR", "-1e-3"]
+    args = make_parser("train").parse_intermixed_args(words)
+    assert (args.num_gpus, args.opts) == (2, ["SEED", "1", "SOLVER.BASE_LR", "-1e-3"])
 
 
 def test_trains_detectron2s_own_model(train_tiny):

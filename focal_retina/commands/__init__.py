@@ -7,6 +7,7 @@ status or None for 0. It imports libraries in ``run``, so that ``--help`` comes 
 
 import argparse
 import importlib
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -68,6 +69,7 @@ def make_parser(name: str, prog: str | None = None) -> argparse.ArgumentParser:
         description=module.__doc__,
         formatter_class=_HelpFormatter,
     )
+    parser._negative_number_matcher = re.compile(r"-\.?\d")  # argparse takes -1e-3 for an option
     module.add_arguments(parser)
     return parser
 

@@ -103,7 +103,7 @@ class SafeCheckpointer(DetectionCheckpointer):
         for candidate in [last, *older]:
             if is_intact(candidate):
                 return str(candidate)
-            self.logger.warning(
+            _logger.warning(
                 f"{candidate} is damaged or missing: going back to the checkpoint before it"
             )
         return None

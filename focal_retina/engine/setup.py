@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
@@ -68,23 +69,13 @@ def setup_config(
     source: str | Path | None,
     opts: Sequence[str] = (),
     *,
-    register: Sequence[str] = (),
-    imports: Sequence[str] = (),
-    resume: bool = False,
     eval_only: bool = False,
-    num_processes: int = 1,
+    **data: Any,
 ) -> CfgNode:
-    """:func:`load_config`, then :func:`check_config`."""
-    cfg = load_config(
-        source,
-        opts,
-        register=register,
-        imports=imports,
-        resume=resume,
-        trained=eval_only,
-        num_processes=num_processes,
-    )
-    check_config(cfg, resume=resume, eval_only=eval_only, num_processes=num_processes)
+    """:func:`load_config`, whose ``register`` and ``imports`` are ``data``; then
+    :func:`check_config`."""
+    cfg = load_config(source, opts, trained=eval_only, **data)
+    check_config(cfg, eval_only=eval_only)
     return cfg
 
 
@@ -158,12 +149,12 @@ def _open_run(source: str, opts: Sequence[str], *, trained: bool) -> tuple[str, 
 
 def _find_device(name: str, num_processes: int) -> str:
     has_gpu = torch.cuda.is_available()
-    if not name and not has_gpu and num_processes > 1:
-        raise ValueError(
-            f"{num_processes} processes on this machine need as many GPUs: 0; for processes on the "
-            "CPU set MODEL.DEVICE cpu"
-        )
     if not name and not has_gpu:
+        if num_processes > 1:
+            raise ValueError(
+                f"{num_processes} processes on this machine need as many GPUs: 0; for processes on "
+                "the CPU set MODEL.DEVICE cpu"
+            )
         _logger.info("PyTorch finds no GPU: MODEL.DEVICE is cpu")
     name = name or ("cuda" if has_gpu else "cpu")
     try:
