@@ -22,16 +22,9 @@ def run(*arguments, **options):
 def test_the_first_command_starts_without_a_warning(register_tiny, tmp_path):
     pytest.importorskip("efficientnet_lite_pytorch")
     status, output = run(
-        *("train_net.py", "--config-file", QUICKSTART, *register_tiny),
-        *(
-            *TINY_TRAINING.split(),
-            "SOLVER.MAX_ITER",
-            1,
-            "MODEL.RETINANET.SCORE_THRESH_TEST",
-            0,
-            "OUTPUT_DIR",
-            tmp_path / "out",
-        ),
+        *("train_net.py", "--config-file", QUICKSTART, *register_tiny, *TINY_TRAINING.split()),
+        *("SOLVER.MAX_ITER", 1, "MODEL.RETINANET.SCORE_THRESH_TEST", 0),
+        *("OUTPUT_DIR", tmp_path / "out"),
     )
     assert status == 0, output
     lines = output.splitlines()

@@ -42,7 +42,8 @@ def run(args: argparse.Namespace) -> int:
 
     log = {"rank": int(os.environ.get("RANK", 0)), "verbose": args.verbose}
     set_up_logging(**log)
-    num_processes = max(1, args.num_gpus) * args.num_machines
+    of_torchrun = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    num_processes = max(args.num_gpus * args.num_machines, of_torchrun)
     cfg = load_config(
         args.config_file,
         args.opts,
