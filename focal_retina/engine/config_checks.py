@@ -11,6 +11,7 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 
+from ..modeling.backbones import feature_shapes_of
 from ..modeling.inference import INFERENCE_PRECISIONS
 
 _logger = logging.getLogger(__name__)
@@ -50,13 +51,8 @@ def check_model(cfg: CfgNode) -> None:
             "from a RetinaNet config, such as configs/COCO/retinanet_R_50_FPN_1x.yaml"
         )
     with torch.device("meta"):  # without memory and random numbers
-        features = build_backbone(cfg).output_shape()
-    missing = [x for x in cfg.MODEL.RETINANET.IN_FEATURES if x not in features]
-    if missing:
-        raise ValueError(
-            f"MODEL.RETINANET.IN_FEATURES names {', '.join(missing)}, but MODEL.BACKBONE.NAME "
-            f"{cfg.MODEL.BACKBONE.NAME} has {', '.join(features)}: it is not a RetinaNet's backbone"
-        )
+        backbone = build_backbone(cfg)
+    feature_shapes_of(backbone, cfg.MODEL.RETINANET.IN_FEATURES)
 
 
 def check_keys(cfg: CfgNode) -> None:

@@ -88,7 +88,7 @@ def test_torchruns_processes_share_the_batch(set_up, monkeypatch):
         (("MODEL.RETINANET.NUM_CLASES", "2"), "near: MODEL.RETINANET.NUM_CLASSES"),
         (("MODEL.META_ARCHITECTURE", "GeneralizedRCNN"), "GeneralizedRCNN is no dense detector"),
         (("MODEL.META_ARCHITECTURE", "FocalRetinanet"), "near: FocalRetinaNet"),
-        (("MODEL.BACKBONE.NAME", "build_resnet_backbone"), "names p3, p4, but .* has res3"),
+        (("MODEL.BACKBONE.NAME", "build_resnet_backbone"), "has p3, p4, but .* has res3"),
     ],
 )
 def test_wrong_options(set_up, options, message):
