@@ -101,7 +101,6 @@ def evaluate(args: argparse.Namespace, cfg: Any) -> int:
     from ..engine import Trainer, user_errors
     from ..engine.checkpoint import load_trained_model
 
-    _logger.info("%s: weights %s", cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.WEIGHTS)
     with user_errors():
         model = load_trained_model(cfg, resume=args.resume)
     Trainer.test(cfg, model)
@@ -131,6 +130,10 @@ def train(args: argparse.Namespace, cfg: Any) -> int:
     with user_errors():
         trainer = Trainer(cfg)
         trainer.resume_or_load(resume=args.resume)
+    if trainer.start_iter:
+        _logger.info("goes on at iteration %d, from %s", trainer.start_iter, cfg.OUTPUT_DIR)
+    elif cfg.MODEL.WEIGHTS:
+        _logger.info("weights: %s", cfg.MODEL.WEIGHTS)
     if comm.is_main_process():
         save_classes(cfg, Path(cfg.OUTPUT_DIR))
         trainer.register_hooks([hooks.CallbackHook(after_train=report_if_finished)])

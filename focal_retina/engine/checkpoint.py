@@ -152,6 +152,9 @@ def load_trained_model(cfg: CfgNode, *, resume: bool = False) -> nn.Module:
     if not (cfg.MODEL.WEIGHTS or (resume and checkpointer.has_checkpoint())):
         raise ValueError("MODEL.WEIGHTS is empty: name a checkpoint")
     checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+    if resume and checkpointer.has_checkpoint():
+        cfg.MODEL.WEIGHTS = checkpointer.get_checkpoint_file()
+    _logger.info("weights: %s", cfg.MODEL.WEIGHTS)
     classes = model_classes(cfg)
     model.class_names = classes.names if classes else None
     return model
