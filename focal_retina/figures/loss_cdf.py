@@ -10,7 +10,7 @@ import random
 from collections.abc import Iterable, Sequence
 from itertools import cycle
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
