@@ -67,6 +67,8 @@ def register_coco_json(name: str, json_file: str, image_root: str) -> None:
     Raises:
         ValueError: the file is not COCO json, or the name stands for another data set.
     """
+    if MetadataCatalog.get(name).get("announced"):
+        MetadataCatalog.pop(name)  # the classes of a checkpoint; the set's own are known now
     metadata = MetadataCatalog.get(name)
     if name in DatasetCatalog:
         if (metadata.get("json_file"), metadata.get("image_root")) == (json_file, image_root):

@@ -7,7 +7,8 @@ from pathlib import Path
 from detectron2.config import CfgNode
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from ..data.coco import check_num_classes, dataset_classes
+from ..data.classes import check_classes
+from ..data.coco import dataset_classes
 from . import anchor_coverage
 from .anchor_coverage import ENOUGH, AnchorGrid, AnchorSuggestion, Coverage
 from .report import DatasetReport, check_dataset
@@ -40,7 +41,7 @@ def config_problems(cfg: CfgNode) -> list[str]:
     for name in names:
         dataset_classes(name)
     try:
-        check_num_classes(cfg.MODEL.RETINANET.NUM_CLASSES, names)
+        check_classes(cfg)
     except ValueError as error:
         return [str(error)]
     return []

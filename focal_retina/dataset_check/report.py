@@ -68,15 +68,19 @@ class DatasetReport:
                 lines.append(f"    and {finding.count - len(finding.cases):,} more")
         return "\n".join(lines)
 
-    def __str__(self) -> str:
+    def summary(self) -> str:
+        """What the set holds, in one line."""
         table = self.table
         empty = len(table.empty_images)
-        lines = [
+        return (
             f"{self.name}: {len(table.image_ids):,} images, {table.class_counts.sum():,} objects "
             f"of {len(table.class_names)} classes, {empty:,} images without objects "
             f"({empty / max(1, len(table.image_ids)):.1%}), {table.is_crowd.sum():,} crowds; "
             f"{table.files.num_decoded:,} images decoded"
-        ]
+        )
+
+    def __str__(self) -> str:
+        lines = [self.summary()]
         for degree in ("error", "warning", "note"):
             if findings := self.of_degree(degree):
                 lines.append(f"{degree}: {self.describe(findings)}")
