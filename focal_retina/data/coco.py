@@ -63,6 +63,8 @@ def parse_registration(spec: str) -> tuple[str, str, str]:
 def register_coco_json(name: str, json_file: str, image_root: str) -> None:
     """Register a data set in COCO format with Detectron2, its classes known at once. The same a
     second time changes nothing. ValueError: the file is not COCO json, or the name is taken."""
+    if MetadataCatalog.get(name).get("announced"):
+        MetadataCatalog.pop(name)  # the classes of a checkpoint; the set's own are known now
     original, json_file = json_file, _in_utf8(json_file)
     metadata = MetadataCatalog.get(name)
     if name in DatasetCatalog:

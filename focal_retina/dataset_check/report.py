@@ -13,7 +13,8 @@ from detectron2.data.build import filter_images_with_only_crowd_annotations
 from detectron2.utils import comm
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from ..data.coco import check_num_classes, dataset_classes
+from ..data.classes import check_classes
+from ..data.coco import dataset_classes
 from . import anchor_coverage
 from .anchor_coverage import ENOUGH, AnchorGrid, AnchorSuggestion, Coverage
 from .checks import CHECKS, Check, Indices, box_faults
@@ -68,8 +69,8 @@ class DatasetReport:
     def summary(self) -> str:
         table, empty = self.table, len(self.table.empty_images)
         return (
-            f"{len(table.image_ids):,} images, {table.class_counts.sum():,} objects of "
-            f"{len(table.class_names)} classes, {empty:,} images without objects "
+            f"{self.name}: {len(table.image_ids):,} images, {table.class_counts.sum():,} objects "
+            f"of {len(table.class_names)} classes, {empty:,} images without objects "
             f"({empty / max(1, len(table.image_ids)):.1%}), {table.is_crowd.sum():,} crowds; "
             f"{table.files.num_decoded:,} images decoded"
         )
@@ -79,9 +80,7 @@ class DatasetReport:
         findings = self.of_degree("error", "warning", "note")
         more = len(findings) - _MAX_LINES
         tail = [f"and {more} kinds more, which --html FILE shows"] if more > 0 else []
-        return "\n".join(
-            [f"{self.name}: {self.summary()}", *describe(findings[:_MAX_LINES], 1), *tail]
-        )
+        return "\n".join([self.summary(), *describe(findings[:_MAX_LINES], 1), *tail])
 
 
 def describe(findings: Sequence[Finding], num_cases: int) -> list[str]:
@@ -252,7 +251,7 @@ def config_problems(cfg: CfgNode) -> list[str]:
     for name in names:
         dataset_classes(name)
     try:
-        check_num_classes(cfg.MODEL.RETINANET.NUM_CLASSES, names)
+        check_classes(cfg)
     except ValueError as error:
         return [str(error)]
     return []

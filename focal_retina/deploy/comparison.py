@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from detectron2.data import DatasetCatalog, get_detection_dataset_dicts
+from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import Instances
 from torch.utils.benchmark import Timer
 from tqdm import tqdm
 
 from ..data import check_num_classes, read_image
-from ..evaluation import build_evaluator
+from ..data.classes import index_in_dataset
+from ..evaluation import ClassSelector, build_evaluator
 from ..modeling import FocalRetinaNet
 from ..modeling.inference import inference_copy
 from .meta import ModelMeta
@@ -121,8 +123,12 @@ def ap_table(predictors: Predictors, datasets: Sequence[str], output_dir: Path) 
 
 
 def _average_precision(predictor: Predictor, dataset: str, output_dir: Path) -> float:
-    check_num_classes(len(predictor.meta.classes), [dataset])
-    evaluator = build_evaluator(dataset, str(output_dir))
+    evaluator: DatasetEvaluator = build_evaluator(dataset, str(output_dir))
+    classes = predictor.meta.classes
+    if classes[0] == "class 0":  # without names
+        check_num_classes(len(classes), [dataset])
+    elif indices := index_in_dataset(classes, dataset):
+        evaluator = ClassSelector(evaluator, indices)
     evaluator.reset()
     for record in tqdm(DatasetCatalog.get(dataset), desc=output_dir.name, unit="image"):
         (instances,) = predictor.predict([read_image(record["file_name"])])

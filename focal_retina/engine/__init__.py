@@ -3,7 +3,15 @@ from .interrupt import exit_status_of, training_errors
 from .launch import exit_status, launch_training
 from .precision import AutocastTrainer, as_in_main_process
 from .resume import only_training_in
-from .setup import UserError, load_config, prepare_process, setup_config, user_errors
+from .setup import (
+    UserError,
+    check_config,
+    check_output_dir,
+    load_config,
+    prepare_process,
+    setup_config,
+    user_errors,
+)
 from .trainer import Trainer
 
 __all__ = [
@@ -12,6 +20,8 @@ __all__ = [
     "Trainer",
     "UserError",
     "as_in_main_process",
+    "check_config",
+    "check_output_dir",
     "exit_status",
     "exit_status_of",
     "launch_training",

@@ -1,5 +1,6 @@
 """Checkpoints that survive a kill at any moment, and are read without executing code."""
 
+import logging
 import os
 import zipfile
 from pathlib import Path
@@ -12,8 +13,11 @@ from detectron2.modeling import build_model
 from detectron2.utils import comm
 from torch import nn
 
+from ..data.classes import model_classes
 from ..files import atomic_write
 from ..weight_reader import RefusedError, check_named_tensors, read_weights
+
+_logger = logging.getLogger(__name__)
 
 
 def is_intact(path: str | os.PathLike) -> bool:
@@ -42,6 +46,8 @@ class SafeCheckpointer(DetectionCheckpointer):
     (``.pth``, Detectron2's and Caffe2's ``.pkl``, ``.safetensors``) is tensors and plain values: a
     file that would run code on loading is refused.
     """
+
+    is_strict = False  # whether the checkpoint has to hold the whole model
 
     def save(self, name: str, **kwargs: Any) -> None:
         """See :meth:`fvcore.common.checkpoint.Checkpointer.save`.
@@ -89,7 +95,7 @@ class SafeCheckpointer(DetectionCheckpointer):
                     f"--resume: no checkpoint in {self.save_dir} is intact; start anew without it"
                 )
             return _StrictCheckpointer(self.model, self.save_dir, **self.checkpointables).load(path)
-        return self.load(path, checkpointables=[])
+        return self.load(path, checkpointables=[]) if path else {}
 
     def has_checkpoint(self) -> bool:
         """Whether the folder has anything to go on from, even if the disk lost its name."""
@@ -104,7 +110,7 @@ class SafeCheckpointer(DetectionCheckpointer):
         for candidate in self._from_last():
             if is_intact(candidate):
                 return str(candidate)
-            self.logger.warning(f"{candidate} is damaged: going back to the checkpoint before it")
+            _logger.warning(f"{candidate} is damaged: going back to the checkpoint before it")
         return None
 
     def _from_last(self) -> list[Path]:
@@ -119,10 +125,24 @@ class SafeCheckpointer(DetectionCheckpointer):
         if name == last.name and "\0" not in name and last.is_file():
             return [last, *(x for x in newest_first if x.name < name)]
         if newest_first:
-            self.logger.warning(
+            _logger.warning(
                 f"{tag} names no checkpoint of its folder: {newest_first[0]} is the newest"
             )
         return newest_first
+
+    def _load_model(self, checkpoint: dict[str, Any]) -> Any:
+        incompatible = super()._load_model(checkpoint)
+        anew = [*incompatible.missing_keys, *(x[0] for x in incompatible.incorrect_shapes)]
+        if anew and not self.is_strict:
+            _logger.info(
+                "%d of the model's %d tensors are not in the checkpoint, or have another shape "
+                "there, and start anew: %s%s",
+                len(anew),
+                len(self.model.state_dict()),
+                ", ".join(anew[:3]),
+                " …" if len(anew) > 3 else "",
+            )
+        return incompatible
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         if filename.endswith(".pkl"):
@@ -138,28 +158,55 @@ class SafeCheckpointer(DetectionCheckpointer):
         return read_weights(f)
 
 
-def load_trained_model(cfg: CfgNode) -> nn.Module:
-    """The model of ``cfg`` with the weights MODEL.WEIGHTS, or a new one where that is empty.
+def load_trained_model(cfg: CfgNode, *, resume: bool = False) -> nn.Module:
+    """The model of ``cfg`` with the weights MODEL.WEIGHTS. Its ``class_names`` are a list, or None
+    where they are not known.
+
+    Args:
+        cfg: of the model.
+        resume: take the last checkpoint in OUTPUT_DIR, where there is one.
 
     Raises:
-        ValueError: the checkpoint does not fit. (To Detectron2 that is a warning; here the numbers
-            of an untrained head would follow.)
+        ValueError: there are no weights, or they do not fit. (To Detectron2 that is a warning; here
+            the numbers of an untrained head would follow.)
     """
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.FOCAL_RETINA.EFFICIENTNET_LITE.PRETRAINED = False  # all weights come from the file
     model = build_model(cfg)
-    _StrictCheckpointer(model).load(cfg.MODEL.WEIGHTS)
+    checkpointer = _StrictCheckpointer(model, cfg.OUTPUT_DIR)
+    if not (cfg.MODEL.WEIGHTS or (resume and checkpointer.has_checkpoint())):
+        raise ValueError("MODEL.WEIGHTS is empty: name a checkpoint")
+    checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+    if resume and checkpointer.has_checkpoint():
+        cfg.MODEL.WEIGHTS = checkpointer.get_checkpoint_file()
+    _logger.info("weights: %s", cfg.MODEL.WEIGHTS)
+    classes = model_classes(cfg)
+    model.class_names = classes.names if classes else None
     return model
 
 
 class _StrictCheckpointer(SafeCheckpointer):
+    is_strict = True
+
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         incompatible = super()._load_model(checkpoint)
-        wrong = [*incompatible.missing_keys, *(x[0] for x in incompatible.incorrect_shapes)]
-        if wrong:
+        shapes = {name: (theirs, ours) for name, theirs, ours in incompatible.incorrect_shapes}
+        wrong = [*incompatible.missing_keys, *shapes]
+        if not wrong:
+            return incompatible
+        theirs, ours = shapes.get("head.cls_score.bias", ((0,), (1,)))
+        count = getattr(self.model, "num_classes", 0) * theirs[0] / ours[0]
+        if all(x.startswith("head.cls_score.") for x in wrong) and count == int(count):
             raise ValueError(
-                f"the checkpoint lacks {len(wrong)} of the model's tensors, or has them in another "
-                f"shape, {wrong[0]} for one: MODEL.WEIGHTS and the config don't belong together"
+                f"the checkpoint has {int(count)} classes and the config "
+                f"{self.model.num_classes}: set MODEL.RETINANET.NUM_CLASSES {int(count)}"
             )
-        return incompatible
+        raise ValueError(
+            f"the checkpoint is of another architecture: it lacks {len(wrong)} of the model's "
+            f"tensors, or has them in another shape, {wrong[0]} for one: MODEL.WEIGHTS and the "
+            "config don't belong together"
+        )
 
 
 def _from_zoo(data: dict[str, Any]) -> dict[str, Any]:

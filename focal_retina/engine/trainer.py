@@ -28,8 +28,9 @@ from ..data import (
     build_train_mapper,
     prepare_data_worker,
 )
+from ..data.classes import index_in_dataset, training_classes
 from ..dataset_check import build_record_filter
-from ..evaluation import build_evaluator
+from ..evaluation import ClassSelector, build_evaluator
 from ..modeling.inference import compile_network
 from ..modeling.test_time_augmentation import build_detector_with_tta
 from .checkpoint import SafeCheckpointer
@@ -109,6 +110,8 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
         model = super().build_model(cfg)
+        classes = training_classes(cfg)
+        model.class_names = classes.names if classes else None
         if cfg.MODEL.FOCAL_RETINA.COMPILE:
             compile_network(model)
         return model
@@ -130,10 +133,19 @@ class Trainer(DefaultTrainer):
         evaluators: DatasetEvaluator | list[DatasetEvaluator] | None = None,
     ) -> dict[str, Any]:
         """Detectron2's; a dense detector is evaluated as a copy in
-        ``MODEL.FOCAL_RETINA.INFERENCE_PRECISION``, its batch normalization folded."""
+        ``MODEL.FOCAL_RETINA.INFERENCE_PRECISION``, its batch normalization folded. A set without
+        some of the model's ``class_names`` is evaluated on those that it has."""
         detector = model.module if isinstance(model, DistributedDataParallel) else model
+        class_names = getattr(detector, "class_names", None) or ()
         if isinstance(detector, DenseDetector):
             model = build_inference_copy(cfg, detector)
+        sets = cfg.DATASETS.TEST
+        indices = [index_in_dataset(class_names, x) if class_names else None for x in sets]
+        if evaluators is None and any(indices):
+            evaluators = [
+                ClassSelector(cls.build_evaluator(cfg, name), index or range(len(class_names)))
+                for name, index in zip(sets, indices, strict=True)
+            ]
         return super().test(cfg, model, evaluators)
 
     @classmethod
@@ -144,7 +156,9 @@ class Trainer(DefaultTrainer):
         cfg = cfg.clone()
         cfg.defrost()
         cfg.OUTPUT_DIR = str(Path(cfg.OUTPUT_DIR, "TTA"))
-        results = cls.test(cfg, build_detector_with_tta(cfg, detector))
+        with_tta: Any = build_detector_with_tta(cfg, detector)
+        with_tta.class_names = getattr(detector, "class_names", None)
+        results = cls.test(cfg, with_tta)
         return {f"{name}_TTA": metrics for name, metrics in results.items()}
 
     @classmethod

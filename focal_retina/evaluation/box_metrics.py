@@ -82,7 +82,9 @@ def evaluate_boxes(
             "; pip install hotcoco" if isinstance(error, ModuleNotFoundError) else "",
         )
         _accumulate_by_pycocotools(coco_api, detections, coco_eval)
-    coco_eval.summarize()
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        coco_eval.summarize()
+    _logger.debug(printed.getvalue())
     return coco_eval
 
 

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator as Detectron2COCOEvaluator
 from detectron2.evaluation import DatasetEvaluator, LVISEvaluator
+from detectron2.structures import Instances
 from detectron2.utils.file_io import PathManager
 from pycocotools.cocoeval import COCOeval
 
@@ -76,7 +78,7 @@ class COCOEvaluator(Detectron2COCOEvaluator):
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, **kwargs, use_fast_impl=False)  # hotcoco is faster
         if self._do_evaluation:
             _complete(self._coco_api.dataset["annotations"], self._metadata.name)
 
@@ -114,7 +116,7 @@ class COCOEvaluator(Detectron2COCOEvaluator):
         self._to_dataset_categories(detections)
         if self._output_dir:
             path = os.path.join(self._output_dir, "coco_instances_results.json")
-            _logger.info("Saving results to %s", path)
+            _logger.debug("Saving results to %s", path)
             with PathManager.open(path, "w") as file:
                 file.write(json.dumps(detections))
         coco_eval = evaluate_boxes(
@@ -183,6 +185,31 @@ class _LVISEvaluator(LVISEvaluator):
         for sample, output in zip(inputs, outputs, strict=True):
             if not sample.get("is_unreadable"):
                 super().process([sample], [output])
+
+
+class ClassSelector(DatasetEvaluator):
+    """It hands an evaluator the detections of its data set's classes, numbered as there."""
+
+    def __init__(self, evaluator: DatasetEvaluator, indices: Sequence[int]):
+        """``indices``: of each class of the model in the data set; -1 where the set lacks it."""
+        self._evaluator = evaluator
+        self._indices = torch.tensor(indices)
+
+    def reset(self) -> None:
+        self._evaluator.reset()
+
+    def process(self, inputs: list[dict], outputs: list[dict]) -> None:
+        selected = [{**x, "instances": self._select(x["instances"].to("cpu"))} for x in outputs]
+        self._evaluator.process(inputs, selected)
+
+    def _select(self, instances: Instances) -> Instances:
+        classes = self._indices[instances.pred_classes]
+        selected = instances[classes >= 0]
+        selected.pred_classes = classes[classes >= 0]
+        return selected
+
+    def evaluate(self) -> Any:
+        return self._evaluator.evaluate()
 
 
 _EVALUATORS = {"coco": COCOEvaluator, "lvis": _LVISEvaluator}

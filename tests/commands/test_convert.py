@@ -11,7 +11,9 @@ from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from focal_retina.commands import main
+from focal_retina.commands.convert import LIBRARIES
 from focal_retina.engine import SafeCheckpointer, load_config
+from focal_retina.interop import ADAPTERS
 from focal_retina.weight_reader import read_weights
 
 
@@ -60,6 +62,10 @@ def test_the_files_that_it_writes_are_loaded_by_a_model_of_the_config(arguments,
     assert torch.equal(torch.as_tensor(read_weights(Path("back.pkl"))[name]), weights[name])
     settings = yaml.safe_load(Path("theirs.yaml").read_text())
     assert settings["INPUT"] == {"FORMAT": "RGB"}
+
+
+def test_the_help_names_all_libraries():
+    assert sorted(ADAPTERS) == LIBRARIES
 
 
 def test_nothing_is_written_that_is_not_complete(arguments, weights, capsys):

@@ -190,7 +190,7 @@ def test_interruption_leaves_what_is_done(predict, clip, tmp_path, monkeypatch):
         (["--model", "a.pt2", "--json", "x.json", "a.png"], "runs Python code that stands in it"),
         (["--model", "none.onnx", "--json", "x.json", "a.png"], "there is no file none.onnx"),
         (["--model", "empty", "--json", "x.json", "a.png"], "there is no file empty/config.yaml"),
-        (["--json", "x.json", "a.png", "--opts", "MODEL.NONE", "1"], "MODEL.NONE"),
+        (["a.png", "MODEL.NONE", "1", "--json", "x.json"], "MODEL.NONE"),
         (["a.png"], "nothing to write: name --output, --json or both"),
         (["--json", "x.json", "--threshold", "2", "a.png"], "--threshold: from 0 to 1"),
         (["--json", "x.json", "--batch-size", "0", "a.png"], "--batch-size: at least 1"),

@@ -16,6 +16,7 @@ import torch
 from detectron2.utils.env import seed_all_rng
 
 from focal_retina.commands import main
+from focal_retina.engine import Trainer
 
 ROOT = Path(__file__).parents[2]
 MAX_ITER = 12
@@ -101,10 +102,10 @@ def train(tiny_coco, out, options=(), before=None, environment=(), flag="--resum
     os.chdir(ROOT)
     os.environ.update(environment)
     train = importlib.import_module("focal_retina.commands.train")
-    train.Trainer.WRITER_PERIOD = 2
+    Trainer.WRITER_PERIOD = 2
     # Pictures and the listing of libraries take longer than the training.
-    train.write_training_report = lambda cfg: None
-    train.default_setup = lambda cfg, args: seed_all_rng(cfg.SEED if cfg.SEED >= 0 else None)
+    train.report_if_finished = lambda trainer: None
+    train.set_up = lambda args, cfg: seed_all_rng(cfg.SEED if cfg.SEED >= 0 else None)
     if before is not None:
         before()
     json_file, folder = tiny_coco
