@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from focal_retina.config_file import get_config_file
-from focal_retina.engine.trainer import build_optimizer
+from focal_retina.engine import Trainer
 from focal_retina.modeling.inference import inference_copy
 
 from .inference import detect
@@ -37,7 +37,7 @@ def cases(device: torch.device, sizes: Sequence[Size]) -> Iterator[Case]:
         steps = {}
         for formats in product(FORMATS, repeat=2):
             model = in_formats(make_detector(cfg, size), *formats)
-            optimizer = build_optimizer(cfg, model)
+            optimizer = Trainer.build_optimizer(cfg, model)
             steps[" → ".join(formats)] = train_step(model, optimizer, batch.copy)
         yield f"train step, backbone → head, {name}, {size.title}", steps
 

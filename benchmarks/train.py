@@ -11,8 +11,8 @@ from detectron2.solver import build_optimizer as build_stock_optimizer
 from detectron2.utils.events import EventStorage
 from torch import nn
 
+from focal_retina.engine import Trainer
 from focal_retina.engine.precision import set_memory_format
-from focal_retina.engine.trainer import build_optimizer
 
 from .inputs import Size, make_batch, make_cfg, make_ours, make_stock, write_jpegs
 from .loader import batches_of_both
@@ -44,7 +44,7 @@ def _candidates(
     for name, dtype in precisions(device).items():
         model = make_ours(stock, size, device)
         set_memory_format(model, precision=name, device=device.type)
-        optimizer = build_optimizer(make_cfg(size, device), model)
+        optimizer = Trainer.build_optimizer(make_cfg(size, device), model)
         candidates[f"ours, {name}"] = train_step(model, optimizer, our_batches, dtype)
     cfg = make_cfg(size, device, meta_arch="RetinaNet")
     peers = {"fp32": torch.float32}

@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     from ..engine import prepare_process, user_errors
-    from ..engine.replay import replay
+    from ..engine.nonfinite import replay
 
     with user_errors():
         prepare_process(args.imports, args.register)

@@ -17,11 +17,9 @@ from ..modeling.inference import INFERENCE_PRECISIONS
 _logger = logging.getLogger(__name__)
 
 # Sections of two-stage and segmentation models: a one-stage detector reads nothing of them.
-_BOX_SECTIONS = ("RPN", "ROI_HEADS", "ROI_BOX_HEAD")
-_UNREAD_SECTIONS = (
-    *("PROPOSAL_GENERATOR", *_BOX_SECTIONS, "ROI_BOX_CASCADE_HEAD", "ROI_MASK_HEAD"),
-    *("ROI_KEYPOINT_HEAD", "SEM_SEG_HEAD", "PANOPTIC_FPN"),
-)
+_BOX_SECTIONS = ["RPN", "ROI_HEADS", "ROI_BOX_HEAD"]
+_UNREAD_SECTIONS = [*_BOX_SECTIONS, "PROPOSAL_GENERATOR", "ROI_BOX_CASCADE_HEAD", "ROI_MASK_HEAD"]
+_UNREAD_SECTIONS += ["ROI_KEYPOINT_HEAD", "SEM_SEG_HEAD", "PANOPTIC_FPN"]
 # What to set instead, for a box section's key where RETINANET has it under another name.
 _COUNTERPARTS = {
     "ROI_BOX_HEAD.NUM_CONV": "MODEL.RETINANET.NUM_CONVS",
@@ -35,11 +33,7 @@ _COUNTERPARTS = {
 
 
 def check_model(cfg: CfgNode) -> None:
-    """Refuse what is no dense detector, and a backbone without the features of its head.
-
-    Raises:
-        ValueError: the message names the model, or the features.
-    """
+    """A ValueError for what is no dense detector, or a backbone without its head's features."""
     name, registered = cfg.MODEL.META_ARCHITECTURE, dict(META_ARCH_REGISTRY)
     if name not in registered:
         near = difflib.get_close_matches(name, registered)
@@ -56,11 +50,8 @@ def check_model(cfg: CfgNode) -> None:
 
 
 def check_keys(cfg: CfgNode) -> None:
-    """Refuse keys that a RetinaNet does not read, where they differ from Detectron2's defaults.
-
-    Raises:
-        ValueError: there are such keys; the message names those to set instead.
-    """
+    """A ValueError for keys that a RetinaNet does not read, where they differ from Detectron2's
+    defaults; it names those to set instead."""
     default = get_cfg().MODEL
     unread = [
         f"MODEL.{section}.{name} ({_advice(section, name, cfg)})"
@@ -125,11 +116,7 @@ _RANGES = {
 
 
 def check_values(cfg: CfgNode) -> None:
-    """Refuse values that no training can mean, such as a negative learning rate.
-
-    Raises:
-        ValueError: the message names the keys, their values and what they should be.
-    """
+    """A ValueError for values that no training can mean, such as a negative learning rate."""
     problems = []
     for description, (holds, keys) in _RANGES.items():
         for key in keys.split():
@@ -155,17 +142,16 @@ def check_solver(cfg: CfgNode, world_size: int) -> None:
     """
     batch_size, rate = cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.BASE_LR
     reference = cfg.SOLVER.REFERENCE_WORLD_SIZE
-    if reference and batch_size % reference:
-        raise ValueError(
-            f"SOLVER.IMS_PER_BATCH {batch_size} is not divisible by SOLVER.REFERENCE_WORLD_SIZE "
-            f"{reference}, the number of processes that it is meant for"
-        )
     if reference:
+        if batch_size % reference:
+            raise ValueError(
+                f"SOLVER.IMS_PER_BATCH {batch_size} is not divisible by "
+                f"SOLVER.REFERENCE_WORLD_SIZE {reference}"
+            )
         batch_size, rate = batch_size * world_size // reference, rate * world_size / reference
     if batch_size % world_size:
         raise ValueError(
-            f"SOLVER.IMS_PER_BATCH {batch_size} can't be divided among {world_size} processes: "
-            f"use a multiple of {world_size}"
+            f"SOLVER.IMS_PER_BATCH {batch_size} can't be divided among {world_size} processes"
         )
     fitting = 0.01 * batch_size / 16  # the paper's rate (section 4.1), scaled linearly
     is_off = max(rate / fitting, fitting / rate) > 2  # less is not worth a word

@@ -83,18 +83,15 @@ def draw_training_pictures(
     num_classes: int,
     positive_iou: float,
 ) -> dict[str, np.ndarray]:
-    """Draw one image's anchors by label, its objects with their anchors, and its detections.
+    """Draw one image's anchors by label, its objects (dotted) with their anchors, and its
+    detections: pictures by title, uint8 (H', W', 3), RGB.
 
     Args:
         image: (H, W, 3) RGB in [0, 255].
-        gt: of the M objects.
+        gt, detections: the M objects; the highest score first.
         anchors, labels, matched_idxs: of the R anchors, see :class:`AnchorLabeler`.
-        detections: the highest score first.
         num_classes: the label of background.
         positive_iou: positive anchors with a lower IoU were promoted.
-
-    Returns:
-        By title uint8 (H', W', 3), RGB, with objects dotted.
     """
     image = np.asarray(image)
     draw = partial(draw_outlines, image, longer_side=max(_MIN_SIDE, *image.shape[:2]))
@@ -107,11 +104,9 @@ def draw_training_pictures(
         "positive (blue)": (positives[iou >= positive_iou], _BLUE),
         f"promoted below IoU {positive_iou:g} (orange)": (positives[iou < positive_iou], _ORANGE),
     }
-    by_label = [
-        Outline(box, color)
-        for idxs, color in kinds.values()
-        for box in anchors.tensor[_sample(idxs, _MAX_ANCHORS)]
-    ]
+    by_label = []
+    for idxs, color in kinds.values():
+        by_label += [Outline(x, color) for x in anchors.tensor[_sample(idxs, _MAX_ANCHORS)]]
     counts = "\n".join(f"{len(idxs)} {kind}" for kind, (idxs, _) in kinds.items())
     matches = _matches(gt, anchors.tensor[positives], owners)
     top = detections[:_MAX_DETECTIONS]
