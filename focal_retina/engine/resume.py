@@ -65,11 +65,8 @@ class CheckpointHook(hooks.PeriodicCheckpointer):
 
 
 class MetricsWriter(hooks.PeriodicWriter):
-    """Detectron2's periodic writer, whose resumed ``metrics.json`` is that of one run.
-
-    The checkpoint has the values that medians are taken of, and what has been written; lines that
-    a killed run wrote after it are dropped at resume.
-    """
+    """Detectron2's periodic writer, whose resumed ``metrics.json`` is that of one run: the
+    checkpoint has the values that medians are taken of; lines written after it are dropped."""
 
     def __init__(self, writers: Sequence[EventWriter], period: int, metrics_file: Path):
         super().__init__(writers, period)
@@ -136,11 +133,8 @@ def _is_after(iteration: int, line: bytes) -> bool:
 
 @contextlib.contextmanager
 def only_training_in(folder: str | os.PathLike) -> Iterator[None]:
-    """Keep a second training out of OUTPUT_DIR; the kernel ends that when this process ends.
-
-    Raises:
-        UserError: another training writes there.
-    """
+    """Keep a second training out of OUTPUT_DIR, by a UserError. The kernel ends that when this
+    process ends."""
     if not comm.is_main_process() or int(os.environ.get("RANK", 0)) > 0:
         yield
         return
@@ -181,11 +175,8 @@ def settings_of(cfg: CfgNode, num_images: int | None) -> dict[str, Any]:
 
 
 def check_settings(begun_with: dict[str, Any], settings: dict[str, Any]) -> None:
-    """Compare :func:`settings_of` with those of the checkpoint: one line says what changes.
-
-    Raises:
-        ValueError: a change that a resumed run cannot obey.
-    """
+    """Compare :func:`settings_of` with those of the checkpoint: one line says what changes, a
+    ValueError what a resumed run cannot obey."""
     changed = {
         key: f"{key} {begun_with[key]} → {value}"
         for key, value in settings.items()
@@ -198,10 +189,7 @@ def check_settings(begun_with: dict[str, Any], settings: dict[str, Any]) -> None
     if changed.pop("MODEL.WEIGHTS", None):
         _logger.warning("--resume: the weights are the checkpoint's; MODEL.WEIGHTS is not read")
     if changed:
-        _logger.warning(
-            f"--resume: changed from here on, so that the run is no longer the uninterrupted one: "
-            f"{', '.join(changed.values())}"
-        )
+        _logger.warning(f"--resume: changed from here on: {', '.join(changed.values())}")
 
 
 def obey_solver(optimizer: torch.optim.Optimizer, scheduler: Any, groups: list[dict]) -> None:

@@ -59,13 +59,9 @@ class Trainer(DefaultTrainer):
     An iteration is the step, the checkpoint if one is due, then evaluation and writers. What
     follows the checkpoint is done again at resume. So a resumed run has the losses, weights,
     evaluations and metrics of an uninterrupted one (bit for bit on CPU with as many threads).
-
-    Attributes:
-        interrupted_by: the signal that ended :meth:`train` early, else None.
     """
 
-    # Iterations between two lines of metrics.json
-    WRITER_PERIOD = 20
+    WRITER_PERIOD = 20  # iterations between two lines of metrics.json
 
     def __init__(self, cfg: CfgNode):
         TrainerBase.__init__(self)
@@ -95,7 +91,7 @@ class Trainer(DefaultTrainer):
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
-        self.interrupted_by: int | None = None
+        self.interrupted_by: int | None = None  # the signal that ended the training early
         self._stop = StopRequest()
         self._rng_states: list[dict[str, Any]] = []  # one a process; in the main process alone
         self._is_resumed = False

@@ -79,7 +79,7 @@ def test_nothing_is_written_that_is_not_complete(arguments, weights, capsys):
     assert Path("ours.pth").exists()
 
 
-def test_user_errors_are_one_line_and_status_2(arguments, capsys):
+def test_user_errors(arguments, assert_user_error):
     cases = {
         "theirs.pth: the file has 91 classes": [*arguments, "--num-classes", "5"],
         "no multiple of 3 aspect ratios": [*arguments, "--num-anchors", "8"],
@@ -89,6 +89,4 @@ def test_user_errors_are_one_line_and_status_2(arguments, capsys):
         "No such file": [*arguments, "--input", "none.pth"],
     }
     for message, words in cases.items():
-        assert convert(["--output", "o.pth"], *words) == 2
-        (line,) = capsys.readouterr().err.splitlines()
-        assert message in line
+        assert_user_error(message, "convert", "--output", "o.pth", *words)

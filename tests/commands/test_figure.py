@@ -5,7 +5,6 @@ import json
 import pytest
 from helpers import make_run
 
-from focal_retina.commands import main
 from focal_retina.figures.loss_cdf import read_loss_cdf
 
 
@@ -15,13 +14,8 @@ def run_dir(tmp_path_factory):
 
 
 @pytest.fixture
-def figure(register_tiny, capsys):
-    """Call the command; returns (exit status, stdout, stderr)."""
-
-    def call(*arguments):
-        return main(["figure", *map(str, arguments), *register_tiny]), *capsys.readouterr()
-
-    return call
+def figure(command, register_tiny):
+    return lambda *words: command("figure", *words, *register_tiny)
 
 
 def is_png(path):
@@ -86,12 +80,10 @@ def test_speed_accuracy(figure, run_dir, tmp_path):
         (["speed-accuracy", "--run", "a=.", "--output", "out"], "no finished training"),
     ],
 )
-def test_user_errors_are_one_line_and_status_2(
-    figure, run_dir, tmp_path, monkeypatch, arguments, message
+def test_user_errors(
+    assert_user_error, register_tiny, run_dir, tmp_path, monkeypatch, arguments, message
 ):
     monkeypatch.chdir(tmp_path)
-    config = ["--config-file", str(run_dir)]
-    status, _, err = figure(*(y for x in arguments for y in (config if x == "RUN" else [x])))
-    assert status == 2
-    (line,) = [x for x in err.splitlines() if x.startswith("focal-retina figure: ")]
-    assert message in line
+    config = ["--config-file", run_dir]
+    words = [y for x in arguments for y in (config if x == "RUN" else [x])]
+    assert_user_error(message, "figure", *words, *register_tiny)

@@ -6,7 +6,6 @@ from detectron2.engine import SimpleTrainer
 from detectron2.utils.events import EventStorage
 from helpers import make_batch, toy_cfg
 
-from focal_retina.commands import main
 from focal_retina.engine import Trainer
 from focal_retina.engine.nonfinite import NonFiniteGuard, losses_by_level, replay
 
@@ -36,11 +35,11 @@ def dumped(tmp_path_factory):
     return folder / "iter_0000002", error.value
 
 
-def test_replays_and_names_the_first_module(dumped, capsys):
+def test_replays_and_names_the_first_module(dumped, command):
     folder, error = dumped
     assert str(folder) in str(error)
-    assert main(["replay", str(folder)]) == 0
-    output = capsys.readouterr().out
+    status, output, _ = command("replay", folder)
+    assert status == 0
     assert "a/b.jpg (image id 3)" in output
     assert "weights that are not finite before the step: backbone.fpn_output4.bias" in output
     assert "first activation that is not finite: backbone.fpn_output4 (Conv2d): 16 of" in output
@@ -87,9 +86,7 @@ def test_levels_add_up_to_the_losses_of_the_step(tmp_path):
         ),
     ],
 )
-def test_wrong_folder_is_one_line_and_status_2(files, what, tmp_path, capsys):
+def test_wrong_folders(assert_user_error, files, what, tmp_path):
     for name, text in files.items():
         (tmp_path / name).write_text(text)
-    assert main(["replay", str(tmp_path)]) == 2
-    error = capsys.readouterr().err.strip()
-    assert what in error and error.startswith("focal-retina replay: ") and "\n" not in error
+    assert_user_error(what, "replay", tmp_path)
