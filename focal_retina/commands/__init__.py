@@ -95,6 +95,11 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     add("--import", dest="imports", metavar="FILE.py", help=what)
 
 
+def data_of(args: argparse.Namespace) -> dict[str, Any]:
+    """What :func:`add_data_arguments` declared, for :func:`~focal_retina.engine.load_config`."""
+    return {"register": args.register, "imports": args.imports}
+
+
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what :func:`focal_retina.engine.load_config` takes besides a file: ``--register``,
     ``--import`` and trailing ``KEY VALUE``."""

@@ -10,7 +10,7 @@ Exit status 1: errors were found; 2: the config or an annotation file can't be r
 import argparse
 from pathlib import Path
 
-from . import add_config_arguments
+from . import add_config_arguments, data_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
     from ..engine import load_config, user_errors
     from ..engine.config_checks import check_model
 
-    cfg = load_config(args.config_file, args.opts, register=args.register, imports=args.imports)
+    cfg = load_config(args.config_file, args.opts, **data_of(args))
     with user_errors():
         check_model(cfg)
         problems = config_problems(cfg)

@@ -12,7 +12,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from . import add_config_arguments
+from . import add_config_arguments, data_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     from ..engine import user_errors
 
-    data = {"opts": args.opts, "register": args.register, "imports": args.imports}
+    data = {"opts": args.opts, **data_of(args)}
     draw = {"losses": _losses, "loss-cdf": _loss_cdf, "speed-accuracy": _speed_accuracy}
     with user_errors():
         if args.images is not None and args.images < 1:

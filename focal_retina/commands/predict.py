@@ -13,7 +13,7 @@ needs --allow-code; an .onnx and a training's folder can't.
 import argparse
 from pathlib import Path
 
-from . import add_data_arguments, split_options
+from . import add_data_arguments, data_of, split_options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,13 +47,11 @@ def run(args: argparse.Namespace) -> int:
     sources = find_sources(inputs)
     writers: list[CocoWriter | PictureWriter] = []
     with user_errors():
-        predictor = load_predictor(
+        model, how = (
             args.model or args.config_file,
-            opts,
-            register=args.register,
-            imports=args.imports,
-            allow_code=args.allow_code,
+            {**data_of(args), "allow_code": args.allow_code},
         )
+        predictor = load_predictor(model, opts, **how)
         if args.json:
             writers.append(CocoWriter(args.json, predictor.meta))
         if args.output:

@@ -9,7 +9,7 @@ as the training had them.
 import argparse
 from pathlib import Path
 
-from . import add_data_arguments
+from . import add_data_arguments, data_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,6 +22,6 @@ def run(args: argparse.Namespace) -> None:
     from ..engine.nonfinite import replay
 
     with user_errors():
-        prepare_process(args.imports, args.register)
+        prepare_process(**data_of(args))
         for line in replay(args.dump):
             print(line, flush=True)

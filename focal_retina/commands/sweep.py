@@ -11,7 +11,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from . import add_config_arguments
+from . import add_config_arguments, data_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     with user_errors():
         sweep = read_sweep(args.sweep_file)
         opts = [*flatten_overrides(sweep.overrides), *args.opts]
-        cfg = setup_config(args.config_file, opts, register=args.register, imports=args.imports)
+        cfg = setup_config(args.config_file, opts, **data_of(args))
         runner = TrialRunner(
             root=args.output.resolve(),
             inputs=CodeInputs(tuple(args.register), tuple(args.imports)),

@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from . import add_config_arguments
+from . import add_config_arguments, data_of
 
 _logger = logging.getLogger(__name__)
 
@@ -38,26 +38,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from .. import engine
-    from ..engine.console import set_up_logging
 
     log = {"rank": int(os.environ.get("RANK", 0)), "verbose": args.verbose}
-    set_up_logging(**log)
-    cfg = engine.load_config(
-        args.config_file,
-        args.opts,
-        register=args.register,
-        imports=args.imports,
-        resume=args.resume,
-        trained=args.eval_only,
-        num_processes=max(args.num_gpus, int(os.environ.get("LOCAL_WORLD_SIZE", 1))),
-    )
+    engine.set_up_logging(**log)
+    how = {**data_of(args), "trained": args.eval_only, "num_processes": args.num_gpus}
+    cfg = engine.load_config(args.config_file, args.opts, resume=args.resume, **how)
     engine.check_output_dir(cfg.OUTPUT_DIR)
-    num_processes = args.num_gpus * args.num_machines
     with nullcontext() if args.eval_only else engine.only_training_in(cfg.OUTPUT_DIR):
-        set_up_logging(cfg.OUTPUT_DIR, **log)
-        engine.check_config(
-            cfg, resume=args.resume, eval_only=args.eval_only, num_processes=num_processes
-        )
+        engine.set_up_logging(cfg.OUTPUT_DIR, **log)
+        how = {"eval_only": args.eval_only, "num_processes": args.num_gpus * args.num_machines}
+        engine.check_config(cfg, resume=args.resume, **how)
     machines = args.num_gpus, args.num_machines, args.machine_rank, args.dist_url
     return engine.launch_training(partial(main, args), cfg, *machines)
 
@@ -68,10 +58,9 @@ def main(args: argparse.Namespace, cfg: Any) -> int:
 
     from .. import engine
 
-    engine.prepare_process(
-        args.imports, args.register
-    )  # one that was just started has empty registries
-    cfg = comm.all_gather(cfg)[0]  # another machine's precision may be another
+    # A process that was just started has empty registries, and another machine another processor.
+    engine.prepare_process(**data_of(args))
+    cfg = comm.all_gather(cfg)[0]
     if args.eval_only:
         return evaluate(args, cfg)
     with engine.only_training_in(cfg.OUTPUT_DIR):
@@ -121,11 +110,11 @@ def set_up(args: argparse.Namespace, cfg: Any) -> None:
     from detectron2.utils.collect_env import collect_env_info
     from detectron2.utils.env import seed_all_rng
 
-    from ..engine.console import set_up_logging
+    from .. import engine
     from ..files import atomic_write
 
     rank = comm.get_rank()
-    set_up_logging(cfg.OUTPUT_DIR, rank=rank, verbose=args.verbose)
+    engine.set_up_logging(cfg.OUTPUT_DIR, rank=rank, verbose=args.verbose)
     _logger.debug(f"{args}\nprocess {rank} of {comm.get_world_size()}\n{collect_env_info()}\n{cfg}")
     if rank == 0 and not args.eval_only:
         with atomic_write(Path(cfg.OUTPUT_DIR, "config.yaml"), "w") as file:

@@ -1,5 +1,5 @@
 from .checkpoint import SafeCheckpointer, load_trained_model
-from .console import UserError, exit_status, training_errors, user_errors
+from .console import UserError, exit_status, set_up_logging, training_errors, user_errors
 from .launch import exit_status_of, launch_training
 from .resume import only_training_in
 from .setup import check_config, check_output_dir, load_config, prepare_process, setup_config
@@ -18,6 +18,7 @@ __all__ = [
     "load_trained_model",
     "only_training_in",
     "prepare_process",
+    "set_up_logging",
     "setup_config",
     "training_errors",
     "user_errors",

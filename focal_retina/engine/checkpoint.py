@@ -21,11 +21,8 @@ _logger = logging.getLogger(__name__)
 
 
 def is_intact(path: str | os.PathLike) -> bool:
-    """Whether a ``.pth`` file is complete and every part of it has its checksum.
-
-    ``torch.save`` writes a zip archive with a CRC-32 of each tensor and of the pickle, at which
-    ``torch.load`` does not look.
-    """
+    """Whether a ``.pth`` file is complete and every part of it, tensor or pickle, has the CRC-32
+    that ``torch.save`` writes and ``torch.load`` does not look at."""
     try:
         with zipfile.ZipFile(path) as archive:
             # torch does not read what has the attribute of a folder, and takes it for read.
@@ -40,12 +37,9 @@ def is_intact(path: str | os.PathLike) -> bool:
 
 
 class SafeCheckpointer(DetectionCheckpointer):
-    """:class:`DetectionCheckpointer` with atomic, checksummed files.
-
-    What it writes is Detectron2's own format, and Detectron2's checkpointer reads it. What it reads
+    """:class:`DetectionCheckpointer` with atomic, checksummed files in its format. What it reads
     (``.pth``, Detectron2's and Caffe2's ``.pkl``, ``.safetensors``) is tensors and plain values: a
-    file that would run code on loading is refused.
-    """
+    file that would run code on loading is refused."""
 
     is_strict = False  # whether the checkpoint has to hold the whole model; so at resume
 

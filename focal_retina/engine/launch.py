@@ -146,12 +146,8 @@ class StopRequest:
 
     @contextlib.contextmanager
     def evaluation(self) -> Iterator[None]:
-        """Nothing has to be finished and saved: a signal counts at once. Of several processes each
-        has to come to the end of its share, for which the others wait.
-
-        Raises:
-            Interrupted: a signal came, and this is the only process.
-        """
+        """Nothing has to be finished and saved: a signal raises :class:`Interrupted` at once. Of
+        several processes each has to come to the end of its share, for which the others wait."""
         before, self._is_evaluating = self._is_evaluating, True
         try:
             self._raise_in_evaluation()

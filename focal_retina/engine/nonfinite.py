@@ -63,15 +63,12 @@ class NonFiniteGuard(HookBase):
         Args:
             model: what the trainer trains; DistributedDataParallel or not.
             config: the whole config as yaml.
-            folder: dumps go to a folder in it, ``iter_0001234``, for other processes than the first
-                ``iter_0001234_rank1`` and so on.
+            folder: dumps go to ``iter_0001234`` in it, of rank 1 to ``iter_0001234_rank1``.
             gradient_period: iterations between two looks at the gradients, 0 for none. If one is
                 missed, the next loss is not finite; then the weights in the dump aren't either.
         """
         self._model = model.module if isinstance(model, DistributedDataParallel) else model
-        self._config = config
-        self._folder = folder
-        self._gradient_period = gradient_period
+        self._config, self._folder, self._gradient_period = config, folder, gradient_period
         self._unseen: _Iteration | None = None
         self._model.register_forward_pre_hook(self._before_forward)
         self._model.register_forward_hook(self._after_forward)
@@ -129,7 +126,7 @@ class NonFiniteGuard(HookBase):
             raise FloatingPointError(self._dump(iteration))
 
     def _dump(self, iteration: _Iteration) -> str:
-        """Write the folder; the error's message."""
+        """Write the folder and return the error's message."""
         rank, number = comm.get_rank(), iteration.number
         folder = self._folder / f"iter_{number:07d}{f'_rank{rank}' if rank else ''}"
         folder.mkdir(parents=True, exist_ok=True)
@@ -187,14 +184,8 @@ def read_batch(folder: Path) -> dict[str, Any]:
 
 
 def replay(folder: Path) -> Iterator[str]:
-    """Rebuild the model of a dump and run its batch through it, line by line of the report.
-
-    Where the dump is of a GPU and there is none here, it runs on the CPU, whose numbers differ in
-    the last digits.
-
-    Raises:
-        OSError, ValueError: the folder is no dump, or its files are damaged.
-    """
+    """Rebuild the model of a dump and run its batch through it, line by line of the report; without
+    a GPU on the CPU. OSError or ValueError: the folder is no dump, or its files are damaged."""
     config = folder / "config.yaml"
     if not config.is_file():
         raise FileNotFoundError(f"{folder} is no dump of a batch: it has no config.yaml")
@@ -263,11 +254,8 @@ def _watch(model: nn.Module) -> dict[str, str]:
 
 @torch.no_grad()
 def losses_by_level(model: FocalRetinaNet, batched_inputs: list[dict]) -> list[dict[str, float]]:
-    """Where the losses of a training batch come from, a dict a level.
-
-    The levels add up to the losses of the batch, but for OHEM, which mines among the anchors that
-    it is given. The normalizer counts the batch.
-    """
+    """Where the losses of a training batch come from, a dict a level. The levels add up to the
+    losses of the batch, but for OHEM, which mines among the anchors that it is given."""
     images = model.preprocess_image(batched_inputs)
     predictions = model.label_and_predict(images.tensor, batched_inputs)
     num_positives = predictions.image_idxs.bincount(minlength=len(batched_inputs))

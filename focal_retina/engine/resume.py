@@ -34,10 +34,8 @@ _CLOCKS = {"time", "data_time", "rank_data_time", "eta_seconds"}
 
 
 class CheckpointHook(hooks.PeriodicCheckpointer):
-    """Detectron2's periodic checkpoints, and one more where a signal asks to stop.
-
-    Unlike Detectron2's it runs in every process: the checkpoint has the random states of all.
-    """
+    """Detectron2's periodic checkpoints, and one more where a signal asks to stop. It runs in every
+    process: the checkpoint has the random states of all."""
 
     def __init__(self, checkpointer: Checkpointer, period: int, stop: StopRequest):
         super().__init__(checkpointer, period)
@@ -89,10 +87,6 @@ class MetricsWriter(hooks.PeriodicWriter):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._restored = state
 
-    def start_anew(self) -> None:
-        """Drop what a run that was killed before its first checkpoint has written."""
-        self._restored = {"scalars": {}, "last_write": -1}
-
     def before_train(self) -> None:
         if self._restored is None:
             return
@@ -116,12 +110,11 @@ class MetricsWriter(hooks.PeriodicWriter):
 def _drop_metrics_after(iteration: int, path: Path) -> None:
     """Cut the last lines of a ``metrics.json`` that are of later iterations, or incomplete. In
     place, as a writer may have the file open."""
-    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    lines = path.read_bytes().splitlines(keepends=True)
     size = sum(map(len, lines))
     while lines and _is_after(iteration, lines[-1]):
         size -= len(lines.pop())
-    if path.exists():
-        os.truncate(path, size)
+    os.truncate(path, size)
 
 
 def _is_after(iteration: int, line: bytes) -> bool:

@@ -55,14 +55,11 @@ def load_config(
         resume: see :func:`resolve_precision`.
         trained: MODEL.WEIGHTS of a training's folder, or of its ``config.yaml``, is its
             ``model_final.pth``.
-        num_processes: of the training. Several need a GPU each, or MODEL.DEVICE cpu.
+        num_processes: on this machine. Several need a GPU each, or MODEL.DEVICE cpu.
 
     Returns:
-        The frozen config; its MODEL.DEVICE is one that this machine has, and no precision is
-        ``auto``.
-
-    Raises:
-        UserError: missing file, unknown key, value of a wrong type.
+        The frozen config; this machine has its MODEL.DEVICE, and no precision is ``auto``. A
+        UserError for a missing file, an unknown key, a value of a wrong type.
     """
     prepare_process(imports, register)
     if not source:
@@ -75,6 +72,7 @@ def load_config(
     if run_opts and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = ""  # it says where the training was
     merge_options(cfg, [*run_opts, *opts])
+    num_processes = max(num_processes, int(os.environ.get("LOCAL_WORLD_SIZE", 1)))  # torchrun's
     cfg.MODEL.DEVICE = _find_device(cfg.MODEL.DEVICE, num_processes)
     limit_pixels(cfg.INPUT.MAX_IMAGE_PIXELS)
     cfg.freeze()
@@ -117,12 +115,8 @@ def _find_device(name: str, num_processes: int) -> str:
 
 
 def prepare_process(imports: Sequence[str], register: Sequence[str]) -> None:
-    """Fill this process's registries; again changes nothing.
-
-    Args:
-        imports: Python files to import, such as one that registers a loss.
-        register: data sets, each ``NAME=ANNOTATIONS.json:IMAGE_DIR``.
-    """
+    """Fill this process's registries: import Python files, such as one that registers a loss, and
+    register data sets, each ``NAME=ANNOTATIONS.json:IMAGE_DIR``. Again changes nothing."""
     for path in imports:
         _import_file(Path(path).resolve())
     for spec in register:
@@ -145,16 +139,14 @@ def _import_file(path: Path) -> None:
 def check_config(
     cfg: CfgNode, *, resume: bool = False, eval_only: bool = False, num_processes: int = 1
 ) -> None:
-    """Check what can be checked before a training or an evaluation.
+    """Check what can be checked before a training or an evaluation: a UserError for a wrong class
+    count, unusable data, an unwritable output and the like.
 
     Args:
         cfg: of :func:`load_config`.
         resume: a checkpoint in OUTPUT_DIR takes the place of MODEL.WEIGHTS.
         eval_only: the training set is neither needed nor checked.
         num_processes: of the training, where torchrun does not say it.
-
-    Raises:
-        UserError: wrong class count, unusable data, unwritable output and the like.
     """
     check_values(cfg)
     check_model(cfg)

@@ -88,9 +88,7 @@ class Trainer(DefaultTrainer):
 
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
-        self.start_iter = 0
-        self.max_iter = cfg.SOLVER.MAX_ITER
-        self.cfg = cfg
+        self.start_iter, self.max_iter, self.cfg = 0, cfg.SOLVER.MAX_ITER, cfg
         self.interrupted_by: int | None = None  # the signal that ended the training early
         self._stop = StopRequest()
         self._rng_states: list[dict[str, Any]] = []  # one a process; in the main process alone
@@ -113,11 +111,9 @@ class Trainer(DefaultTrainer):
         # One pass over memory instead of one for each operation: 2.7 times as fast on a CPU. Not
         # with clipping: a loss scaler leaves the unscaling to a fused step, which comes after it.
         fast = "foreach" if cfg.SOLVER.CLIP_GRADIENTS.ENABLED else "fused"
-        sgd = {"momentum": cfg.SOLVER.MOMENTUM, "nesterov": cfg.SOLVER.NESTEROV, fast: True}
-        optimizers: dict[str, Any] = {
-            "SGD": partial(torch.optim.SGD, **sgd),
-            "AdamW": torch.optim.AdamW,
-        }
+        values = {"momentum": cfg.SOLVER.MOMENTUM, "nesterov": cfg.SOLVER.NESTEROV, fast: True}
+        sgd: Any = partial(torch.optim.SGD, **values)
+        optimizers = {"SGD": sgd, "AdamW": torch.optim.AdamW}
         name = cfg.MODEL.FOCAL_RETINA.OPTIMIZER
         if name not in optimizers:
             known = ", ".join(optimizers)
@@ -234,7 +230,8 @@ class Trainer(DefaultTrainer):
             logger.warning(
                 f"--resume: no checkpoint is in {self.cfg.OUTPUT_DIR}: the training starts anew"
             )
-            self._metrics_writer.start_anew()
+            # Drop what a run that was killed before its first checkpoint has written.
+            self._metrics_writer.load_state_dict({"scalars": {}, "last_write": -1})
 
     def train(self) -> dict[str, Any] | None:
         """Detectron2's, to the end or to the first SIGTERM or Ctrl-C: see ``interrupted_by``."""

@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 from detectron2.engine import SimpleTrainer
-from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
+from helpers import make_instances
 from torch import nn
 
 from focal_retina.engine.nonfinite import NonFiniteGuard, read_batch
@@ -38,17 +38,16 @@ class SteepModel(Model):
 
 
 def make_batch(value=1.0):
-    instances = Instances((4, 6))
-    instances.gt_boxes = Boxes(torch.tensor([[0.0, 1, 2, 3]]))
-    instances.gt_classes = torch.tensor([1])
     x = {
-        "image": torch.full((4,), value),
-        "instances": instances,
         "file_name": "street/7.jpg",
         "image_id": 7,
         "height": 4,
         "annotations": [{"not": "dumped"}],
     }
+    x["image"], x["instances"] = (
+        torch.full((4,), value),
+        make_instances([[0, 1, 2, 3]], [1], (4, 6)),
+    )
     return [x, {**x, "image_id": "eight"}]
 
 
