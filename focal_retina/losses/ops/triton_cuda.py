@@ -37,7 +37,7 @@ def loss_and_gradients(
     """See :mod:`focal_retina.losses.ops`; the gradients of fp16 are times ``_FP16_SCALE``."""
     name, gamma, beta = formula
     num_images, _, num_classes = logits[0].shape
-    num_programs = sum(triton.cdiv(x.shape[1] * num_classes, _BLOCK) for x in logits)
+    num_programs = sum(-(-x.shape[1] * num_classes // _BLOCK) for x in logits)  # rounded up
     sums = weights.new_empty(num_images, num_programs)
     gradients = [torch.empty_like(x) for x in logits] if needs_grad else []
     if sums.numel() > 0:
@@ -64,7 +64,7 @@ def loss_and_gradients(
 
 def scale_(gradients: list[Tensor], factor: Tensor) -> None:
     """See :mod:`focal_retina.losses.ops`; the factor stays on the device."""
-    num_programs = sum(triton.cdiv(x.numel(), _BLOCK) for x in gradients)
+    num_programs = sum(-(-x.numel() // _BLOCK) for x in gradients)
     if num_programs == 0:
         return
     if gradients[0].dtype == torch.float16:
