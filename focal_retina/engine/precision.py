@@ -20,7 +20,7 @@ from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from torch import Tensor, nn
 
 from ..modeling import FocalRetinaNet
-from ..modeling.inference import inference_copy
+from ..modeling.inference import fold_frozen_batch_norm, inference_copy
 from ..weight_reader import read_weights
 from .checkpoint import SafeCheckpointer
 
@@ -116,10 +116,12 @@ def build_inference_copy(cfg: CfgNode, model: DenseDetector) -> DenseDetector:
     return inference_copy(model, precision)
 
 
-def set_memory_format(model: nn.Module, *, precision: str, device: str) -> None:
-    """Lay out a model's weights for the fastest training step (docs/performance.md, Formats):
-    channels_last for narrow types and on CPUs, where without AVX-512 the weight gradient of the
-    head's 3x3 convolutions takes twice as long in it, so that the head stays as it is."""
+def prepare_for_training(model: nn.Module, *, precision: str, device: str) -> None:
+    """Make a model's training step fast, in place: fold frozen batch normalization into the
+    convolutions, and lay out the weights (docs/performance.md, Formats): channels_last for narrow
+    types and on CPUs, where without AVX-512 the weight gradient of the head's 3x3 convolutions
+    takes twice as long in it, so that the head stays as it is."""
+    fold_frozen_batch_norm(model)
     if device.startswith("cuda") and precision == "fp32":
         return
     model.to(memory_format=torch.channels_last)

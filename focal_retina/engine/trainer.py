@@ -35,8 +35,8 @@ from .precision import (
     build_inference_copy,
     log_precision,
     precision_of,
+    prepare_for_training,
     resolve_precision,
-    set_memory_format,
 )
 from .resume import (
     CheckpointHook,
@@ -75,7 +75,7 @@ class Trainer(DefaultTrainer):
         )
 
         model = self.build_model(cfg)
-        set_memory_format(model, precision=precision, device=cfg.MODEL.DEVICE)
+        prepare_for_training(model, precision=precision, device=cfg.MODEL.DEVICE)
         optimizer = self.build_optimizer(cfg, model)
         data_loader = self.build_train_loader(cfg)
         self._settings = settings_of(cfg, getattr(data_loader, "num_images", None))
