@@ -133,10 +133,8 @@ def check_solver(cfg: CfgNode, world_size: int) -> None:
     reference = cfg.SOLVER.REFERENCE_WORLD_SIZE
     if reference:
         if batch_size % reference:
-            raise ValueError(
-                f"SOLVER.IMS_PER_BATCH {batch_size} is not divisible by "
-                f"SOLVER.REFERENCE_WORLD_SIZE {reference}"
-            )
+            message = f"is not divisible by SOLVER.REFERENCE_WORLD_SIZE {reference}"
+            raise ValueError(f"SOLVER.IMS_PER_BATCH {batch_size} {message}")
         batch_size, rate = batch_size * world_size // reference, rate * world_size / reference
     if batch_size % world_size:
         raise ValueError(

@@ -200,9 +200,7 @@ class FirstEstimate(HookBase):
         if num_done == 1:
             _logger.info(f"iteration {trainer.iter + 1} of {trainer.max_iter} is done")
         if num_done == self.ITERATIONS:
-            remaining = trainer.max_iter - trainer.iter - 1
-            seconds = remaining * trainer.storage.history("time").median(self.ITERATIONS)
-            _logger.info(
-                f"on this machine the other {remaining} iterations will take about "
-                f"{datetime.timedelta(seconds=round(seconds))}, without evaluations"
-            )
+            count = trainer.max_iter - trainer.iter - 1
+            seconds = count * trainer.storage.history("time").median(self.ITERATIONS)
+            rest = f"{datetime.timedelta(seconds=round(seconds))}, without evaluations"
+            _logger.info(f"on this machine the other {count} iterations will take about {rest}")

@@ -96,8 +96,8 @@ def _run_started(main: Main, cfg: CfgNode) -> None:
 def _share_cores(cfg: CfgNode) -> None:
     """Processes that share cores stall each other if each brings a thread for every core."""
     if cfg.MODEL.DEVICE == "cpu" and comm.get_world_size() > 1:
-        cores = len(os.sched_getaffinity(0))
-        torch.set_num_threads(max(1, cores // comm.get_local_size()))
+        share = len(os.sched_getaffinity(0)) // comm.get_local_size()
+        torch.set_num_threads(max(1, share))
 
 
 class Interrupted(KeyboardInterrupt):
@@ -137,8 +137,7 @@ class StopRequest:
         self._raise_in_evaluation()
         if is_first and comm.is_main_process():
             what = "evaluation" if self._is_evaluating else "iteration, then saving"
-            text = f"finishing this {what}; a second Ctrl-C leaves at once"
-            print(f"{os.path.basename(sys.argv[0])}: {text}", file=sys.stderr)
+            print(f"finishing this {what}; a second Ctrl-C leaves at once", file=sys.stderr)
 
     def _raise_in_evaluation(self) -> None:
         if self._is_evaluating and self._signum is not None and comm.get_world_size() == 1:

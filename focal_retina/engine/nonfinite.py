@@ -105,7 +105,9 @@ class NonFiniteGuard(HookBase):
             gradients = [p.grad for p in self._model.parameters() if p.grad is not None]
             total = total + get_total_norm(gradients).to(total.device)
         self._unseen = iteration
-        if total.is_cuda and isinstance(trainer, StepTrainer) and trainer.can_skip_steps():
+        # A fused optimizer leaves out a step where its tensor found_inf is 1.
+        is_fused = all(group.get("fused") for group in trainer.optimizer.param_groups)
+        if total.is_cuda and is_fused and isinstance(trainer, StepTrainer):
             trainer.optimizer.found_inf = (~total.isfinite()).float()
             on_cpu = torch.empty_like(total, device="cpu", pin_memory=True)
             iteration.total = on_cpu.copy_(total, non_blocking=True)

@@ -145,10 +145,6 @@ class StepTrainer(SimpleTrainer):
         if not any(loss.is_cuda for loss in losses.values()):
             self.write_metrics_now()
 
-    def can_skip_steps(self) -> bool:
-        """Whether the optimizer leaves out a step where its tensor ``found_inf`` is 1."""
-        return all(group.get("fused") for group in self.optimizer.param_groups)
-
     def write_metrics_now(self) -> None:
         """Put into the event storage what is not there yet, with its iteration."""
         for losses, args, kwargs in self._unwritten:

@@ -198,14 +198,10 @@ def obey_solver(optimizer: torch.optim.Optimizer, scheduler: Any, groups: list[d
 def rng_state() -> dict[str, Any]:
     """States of Python's, NumPy's and torch's global generators, and of this process's GPU."""
     name, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002
-    state = {
-        "python": random.getstate(),
-        "numpy": (name, np.asarray(keys).tolist(), *rest),
-        "torch": torch.get_rng_state(),
-    }
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state()
-    return state
+    numpy_state = (name, np.asarray(keys).tolist(), *rest)
+    gpu = {"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {}
+    cpu = {"python": random.getstate(), "numpy": numpy_state, "torch": torch.get_rng_state()}
+    return cpu | gpu
 
 
 def set_rng_state(state: dict[str, Any]) -> None:

@@ -167,8 +167,7 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
-        folder = str(Path(cfg.OUTPUT_DIR, "inference", dataset_name))
-        return build_evaluator(dataset_name, folder)
+        return build_evaluator(dataset_name, str(Path(cfg.OUTPUT_DIR, "inference", dataset_name)))
 
     def build_hooks(self) -> list[hooks.HookBase | None]:
         """Detectron2's hooks in its order, see the class."""

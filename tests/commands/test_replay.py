@@ -12,23 +12,29 @@ from focal_retina.engine.nonfinite import NonFiniteGuard, losses_by_level, repla
 NUM_LEVELS = 5
 
 
+def make_trainer(folder, batch):
+    cfg = toy_cfg()
+    torch.manual_seed(0)
+    model = Trainer.build_model(cfg).train()
+    trainer = SimpleTrainer(model, [batch] * 3, torch.optim.SGD(model.parameters(), 1e-9))
+    guard = NonFiniteGuard(model, cfg.dump(), folder)
+    trainer.register_hooks([guard])
+    trainer.iter = 0
+    return trainer, guard
+
+
 @pytest.fixture(scope="module")
 def dumped(tmp_path_factory):
     """(dump, error) of a training whose third step meets a weight that is NaN."""
     folder = tmp_path_factory.mktemp("run")
-    cfg = toy_cfg()
-    torch.manual_seed(0)
-    model = Trainer.build_model(cfg)
     batch = [{**make_batch()[0], "file_name": "a/b.jpg", "image_id": 3}]
-    trainer = SimpleTrainer(model, [batch] * 3, torch.optim.SGD(model.parameters(), 1e-9))
-    guard = NonFiniteGuard(model, config=cfg.dump(), folder=folder)
-    trainer.register_hooks([guard])
+    trainer, _ = make_trainer(folder, batch)
     with EventStorage() as storage:
         for trainer.iter in range(2):
             trainer.run_step()
             storage.step()
         with torch.no_grad():
-            model.backbone.fpn_output4.bias[3] = torch.nan
+            trainer.model.backbone.fpn_output4.bias[3] = torch.nan
         trainer.iter = 2
         with pytest.raises(FloatingPointError) as error:
             trainer.run_step()
@@ -52,14 +58,9 @@ def test_replays_and_names_the_first_module(dumped, command):
 
 def test_levels_add_up_to_the_losses_of_the_step(tmp_path):
     """Of a dump of a finite step: the same losses as in training, to the last digit shown."""
-    cfg = toy_cfg()
-    torch.manual_seed(0)
-    model = Trainer.build_model(cfg).train()
     batch = make_batch()
-    guard = NonFiniteGuard(model, config=cfg.dump(), folder=tmp_path)
-    trainer = SimpleTrainer(model, [batch], torch.optim.SGD(model.parameters(), 0.1))
-    trainer.register_hooks([guard])
-    trainer.iter = 0
+    trainer, guard = make_trainer(tmp_path, batch)
+    model = trainer.model
     with EventStorage():
         losses = model(batch)
     sum(losses.values()).backward()

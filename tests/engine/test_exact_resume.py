@@ -6,6 +6,7 @@ import random
 import signal
 import socket
 import time
+from functools import partial
 
 import pytest
 import torch
@@ -31,8 +32,9 @@ def send(signum, iteration):
     SimpleTrainer._write_metrics = write_and_send
 
 
-def kill_in_first_step():
-    send(signal.SIGKILL, 1)
+kill_in_first_step = partial(send, signal.SIGKILL, 1)
+terminate = partial(send, signal.SIGTERM, 8)
+interrupt = partial(send, signal.SIGINT, 9)
 
 
 def kill_in_half_a_checkpoint():
@@ -75,14 +77,6 @@ def kill_in_evaluation():
 
 def kill_in_last_evaluation():
     Trainer.test = lambda *args: kill()
-
-
-def terminate():
-    send(signal.SIGTERM, 8)
-
-
-def interrupt():
-    send(signal.SIGINT, 9)
 
 
 def interrupt_in_evaluation():

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 from detectron2.utils.env import seed_all_rng
+from torch.utils._pytree import keystr, tree_flatten_with_path
 
 from focal_retina.commands import main
 from focal_retina.engine import Trainer
@@ -96,20 +97,8 @@ def metrics(out):
 
 def tensors(out):
     """Every tensor of the last checkpoint by its path: weights, momentum, random states."""
-    found = {}
-
-    def collect(value, path):
-        if isinstance(value, torch.Tensor):
-            found[path] = value
-        elif isinstance(value, dict):
-            for key, item in value.items():
-                collect(item, f"{path}/{key}")
-        elif isinstance(value, (list, tuple)):
-            for i, item in enumerate(value):
-                collect(item, f"{path}/{i}")
-
-    collect(torch.load(Path(out, "model_final.pth"), weights_only=True), "")
-    return found
+    leaves, _ = tree_flatten_with_path(torch.load(Path(out, "model_final.pth"), weights_only=True))
+    return {keystr(path): x for path, x in leaves if isinstance(x, torch.Tensor)}
 
 
 def assert_same_run(out, expected):
