@@ -63,11 +63,8 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
 def make_parser(name: str, prog: str | None = None) -> argparse.ArgumentParser:
     """The parser of a command; ``prog`` as for :func:`main`."""
     module = _module(name)
-    parser = argparse.ArgumentParser(
-        prog=prog or f"focal-retina {name}",
-        description=module.__doc__,
-        formatter_class=_HelpFormatter,
-    )
+    prog = prog or f"focal-retina {name}"
+    parser = argparse.ArgumentParser(prog, None, module.__doc__, formatter_class=_HelpFormatter)
     parser._negative_number_matcher = re.compile(r"-\.?\d")  # argparse takes -1e-3 for an option
     module.add_arguments(parser)
     return parser

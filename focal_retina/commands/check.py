@@ -14,11 +14,10 @@ from . import add_config_arguments, data_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--config-file", required=True, metavar="FILE", help="its DATASETS.TRAIN and TEST"
-    )
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write a report to FILE, too")
-    parser.add_argument("--all-images", action="store_true", help="decode all, not only a sample")
+    add = parser.add_argument
+    add("--config-file", required=True, metavar="FILE", help="its DATASETS.TRAIN and TEST")
+    add("--html", type=Path, metavar="FILE", help="write a report to FILE, too")
+    add("--all-images", action="store_true", help="decode all, not only a sample")
     add_config_arguments(parser)
 
 

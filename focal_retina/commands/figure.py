@@ -54,17 +54,13 @@ def _loss_cdf(args: argparse.Namespace, data: dict[str, Any]) -> None:
     from ..engine import setup_config
     from ..figures.loss_cdf import measure_loss_cdf, summary
 
-    if args.alpha is not None and args.alpha > 1:
-        raise ValueError(f"--alpha {args.alpha:g}: at most 1")
     cfg = setup_config(args.config_file, **data, eval_only=True)
+    alpha = cfg.MODEL.RETINANET.FOCAL_LOSS_ALPHA if args.alpha is None else args.alpha
+    if alpha > 1:
+        raise ValueError(f"--alpha {alpha:g}: at most 1")
     output = _folder(args.output or Path(cfg.OUTPUT_DIR) / "loss_distribution")
-    measured = measure_loss_cdf(
-        cfg,
-        output,
-        gammas=args.gamma or (0, 0.5, 1, 2),
-        alpha=cfg.MODEL.RETINANET.FOCAL_LOSS_ALPHA if args.alpha is None else args.alpha,
-        max_images=args.images or 500,
-    )
+    gammas, count = args.gamma or (0, 0.5, 1, 2), args.images or 500
+    measured = measure_loss_cdf(cfg, output, gammas=gammas, alpha=alpha, max_images=count)
     print(f"{summary(measured)}\npictures and numbers: {output}")
 
 

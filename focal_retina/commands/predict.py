@@ -20,16 +20,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model = parser.add_mutually_exclusive_group(required=True)
     model.add_argument("--model", metavar="PATH", help="a training's folder, *.pt2 or *.onnx")
     model.add_argument("--config-file", metavar="FILE", help="a yaml, with MODEL.WEIGHTS")
-    parser.add_argument(
-        "--allow-code", action="store_true", help="open a .pt2, running Python code that is in it"
-    )
-    parser.add_argument("--output", type=Path, metavar="DIR", help="pictures and videos go here")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="detections in COCO's format")
-    parser.add_argument("--threshold", type=float, default=0.5, help="lowest score")
-    parser.add_argument("--batch-size", type=int, default=1, help="exported files take 1 at a time")
+    add = parser.add_argument
+    add("--allow-code", action="store_true", help="open a .pt2, running Python code that is in it")
+    add("--output", type=Path, metavar="DIR", help="pictures and videos go here")
+    add("--json", type=Path, metavar="FILE", help="detections in COCO's format")
+    add("--threshold", type=float, default=0.5, help="lowest score")
+    add("--batch-size", type=int, default=1, help="exported files take 1 at a time")
     add_data_arguments(parser)
-    inputs = "files, folders, globs or webcams; then KEY VALUE"
-    parser.add_argument("words", nargs="+", metavar="INPUT", help=inputs)
+    what = "files, folders, globs or webcams; then KEY VALUE"
+    add("words", nargs="+", metavar="INPUT", help=what)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,9 +1,8 @@
 """The processes of a training: how they start, and how signals stop them.
 
-Detectron2's ``--num-gpus`` or torchrun starts them. Schedulers send SIGTERM some seconds before
-they kill; a terminal sends SIGINT to every process of a command. Either way the training finishes
-the iteration, saves and leaves. All its processes have to stop after the same iteration, as each
-waits for the others in the next.
+Schedulers send SIGTERM some seconds before they kill; a terminal sends SIGINT to every process of a
+command. Either way the training finishes the iteration, saves and leaves. Its processes stop after
+the same iteration, as each waits for the others in the next.
 """
 
 import contextlib

@@ -1,14 +1,9 @@
 """A loss or gradient that is not finite stops the training, and its batch can be run again.
 
-What is dumped, in a folder of its own below ``OUTPUT_DIR/nonfinite``, all of it readable without
-executing code:
-
-===========  ======================================================================================
-report.json  iteration, losses, images with their objects, and the command that replays the batch
-batch.pt     the images and objects as the model got them, states of the random generators
-model.pth    the weights and buffers before the step, as a checkpoint
-config.yaml  the whole config
-===========  ======================================================================================
+The dump is a folder of its own below ``OUTPUT_DIR/nonfinite``, readable without executing code:
+``report.json`` (iteration, losses, images with their objects, the command that replays the batch),
+``batch.pt`` (the images and objects as the model got them, random states), ``model.pth`` (weights
+and buffers before the step, as a checkpoint) and ``config.yaml``.
 """
 
 import json
