@@ -124,8 +124,7 @@ class SafeCheckpointer(DetectionCheckpointer):
         if not self.is_strict:
             _logger.info(
                 f"{len(wrong)} of the model's {len(self.model.state_dict())} tensors are not in "
-                "the checkpoint, or have another shape there, and start anew: "
-                f"{', '.join(wrong[:3])}{' …' if len(wrong) > 3 else ''}"
+                f"the checkpoint, or have another shape there, and start anew: {', '.join(wrong[:3])} …"
             )
             return incompatible
         theirs, ours = shapes.get("head.cls_score.bias", ((0,), (1,)))
@@ -136,9 +135,8 @@ class SafeCheckpointer(DetectionCheckpointer):
                 f"{self.model.num_classes}: set MODEL.RETINANET.NUM_CLASSES {int(count)}"
             )
         raise ValueError(
-            f"the checkpoint is of another architecture: it lacks {len(wrong)} of the model's "
-            f"tensors, or has them in another shape, {wrong[0]} for one: MODEL.WEIGHTS and the "
-            "config don't belong together"
+            f"the checkpoint is of another architecture: {len(wrong)} tensors are not in it, or have "
+            f"another shape ({wrong[0]} …): MODEL.WEIGHTS and the config don't belong together"
         )
 
     def _load_file(self, filename: str) -> dict[str, Any]:

@@ -52,7 +52,6 @@ class CheckpointHook(hooks.PeriodicCheckpointer):
             raise Interrupted(signum)
 
     def save_unless_due(self) -> None:
-        """Save this iteration, if its number does not ask for that anyway."""
         if not self._is_due():
             iteration = self.trainer.iter
             self.save(f"{self.file_prefix}_{iteration:07d}", iteration=iteration)

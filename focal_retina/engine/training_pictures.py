@@ -115,9 +115,8 @@ def draw_training_pictures(
 
 def _sample(idxs: Tensor, limit: int) -> Tensor:
     """At most ``limit`` of them, evenly spread: over the levels and over the image."""
-    if len(idxs) <= limit:
-        return idxs
-    return idxs[torch.linspace(0, len(idxs) - 1, limit, device=idxs.device).long()]
+    count = len(idxs)
+    return idxs[torch.linspace(0, count - 1, min(limit, count)).round().long()]
 
 
 def _matches(gt: Instances, positives: Tensor, owners: Tensor) -> list[Outline]:
