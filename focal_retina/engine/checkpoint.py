@@ -122,10 +122,9 @@ class SafeCheckpointer(DetectionCheckpointer):
         if not (wrong := [*incompatible.missing_keys, *shapes]):
             return incompatible
         if not self.is_strict:
-            _logger.info(
-                f"{len(wrong)} of the model's {len(self.model.state_dict())} tensors are not in "
-                f"the checkpoint, or have another shape there, and start anew: {', '.join(wrong[:3])} …"
-            )
+            what = f"{len(wrong)} of the model's {len(self.model.state_dict())} tensors"
+            names = f"{', '.join(wrong[:3])}{' …' if len(wrong) > 3 else ''}"
+            _logger.info(f"{what} start anew, as the checkpoint has none of that shape: {names}")
             return incompatible
         theirs, ours = shapes.get("head.cls_score.bias", ((0,), (1,)))
         count = getattr(self.model, "num_classes", 0) * theirs[0] / ours[0]
@@ -135,8 +134,8 @@ class SafeCheckpointer(DetectionCheckpointer):
                 f"{self.model.num_classes}: set MODEL.RETINANET.NUM_CLASSES {int(count)}"
             )
         raise ValueError(
-            f"the checkpoint is of another architecture: {len(wrong)} tensors are not in it, or have "
-            f"another shape ({wrong[0]} …): MODEL.WEIGHTS and the config don't belong together"
+            f"the checkpoint is of another architecture: {len(wrong)} tensors are not in it, or "
+            f"have another shape ({wrong[0]} …): MODEL.WEIGHTS and the config don't belong together"
         )
 
     def _load_file(self, filename: str) -> dict[str, Any]:
