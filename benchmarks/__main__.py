@@ -9,7 +9,6 @@ import argparse
 import importlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -54,11 +53,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         if args.scaling:
             ours = ("ours", "copy")
             candidates = {name: x for name, x in candidates.items() if name.startswith(ours)}
-        (case_rows,) = measure([(title, candidates)], device, args.runs)
+        case_rows = measure(title, candidates, device, args.runs)
         print(f"\n{markdown(case_rows)}", flush=True)
         rows += case_rows
     if args.json:
-        contents = {"machine": description, "rows": [asdict(row) for row in rows]}
+        contents = {"machine": description, "rows": [row._asdict() for row in rows]}
         args.json.write_text(json.dumps(contents, indent=2) + "\n")
 
 

@@ -28,17 +28,14 @@ def cases(device: torch.device, sizes: Sequence[Size]) -> Iterator[Case]:
     """The four combinations, channels_last everywhere first."""
     for (name, config), size in zip(NETWORKS.items(), cycle(sizes), strict=False):
         cfg, batch = make_cfg(size, device, config=config), make_batch(size)
-        model = make_detector(cfg, size)
-        detections = {
-            " → ".join(formats): detect(in_formats(inference_copy(model), *formats), batch[:1])
-            for formats in product(FORMATS, repeat=2)
-        }
-        yield f"inference, backbone → head, {name}, {size._replace(images=1).title}", detections
-        steps = {}
+        detections, steps = {}, {}
         for formats in product(FORMATS, repeat=2):
-            model = in_formats(make_detector(cfg, size), *formats)
-            optimizer = build_optimizer(cfg, model)
-            steps[" → ".join(formats)] = train_step(model, optimizer, batch.copy)
+            model = make_detector(cfg, size)
+            copy = in_formats(inference_copy(model), *formats)
+            detections[" → ".join(formats)] = detect(copy, batch[:1])
+            optimizer = build_optimizer(cfg, in_formats(model, *formats))
+            steps[" → ".join(formats)] = train_step(model, optimizer, batch)
+        yield f"inference, backbone → head, {name}, {size._replace(images=1).title}", detections
         yield f"train step, backbone → head, {name}, {size.title}", steps
 
 

@@ -1,15 +1,15 @@
 """Images to detections, beside Detectron2's RetinaNet and torchvision's."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import torch
-from torch import nn
 from torchvision.models.detection import retinanet_resnet50_fpn_v2
 
 from focal_retina.modeling.inference import inference_copy
 
 from .inputs import Size, make_batch, make_ours, make_stock
-from .timing import Case, Staged, precisions
+from .timing import Candidate, Case, precisions
 
 SIZES = (Size(1, 480, 640, 80),)
 
@@ -28,28 +28,14 @@ def cases(device: torch.device, sizes: Sequence[Size]) -> Iterator[Case]:
         yield f"inference, {size.title}", candidates
 
 
-def detect(model: nn.Module, batch: list[dict]) -> Staged:
-    """Detections by FocalRetinaNet or Detectron2's RetinaNet."""
-    last = "postprocessor" if hasattr(model, "postprocessor") else "forward_inference"
-    return _staged(model, batch, (model, "preprocess_image"), last)
+def detect(model: torch.nn.Module, images: list) -> Candidate:
+    return partial(torch.inference_mode()(model.eval()), images)
 
 
-def _torchvision(size: Size, device: torch.device, batch: list[dict]) -> Staged:
+def _torchvision(size: Size, device: torch.device, batch: list[dict]) -> Candidate:
     """It takes images in their own size, has group norm in its head and, untrained, no scores above
     its threshold."""
     short, long = sorted((size.height, size.width))
     options = {"num_classes": size.classes, "min_size": short, "max_size": long}
     model = retinanet_resnet50_fpn_v2(weights=None, weights_backbone=None, **options).to(device)
-    images = [x["image"].to(device).float() / 255 for x in batch]
-    return _staged(model, images, (model.transform, "forward"), "postprocess_detections")
-
-
-def _staged(model: nn.Module, images: list, data: tuple[nn.Module, str], last: str) -> Staged:
-    stages = [
-        ("data", *data),
-        ("backbone", model.backbone, "forward"),
-        ("head", model.head, "forward"),
-        ("post-processing", model, last),
-    ]
-    model.eval()
-    return Staged(torch.inference_mode()(lambda: model(images)), stages)
+    return detect(model, [x["image"].to(device).float() / 255 for x in batch])

@@ -34,11 +34,9 @@ SCALING = (
 
 
 def cases(device: torch.device, sizes: Sequence[Size]) -> Iterator[Case]:
+    matcher = Matcher([0.4, 0.5], [0, -1, 1], allow_low_quality_matches=True)
     # RetinaNet.label_anchors without the model round it
-    stock = SimpleNamespace(
-        anchor_matcher=Matcher([0.4, 0.5], [0, -1, 1], allow_low_quality_matches=True),
-        num_classes=NUM_CLASSES,
-    )
+    stock = SimpleNamespace(anchor_matcher=matcher, num_classes=NUM_CLASSES)
     for objects, height, width in sizes:
         anchors = make_anchors((height, width), device)
         gt = [make_gt(objects, (height, width), NUM_CLASSES).to(device)]

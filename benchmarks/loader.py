@@ -3,15 +3,17 @@
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from itertools import cycle
 from pathlib import Path
 
+import cv2
+import numpy as np
 import torch
 from detectron2.data import DatasetMapper
+from detectron2.structures import BoxMode
 
 from focal_retina.data.mapper import build_train_mapper
 
-from .inputs import Size, make_cfg, write_jpegs
+from .inputs import Size, make_batch, make_cfg
 from .timing import Case
 
 SIZES = (Size(16, 480, 640, 80),)
@@ -25,26 +27,41 @@ def cases(device: torch.device, sizes: Sequence[Size]) -> Iterator[Case]:
         with tempfile.TemporaryDirectory() as folder:
             records = write_jpegs(size, Path(folder))
             for sides in SHORTEST_SIDES:
-                ours, stock = batches_of_both(records, size, sides)
-                title = (
-                    f"{size.images} JPEGs of {size.width} × {size.height} px "
-                    f"to shortest side {'/'.join(map(str, sides))}"
+                cfg = make_cfg(size, torch.device("cpu")).clone()
+                cfg.defrost()
+                cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAPPER = sides, "opencv"
+                mappers = {"ours, opencv": build_train_mapper(cfg)}
+                mappers["Detectron2"] = DatasetMapper(cfg, is_train=True)
+                title = f"{size.images} JPEGs of {size.width} × {size.height} px to shortest side "
+                yield (
+                    title + "/".join(map(str, sides)),
+                    {name: partial(_map, mapper, records) for name, mapper in mappers.items()},
                 )
-                yield title, {"ours, opencv": ours, "Detectron2": stock}
 
 
-def batches_of_both(
-    records: list[dict], size: Size, shortest_sides: tuple[int, ...]
-) -> list[Callable[[], list[dict]]]:
-    """By the mapper on OpenCV and by Detectron2's, functions that map the next ``size.images``
-    images at each call."""
-    cfg = make_cfg(size, torch.device("cpu")).clone()
-    cfg.defrost()
-    cfg.INPUT.MIN_SIZE_TRAIN = shortest_sides
-    cfg.INPUT.MAPPER = "opencv"
-    mappers = build_train_mapper(cfg), DatasetMapper(cfg, is_train=True)
-    return [partial(_next_batch, mapper, cycle(records), size.images) for mapper in mappers]
+def write_jpegs(size: Size, folder: Path) -> list[dict]:
+    """Write random images with detail at all scales, as photographs have it, with 8 objects each.
+
+    Returns their entries in Detectron2's dataset format.
+    """
+    rng = np.random.default_rng(0)
+    records = []
+    for index, sample in enumerate(make_batch(size)):
+        image = np.full((size.height, size.width, 3), 128, np.float32)
+        for cells in (2, 8, 32, 128):
+            noise = rng.standard_normal((cells, cells, 3), dtype=np.float32) * 60 / cells**0.4
+            image += cv2.resize(noise, (size.width, size.height), interpolation=cv2.INTER_CUBIC)
+        path = str(folder / f"{index}.jpg")
+        cv2.imwrite(path, image.clip(0, 255).astype(np.uint8), [cv2.IMWRITE_JPEG_QUALITY, 90])
+        gt = sample["instances"]
+        annotations = [
+            {"bbox": box, "bbox_mode": BoxMode.XYXY_ABS, "category_id": label, "iscrowd": 0}
+            for box, label in zip(gt.gt_boxes.tensor.tolist(), gt.gt_classes.tolist(), strict=True)
+        ]
+        hw = {"height": size.height, "width": size.width}
+        records.append({"file_name": path, **hw, "annotations": annotations})
+    return records
 
 
-def _next_batch(mapper: Callable[[dict], dict], records: Iterator[dict], size: int) -> list[dict]:
-    return [mapper(next(records)) for _ in range(size)]
+def _map(mapper: Callable[[dict], dict], records: list[dict]) -> list[dict]:
+    return [mapper(record) for record in records]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from fvcore.nn import sigmoid_focal_loss, sigmoid_focal_loss_jit
@@ -15,6 +16,7 @@ from focal_retina.modeling.anchor_labeling import AnchorLabeler
 from .inputs import Size, make_anchors, make_batch
 from .timing import COPY, Case
 
+Loss = Callable[[list[Tensor], list[Tensor]], tuple[Tensor, Any]]  # logits, labels -> sum, count
 PAPER = {"alpha": 0.25, "gamma": 2.0}
 NORMALIZER = 100.0  # a model's loss is divided by it before backward
 
@@ -35,23 +37,24 @@ SCALING = (
 def cases(device: torch.device, sizes: Sequence[Size]) -> Iterator[Case]:
     """Ours, on logits in bf16 too (also where bf16 is emulated: the loss computes in fp32, and
     reads half the bytes), and the peers."""
-    losses = {
+    ours = FocalLoss(**PAPER)
+    peers = {
         "Detectron2 (fvcore, jit)": partial(_one_hot_loss, sigmoid_focal_loss_jit),
         "fvcore, eager": partial(_one_hot_loss, sigmoid_focal_loss),
         "torchvision": partial(_one_hot_loss, torchvision_focal_loss),
-        "plain form of ours": _our_loss("plain"),
+        "plain form of ours": FocalLoss(**PAPER, kernel="plain"),
     }
     for size in sizes:
         logits, labels = make_inputs(size, device)
         bf16_logits = [x.detach().bfloat16().requires_grad_() for x in logits]
         copies = [torch.zeros_like(x) for x in logits]
         candidates = {
-            "ours": partial(_step, _our_loss("auto"), logits, labels),
-            "ours, bf16 logits": partial(_step, _our_loss("auto"), bf16_logits, labels),
+            "ours": partial(_step, ours, logits, labels),
+            "ours, bf16 logits": partial(_step, ours, bf16_logits, labels),
             COPY: partial(_copy, logits, copies),
             "copy into new memory": lambda logits=logits: [x.detach().clone() for x in logits],
-            **{name: partial(_step, loss, logits, labels) for name, loss in losses.items()},
         }
+        candidates |= {name: partial(_step, loss, logits, labels) for name, loss in peers.items()}
         yield size.title, candidates
 
 
@@ -69,29 +72,23 @@ def make_inputs(size: Size, device: torch.device) -> tuple[list[Tensor], list[Te
     return [x.requires_grad_() for x in logits], list(labels.split(counts, dim=1))
 
 
-def _step(
-    loss: Callable[..., Tensor], logits: list[Tensor], labels: list[Tensor]
-) -> tuple[Tensor, ...]:
+def _step(loss: Loss, logits: list[Tensor], labels: list[Tensor]) -> tuple[Tensor, ...]:
     """Forward and backward."""
-    return torch.autograd.grad(loss(logits, labels) / NORMALIZER, logits)
+    total, _ = loss(logits, labels)
+    return torch.autograd.grad(total / NORMALIZER, logits)
 
 
 def _copy(logits: list[Tensor], copies: list[Tensor]) -> list[Tensor]:
     return [copy.copy_(x.detach()) for copy, x in zip(copies, logits, strict=True)]
 
 
-def _our_loss(kernel: str) -> Callable[..., Tensor]:
-    module = FocalLoss(**PAPER, kernel=kernel)
-    return lambda logits, labels: module(logits, labels)[0]
-
-
 def _one_hot_loss(
     focal_loss: Callable[..., Tensor], logits: list[Tensor], labels: list[Tensor]
-) -> Tensor:
+) -> tuple[Tensor, None]:
     """What Detectron2's ``RetinaNet.losses`` does for classification, with any focal loss: targets
     and valid logits are made anew, because the labels are new in every iteration."""
     gt_labels = torch.cat(labels, dim=1)
     valid = gt_labels >= 0
     target = F.one_hot(gt_labels[valid], num_classes=logits[0].shape[2] + 1)[:, :-1]
     kept = torch.cat(logits, dim=1)[valid]
-    return focal_loss(kept, target.to(kept.dtype), **PAPER, reduction="sum")
+    return focal_loss(kept, target.to(kept.dtype), **PAPER, reduction="sum"), None

@@ -11,13 +11,10 @@ import gc
 import os
 import platform
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
-from unittest import mock
+from typing import Any, NamedTuple
 
 import torch
 from tabulate import tabulate
@@ -34,22 +31,7 @@ COPY = "copy of the logits"
 WARM_UP_ROUNDS = 2
 
 
-@dataclass(frozen=True)
-class Staged:
-    """A candidate, and where its time goes: (name, owner, attribute) of functions that it calls.
-
-    No stage may call another one. Stages of the same name are added up.
-    """
-
-    run: Candidate
-    stages: Sequence[tuple[str, Any, str]]
-
-    def __call__(self) -> object:
-        return self.run()
-
-
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """What was measured of one candidate."""
 
     case: str
@@ -57,65 +39,29 @@ class Row:
     seconds: float  # median of the runs
     saved_bytes: int  # what autograd keeps for backward
     peak_bytes: int | None  # highest use of memory above that before the call; None: not measured
-    stages: Mapping[str, float] = field(default_factory=dict)  # seconds; empty: not measured
 
 
-def measure(cases: Iterable[Case], device: torch.device, runs: int) -> Iterator[list[Row]]:
-    """The rows of one case after another, whose inputs are made one case at a time.
-
-    ``runs`` is the number of timed calls of each candidate, after two that aren't.
-    """
-    for title, candidates in cases:
-        seconds = _interleaved_seconds(candidates, runs)
-        yield [
-            Row(
-                title,
-                name,
-                seconds[name],
-                _saved_bytes(candidate),
-                _peak_bytes(candidate, device),
-                stage_seconds(candidate) if isinstance(candidate, Staged) else {},
-            )
-            for name, candidate in candidates.items()
-        ]
-
-
-def _interleaved_seconds(candidates: Mapping[str, Candidate], runs: int) -> dict[str, float]:
-    """Medians. (``Timer.timeit`` would warm up before each timed call: thrice the time.)"""
+def measure(
+    title: str, candidates: Mapping[str, Candidate], device: torch.device, runs: int
+) -> list[Row]:
+    """Measure one case, with ``runs`` timed calls of each candidate after two that are not."""
+    # Timer.timeit would warm up before each timed call, which takes three times as long.
     times: dict[str, list[float]] = {name: [] for name in candidates}
     for _ in range(WARM_UP_ROUNDS + runs):
         for name, candidate in candidates.items():
             start = timer()  # waits for the GPU
             candidate()
             times[name].append(timer() - start)
-    return {name: median(x[WARM_UP_ROUNDS:]) for name, x in times.items()}
-
-
-def stage_seconds(candidate: Staged, rounds: int = 3) -> dict[str, float]:
-    """Median time of each stage, in the order of the stages, and of the rest."""
-    spent: dict[str, list[float]] = {name: [] for name, _, _ in candidate.stages}
-
-    def timed(name: str, function: Callable[..., object]) -> Callable[..., object]:
-        def call(*args: object, **kwargs: object) -> object:
-            start = timer()
-            result = function(*args, **kwargs)
-            spent[name][-1] += timer() - start
-            return result
-
-        return call
-
-    rest = []
-    with ExitStack() as patches:
-        for name, owner, attribute in candidate.stages:
-            function = timed(name, getattr(owner, attribute))
-            patches.enter_context(mock.patch.object(owner, attribute, function))
-        for _ in range(rounds):
-            for seconds in spent.values():
-                seconds.append(0.0)
-            start = timer()
-            candidate()
-            rest.append(timer() - start - sum(x[-1] for x in spent.values()))
-    return {name: median(x) for name, x in {**spent, "rest": rest}.items()}
+    return [
+        Row(
+            title,
+            name,
+            median(times[name][WARM_UP_ROUNDS:]),
+            _saved_bytes(candidate),
+            _peak_bytes(candidate, device),
+        )
+        for name, candidate in candidates.items()
+    ]
 
 
 def _saved_bytes(candidate: Candidate) -> int:
@@ -146,15 +92,14 @@ def _peak_bytes(candidate: Candidate, device: torch.device) -> int | None:
         ctypes.CDLL(None).malloc_trim(0)
         # Linux's record of this process's highest resident memory begins anew.
         Path("/proc/self/clear_refs").write_text("5")
-    except (OSError, AttributeError):
+    except OSError:
         return None
-    before = _status("VmRSS")
+    before = _process_bytes("VmRSS")
     candidate()
-    return max(_status("VmHWM") - before, 0)
+    return max(_process_bytes("VmHWM") - before, 0)
 
 
-def _status(name: str) -> int:
-    """Bytes that Linux tells of this process."""
+def _process_bytes(name: str) -> int:
     (line,) = re.findall(rf"{name}:\s*(\d+) kB", Path("/proc/self/status").read_text())
     return 1024 * int(line)
 
@@ -172,15 +117,11 @@ def markdown(rows: Sequence[Row]) -> str:
     if any(row.saved_bytes for row in rows):
         columns["saved for backward"] = [_megabytes(row.saved_bytes) for row in rows]
     columns["peak extra memory"] = [_megabytes(row.peak_bytes) for row in rows]
-    for stage in dict.fromkeys(name for row in rows for name in row.stages):
-        columns[stage] = [_milliseconds(row.stages.get(stage)) for row in rows]
     right = ["right"] * (len(columns) - 1)
     return tabulate(columns, "keys", "pipe", colalign=["left", *right], disable_numparse=True)
 
 
-def _milliseconds(seconds: float | None) -> str:
-    if seconds is None:
-        return "not measured"
+def _milliseconds(seconds: float) -> str:
     return f"{1e3 * seconds:,.3g} ms" if seconds < 1 else f"{1e3 * seconds:,.0f} ms"
 
 
@@ -190,11 +131,10 @@ def _megabytes(size: int | None) -> str:
 
 def machine(device: torch.device) -> dict[str, Any]:
     """What the figures depend on."""
-    cpuinfo = Path("/proc/cpuinfo")
-    models = re.findall(r"model name\s*: (.+)", cpuinfo.read_text() if cpuinfo.exists() else "")
+    model = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
     description: dict[str, Any] = {
         "date": datetime.date.today().isoformat(),
-        "cpu": (models or [platform.processor()])[0],
+        "cpu": model[1] if model else platform.processor(),
         "cpu capability": torch.backends.cpu.get_cpu_capability(),
         "bf16": bf16_support(device.type)[1],
         "threads": torch.get_num_threads(),
