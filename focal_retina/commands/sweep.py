@@ -32,12 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from ..engine import setup_config, user_errors
-    from ..sweep.grid import flatten_overrides, read_sweep
-    from ..sweep.plan import CodeInputs
-    from ..sweep.runner import TrialRunner, connect
-    from ..sweep.sweep import git_commit, run_sweep
 
     with user_errors():
+        from ..sweep.grid import CodeInputs, flatten_overrides, read_sweep
+        from ..sweep.runner import TrialRunner, connect
+        from ..sweep.sweep import git_commit, run_sweep
+
         sweep = read_sweep(args.sweep_file)
         opts = [*flatten_overrides(sweep.overrides), *args.opts]
         cfg = setup_config(args.config_file, opts, register=args.register, imports=args.imports)

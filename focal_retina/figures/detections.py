@@ -17,7 +17,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from ..drawing import Outline, draw_outlines
-from .style import DPI
+from . import DPI
 
 _MAX_IMAGES = 12
 _PAIRS_PER_ROW = 3

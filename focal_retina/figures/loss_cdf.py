@@ -29,8 +29,8 @@ from ..engine.checkpoint import load_trained_model
 from ..files import atomic_write
 from ..losses import focal_loss
 from ..modeling import FocalRetinaNet
+from . import DPI, SERIES_COLORS, style_axes
 from .loss_shares import SIGNS, LogitSample, draw_loss_shares, loss_shares
-from .style import DPI, SERIES_COLORS, style_axes
 
 _NUMBERS_FILE = "loss_distribution.json"
 _SEED = 0
@@ -61,14 +61,13 @@ def read_loss_cdf(folder: Path) -> MeasuredCdfs:
     """Read what :func:`measure_loss_cdf` left in ``folder``.
 
     Raises:
-        OSError: the folder has no loss_distribution.json.
-        ValueError: that file is of another kind, or cut off.
+        OSError, ValueError: there is no loss_distribution.json; it is of another kind, or cut off.
     """
     path = folder / _NUMBERS_FILE
     try:
         content = json.loads(path.read_text())
         cdfs = {
-            sign: {float(g): cdf and LossCdf(cdf["samples"], cdf["loss"]) for g, cdf in its.items()}
+            sign: {float(g): cdf and LossCdf(**cdf) for g, cdf in its.items()}
             for sign, its in content["cdf"].items()
         }
         return MeasuredCdfs(content["images"], content["samples"], cdfs)
@@ -88,13 +87,11 @@ def measure_loss_cdf(
     """Write fig4.png, loss_shares.png and loss_distribution.json.
 
     At most ``max_images`` of DATASETS.TEST are looked at, at random, and ``sample_size`` logits of
-    each sign are drawn, as many of each image. ``alpha`` is that of
-    :func:`~focal_retina.figures.loss_shares.loss_shares`.
+    each sign are drawn, as many of each image. ``alpha`` is that of :func:`loss_shares`.
 
     Raises:
-        UserError: another kind of model, a data set without annotations, or logits that are not
-            finite.
-        ValueError: bad gammas, or bad ground truth.
+        UserError, ValueError: another kind of model, a data set without annotations, logits that
+            are not finite, bad gammas, bad ground truth.
     """
     if min(gammas) < 0 or len(set(gammas)) < len(gammas):
         raise ValueError(f"gammas are {list(gammas)}: give different numbers >= 0")
@@ -176,11 +173,8 @@ def draw_logits(
             if len(index) > per_image:
                 index = index[torch.randint(len(index), (per_image,), generator=generator)]
             drawn[sign].append((x_t.flatten()[index], cells.flatten()[index].int()))
-    samples = {}
-    for sign, parts in drawn.items():
-        x_t, cells = map(torch.cat, zip(*parts, strict=True))
-        samples[sign] = LogitSample(x_t, cells, seen[sign])
-    return samples
+    joined = {sign: map(torch.cat, zip(*parts, strict=True)) for sign, parts in drawn.items()}
+    return {sign: LogitSample(x_t, cells, seen[sign]) for sign, (x_t, cells) in joined.items()}
 
 
 def cumulate(x_t: Tensor, gammas: Sequence[float]) -> dict[float, LossCdf | None]:

@@ -16,12 +16,10 @@ from torch import Tensor
 
 from ..losses import CrossEntropy, DenseLoss, FocalLoss, FocalLossStar
 from ..losses.dense import dense_loss
-from .style import DPI, SERIES_COLORS, style_axes
+from . import DPI, SERIES_COLORS, style_axes
 
-_UNWEIGHTED = -1.0
+_NONE = -1.0  # no weights
 _Y_LABELS = {"loss": "loss", "gradient": "derivative of the loss by $x_t$"}
-# Where the curves are not
-_LEGEND_PLACES: dict[str, Any] = {"loss": "upper right", "gradient": "lower right"}
 _DASHES = ("-", "--", ":")
 
 # The paper does not list what its figure 7 shows. This grid holds α-CE, which is (γ, β) = (1, 0),
@@ -50,8 +48,7 @@ class LossFigure(NamedTuple):
 
 
 def evaluate(loss: DenseLoss, x_t: Tensor) -> tuple[Tensor, Tensor]:
-    """Value and derivative by x_t of the loss of positives, α included. Their logits are ``x_t``
-    (M,), fp32 or fp64."""
+    """Value and derivative by x_t of the loss of positives with logits ``x_t`` (M,), α included."""
     logits = x_t.detach().clone()[:, None].requires_grad_()
     labels = torch.zeros(len(x_t), dtype=torch.int64, device=x_t.device)
     total, _ = loss([logits[None]], [labels[None]])
@@ -64,15 +61,12 @@ def figures() -> list[LossFigure]:
     """Figures 1, over p_t, and 5, 6 and 7, over x_t = y·x."""
     p_t = torch.linspace(0.005, 0.995, 397, dtype=torch.float64)
     x_t = torch.linspace(-5, 5, 401, dtype=torch.float64)
-    focal = {
-        (f"γ = {gamma:g}", ""): FocalLoss(alpha=_UNWEIGHTED, gamma=gamma)
-        for gamma in (0, 0.5, 1, 2, 5)
-    }
+    focal = {(f"γ = {g:g}", ""): FocalLoss(alpha=_NONE, gamma=g) for g in (0, 0.5, 1, 2, 5)}
     compared = {
-        ("CE", ""): CrossEntropy(alpha=_UNWEIGHTED),
-        ("FL, γ = 2", ""): FocalLoss(alpha=_UNWEIGHTED, gamma=2),
-        ("FL*, γ = 2, β = 1", ""): FocalLossStar(alpha=_UNWEIGHTED, gamma=2, beta=1),
-        ("FL*, γ = 4, β = 0", ""): FocalLossStar(alpha=_UNWEIGHTED, gamma=4, beta=0),
+        ("CE", ""): CrossEntropy(alpha=_NONE),
+        ("FL, γ = 2", ""): FocalLoss(alpha=_NONE, gamma=2),
+        ("FL*, γ = 2, β = 1", ""): FocalLossStar(alpha=_NONE, gamma=2, beta=1),
+        ("FL*, γ = 4, β = 0", ""): FocalLossStar(alpha=_NONE, gamma=4, beta=0),
     }
     star = {
         (f"γ = {gamma:g}", f"β = {beta:g}"): FocalLossStar(alpha=0.25, gamma=gamma, beta=beta)
@@ -110,19 +104,15 @@ def write_loss_figure(data: LossFigure, folder: Path) -> Path:
     axes = figure.add_subplot(xlabel=data.x_label, ylabel=_Y_LABELS[data.quantity])
     style_axes(axes, data.title)
     for curve in data.curves:
-        axes.plot(
-            data.x,
-            getattr(curve, data.quantity),
-            color=colors[curve.family],
-            linestyle=dashes[curve.variant],
-            linewidth=1.8,
-        )
+        style = {"color": colors[curve.family], "linestyle": dashes[curve.variant]}
+        axes.plot(data.x, getattr(curve, data.quantity), linewidth=1.8, **style)
     axes.margins(x=0)
     if data.quantity == "loss":
         axes.set_ylim(bottom=0)
     lines = [Line2D([], [], color=color, label=family) for family, color in colors.items()]
     lines += [Line2D([], [], color="k", ls=x, label=name) for name, x in dashes.items() if name]
-    place = _LEGEND_PLACES[data.quantity]
+    # Where the curves are not
+    place: Any = {"loss": "upper right", "gradient": "lower right"}[data.quantity]
     axes.legend(handles=lines, frameon=False, loc=place, ncols=min(2, len(variants)))
     picture = folder / f"{data.name}.png"
     figure.savefig(picture)

@@ -16,7 +16,7 @@ from matplotlib.patches import Patch
 from torch import Tensor
 
 from ..losses import focal_loss
-from .style import DPI, SERIES_COLORS, style_axes
+from . import DPI, SERIES_COLORS, style_axes
 
 SIGNS = ("negatives", "positives")
 SCORE_BORDERS = (0.001, 0.01, 0.05, 0.1, 0.3, 0.5, 0.7, 0.9)  # a score is σ(x)
@@ -48,11 +48,8 @@ def loss_shares(
 ) -> dict[str, LossShares]:
     """What each "level", "class" and "score bucket" holds; 0 where the whole loss is 0.
 
-    Args:
-        samples: sign -> its logits; each stands for as many as there were to draw from.
-        gammas: of the losses.
-        alpha: weight of positives, and 1 - alpha of negatives; < 0: no weights.
-        level_names, class_names: in the order of the model.
+    ``samples`` holds the logits of each sign, which stand for as many as there were to draw from.
+    ``alpha`` weighs positives, and 1 - alpha negatives; < 0: no weights.
     """
     score_borders = torch.tensor(SCORE_BORDERS).logit()
     borders = ("0", *(f"{border:g}" for border in SCORE_BORDERS), "1")
@@ -106,15 +103,9 @@ def draw_loss_shares(
                 axes.bar(x, values[0], facecolor=colors[g], **style)
                 axes.bar(x, values[1], bottom=values[0], facecolor="w", hatch="//////", **style)
             axes.grid(axis="x", visible=False)
-            axes.set_axisbelow(True)
-            axes.set_ylim(bottom=0)
+            axes.set(ylim=(0, None), axisbelow=True, ylabel=f"share of the {quantity}, %")
             axes.set_xticks(range(len(kept)), names[kept], rotation=0 if kind == "level" else 40)
-    for axes, quantity in zip(panels[:, 0], ("loss", "gradient"), strict=True):
-        axes.set_ylabel(f"share of the {quantity}, %")
-    handles = [
-        Patch(color=color, label=f"γ = {gamma:g}")
-        for gamma, color in zip(gammas, colors, strict=True)
-    ]
+    handles = [Patch(color=c, label=f"γ = {g:g}") for g, c in zip(gammas, colors, strict=True)]
     handles.append(Patch(color="#777777", label="negatives"))
     handles.append(Patch(fc="w", ec="#777777", hatch="//////", label="positives"))
     weights = f"α = {alpha:g}" if alpha >= 0 else "not weighted by α"

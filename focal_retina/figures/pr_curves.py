@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..evaluation.coco_evaluator import PrecisionCurves
-from .style import DPI, style_axes
+from . import DPI, style_axes
 
 # As many classes as lines and bars can be told apart; with more, half of them are the best and half
 # the worst.

@@ -1,6 +1,5 @@
 """AP against inference time of trained models at several image sizes: the paper's figure 2."""
 
-import functools
 import itertools
 import json
 import math
@@ -21,10 +20,10 @@ from torch import nn
 from torch.utils import benchmark
 
 from ..config_file import config_hash
-from ..engine import Trainer, UserError, setup_config, user_errors
+from ..engine import Trainer, UserError, setup_config
 from ..engine.checkpoint import load_trained_model
 from ..files import atomic_write
-from .style import DPI, SERIES_COLORS, style_axes
+from . import DPI, SERIES_COLORS, style_axes
 
 # (ms an image on an M40, AP on COCO test-dev), from the paper's table 1e.
 PAPER_SIZES = (400, 500, 600, 700, 800)
@@ -49,12 +48,11 @@ _Point = tuple[float, float]
 
 
 class Run(NamedTuple):
-    """A trained model: its name in the figure, its config file or its training's folder, and its
-    weights (empty: those of the folder)."""
+    """A trained model."""
 
-    name: str
-    source: str
-    weights: str = ""
+    name: str  # in the figure
+    source: str  # its config file, or its training's folder
+    weights: str = ""  # empty: those of the folder
 
 
 class Measurement(NamedTuple):
@@ -62,9 +60,7 @@ class Measurement(NamedTuple):
 
     run: str
     size: int  # the images' shorter side, pixels
-    # Median over the images, from the resized image on the CPU to the final boxes; each image has
-    # passed before.
-    milliseconds: float
+    milliseconds: float  # median over the images, from the resized image to the final boxes
     timed_images: int
     metrics: dict[str, float]  # the evaluator's, percent, without those that are not defined
     dataset: str  # AP and time were measured on it
@@ -73,11 +69,8 @@ class Measurement(NamedTuple):
 
 
 def parse_run(spec: str) -> Run:
-    """Read ``NAME=CONFIG:WEIGHTS``, or ``NAME=FOLDER`` for what train_net.py leaves.
-
-    Raises:
-        ValueError: it is neither.
-    """
+    """Read ``NAME=CONFIG:WEIGHTS``, or ``NAME=FOLDER`` for what train_net.py leaves; a ValueError
+    if it is neither."""
     name, _, value = spec.partition("=")
     if name and os.path.isdir(value):
         return Run(name, value)
@@ -107,13 +100,13 @@ def measure_runs(
         All measurements in the json, those of earlier calls among them.
 
     Raises:
-        UserError: bad configs, two runs of one name, a data set without objects.
+        UserError: bad configs, a data set without objects.
+        ValueError: two runs of one name, a foreign json.
     """
     if len({run.name for run in runs}) < len(runs):
-        raise UserError("two runs have the same name")
+        raise ValueError("two runs have the same name")
     path = output / "speed_accuracy.json"
-    with user_errors():
-        results = {(x.run, x.size): x for x in read_measurements(path)}
+    results = {(x.run, x.size): x for x in read_measurements(path)}
     # Every config is read before the first measurement, so that a mistake shows at once.
     configs = {}
     for run in runs:
@@ -125,14 +118,16 @@ def measure_runs(
         configs[run.name] = cfg
     for (name, base), size in itertools.product(configs.items(), sizes):
         cfg = _at_size(base, size)
-        digest = config_hash(cfg, *_weights_state(cfg), _device_name(cfg), num_images)[:16]
+        file = os.stat(PathManager.get_local_path(cfg.MODEL.WEIGHTS.partition("?")[0]))
+        state = file.st_size, file.st_mtime_ns
+        digest = config_hash(cfg, *state, _device_name(cfg), num_images)[:16]
         found = results.get((name, size))
         if found is not None and found.config_hash == digest:
             print(f"{name} at {size}: measured before")
             continue
         x = results[name, size] = _measure(cfg, name, size, num_images, digest)
         print(f"{name} at {size}: {x.milliseconds:.1f} ms, AP {x.metrics['AP']:.1f}", flush=True)
-        write_measurements(path, results.values())
+        _write_measurements(path, results.values())
     return list(results.values())
 
 
@@ -147,12 +142,6 @@ def _at_size(cfg: CfgNode, size: int) -> CfgNode:
     return cfg
 
 
-def _weights_state(cfg: CfgNode) -> tuple[int, int]:
-    """Size and time of change of the weights file."""
-    weights = os.stat(PathManager.get_local_path(cfg.MODEL.WEIGHTS.partition("?")[0]))
-    return weights.st_size, weights.st_mtime_ns
-
-
 def _device_name(cfg: CfgNode) -> str:
     if cfg.MODEL.DEVICE.startswith("cuda"):
         return torch.cuda.get_device_name(cfg.MODEL.DEVICE)
@@ -160,8 +149,7 @@ def _device_name(cfg: CfgNode) -> str:
 
 
 def _measure(cfg: CfgNode, name: str, size: int, num_images: int, digest: str) -> Measurement:
-    with user_errors():
-        model = load_trained_model(cfg)
+    model = load_trained_model(cfg)
     (dataset,) = cfg.DATASETS.TEST
     batches = list(itertools.islice(Trainer.build_test_loader(cfg, dataset), num_images))
     milliseconds = median_milliseconds(model, batches)
@@ -178,18 +166,15 @@ def median_milliseconds(model: nn.Module, batches: Iterable[list[dict]]) -> floa
     times, num_threads = [], torch.get_num_threads()
     with inference_context(model), torch.no_grad():
         for batch in batches:
-            call = {"call": functools.partial(model, batch)}
-            timer = benchmark.Timer("call()", globals=call, num_threads=num_threads)
+            names = {"model": model, "batch": batch}
+            timer = benchmark.Timer("model(batch)", globals=names, num_threads=num_threads)
             times.append(1e3 * timer.timeit(1).median)
     return statistics.median(times)
 
 
 def read_measurements(path: Path) -> list[Measurement]:
-    """What :func:`write_measurements` wrote; nothing if the file does not exist.
-
-    Raises:
-        ValueError: the file holds something else.
-    """
+    """What :func:`measure_runs` wrote; nothing if the file does not exist. A ValueError if it holds
+    something else."""
     if not path.exists():
         return []
     try:
@@ -198,8 +183,7 @@ def read_measurements(path: Path) -> list[Measurement]:
         raise ValueError(f"{path} holds no measurements ({error}): move it away") from error
 
 
-def write_measurements(path: Path, measurements: Iterable[Measurement]) -> None:
-    """Write the measurements, and the paper's points, as json."""
+def _write_measurements(path: Path, measurements: Iterable[Measurement]) -> None:
     contents = {
         "measurements": [x._asdict() for x in measurements],
         "paper": {"retinanet": PAPER_RETINANET, "others": PAPER_OTHERS},
@@ -218,8 +202,8 @@ def upper_envelope(points: Iterable[_Point]) -> list[_Point]:
 
 
 def draw_speed_accuracy(measurements: Sequence[Measurement], out_png: Path) -> None:
-    """Draw the measured runs, at least one, and the paper's points in a panel of their own: they
-    come from another GPU and perhaps from other data."""
+    """Draw the measured runs, at least one, and beside them the paper's points, which come from
+    another GPU and perhaps from other data."""
     figure = Figure(figsize=(13, 5.5), dpi=DPI, layout="constrained")
     measured, paper = figure.subplots(1, 2)
     curves: dict[str, dict[int, _Point]] = {}

@@ -5,16 +5,16 @@ import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from detectron2.config import CfgNode
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..evaluation.coco_evaluator import PRECISION_CURVES_FILE, load_precision_curves
+from . import DPI, style_axes
 from .detections import draw_detections
 from .pr_curves import draw_pr_curves
-from .style import DPI, style_axes
 
 _logger = logging.getLogger(__name__)
 
@@ -29,12 +29,9 @@ class Series(NamedTuple):
 def read_metrics(metrics_json: Path) -> dict[str, Series]:
     """Read a metrics.json, one json object a line, each with its "iteration": series by name.
 
-    A resumed training appends to the file and starts at its last checkpoint. Where a scalar's
-    iterations jump back, the resumed run replaces what the interrupted one had written from there.
-    A line that is cut off (its writer was killed) is left out, with a warning.
-
-    Raises:
-        ValueError: the file holds no metrics at all.
+    Where a scalar's iterations jump back, a resumed training replaces what the interrupted one had
+    written from there. A line that is cut off (its writer was killed) is left out, with a warning.
+    A ValueError says that the file holds no metrics at all.
     """
     metrics: dict[str, Series] = {}
     with open(metrics_json, encoding="utf-8", errors="replace") as file:
@@ -77,12 +74,10 @@ def draw_training_curves(metrics: Mapping[str, Series], out_png: Path) -> None:
     }
     _draw(panels["ap"], "COCO box AP, %", precision, marker="o")
     panels["ap"].set_ylim(0, 100)
-    for iterations, values in precision.values():
-        if math.isfinite(values[-1]):  # NaN: the data set has no objects
-            last = (iterations[-1], values[-1])
-            panels["ap"].annotate(
-                f"{values[-1]:.1f}", last, (5, 3), textcoords="offset points", fontsize=8
-            )
+    for iterations, (*_, ap) in precision.values():
+        if math.isfinite(ap):  # NaN: the data set has no objects
+            style: dict[str, Any] = {"textcoords": "offset points", "fontsize": 8}
+            panels["ap"].annotate(f"{ap:.1f}", (iterations[-1], ap), (5, 3), **style)
     if not precision:
         panels["ap"].text(0.5, 0.5, "not evaluated", transform=panels["ap"].transAxes, ha="center")
 
@@ -104,11 +99,10 @@ def _draw(axes: Axes, title: str, curves: Mapping[str, Series], marker: str = ""
 
 def write_training_report(cfg: CfgNode) -> None:
     """Write training.png, and of each evaluated data set detections.png and pr_curves.png, to
-    cfg.OUTPUT_DIR.
+    cfg.OUTPUT_DIR, and log where everything is.
 
-    The log then says where everything is. With several sets in DATASETS.TEST the names hold their
-    set's: detections_NAME.png. Precision and recall are those of COCO's metrics. A data set that
-    is evaluated by others has no pr_curves.png.
+    With several sets in DATASETS.TEST the names hold their set's: detections_NAME.png. A data set
+    without COCO's metrics has no pr_curves.png.
     """
     output = Path(cfg.OUTPUT_DIR)
     draw_training_curves(read_metrics(output / "metrics.json"), output / "training.png")

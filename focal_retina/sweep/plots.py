@@ -16,11 +16,11 @@ from matplotlib import colormaps, rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
+from ..figures import DPI, style_axes
 from ..figures.loss_cdf import MeasuredCdfs
-from ..figures.style import DPI, style_axes
 from ..figures.training import Series, read_metrics
 from .grid import Sweep
-from .statistics import RowSummary, compare
+from .results import RowSummary, compare
 
 _GROUND = "#eef0f3"
 _PAPER: dict[str, Any] = {"color": "#8a5a00", "marker": "s", "linestyle": "--", "label": "paper"}
@@ -35,10 +35,9 @@ def draw_pictures(
     losses: Mapping[str, MeasuredCdfs | None],
     directory: Path,
 ) -> list[str]:
-    """Draw what there are numbers for, as PNGs in ``directory / "plots"``.
+    """Draw what there are numbers for; returns the PNGs' names, relative to ``directory``.
 
-    ``losses`` is where the loss of each row's model is, if that was measured. Returns the files'
-    names, relative to ``directory``.
+    ``losses`` is where the loss of each row's model is, if that was measured.
     """
     drawings: dict[str, Callable[[Figure], None]] = {}
     if sweep.figure is not None and any(s.ap.n for s in summaries):
@@ -72,9 +71,8 @@ def draw_ap_over_x(figure: Figure, sweep: Sweep, summaries: Sequence[RowSummary]
 
     style_axes(here, "AP here, %: mean ± std; dots are seeds")
     here.errorbar(x, [s.ap.mean for s in ordered], _bars(s.ap.std for s in ordered), **_HERE)
-    for place, summary in zip(x, ordered, strict=True):
-        aps = [trial.metrics.get("AP", math.nan) for trial in summary.done]
-        here.plot([place] * len(aps), aps, "k.", zorder=3)
+    seeds = [(a, t.metrics.get("AP")) for a, s in zip(x, ordered, strict=True) for t in s.done]
+    here.plot(*zip(*seeds, strict=True), "k.", zorder=3)
 
     style_axes(gain, f"AP less that of {_plain(sweep.reference)}")
     gain.axhline(0, color="black", linewidth=0.8)
@@ -124,10 +122,8 @@ def draw_row_loss_cdfs(figure: Figure, losses: Mapping[str, MeasuredCdfs | None]
 
 
 def read_loss_curve(summary: RowSummary, directory: Path) -> Series:
-    """total_loss of a row: the mean over the seeds that got as far.
-
-    A failed trial's curve counts as far as it goes: it may show how the training diverged.
-    """
+    """total_loss of a row: the mean over the seeds that got as far, failed ones among them, since
+    they may show how the training diverged."""
     values: dict[int, list[float]] = {}
     for trial in summary.trials:
         path = directory / trial.directory / "metrics.json"

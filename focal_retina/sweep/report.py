@@ -17,8 +17,7 @@ from ..figures.loss_cdf import MeasuredCdfs
 from ..files import atomic_write
 from .grid import Sweep
 from .plots import draw_pictures
-from .results import TrialResult, read_losses
-from .statistics import Comparison, RowSummary, compare, number, summarize, tuned_ap
+from .results import RowSummary, TrialResult, compare, number, read_losses, summarize, tuned_ap
 
 # A table: a mapping from heading to cell for each row, in Markdown.
 _Table = list[dict[str, str]]
@@ -29,10 +28,11 @@ _PAGE = """<!DOCTYPE html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <style>
-body {{ max-width: 76rem; margin: auto; padding: 1rem; font: 1rem/1.5 system-ui, sans-serif; }}
+body {{ max-width: 88rem; margin: auto; padding: 1rem; font: 1rem/1.5 system-ui, sans-serif; }}
 pre {{ white-space: pre-wrap; padding: .7rem; background: #8882; border-radius: .4rem; }}
 table {{ display: block; overflow-x: auto; border-collapse: collapse; font-size: .9rem; }}
 th, td {{ padding: .35rem .6rem; border-bottom: 1px solid #8886; white-space: nowrap; }}
+th {{ text-align: left; vertical-align: bottom; white-space: normal; }}
 img {{ max-width: 100%; border-radius: .4rem; }}
 </style></head>
 <body>{body}</body></html>
@@ -50,9 +50,6 @@ def write_sweep_report(
         about: results.json's "command", "base_config", "seeds" and "tuned".
     """
     summaries = summarize(sweep, results)
-    # The row with the paper's higher AP first.
-    ranked = sorted(summaries, key=lambda s: s.row.paper.get("AP", -math.inf), reverse=True)
-    pairs = [compare(first, second) for first, second in combinations(ranked, 2)]
     losses = {
         s.row.name: read_losses(directory / s.first_done.directory) if s.first_done else None
         for s in summaries
@@ -63,13 +60,12 @@ def write_sweep_report(
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        keep_trailing_newline=True,
     )
     environment.filters["md"] = escape_markdown
     page = environment.get_template("report.md.j2").render(
         sweep=sweep,
         about=about,
-        order=_order(pairs),
+        order=_order(summaries),
         commits=sorted({x.git_commit[:12] + x.git_commit[40:] for x in results if x.git_commit}),
         now=datetime.now(timezone.utc),
         results_table=_results_table(sweep, summaries, about),
@@ -77,15 +73,14 @@ def write_sweep_report(
         loss_table=_loss_table(losses),
         measured=next(filter(None, losses.values()), None),
         tuning_table=_tuning_table(sweep, results, about["tuned"]),
-        failures=[x for x in results if math.isnan(x.metrics.get("AP", math.nan))],
-        pairs_table=_pairs_table(pairs),
+        failures=[x for x in results if "AP" not in x.metrics],
     )
-    body = markdown.markdown(page, extensions=["tables", "fenced_code", "md_in_html"])
+    body = markdown.markdown(page, extensions=["tables", "fenced_code"])
     for picture in pictures:
         png = base64.b64encode((directory / picture).read_bytes()).decode()
         body = body.replace(f'src="{picture}"', f'src="data:image/png;base64,{png}"')
     with atomic_write(directory / "report.md", "w") as file:
-        file.write(page)
+        file.write(page + "\n")
     with atomic_write(directory / "report.html", "w") as file:
         file.write(_PAGE.format(title=html.escape(sweep.title), body=body))
 
@@ -97,8 +92,9 @@ def escape_markdown(value: Any) -> str:
     return html.escape(text, quote=False)
 
 
-def _order(pairs: Sequence[Comparison]) -> str:
+def _order(summaries: Sequence[RowSummary]) -> str:
     """How much of the paper's order of the rows the seeds show; "" where it has none."""
+    pairs = [compare(first, second) for first, second in combinations(summaries, 2)]
     ordered = [pair.paper * pair.sign for pair in pairs if abs(pair.paper) > 0]
     same, opposite = sum(x > 0 for x in ordered), sum(x < 0 for x in ordered)
     if not ordered:
@@ -127,41 +123,26 @@ def _results_table(
             cells[metric] = str(summary.metric(metric))
         if summary.ap.mean == best:
             cells["AP"] = f"**{cells['AP']}**"
-        cells |= _comparison_cells(compare(summary, reference))
+        gain = compare(summary, reference)
+        if summary is reference:
+            cells |= {"difference, paper": "", "difference": "", "verdict": "reference"}
+        else:
+            interval = f" ± {gain.margin:.1f}" if math.isfinite(gain.margin) else ""
+            cells["difference, paper"] = number(gain.paper, "+")
+            cells["difference"] = number(gain.here, "+") + interval
+            cells["verdict"] = gain.verdict
         if sweep.tuning is not None:
-            cells[escape_markdown(sweep.tuning.key)] = _plain(
-                about["tuned"].get(row.name, _NOTHING)
-            )
+            chosen = about["tuned"].get(row.name, _NOTHING)
+            cells[escape_markdown(sweep.tuning.key)] = _plain(chosen)
         cells["seeds"] = f"{summary.ap.n} of {len(about['seeds'])}"
-        seconds = [trial.seconds for trial in summary.done]
-        peak = max((trial.peak_memory_mb for trial in summary.done), default=0.0)
-        cells["time"] = str(timedelta(seconds=round(fmean(seconds)))) if seconds else _NOTHING
-        cells["peak memory"] = f"{peak / 1024:.1f} GiB" if seconds else _NOTHING
+        cells |= {"time": _NOTHING, "peak memory": _NOTHING}
+        if summary.done:
+            seconds = round(fmean(trial.seconds for trial in summary.done))
+            peak = max(trial.peak_memory_mb for trial in summary.done)
+            cells["time"] = str(timedelta(seconds=seconds))
+            cells["peak memory"] = f"{peak / 1024:.1f} GiB"
         table.append(cells)
     return table
-
-
-def _comparison_cells(comparison: Comparison) -> dict[str, str]:
-    """The difference of a row to another, and the verdict."""
-    first, second, paper, here, margin = comparison
-    is_same = first is second
-    interval = f" ± {margin:.1f}" if math.isfinite(margin) else ""
-    return {
-        "difference, paper": "" if is_same else number(paper, "+"),
-        "difference": "" if is_same else number(here, "+") + interval,
-        "verdict": "reference" if is_same else comparison.verdict,
-    }
-
-
-def _pairs_table(pairs: Sequence[Comparison]) -> _Table:
-    return [
-        {
-            "row": escape_markdown(pair.first.name),
-            "against": escape_markdown(pair.second.name),
-            **_comparison_cells(pair),
-        }
-        for pair in pairs
-    ]
 
 
 def _tuning_table(
@@ -184,12 +165,11 @@ def _loss_table(losses: Mapping[str, MeasuredCdfs | None]) -> _Table:
     table = []
     for name, measured in losses.items():
         if measured is not None:
-            cells = {"row": escape_markdown(name)}
+            table.append({"row": escape_markdown(name)})
             for sign, share in _HARDEST:
                 for gamma, cdf in measured.cdfs[sign].items():
                     held = _NOTHING if cdf is None else f"{cdf.hardest(share):.0%}"
-                    cells[f"hardest {share:.0%} of {sign}, γ {gamma:g}"] = held
-            table.append(cells)
+                    table[-1][f"hardest {share:.0%} of {sign}, γ {gamma:g}"] = held
     return table
 
 

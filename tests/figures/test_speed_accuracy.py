@@ -82,7 +82,7 @@ def test_an_interrupted_call_keeps_what_it_measured(measure, tmp_path):
     assert measure(["a"], [400]) == ([("a", 400)], [])
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"measurements": [{"run": "a"}]}', '{"x": 1}'])
+@pytest.mark.parametrize("content", ["", "[]", '{"measurements": [{"run": "a"}]}'])
 def test_a_foreign_json_is_refused_and_left_alone(tmp_path, content):
     path = tmp_path / "speed_accuracy.json"
     path.write_text(content)

@@ -3,13 +3,15 @@
 import json
 import math
 import re
+import time
 from dataclasses import replace
 
 import pytest
+from helpers import is_running, wait_for
 from ray.cluster_utils import Cluster
 
 from focal_retina.commands import make_parser
-from focal_retina.sweep.plan import CodeInputs
+from focal_retina.sweep.grid import CodeInputs
 from focal_retina.sweep.results import (
     LOSS_FOLDER,
     TrialResult,
@@ -35,8 +37,13 @@ def run(make_runner):
     """Run trials; returns the results by row, and how many were finished at each poll."""
 
     def call(trials, **options):
-        polled = []
-        results = make_runner(**options).run(trials, lambda x: polled.append(len(x)))
+        polled, end = [], time.monotonic() + 120
+
+        def on_poll(results):
+            assert time.monotonic() < end, "a slot hangs"
+            polled.append(len(results))
+
+        results = make_runner(**options).run(trials, on_poll)
         assert [x.row for x in results] == [x.row for x in trials]
         return {x.row: x for x in results}, polled
 
@@ -73,7 +80,7 @@ def test_failures_are_retried_resumed_and_reported_while_the_rest_goes_on(
         # One that was interrupted goes on from its checkpoint: no iteration is missing or twice.
         assert iterations_of(tmp_path, trials[name]) == list(range(1, 11))
         assert results[name].metrics["AP"] == 10.0
-        assert math.isnan(results[name].metrics["AP50"])
+        assert "AP50" not in results[name].metrics
         assert results[name].seconds > 0 and results[name].peak_memory_mb > 1
         assert results[name].git_commit == "c0ffee"
         assert not list((tmp_path / trials[name].directory).glob("model_0*.pth"))
@@ -90,6 +97,20 @@ def test_failures_are_retried_resumed_and_reported_while_the_rest_goes_on(
 
 
 @pytest.mark.usefixtures("cluster")
+def test_a_fatal_error_frees_its_slot_whatever_its_data_workers_do(run, make_trial, tmp_path):
+    kinds = ("fail with workers", "kill with workers")
+    # The second trial of each kind of error waits for the slot of the first.
+    trials = [make_trial(f"{x[:4]}{i}", x) for x in kinds for i in range(2)]
+    results, _ = run(trials, retries=0)
+    assert {x.status for x in results.values()} == {"failed"}
+    assert "RuntimeError: an error with" in results["fail0"].error
+    for trial in trials:
+        pids = json.loads((tmp_path / trial.directory / "workers.json").read_text())
+        assert len(pids) == 2
+        wait_for(lambda pids=pids: not any(map(is_running, pids)), 5)
+
+
+@pytest.mark.usefixtures("cluster")
 def test_a_result_serves_another_table_with_the_same_config_and_no_other_one(
     run, make_trial, tmp_path
 ):
@@ -102,6 +123,13 @@ def test_a_result_serves_another_table_with_the_same_config_and_no_other_one(
     assert not (tmp_path / "trials" / "b").exists()
     run([other_config])
     assert len(starts_of(tmp_path, trial)) == 2
+
+
+@pytest.mark.usefixtures("cluster")
+@pytest.mark.parametrize("needed", [{"cpus_per_trial": 2}, {"gpus_per_trial": 0.5}])
+def test_a_trial_that_no_machine_can_run_is_refused(run, make_trial, needed):
+    with pytest.raises(ValueError, match="no machine has what a trial needs"):
+        run([make_trial("a")], **needed)
 
 
 @pytest.mark.usefixtures("cluster")
@@ -130,8 +158,8 @@ def test_the_commands_take_what_the_runner_gives_them(make_trial, tmp_path, monk
     started = []
     monkeypatch.setattr(TrialRunner, "_start", lambda *arguments: started.append(arguments[-1]))
     runner, trial = TrialRunner(root=tmp_path, inputs=CodeInputs(("a=b:c",))), make_trial("a")
-    runner._submit(trial)
-    runner._start_measuring(TrialResult("a", 1, "test", None, "done", directory=trial.directory))
+    runner._train(trial)
+    runner._measure(TrialResult("a", 1, "test", None, "done", directory=trial.directory))
     folder = tmp_path / trial.directory
     train, figure = (
         make_parser(name).parse_intermixed_args(list(map(str, arguments)))
@@ -154,15 +182,10 @@ def test_an_address_where_nothing_listens_is_told_at_once(address):
 
 
 @pytest.mark.parametrize("prefix", ["bbox/", "val/bbox/"])
-def test_a_model_that_detects_nothing_has_an_ap_of_zero(tmp_path, prefix):
-    names = ("AP", "AP50", "AP75", "APs", "APm", "APl")  # what Detectron2 says of it
-    row = {"iteration": 10, **{f"{prefix}{name}": math.nan for name in names}}
+def test_metrics_are_those_of_the_tested_set_that_are_defined(tmp_path, prefix):
+    row = {"iteration": 10, f"{prefix}AP": 0.0, f"{prefix}APs": math.nan, "other/bbox/AP75": 3.0}
     (tmp_path / "metrics.json").write_text(json.dumps(row) + "\n")
-    metrics = read_box_metrics(tmp_path, "val")
-    assert [metrics[name] for name in names[:3]] == [0, 0, 0]
-    # One without small objects in its data set keeps the NaN that is due.
-    (tmp_path / "metrics.json").write_text(json.dumps({**row, f"{prefix}AP": 3.0}) + "\n")
-    assert read_box_metrics(tmp_path, "val")["AP"] == 3.0
+    assert read_box_metrics(tmp_path, "val") == {"AP": 0.0}
 
 
 # The last one: it leaves the cluster with one node.

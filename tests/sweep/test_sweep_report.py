@@ -10,8 +10,7 @@ import pytest
 from focal_retina.sweep.grid import Figure, Row, Sweep, Tuning
 from focal_retina.sweep.plots import read_loss_curve
 from focal_retina.sweep.report import write_sweep_report
-from focal_retina.sweep.results import LOSS_FOLDER, TrialResult
-from focal_retina.sweep.statistics import RowSummary
+from focal_retina.sweep.results import LOSS_FOLDER, RowSummary, TrialResult
 
 # AP of the paper's Table 1b for γ = 0, .5, 2, and of a row that it describes in words.
 ROWS = [
@@ -30,7 +29,7 @@ def make_trial(folder, row, seed, ap, **changes):
     lines = [json.dumps({"iteration": i, "total_loss": 2 / (i + 1)}) for i in range(5)]
     (folder / directory / "metrics.json").write_text("\n".join(lines))
     fields = {
-        "metrics": {"AP": ap, "AP50": ap + 20, "AP75": ap + 5},
+        "metrics": {"AP": ap, "AP50": ap + 20, "AP75": ap + 5} if ap else {},
         "git_commit": "d52e3299df99" + 28 * "0" + "+",
         "status": "done",
         "seconds": 252.0,
@@ -58,7 +57,7 @@ def finished(tmp_path_factory):
     Of the third row's first model the loss was measured.
     """
     folder = tmp_path_factory.mktemp("report")
-    aps = [(49.6, 50.0, 50.4), (52.0, 50.0, math.nan), (53.6, 54.0, 54.4)]
+    aps = [(49.6, 50.0, 50.4), (52.0, 50.0, None), (53.6, 54.0, 54.4)]
     results = [
         make_trial(folder, row, seed, ap)
         for row, row_aps in zip(ROWS, aps, strict=False)
@@ -100,12 +99,6 @@ def test_table_sets_our_numbers_beside_the_papers(finished):
     assert (heavy["verdict"], light["seeds"]) == ("reference", "2 of 3")
     assert (words["row"], words["AP"]) == ("CE without the prior (paper: diverges)", "–")
     assert "<td>FL* &lt;2|$&gt;</td>" in page
-
-
-def test_pairs_have_the_papers_better_row_first(finished):
-    pairs = {(row["row"][:2], row["against"]): row for row in finished[3][2]}
-    assert pairs["FL", "γ .5, α .50"]["difference, paper"] == "+1.1"
-    assert pairs["γ ", "γ 0, α .75"]["verdict"] == "not told apart"
 
 
 def test_both_pages_say_how_it_came_about_and_what_failed(finished):

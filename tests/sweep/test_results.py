@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from focal_retina.sweep.grid import Row, Sweep
-from focal_retina.sweep.results import TrialResult
-from focal_retina.sweep.statistics import compare, estimate, summarize, welch_margin
+from focal_retina.sweep.results import TrialResult, compare, estimate, summarize, welch_margin
 
 APS = st.lists(st.floats(0, 100), min_size=2, max_size=6)
 
