@@ -41,8 +41,7 @@ def load_zoo(name: str) -> CfgNode:
     return cfg
 
 
-# A backbone that loads its own weights cannot do so without memory.
-@pytest.mark.filterwarnings("ignore:.*copying from a non-meta parameter")
+@pytest.mark.filterwarnings("error:.*no-op:UserWarning")
 @pytest.mark.parametrize("path", MODELS, ids=name_of)
 def test_builds(path):
     cfg = load(path)

@@ -25,35 +25,25 @@ NAME = "lvis_like"
 
 
 @pytest.fixture(scope="module")
-def boxes():
-    """XYXY (M, 4) in whole pixels."""
-    generator = np.random.default_rng(0)
-    size = generator.integers(6, 40, (NUM_OBJECTS, 2))
-    corner = generator.integers(0, SIDE - size)
-    return np.concatenate([corner, corner + size], axis=1)
-
-
-@pytest.fixture(scope="module")
-def data_set(tmp_path_factory, boxes):
+def data_set(tmp_path_factory):
     """One image of 1,000 objects, each of another class; category ids have gaps, as LVIS's do."""
-    folder = tmp_path_factory.mktemp("lvis_like")
-    pixels = np.random.default_rng(1).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+    folder, generator = tmp_path_factory.mktemp("lvis_like"), np.random.default_rng(0)
+    pixels = generator.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
     cv2.imwrite(str(folder / "1.png"), pixels)
+    size = generator.integers(6, 40, (NUM_OBJECTS, 2))
+    boxes_xywh = np.concatenate([generator.integers(0, SIDE - size), size], axis=1).tolist()
     ids = [2 * k + 1 for k in range(NUM_CLASSES)]
-    boxes_xywh = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1).tolist()
     annotations = [
-        {"id": i + 1, "image_id": 1, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
-        | {"category_id": ids[i]}
-        for i, box in enumerate(boxes_xywh)
+        {"id": i, "image_id": 1, "category_id": k, "bbox": box, "area": box[2] * box[3]}
+        for i, (k, box) in enumerate(zip(ids, boxes_xywh, strict=False), 1)
     ]
     content = {
         "images": [{"id": 1, "file_name": "1.png", "width": SIDE, "height": SIDE}],
-        "annotations": annotations,
+        "annotations": [{**x, "iscrowd": 0} for x in annotations],
         "categories": [{"id": k, "name": f"class {k}"} for k in ids],
     }
-    path = folder / "annotations.json"
-    path.write_text(json.dumps(content))
-    register_coco_json(NAME, str(path), str(folder))
+    (folder / "annotations.json").write_text(json.dumps(content))
+    register_coco_json(NAME, str(folder / "annotations.json"), str(folder))
     yield NAME
     DatasetCatalog.remove(NAME)
     MetadataCatalog.remove(NAME)

@@ -24,7 +24,7 @@ from ..data import TrainLoader, build_train_loader, build_train_mapper, prepare_
 from ..data.mapper import build_corrupt_image_guard
 from ..dataset_check import build_record_filter
 from ..evaluation import build_evaluator
-from ..modeling.compilation import compile_network
+from ..modeling.inference import compile_network
 from ..modeling.test_time_augmentation import build_detector_with_tta
 from .checkpoint import SafeCheckpointer
 from .interrupt import Interrupted, StopRequest

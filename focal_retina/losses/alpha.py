@@ -1,16 +1,19 @@
 """α: how much a positive weighs against a negative (paper section 3.1), one for all or per class.
 
-The positive of class k weighs α_k and a negative of class k 1 - α_k. A scalar α < 0 means no
+A positive of class k weighs α_k, and a negative of class k weighs 1 - α_k. A scalar α < 0 means no
 weights at all, as in Detectron2 and fvcore.
 """
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+Alpha = float | Sequence[float]
 
-def check_alpha(alpha: float | Sequence[float]) -> None:
-    """Raise ValueError where ``alpha`` is no weight: above 1, or, in a list, outside [0, 1]."""
+
+def check_alpha(alpha: Alpha) -> None:
+    """Raise ValueError if ``alpha`` is above 1, or has a class's value outside [0, 1]."""
     if isinstance(alpha, Sequence):
         wrong = {k: a for k, a in enumerate(alpha) if not 0 <= a <= 1}
         if wrong or not alpha:
@@ -22,15 +25,14 @@ def check_alpha(alpha: float | Sequence[float]) -> None:
 
 
 def balanced_alpha(class_counts: Sequence[float], alpha: float) -> list[float]:
-    """α of each class from how frequent it is: the rarer the class, the more its positives weigh.
+    """α of each class from its frequency: the rarer the class, the more its positives weigh.
 
-    The odds α_k / (1 - α_k), the weight of a positive against that of a negative, are those of
-    ``alpha`` times sqrt(g / n_k): n_k is the class's count, g the geometric mean of the counts.
+    The odds α_k / (1 - α_k) are those of ``alpha`` times sqrt(g / n_k). n_k is the class's count, g
+    the geometric mean of all counts.
 
     The paper (section 3.1) names inverse class frequency as a way to set α. Applied to the odds, it
-    keeps each α_k within (0, 1), and classes of one size all get ``alpha``. The square root tempers
-    it, as in LVIS's repeat factors (Gupta et al., CVPR 2019): the plain inverse would all but
-    remove the positives of a class 1000 times as frequent.
+    keeps each α_k within (0, 1). The square root is that of LVIS's repeat factors (Gupta et al.,
+    CVPR 2019): without it, positives of a class 1000 times as frequent would weigh almost nothing.
 
     Raises:
         ValueError: a class without objects, or an ``alpha`` outside (0, 1).
@@ -49,29 +51,41 @@ def balanced_alpha(class_counts: Sequence[float], alpha: float) -> list[float]:
     return [1 / (1 + math.exp(-(log_odds + shift))) for shift in shifts]
 
 
-def alpha_from_config(cfg: Any, class_counts: Sequence[int] | None) -> float | list[float]:
-    """The α that the config asks for: the scalar, the list, or the list made from class counts.
+def count_objects(records: Iterable[dict], num_classes: int) -> list[int]:
+    """Objects of each of the K classes in Detectron2's records of images, without crowds;
+    ValueError for a class outside 0 … K-1."""
+    objects = [x for record in records for x in record["annotations"] if not x.get("iscrowd", 0)]
+    counts = Counter(x["category_id"] for x in objects)
+    outside = sorted(k for k in counts if not 0 <= k < num_classes)
+    if outside:
+        raise ValueError(
+            f"the training set has objects of the classes {outside}, but "
+            f"MODEL.RETINANET.NUM_CLASSES is {num_classes}, so classes are 0 to {num_classes - 1}"
+        )
+    return [counts[k] for k in range(num_classes)]
+
+
+def alpha_from_config(cfg: Any, class_counts: Sequence[int] | None) -> Alpha:
+    """The α of the config: the scalar, the list, or the list made from class counts.
 
     Raises:
         ValueError: an unknown CLASS_ALPHA, ``"auto"`` without counts, or not one value per class.
     """
-    alpha = cfg.MODEL.RETINANET.FOCAL_LOSS_ALPHA
+    alpha, num_classes = cfg.MODEL.RETINANET.FOCAL_LOSS_ALPHA, cfg.MODEL.RETINANET.NUM_CLASSES
     class_alpha = cfg.MODEL.FOCAL_RETINA.CLS_LOSS.CLASS_ALPHA
     key = "MODEL.FOCAL_RETINA.CLS_LOSS.CLASS_ALPHA"
     if not class_alpha:
         return alpha
     if isinstance(class_alpha, str) and class_alpha != "auto":
         raise ValueError(f'{key} is {class_alpha!r}: give nothing, a list of numbers or "auto"')
-    values: Sequence[float] | None = class_counts if class_alpha == "auto" else class_alpha
+    values = class_counts if class_alpha == "auto" else class_alpha
     if values is None:
         raise ValueError(
-            f'{key} is "auto", but nobody passed the class counts: '
+            f'{key} is "auto", which needs the class counts: '
             "call build_cls_loss(cfg, class_counts=…), or give the alphas as a list"
         )
-    num_classes = cfg.MODEL.RETINANET.NUM_CLASSES
     if len(values) != num_classes:
-        what = "the class counts" if class_alpha == "auto" else key
         raise ValueError(
-            f"{what}: {len(values)} values for MODEL.RETINANET.NUM_CLASSES = {num_classes} classes"
+            f"{key} has {len(values)} values, but MODEL.RETINANET.NUM_CLASSES is {num_classes}"
         )
     return balanced_alpha(values, alpha) if class_alpha == "auto" else [float(a) for a in values]

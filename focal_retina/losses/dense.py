@@ -1,8 +1,8 @@
 """CE, FL and FL*: the sum of a formula over all anchors and classes, in log space.
 
 N images, R_l anchors of level l, K classes. y = +1 for an anchor's own class and -1 for every
-other (a background anchor has none of its own), x a logit, x_t = y·x, p_t = σ(x_t) (paper
-section 3). The formulas here are the readable ones, with ordinary autograd;
+other class (a background anchor has no own class), x a logit, x_t = y·x, p_t = σ(x_t) (paper
+section 3). The formulas here are the readable ones, with ordinary autograd.
 :mod:`focal_retina.losses.ops` computes the same numbers faster and is tested against them.
 """
 
@@ -10,12 +10,41 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from fvcore.common.registry import Registry
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .alpha import alpha_from_config, check_alpha
-from .build import CLS_LOSS_REGISTRY
-from .ops import KERNELS, choose_kernel, dense_loss_sum
+from .alpha import Alpha, alpha_from_config, check_alpha
+from .ops import KERNELS, check_levels, choose_kernel, dense_loss_sum
+
+CLS_LOSS_REGISTRY = Registry("CLS_LOSS")
+CLS_LOSS_REGISTRY.__doc__ = "Classification losses; focal_retina.losses has their contract."
+
+# Of γ and β. Nobody needs larger ones; their products with a logit would overflow at last.
+_LARGEST = 1e4
+
+
+def build_cls_loss(cfg: Any, class_counts: Sequence[int] | None = None) -> nn.Module:
+    """Build the loss that ``MODEL.FOCAL_RETINA.CLS_LOSS.NAME`` names.
+
+    Its classmethod ``from_config(cfg, class_counts)`` returns the keyword arguments. Without that
+    method there are none. Only ``CLS_LOSS.CLASS_ALPHA: auto`` needs ``class_counts``, the objects
+    of each class in the training set.
+
+    Raises:
+        ValueError: an unknown name, or values that the loss refuses.
+    """
+    name = cfg.MODEL.FOCAL_RETINA.CLS_LOSS.NAME
+    if name not in CLS_LOSS_REGISTRY:
+        known = ", ".join(sorted(key for key, _ in CLS_LOSS_REGISTRY))
+        raise ValueError(
+            f"MODEL.FOCAL_RETINA.CLS_LOSS.NAME is {name!r}, but the registered losses are {known}. "
+            "Import the file of a loss of your own before you build the model."
+        )
+    loss_class: Any = CLS_LOSS_REGISTRY.get(name)
+    if not hasattr(loss_class, "from_config"):
+        return loss_class()
+    return loss_class(**loss_class.from_config(cfg, class_counts))
 
 
 def dense_loss(
@@ -29,7 +58,7 @@ def dense_loss(
 
     Args:
         f: elementwise function of x_t.
-        logits: (…, R, K), of any floating dtype; narrower ones than fp32 are computed in fp32.
+        logits: (…, R, K), of any floating dtype; narrower ones than fp32 become fp32.
         labels: int64 (…, R).
         positive_weight, negative_weight: α_t for y = +1 and y = -1, one number or (K,).
 
@@ -39,7 +68,7 @@ def dense_loss(
     x = logits.to(torch.promote_types(logits.dtype, torch.float32))
     is_own_class = labels.unsqueeze(-1) == torch.arange(x.shape[-1], device=labels.device)
     is_ignored = (labels < 0).unsqueeze(-1)
-    # Masked before f too: behind f alone, an infinite ignored logit would have a NaN gradient.
+    # Masked before f, too: otherwise an infinite ignored logit would have a NaN gradient.
     x_t = torch.where(is_own_class, x, -x).masked_fill(is_ignored, 0)
     loss = f(x_t)
     weighted = torch.where(is_own_class, positive_weight * loss, negative_weight * loss)
@@ -47,25 +76,22 @@ def dense_loss(
 
 
 class DenseLoss(nn.Module):
-    """Sum of α_t·f(x_t) over all anchors and classes; a subclass says what f is.
-
-    It brings all but the formula: levels, ignored anchors, α, precision, an empty batch.
-    """
+    """Sum of α_t·f(x_t) over all anchors and classes; a subclass defines f as ``elementwise``."""
 
     needs_anchors = False
-    # (name, γ, β) of f in :mod:`focal_retina.losses.ops`, if it is computed there, too.
+    # (name, γ, β) of f in :mod:`focal_retina.losses.ops`; None: only the plain form computes it.
     formula: tuple[str, float, float] | None = None
 
-    def __init__(self, *, alpha: float | Sequence[float] = -1.0, kernel: str = "auto"):
+    def __init__(self, *, alpha: Alpha = -1.0, kernel: str = "auto"):
         """
         Args:
-            alpha: weight of positives, and 1 - alpha that of negatives: one number in [0, 1], one
-                per class (K numbers), or negative for no weights.
+            alpha: weight of positives; negatives weigh 1 - alpha. One number in [0, 1], one per
+                class (K numbers), or a negative number for no weights.
             kernel: ``"numba"`` (CPU; fp32 and bf16), ``"triton"`` (CUDA), ``"plain"``, or
                 ``"auto"``: the first that can compute the logits. All give the same numbers.
-                The plain form, the only one of a loss without ``formula``, has derivatives of any
-                order. It costs time and memory: FL keeps 7 times the bytes of fp32 logits for
-                backward (15 times those of fp16), where the other kernels keep them once.
+                Only the plain form has derivatives of any order. It costs time and memory: FL
+                keeps 7 times the bytes of fp32 logits for backward (15 times those of fp16); the
+                other kernels keep them once.
         """
         super().__init__()
         check_alpha(alpha)
@@ -91,15 +117,15 @@ class DenseLoss(nn.Module):
         return (self.alpha, 1 - self.alpha) if self.alpha >= 0 else (1.0, 1.0)
 
     def elementwise(self, x_t: Tensor) -> Tensor:
-        """f: the unweighted loss of each element, from x_t in fp32 or wider, of any shape."""
+        """f: the unweighted loss of each element of x_t (any shape, fp32 or wider)."""
         raise NotImplementedError
 
     def forward(self, logits: list[Tensor], labels: list[Tensor]) -> tuple[Tensor, Tensor | None]:
         """See the contract in :mod:`focal_retina.losses`; the count is None.
 
         Raises:
-            ValueError: the shapes do not fit; on the CPU also a label outside -1 … K. (On CUDA the
-                check would wait for the device; the anchor labeling checks there.)
+            ValueError: shapes or dtypes do not fit; on a CPU also a label outside -1 … K. (On CUDA
+                the check would wait for the device; there, only the ground truth is checked.)
         """
         self.check_inputs(logits, labels)
         kernel = choose_kernel(self.kernel, logits[0])
@@ -110,14 +136,8 @@ class DenseLoss(nn.Module):
         return torch.stack(sums).sum(), None
 
     def check_inputs(self, logits: list[Tensor], labels: list[Tensor]) -> None:
-        if not logits or [x.shape[:-1] for x in logits] != [y.shape for y in labels]:
-            raise ValueError(
-                "each level needs logits (N, R_l, K) and labels (N, R_l), at least one level; got "
-                f"{[tuple(x.shape) for x in logits]} and {[tuple(y.shape) for y in labels]}"
-            )
+        check_levels(logits, labels, self.weights)
         num_classes = logits[0].shape[-1]
-        if isinstance(self.alpha, Tensor) and len(self.alpha) != num_classes:
-            raise ValueError(f"{len(self.alpha)} class alphas, but logits of {num_classes} classes")
         for y in labels:
             if y.device.type != "cpu" or torch.compiler.is_compiling() or y.numel() == 0:
                 continue
@@ -133,8 +153,7 @@ class DenseLoss(nn.Module):
 class CrossEntropy(DenseLoss):
     """-α_t·log p_t, the binary cross-entropy of every anchor and class (section 3.1, Table 1a).
 
-    From a config, α is ``MODEL.RETINANET.FOCAL_LOSS_ALPHA``, whose default is .25: set it to -1
-    for CE without weights.
+    For CE without weights set ``MODEL.RETINANET.FOCAL_LOSS_ALPHA`` to -1.0; its default is .25.
     """
 
     formula = ("focal", 0.0, 0.0)
@@ -164,25 +183,20 @@ def focal_loss(x_t: Tensor, gamma: float) -> Tensor:
 class FocalLoss(DenseLoss):
     """-α_t·(1 - p_t)^γ·log p_t; γ = 0 is α-CE (section 3.2, Tables 1b and 1e).
 
-    γ ≥ 0 says how fast easy examples lose their weight.
+    The larger γ, the faster easy examples lose their weight.
     """
 
-    def __init__(
-        self, *, alpha: float | Sequence[float] = 0.25, gamma: float = 2.0, kernel: str = "auto"
-    ):
-        if not gamma >= 0:
-            raise ValueError(f"gamma is {gamma}: the focal loss needs gamma >= 0")
+    def __init__(self, *, alpha: Alpha = 0.25, gamma: float = 2.0, kernel: str = "auto"):
+        if not 0 <= gamma <= _LARGEST:
+            raise ValueError(f"gamma is {gamma}: FL needs 0 <= gamma <= {_LARGEST:g}")
         super().__init__(alpha=alpha, kernel=kernel)
         self.gamma = float(gamma)
         self.formula = ("focal", self.gamma, 0.0)
 
     @classmethod
     def from_config(cls, cfg: Any, class_counts: Sequence[int] | None = None) -> dict[str, Any]:
-        return {
-            **super().from_config(cfg, class_counts),
-            "gamma": cfg.MODEL.RETINANET.FOCAL_LOSS_GAMMA,
-            "kernel": cfg.MODEL.FOCAL_RETINA.CLS_LOSS.KERNEL,
-        }
+        gamma = cfg.MODEL.RETINANET.FOCAL_LOSS_GAMMA
+        return {**CrossEntropy.from_config(cfg, class_counts), "gamma": gamma}
 
     def elementwise(self, x_t: Tensor) -> Tensor:
         return focal_loss(x_t, self.gamma)
@@ -201,27 +215,21 @@ class FocalLossStar(DenseLoss):
     """
 
     def __init__(
-        self,
-        *,
-        alpha: float | Sequence[float] = 0.25,
-        gamma: float = 2.0,
-        beta: float = 1.0,
-        kernel: str = "auto",
+        self, *, alpha: Alpha = 0.25, gamma: float = 2.0, beta: float = 1.0, kernel: str = "auto"
     ):
-        if not gamma > 0:
-            raise ValueError(f"gamma is {gamma}: FL* divides by it and needs gamma > 0")
+        if not (1 / _LARGEST <= gamma <= _LARGEST and abs(beta) <= _LARGEST):
+            raise ValueError(
+                f"gamma is {gamma} and beta {beta}: FL* needs {1 / _LARGEST:g} <= gamma <= "
+                f"{_LARGEST:g} (it divides by gamma) and {-_LARGEST:g} <= beta <= {_LARGEST:g}"
+            )
         super().__init__(alpha=alpha, kernel=kernel)
         self.gamma, self.beta = float(gamma), float(beta)
         self.formula = ("focal_star", self.gamma, self.beta)
 
     @classmethod
     def from_config(cls, cfg: Any, class_counts: Sequence[int] | None = None) -> dict[str, Any]:
-        return {
-            **super().from_config(cfg, class_counts),
-            "gamma": cfg.MODEL.RETINANET.FOCAL_LOSS_GAMMA,
-            "beta": cfg.MODEL.FOCAL_RETINA.CLS_LOSS.BETA,
-            "kernel": cfg.MODEL.FOCAL_RETINA.CLS_LOSS.KERNEL,
-        }
+        beta = cfg.MODEL.FOCAL_RETINA.CLS_LOSS.BETA
+        return {**FocalLoss.from_config(cfg, class_counts), "beta": beta}
 
     def elementwise(self, x_t: Tensor) -> Tensor:
         return focal_loss_star(x_t, self.gamma, self.beta)

@@ -1,13 +1,14 @@
-"""What the sums of the losses are divided by: the number of anchors assigned to objects.
+"""The divisor of the losses' sums: the number of anchors assigned to objects (section 4.1).
 
-The paper (section 4.1) divides by that number. Which anchors it is counted over is the mode: this
-batch's ("batch"), a moving average over iterations ("ema", Detectron2's), each image's own
-("image"). N images on this worker, W workers.
+The mode says which anchors count: this batch's ("batch"), a moving average over iterations
+("ema", Detectron2's), or each image's own ("image"). N images on this worker, W workers.
 
-DistributedDataParallel averages gradients over workers. So a count is added up over them and
+DistributedDataParallel averages gradients over workers. So a count is summed over the workers and
 divided by W: then W workers of N images train as one worker of W·N images does.
 """
 
+import math
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ def world_size() -> int:
 
 
 def sum_over_workers(value: Tensor) -> Tensor:
-    """Add up ``value`` over all workers, each of which must call; nobody waits for a device."""
+    """The sum of ``value`` over all workers. Each worker must call; none waits for a device."""
     if world_size() == 1:
         return value
     total = value.clone()
@@ -34,24 +35,18 @@ class BatchNormalizer(nn.Module):
 
     @torch.no_grad()
     def forward(self, num_positives: Tensor) -> Tensor:
-        """
-        Args:
-            num_positives: (N,), the positive anchors of each image.
-
-        Returns:
-            0-dim fp32: divide the loss of this worker's images by it.
-        """
+        """The positive anchors of each image, (N,), to the divisor of this worker's losses, 0-dim
+        fp32."""
         return (_total_positives(num_positives) / world_size()).float()
 
 
 class EmaNormalizer(nn.Module):
     """Detectron2's moving average of the batches' positive anchors, to the same digits.
 
-    In training each call first updates the average; in evaluation it stays as it is. The state dict
-    has it, so that a resumed run goes on where it stopped, but only once it differs from its
-    initial value: a new model has exactly the keys of Detectron2's RetinaNet.
+    In training each call first updates the average. The state dict has it for exact resume, but
+    only once it differs from its initial value: a new model has exactly the keys of Detectron2's.
 
-    The average is that of the whole batch, so that a run may go on with another number of workers.
+    It is the average of the whole batch, so that a run may go on with another number of workers.
     In Detectron2 each worker averages over its own images: the first few dozen iterations differ.
     """
 
@@ -64,8 +59,8 @@ class EmaNormalizer(nn.Module):
             momentum: how much of the old average stays at each iteration, in [0, 1).
         """
         super().__init__()
-        if not initial > 0:
-            raise ValueError(f"initial is {initial}: a normalizer must be positive")
+        if not 0 < initial < math.inf:
+            raise ValueError(f"initial is {initial}: a normalizer is positive and finite")
         if not 0 <= momentum < 1:
             raise ValueError(f"momentum is {momentum}, outside [0, 1)")
         self.initial, self.momentum = float(initial), float(momentum)
@@ -94,20 +89,26 @@ class EmaNormalizer(nn.Module):
 class ImageNormalizer(nn.Module):
     """Each image's own positive anchors, at least 1; the losses of the images are averaged.
 
-    Nothing is exchanged between workers: with as many images on each, the average of their averages
-    is that of all images.
+    Workers exchange nothing: each has N images, so the mean of their means is that of all images.
     """
 
     @torch.no_grad()
     def forward(self, num_positives: Tensor) -> Tensor:
-        """
-        Args:
-            num_positives: (N,), the positive anchors of each image.
-
-        Returns:
-            (N,) fp32: divide the loss of image i by entry i (N is in it), and add them up.
-        """
+        """As of :class:`BatchNormalizer`, but (N,): the sum of the losses of image i is divided by
+        entry i, which includes N, and the quotients are summed."""
         return (num_positives.clamp(min=1) * len(num_positives)).float()
+
+
+def build_loss_normalizer(cfg: Any) -> nn.Module:
+    """Build what ``MODEL.FOCAL_RETINA.NORMALIZER`` describes; ValueError for senseless values."""
+    node = cfg.MODEL.FOCAL_RETINA.NORMALIZER
+    ema = partial(EmaNormalizer, initial=node.INITIAL, momentum=node.MOMENTUM)
+    modes: dict[str, Any] = {"batch": BatchNormalizer, "ema": ema, "image": ImageNormalizer}
+    if node.MODE not in modes:
+        raise ValueError(
+            f"MODEL.FOCAL_RETINA.NORMALIZER.MODE is {node.MODE!r}; it can be {', '.join(modes)}"
+        )
+    return modes[node.MODE]()
 
 
 def _total_positives(num_positives: Tensor) -> Tensor:

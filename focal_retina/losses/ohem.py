@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import nms
 
-from .build import CLS_LOSS_REGISTRY
-from .dense import CrossEntropy, dense_loss
+from .alpha import Alpha
+from .dense import CLS_LOSS_REGISTRY, CrossEntropy, dense_loss
 from .normalizer import sum_over_workers, world_size
 
 
@@ -19,23 +19,22 @@ from .normalizer import sum_over_workers, world_size
 class OHEM(nn.Module):
     """Cross-entropy of the B hardest anchors of each image after NMS; all others are left out.
 
-    An anchor scores its loss, summed over classes. Greedy NMS drops anchors that overlap one of a
-    higher score, and of the survivors the B highest are trained on. Their loss is divided by how
-    many they are, as in Fast R-CNN. With the 1:3 rule, the hardest positives, at most B // 4, are
-    trained on, and for each of them three of the hardest negatives.
+    An anchor's score is its loss, summed over classes. Greedy NMS drops an anchor that overlaps one
+    of a higher score. The B highest survivors are trained on, and their loss is divided by their
+    number, as in Fast R-CNN. With the 1:3 rule, the hardest positives, at most B // 4, are trained
+    on, and three of the hardest negatives for each of them.
 
     What the paper leaves open is chosen here:
 
     * The NMS runs on the anchors, not on boxes regressed from them. Fast R-CNN's OHEM runs it on
-      its RoIs, the boxes that are classified; in a one-stage detector those are the anchors.
-    * B counts per image, as in the authors' Detectron: what is trained in an image depends neither
-      on the rest of its batch nor on how the batch is spread over workers.
-    * Under the 1:3 rule, positives suppress only positives, and negatives only negatives: a
-      positive should not fall to a harder background anchor beside it.
-    * Where α is set, it weighs the score as it weighs the loss. From a config it is
-      ``MODEL.RETINANET.FOCAL_LOSS_ALPHA``, whose default is .25: set it to -1 for no weights.
+      the boxes that are classified, its RoIs; in a one-stage detector those are the anchors.
+    * B counts per image, as in the authors' Detectron: neither the rest of the batch nor the number
+      of workers changes what is trained on in an image.
+    * Under the 1:3 rule, positives suppress only positives, and negatives only negatives: a harder
+      background anchor should not remove a positive beside it.
+    * α weighs the score as it weighs the loss (see :class:`CrossEntropy`).
 
-    The selection depends on the data, so that it waits for a CUDA device a few times per image.
+    The selection depends on the data, so it waits for a CUDA device a few times per image.
     """
 
     needs_anchors = True
@@ -46,7 +45,7 @@ class OHEM(nn.Module):
         batch_size: int,
         nms_thresh: float,
         one_to_three: bool = False,
-        alpha: float | Sequence[float] = -1.0,
+        alpha: Alpha = -1.0,
         kernel: str = "auto",
     ):
         """
@@ -137,9 +136,8 @@ class OHEM(nn.Module):
 def nms_survivors(boxes: Tensor, threshold: float, most: int) -> Tensor:
     """Indices of the first ``most`` boxes that survive greedy NMS, in order.
 
-    ``boxes`` are (R, 4) XYXY, the highest score first. Whether one survives depends only on those
-    before it. So the NMS runs on as many of the first boxes as it takes, found by doubling, and not
-    on all of a dense detector's.
+    ``boxes`` are (R, 4) XYXY, the highest score first. Only the boxes before a box decide whether
+    it survives. So the NMS runs on the first boxes alone; their number doubles until it suffices.
     """
     num_boxes = 4 * most
     while True:

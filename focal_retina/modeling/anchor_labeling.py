@@ -72,9 +72,13 @@ class AnchorLabeler:
         Raises:
             ValueError: the bands, the promotion or the crowd threshold make no sense.
         """
+        if num_classes < 1:
+            raise ValueError(f"num_classes is {num_classes}; a detector needs at least 1 class")
         _check_bands(iou_thresholds, iou_labels)
         if promotion not in PROMOTION_FLOORS:
             raise ValueError(f"promotion is {promotion!r}; use one of {sorted(PROMOTION_FLOORS)}")
+        if not 0 <= promotion_min_iou <= 1:
+            raise ValueError(f"promotion_min_iou is {promotion_min_iou}; an IoU is in [0, 1]")
         if crowd_ioa_threshold is not None and not 0 < crowd_ioa_threshold <= 1:
             raise ValueError(
                 f"crowd_ioa_threshold is {crowd_ioa_threshold}; use a fraction in (0, 1], or None"
@@ -100,13 +104,14 @@ class AnchorLabeler:
             labels, int64 (N, R): -1 ignored, 0…K-1 the class of a positive, K background.
             matched_idxs, int64 (N, R): the index of a positive's object in its image; 0 elsewhere.
         """
+        anchors = list(anchors) or [Boxes(torch.empty(0, 4))]
         shape = len(gt_instances), sum(map(len, anchors))
         matched_idxs = torch.zeros(shape, dtype=torch.int64, device=anchors[0].device)
         labels = torch.full_like(matched_idxs, self.num_classes)
-        if not any(map(len, gt_instances)):
+        if labels.numel() == 0 or not any(map(len, gt_instances)):
             return labels, matched_idxs
         pairs_of = _Blocks if anchors[0].device.type == "cpu" else _AllPairs
-        pairs = pairs_of(_columns(Boxes.cat(list(anchors)).tensor))
+        pairs = pairs_of(_columns(Boxes.cat(anchors).tensor))
         for image, gt in enumerate(gt_instances):
             if len(gt):
                 self._match(pairs, gt, labels[image], matched_idxs[image])
@@ -153,7 +158,7 @@ def check_gt_instances(
     """
     if not gt_instances:
         return
-    # A coordinate that is NaN or infinite makes the area so too: one vector tells of all four.
+    # A NaN or infinite coordinate makes the area NaN or infinite, too: the areas check all four.
     areas = torch.cat([gt.gt_boxes.area() for gt in gt_instances])
     classes = torch.cat([gt.gt_classes for gt in gt_instances])
     if bool((areas.isfinite() & (classes >= 0) & (classes < num_classes)).all()):
@@ -329,7 +334,7 @@ class _Blocks(_Pairs):
     def attain(self, objects: Tensor, block_iou: Tensor, floor: float) -> Tensor:
         """(R,) bool: anchors whose IoU with an object is that object's highest, and ≥ ``floor``.
 
-        Only blocks that hold an object's highest IoU, as ``block_iou`` (B, M) tells, are looked at.
+        Only the blocks with an object's highest IoU, by ``block_iou`` (B, M), are computed again.
         """
         highest = block_iou.amax(0)
         attained = torch.zeros_like(self.columns[0], dtype=torch.bool)

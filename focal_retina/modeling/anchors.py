@@ -1,8 +1,8 @@
-"""Anchor generators: the paper's, and those of other libraries that Detectron2's cannot be set to.
+"""Anchor generators: the paper's, and those of torchvision, Detectron and ODTK.
 
-torchvision, Detectron and ODTK round or shift each anchor by itself, while Detectron2's anchors are
-a product of sizes and aspect ratios. A model that was trained there regresses from those anchors,
-so it needs them to the pixel. Their order is Detectron2's: aspect ratios vary fastest.
+These libraries round or shift each anchor, which no setting of Detectron2's generator does. A model
+that was trained there needs its anchors to the pixel. The order is Detectron2's: aspect ratios vary
+fastest.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from torch import Tensor
 
 def paper_anchors(strides: Sequence[int]) -> DefaultAnchorGenerator:
     """The anchors of paper section 4: sides of 4 strides times 2^0, 2^(1/3) and 2^(2/3), ratios
-    1:2, 1:1 and 2:1. On P3 to P7 that is 32 to 813 pixels."""
+    1:2, 1:1 and 2:1. On P3 to P7 these are 32 to 813 pixels."""
     return DefaultAnchorGenerator(
         sizes=[[4 * stride * 2 ** (i / 3) for i in range(3)] for stride in strides],
         aspect_ratios=[[0.5, 1.0, 2.0]],
@@ -56,9 +56,9 @@ class _AdjustedAnchorGenerator(DefaultAnchorGenerator):
 class TorchvisionAnchorGenerator(_AdjustedAnchorGenerator):
     """As ``torchvision.models.detection.anchor_utils.AnchorGenerator``.
 
-    Corners are rounded to whole pixels, before they are placed. A level's stride is the padded
-    image's size divided by the feature map's, rounded down: where that size is no multiple of 128,
-    the anchors of P6 and P7 stand closer than 64 and 128 pixels.
+    Corners are rounded to whole pixels before they are placed. A level's stride is the padded
+    image's size divided by the feature map's, rounded down: if that size is not a multiple of 128,
+    the anchors of P6 and P7 are less than 64 and 128 pixels apart.
     """
 
     def _adjust(self, cell: Tensor, stride: int, ratios: Tensor) -> Tensor:
@@ -84,7 +84,7 @@ class DetectronAnchorGenerator(_AdjustedAnchorGenerator):
     """As Detectron's ``generate_anchors``: the sides of a cell of one stride are rounded to whole
     pixels, then scaled to the anchor's size. Its centres are ``MODEL.ANCHOR_GENERATOR.OFFSET`` 0.5.
 
-    Detectron's last pixel belongs to the box; here, as in Detectron2, it is its edge.
+    In Detectron a box includes its last pixel; here, as in Detectron2, that is its edge.
     """
 
     def _adjust(self, cell: Tensor, stride: int, ratios: Tensor) -> Tensor:
@@ -97,11 +97,8 @@ class DetectronAnchorGenerator(_AdjustedAnchorGenerator):
 
 @ANCHOR_GENERATOR_REGISTRY.register()
 class OdtkAnchorGenerator(_AdjustedAnchorGenerator):
-    """As ODTK's ``generate_anchors``: centred half a stride in, and a pixel wider and higher.
-
-    ODTK makes an anchor of the right width, and then counts its last pixel in when it encodes and
-    decodes boxes.
-    """
+    """As ODTK's ``generate_anchors``: shifted by half a stride, and a pixel wider and higher: ODTK
+    includes the last pixel when it encodes and decodes boxes."""
 
     def _adjust(self, cell: Tensor, stride: int, ratios: Tensor) -> Tensor:
         return cell + stride / 2 + torch.tensor([0.0, 0.0, 1.0, 1.0])

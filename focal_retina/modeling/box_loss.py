@@ -1,12 +1,10 @@
-"""Box regression losses of the positive anchors.
+"""Box regression losses of the P positive anchors.
 
-Shapes: P positive anchors. Values and gradients are those of Detectron2's
-``_dense_box_regression_loss``, which computes the targets of every anchor and keeps those of the
-positives; here only the positives are looked at.
+Values and gradients are those of Detectron2's ``_dense_box_regression_loss``, which computes
+targets for all anchors; here, only for the positives.
 """
 
 from collections.abc import Callable
-from typing import Protocol
 
 import torch
 from detectron2.config import CfgNode
@@ -15,20 +13,9 @@ from detectron2.modeling.box_regression import Box2BoxTransform
 from fvcore.nn import giou_loss, smooth_l1_loss
 from torch import Tensor
 
-
-class BoxLoss(Protocol):
-    """The losses of P positive anchors."""
-
-    def __call__(self, pred_deltas: Tensor, anchors: Tensor, gt_boxes: Tensor) -> Tensor:
-        """
-        Args:
-            pred_deltas: (P, 4), the head's outputs.
-            anchors: (P, 4), XYXY in pixels.
-            gt_boxes: (P, 4), XYXY in pixels, the object of each anchor.
-
-        Returns:
-            (P,), fp32, the loss of each anchor summed over its coordinates.
-        """
+# pred_deltas (P, 4), the head's outputs; anchors and their gt_boxes (P, 4), XYXY in pixels, to the
+# fp32 loss of each anchor (P,), summed over its coordinates
+BoxLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class SmoothL1BoxLoss:

@@ -13,8 +13,8 @@ from .patches import can_run_on_patches, run_on_patches
 DENSE_HEAD_REGISTRY = Registry("DENSE_HEAD")
 DENSE_HEAD_REGISTRY.__doc__ = """
 Registry of dense heads. A head is built as ``head(cfg, input_shape: list[ShapeSpec])`` and called
-with the list of feature maps, high resolution first; it returns per-level logits (N, A x K, H, W)
-and box deltas (N, A x 4, H, W). :class:`DenseHead` brings what training calls.
+with the list of feature maps, high resolution first. It returns per-level logits (N, A x K, H, W)
+and box deltas (N, A x 4, H, W). It derives from :class:`DenseHead`.
 """
 
 
@@ -24,7 +24,7 @@ class DenseHead(nn.Module):
     def predict_positives(
         self, features: list[Tensor], image_idxs: Tensor, anchor_idxs: Tensor, groups: Tensor
     ) -> tuple[list[Tensor], Tensor]:
-        """All logits, but the box deltas of P anchors alone: those that training has a loss for.
+        """All logits, but box deltas of P anchors alone: only positives have a box loss.
 
         Args:
             features: per level (N, C, H, W).
@@ -41,11 +41,7 @@ class DenseHead(nn.Module):
 
 
 def build_dense_head(cfg: CfgNode, input_shape: list[ShapeSpec]) -> DenseHead:
-    """Build the head that ``MODEL.FOCAL_RETINA.HEAD.NAME`` names.
-
-    Raises:
-        ValueError: no head of that name is registered.
-    """
+    """Build the head that ``MODEL.FOCAL_RETINA.HEAD.NAME`` names; ValueError if there is none."""
     name = cfg.MODEL.FOCAL_RETINA.HEAD.NAME
     if name not in DENSE_HEAD_REGISTRY:
         known = ", ".join(sorted(key for key, _ in DENSE_HEAD_REGISTRY))
@@ -87,8 +83,8 @@ class FocalRetinaNetHead(DenseHead, RetinaNetHead):
             num_anchors: A, anchors at each position, the same on every level.
             conv_dims: output channels of each convolution of a subnet.
             norm: normalization after those convolutions, see :func:`detectron2.layers.get_norm`.
-            prior_prob: the score that every anchor starts with (paper section 3.3), or None for a
-                classification bias of 0, which is a score of 0.5.
+            prior_prob: the initial score of every anchor (paper section 3.3); None is a
+                classification bias of 0, which means a score of 0.5.
         """
         if prior_prob is not None and not 0 < prior_prob < 1:
             raise ValueError(
@@ -115,7 +111,7 @@ class FocalRetinaNetHead(DenseHead, RetinaNetHead):
         self, features: list[Tensor], image_idxs: Tensor, anchor_idxs: Tensor, groups: Tensor
     ) -> tuple[list[Tensor], Tensor]:
         """See :meth:`DenseHead.predict_positives`. The box subnet runs on the positives' receptive
-        fields alone, unless a normalization layer or many positives make whole maps better."""
+        fields alone, except with a normalization layer or with many positives."""
         box_layers = [*self.bbox_subnet, self.bbox_pred]
         deltas = None
         if can_run_on_patches(box_layers):

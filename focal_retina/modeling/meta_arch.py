@@ -5,10 +5,12 @@ Shapes: N images, R anchors an image over all L levels, R_l of level l, K classe
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 import torch
 from detectron2.config import CfgNode, configurable
+from detectron2.data import DatasetCatalog
 from detectron2.modeling import META_ARCH_REGISTRY, build_anchor_generator, build_backbone
 from detectron2.modeling.backbone import Backbone
 from detectron2.modeling.box_regression import Box2BoxTransform
@@ -19,29 +21,24 @@ from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import Tensor, nn
 
 from ..config import with_focal_retina_defaults
-from ..losses import (
-    EmaNormalizer,
-    FocalLoss,
-    build_cls_loss,
-    build_loss_normalizer,
-    normalized_loss,
-)
+from ..losses import EmaNormalizer, FocalLoss, build_cls_loss
+from ..losses.alpha import count_objects
+from ..losses.normalizer import build_loss_normalizer, normalized_loss
 from .anchor_labeling import AnchorLabeler, check_gt_instances
 from .anchors import paper_anchors
+from .backbones import feature_shapes_of
 from .box_loss import BoxLoss, SmoothL1BoxLoss, build_box_loss
-from .class_counts import count_objects
 from .head import DenseHead, build_dense_head
 from .patches import to_device
 from .postprocess import DensePostprocessor
 
 
 class DensePredictions(NamedTuple):
-    """What the network says of every anchor, per level: the anchors in pixels (R_l boxes, the same
-    for all images), logits (N, R_l, K) and box deltas (N, R_l, 4)."""
+    """What the network predicts for every anchor."""
 
-    anchors: list[Boxes]
-    logits: list[Tensor]
-    deltas: list[Tensor]
+    anchors: list[Boxes]  # per level, R_l boxes in pixels, the same for all images
+    logits: list[Tensor]  # per level, (N, R_l, K)
+    deltas: list[Tensor]  # per level, (N, R_l, 4)
 
 
 class LabeledPredictions(NamedTuple):
@@ -78,8 +75,8 @@ class FocalRetinaNet(DenseDetector):
     """RetinaNet (Lin et al., ICCV 2017), a drop-in for :class:`detectron2.modeling.RetinaNet`.
 
     With the default config it has the state dict, losses, gradients and detections of Detectron2's
-    model, except where that one is wrong: an object of zero area matches no anchor, and a class
-    outside [0, K) is an error.
+    model, with two exceptions: an object of zero area matches no anchor, and a class outside [0, K)
+    is an error.
     """
 
     @configurable
@@ -106,33 +103,32 @@ class FocalRetinaNet(DenseDetector):
             num_classes: K.
             head_in_features: the backbone's feature maps that the head sees, high resolution first;
                 default: all.
-            anchor_generator: feature maps to per-level Boxes, the same for every image of the
-                batch; default: the paper's, three scales an octave and three aspect ratios.
+            anchor_generator: feature maps to per-level Boxes, the same for all images; default:
+                the paper's, three scales an octave and three aspect ratios.
             anchor_labeler: anchors and ground truth to labels.
             cls_loss: see :mod:`focal_retina.losses`; default: FL with alpha .25 and gamma 2.
             box_loss: see :mod:`focal_retina.modeling.box_loss`; default: L1.
-            loss_normalizer: positives of each image (N,) to what the losses' sums are divided by.
+            loss_normalizer: positives of each image (N,) to the divisor of the losses' sums.
             postprocessor: dense predictions to detections.
             pixel_mean, pixel_std: per channel; default: BGR of the ImageNet weights that Detectron2
                 converted from Caffe2.
         """
-        shapes = backbone.output_shape()
         if head_in_features is None:
+            shapes = backbone.output_shape()
             head_in_features = sorted(shapes, key=lambda name: shapes[name].stride)
+        strides = [x.stride for x in feature_shapes_of(backbone, head_in_features)]
         super().__init__(
             backbone, head, head_in_features, pixel_mean=pixel_mean, pixel_std=pixel_std
         )
         transform = Box2BoxTransform(weights=(1.0, 1.0, 1.0, 1.0))
-        self.anchor_generator = anchor_generator or paper_anchors(
-            [shapes[name].stride for name in head_in_features]
-        )
+        self.anchor_generator = anchor_generator or paper_anchors(strides)
         self.anchor_labeler = anchor_labeler or AnchorLabeler(num_classes=num_classes)
         self.cls_loss = cls_loss or FocalLoss()
         self.box_loss = box_loss or SmoothL1BoxLoss(box2box_transform=transform, beta=0.0)
         self.loss_normalizer = loss_normalizer or EmaNormalizer()
         self.postprocessor = postprocessor or DensePostprocessor(box2box_transform=transform)
         self.num_classes = num_classes
-        # Of what the head sees; by default, as the backbone makes it.
+        # Of the head's feature maps; by default, as the backbone makes them.
         self.head_memory_format = torch.preserve_format
 
     @classmethod
@@ -141,11 +137,11 @@ class FocalRetinaNet(DenseDetector):
         retinanet, options = cfg.MODEL.RETINANET, cfg.MODEL.FOCAL_RETINA
         class_counts = None
         if options.CLS_LOSS.CLASS_ALPHA == "auto":
-            class_counts = count_objects(cfg.DATASETS.TRAIN, retinanet.NUM_CLASSES)
+            records = chain.from_iterable(map(DatasetCatalog.get, cfg.DATASETS.TRAIN))
+            class_counts = count_objects(records, retinanet.NUM_CLASSES)
         # In Detectron2's order, so that one seed gives both models the same initial weights.
         backbone = build_backbone(cfg)
-        backbone_shape = backbone.output_shape()
-        feature_shapes = [backbone_shape[f] for f in retinanet.IN_FEATURES]
+        feature_shapes = feature_shapes_of(backbone, retinanet.IN_FEATURES)
         box2box_transform = Box2BoxTransform(weights=retinanet.BBOX_REG_WEIGHTS)
         return {
             "backbone": backbone,
@@ -178,36 +174,32 @@ class FocalRetinaNet(DenseDetector):
     def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict[str, Instances]]:
         """
         Args:
-            batched_inputs: what Detectron2's mapper makes, a dict an image: ``image`` (C, H, W); in
-                training also ``instances`` with ``gt_boxes`` and ``gt_classes``; ``height`` and
-                ``width`` of the output.
+            batched_inputs: a dict an image, from Detectron2's mapper: ``image`` (C, H, W); in
+                training ``instances`` with ``gt_boxes`` and ``gt_classes``; else ``height`` and
+                ``width`` of the output, by default the image's.
 
         Returns:
-            In training ``{"loss_cls": …, "loss_box_reg": …}``, else a dict ``{"instances":
-            Instances}`` an image.
+            In training ``{"loss_cls": …, "loss_box_reg": …}``, else ``{"instances": Instances}``
+            for each image.
 
         Raises:
-            ValueError: a ground-truth class outside [0, K) or a box that is not finite; the message
-                names the image.
+            ValueError: a ground-truth class outside [0, K), or a box that is not finite; the
+                message names the image.
         """
         images = self.preprocess_image(batched_inputs)
         if self.training:
             return self.losses(self.label_and_predict(images.tensor, batched_inputs))
         results = self.postprocessor(*self.dense_predictions(images.tensor), images.image_sizes)
-        sizes = [
-            (x.get("height", h), x.get("width", w))
-            for x, (h, w) in zip(batched_inputs, images.image_sizes, strict=True)
-        ]
         return [
-            {"instances": detector_postprocess(r, *size)}
-            for r, size in zip(results, sizes, strict=True)
+            {"instances": detector_postprocess(r, x.get("height", h), x.get("width", w))}
+            for r, x, (h, w) in zip(results, batched_inputs, images.image_sizes, strict=True)
         ]
 
     def _move_to_current_device(self, x: Tensor) -> Tensor:
         return to_device(x, self.device)
 
     def features(self, images: Tensor) -> list[Tensor]:
-        """The maps that the head sees, per level (N, C, H_l, W_l), of normalized, padded ``images``
+        """The head's feature maps, per level (N, C, H_l, W_l), of normalized, padded ``images``
         (N, 3, H, W)."""
         features = self.backbone(images)
         return [
@@ -215,7 +207,7 @@ class FocalRetinaNet(DenseDetector):
         ]
 
     def dense_predictions(self, images: Tensor) -> DensePredictions:
-        """What the network says of every anchor of normalized, padded ``images`` (N, 3, H, W)."""
+        """The predictions for normalized, padded ``images`` (N, 3, H, W)."""
         features = self.features(images)
         logits, deltas = self.head(features)
         return DensePredictions(
@@ -225,8 +217,8 @@ class FocalRetinaNet(DenseDetector):
         )
 
     def label_and_predict(self, images: Tensor, batched_inputs: list[dict]) -> LabeledPredictions:
-        """What a training step needs of the network. Labels come first: they tell where box deltas
-        are needed at all.
+        """What a training step needs of the network. Labels come first: only positive anchors need
+        box deltas.
 
         Args:
             images: (N, 3, H, W), normalized and padded.
@@ -259,7 +251,7 @@ class FocalRetinaNet(DenseDetector):
         """
         Args:
             predictions: of :meth:`label_and_predict`, or one level of them.
-            normalizer: what to divide by; default: what ``loss_normalizer`` says of them.
+            normalizer: the divisor; default: that of ``loss_normalizer``.
 
         Returns:
             ``loss_cls`` and ``loss_box_reg``, 0-dim fp32.
@@ -283,7 +275,7 @@ class FocalRetinaNet(DenseDetector):
 
 
 def _image_name(x: dict) -> str:
-    """What a user can find the image by."""
+    """By which a user can find the image."""
     return str(x.get("file_name", x.get("image_id", "an image without file_name and image_id")))
 
 

@@ -16,8 +16,8 @@ from torch import Tensor
 class DensePostprocessor:
     """Detectron2's RetinaNet inference, on logits.
 
-    The threshold is first applied to the logits, with a margin, so that the sigmoid and the exact
-    comparison run on the few candidates only; the detections are the same.
+    The threshold first applies to the logits, with a margin, so that the sigmoid and the exact
+    comparison run on few candidates. The detections are the same.
 
     ``torch.export`` and ``torch.jit.trace`` can follow :meth:`candidates` and :meth:`nms`: no
     number of boxes becomes a Python number, which they would freeze.
@@ -35,17 +35,18 @@ class DensePostprocessor:
         """
         Args:
             box2box_transform: decodes deltas.
-            score_thresh: detections score higher than this (paper section 4.1: .05).
-            topk_candidates: boxes decoded per level, at most.
-            nms_thresh: of two boxes of one class with a higher IoU, the lower score goes.
-            max_detections: detections per image, at most.
+            score_thresh: a detection's score is higher (paper section 4.1: .05).
+            topk_candidates: at most so many boxes per level are decoded.
+            nms_thresh: of two boxes of one class with a higher IoU, the lower score is dropped.
+            max_detections: at most so many detections per image.
         """
         self.box2box_transform = box2box_transform
         self.score_thresh = score_thresh
         self.topk_candidates = topk_candidates
         self.nms_thresh = nms_thresh
         self.max_detections = max_detections
-        self._logit_thresh = _logit(score_thresh)
+        probability = torch.tensor(score_thresh, dtype=torch.float64, device="cpu")
+        self._logit_thresh = probability.logit(eps=0.0).item()
         if math.isfinite(self._logit_thresh):
             # Room for its rounding to the dtype of the logits, which is bf16's 8 bits at worst.
             self._logit_thresh -= 1e-2 * (1 + abs(self._logit_thresh))
@@ -88,7 +89,7 @@ class DensePostprocessor:
     def candidates(
         self, anchors: list[Boxes], logits: list[Tensor], deltas: list[Tensor]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """What NMS is to choose from in one image: boxes (T, 4), scores (T,), classes (T,)."""
+        """One image's boxes (T, 4), scores (T,) and classes (T,) before NMS."""
         levels = [
             self._level_candidates(*level) for level in zip(anchors, logits, deltas, strict=True)
         ]
@@ -98,7 +99,7 @@ class DensePostprocessor:
     def select(
         self, boxes: Tensor, scores: Tensor, classes: Tensor, image_size: tuple[int, int]
     ) -> Instances:
-        """Those of the candidates that :meth:`nms` leaves."""
+        """The candidates that :meth:`nms` keeps."""
         keep = self.nms(boxes, scores, classes)
         return Instances(
             image_size,
@@ -108,8 +109,8 @@ class DensePostprocessor:
         )
 
     def nms(self, boxes: Tensor, scores: Tensor, classes: Tensor) -> Tensor:
-        """Indices of the detections among candidates: per-class NMS, and of those that it leaves
-        the highest scores, in order."""
+        """Indices of the candidates that survive per-class NMS and have the highest scores, in
+        order."""
         if torch.compiler.is_exporting():
             return _exportable_nms(boxes, scores, classes, self.nms_thresh, self.max_detections)
         return batched_nms(boxes, scores, classes, self.nms_thresh)[: self.max_detections]
@@ -131,7 +132,7 @@ class DensePostprocessor:
 
 
 def _at_most(size: Any, limit: int) -> Any:
-    """The smaller one. A size is a tensor in torch.jit.trace, and a SymInt in torch.export."""
+    """The minimum. A size is a tensor in torch.jit.trace, and a SymInt in torch.export."""
     return size.clamp(max=limit) if isinstance(size, Tensor) else torch.sym_min(size, limit)
 
 
@@ -140,11 +141,11 @@ def _exportable_nms(
 ) -> Tensor:
     """``batched_nms`` in its one-call form: each class is moved to a place of its own.
 
-    Above 1,000 boxes on a CPU ``batched_nms`` calls NMS class by class instead, which torch.export
-    can't follow. Rounding differs where an IoU is within some 1e-4 of the threshold.
+    For many boxes on a CPU ``batched_nms`` calls NMS class by class instead, which torch.export
+    can't follow. Rounding can differ where an IoU is within some 1e-4 of the threshold.
     """
-    # torchvision tells torch.export that NMS leaves at least two boxes. These two see to it:
-    # without area they overlap nothing, and with the lowest scores they come last.
+    # torchvision tells torch.export that NMS leaves at least two boxes. These two are always left:
+    # without area they overlap nothing. With the lowest scores they come last.
     boxes = torch.cat((boxes, boxes.new_zeros(2, 4)))
     scores = torch.cat((scores, scores.new_full((2,), -1)))
     classes = torch.cat((classes, classes.new_zeros(2)))
@@ -153,11 +154,3 @@ def _exportable_nms(
     num_kept = torch.sym_min(keep.shape[0] - 2, max_detections)
     torch._check(num_kept <= keep.shape[0])  # PyTorch 2.8 does not see it by itself
     return keep[:num_kept]
-
-
-def _logit(probability: float) -> float:
-    if probability <= 0:
-        return -math.inf
-    if probability >= 1:
-        return math.inf
-    return math.log(probability / (1 - probability))

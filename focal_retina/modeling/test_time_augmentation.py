@@ -1,4 +1,4 @@
-"""Test-time augmentation: a detector that looks at each image at several sizes, and mirrored.
+"""Test-time augmentation: a detector that sees each image at several sizes, and mirrored.
 
 T candidates: boxes of an image before NMS, see :mod:`.postprocess`.
 """
@@ -18,10 +18,10 @@ from .meta_arch import FocalRetinaNet
 
 
 class DenseDetectorWithTTA(nn.Module):
-    """What :class:`detectron2.modeling.GeneralizedRCNNWithTTA` is to R-CNN, for FocalRetinaNet.
+    """For FocalRetinaNet what :class:`detectron2.modeling.GeneralizedRCNNWithTTA` is for R-CNN.
 
-    The candidates of all augmented images, brought back to the original one, pass NMS together.
-    (Detectron2's merges what NMS has left of each.)
+    The candidates of all augmented images, mapped back to the original, pass NMS together.
+    (Detectron2's class merges what NMS left of each.)
     """
 
     def __init__(
@@ -33,11 +33,11 @@ class DenseDetectorWithTTA(nn.Module):
         """
         Args:
             model: a FocalRetinaNet, or DistributedDataParallel around one.
-            tta_mapper: an input of the model to its augmented versions, each with the
-                ``transforms`` from the original image (``height`` x ``width``) to it, such as
+            tta_mapper: an input of the model to its augmented versions, each with its
+                ``transforms`` from the original image (``height`` x ``width``), such as
                 :class:`detectron2.modeling.DatasetMapperTTA`.
-            batch_size: augmented images that run through the model at once, at most. Those of
-                different sizes never do, so that padding does not change the detections.
+            batch_size: at most so many augmented images are in a batch, and all of one size, so
+                that padding does not change the detections.
 
         Raises:
             ValueError: another kind of model.

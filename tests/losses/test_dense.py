@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from focal_retina.losses import CrossEntropy, FocalLoss, FocalLossStar
+from focal_retina.losses.ops import dense_loss_sum
 
 LOSSES = {
     "ce": lambda **kwargs: CrossEntropy(alpha=0.75, **kwargs),
@@ -108,12 +109,37 @@ def test_plain_form_reads_no_value_on_the_host(make_batch, name):
     assert total.shape == () and [g.shape for g in gradients] == [x.shape for x in logits]
 
 
-def test_inputs_that_do_not_fit_are_errors(make_batch):
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda x, y: ([x[0]], [y[0]]),  # (N, C), as for other libraries' losses
+        lambda x, y: (x, y),
+        lambda x, y: ([x], [torch.zeros_like(x)]),  # one-hot
+        *(lambda x, y, dtype=dtype: ([x], [y.to(dtype)]) for dtype in (torch.float, torch.bool)),
+        lambda x, y: ([x.long()], [y]),
+        lambda x, y: ([x, x], [y]),
+        lambda x, y: ([x, x[..., :3]], [y, y]),
+        lambda x, y: ([x, x.bfloat16()], [y, y]),
+        lambda x, y: ([x[..., :0]], [y]),
+        lambda x, y: ([], []),
+    ],
+)
+def test_levels_that_do_not_fit_are_named_with_shape_and_dtype(make_batch, kernel, change):
+    (x,), (y,) = make_batch(level_sizes=(8,))
+    logits, labels = change(x.detach(), y)
+    for compute in (FocalLoss(kernel=kernel), sum_of_kernel):
+        with pytest.raises(ValueError, match=r"logits \(N, R_l, K\)") as error:
+            compute(logits, labels)
+        for tensor in (*logits, *labels) if isinstance(logits, list) else (logits, labels):
+            assert f"{tensor.dtype} {tuple(tensor.shape)}" in str(error.value)
+
+
+def sum_of_kernel(logits, labels):
+    return dense_loss_sum(logits, labels, ("focal", 2.0, 0.0), (1.0, 1.0), "numba")
+
+
+def test_values_that_do_not_fit_are_errors(make_batch):
     logits, labels = make_batch(num_classes=5)
-    with pytest.raises(ValueError, match=r"logits \(N, R_l, K\)"):
-        FocalLoss()(logits, labels[:-1])
-    with pytest.raises(ValueError, match="at least one level"):
-        FocalLoss()([], [])
     with pytest.raises(ValueError, match="2 class alphas, but logits of 5 classes"):
         FocalLoss(alpha=[0.1, 0.2])(logits, labels)
     with pytest.raises(ValueError, match="'blocked': choose one of auto, plain, numba, triton"):

@@ -1,4 +1,4 @@
-"""Losses built by name, and α: one, one a class, and what a training set's counts make of it."""
+"""Losses built by name, and α: one, one a class, or made from a training set's counts."""
 
 import math
 import re
@@ -11,26 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from focal_retina.losses import (
-    CLS_LOSS_REGISTRY,
-    OHEM,
-    CrossEntropy,
-    FocalLoss,
-    FocalLossStar,
-    balanced_alpha,
-    build_cls_loss,
-)
-
-
-@pytest.mark.parametrize("loss_class", [CrossEntropy, FocalLoss, FocalLossStar, OHEM])
-def test_builds_by_name(cfg, loss_class):
-    cfg.MODEL.FOCAL_RETINA.CLS_LOSS.NAME = loss_class.__name__
-    assert type(build_cls_loss(cfg)) is loss_class
-
-
-def test_default_is_detectron2s_loss(cfg):
-    loss = build_cls_loss(cfg)
-    assert (type(loss), loss.alpha, loss.gamma) == (FocalLoss, 0.25, 2.0)
+from focal_retina.losses import CLS_LOSS_REGISTRY, balanced_alpha, build_cls_loss
+from focal_retina.losses.alpha import count_objects
 
 
 def test_loss_without_from_config_is_built_without_arguments(cfg, monkeypatch):
@@ -85,6 +67,14 @@ def test_balanced_alpha_by_hand():
     assert balanced_alpha([7, 7, 7], 0.3) == pytest.approx([0.3] * 3)
 
 
+def test_crowds_do_not_count_and_a_class_out_of_range_is_an_error():
+    objects = [{"category_id": k} for k in (0, 2, 2, 2)]
+    records = [{"annotations": [*objects, {"category_id": 2, "iscrowd": 1}]}, {"annotations": []}]
+    assert count_objects(records, 4) == [1, 0, 3, 0]
+    with pytest.raises(ValueError, match=r"classes \[2\], but MODEL.RETINANET.NUM_CLASSES is 2"):
+        count_objects(records, 2)
+
+
 def test_balanced_alpha_refuses_what_it_cannot_weigh():
     with pytest.raises(ValueError, match=r"classes \[1, 3\] of 4 have no object"):
         balanced_alpha([5, 0, 2, 0], 0.25)
@@ -105,16 +95,13 @@ def test_config_asks_for_class_alphas(cfg):
 
 
 def test_config_errors_name_the_key(cfg):
-    node = cfg.MODEL.FOCAL_RETINA.CLS_LOSS
     cfg.MODEL.RETINANET.NUM_CLASSES = 2
-    node.CLASS_ALPHA = "auto"
-    with pytest.raises(ValueError, match="CLASS_ALPHA.*class_counts"):
-        build_cls_loss(cfg)
-    with pytest.raises(ValueError, match="3 values for MODEL.RETINANET.NUM_CLASSES = 2"):
-        build_cls_loss(cfg, [1, 2, 3])
-    node.CLASS_ALPHA = "inverse"
-    with pytest.raises(ValueError, match="CLASS_ALPHA is 'inverse'"):
-        build_cls_loss(cfg)
-    node.CLASS_ALPHA = [0.5]
-    with pytest.raises(ValueError, match="CLASS_ALPHA: 1 values"):
-        build_cls_loss(cfg)
+    for value, counts, message in (
+        ("auto", None, 'is "auto".*class_counts'),
+        ("auto", [1, 2, 3], "has 3 values, but MODEL.RETINANET.NUM_CLASSES is 2"),
+        ([0.5], None, "has 1 values"),
+        ("inverse", None, "is 'inverse'"),
+    ):
+        cfg.MODEL.FOCAL_RETINA.CLS_LOSS.CLASS_ALPHA = value
+        with pytest.raises(ValueError, match=f"MODEL.FOCAL_RETINA.CLS_LOSS.CLASS_ALPHA {message}"):
+            build_cls_loss(cfg, counts)

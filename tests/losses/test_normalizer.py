@@ -12,9 +12,8 @@ from focal_retina.losses import (
     EmaNormalizer,
     FocalLoss,
     ImageNormalizer,
-    build_loss_normalizer,
-    normalized_loss,
 )
+from focal_retina.losses.normalizer import build_loss_normalizer, normalized_loss
 
 COUNTS = [[7, 0], [0, 0], [123, 45], [1, 2], [900, 1]]
 
@@ -92,24 +91,20 @@ def test_build_passes_values_and_names_the_key(cfg):
     node.MODE = "anchors"
     with pytest.raises(ValueError, match="NORMALIZER.MODE is 'anchors'.*batch, ema, image"):
         build_loss_normalizer(cfg)
-
-
-def slice_image(levels, i):
-    return [x[i : i + 1] for x in levels]
+    with pytest.raises(ValueError, match="initial is inf"):
+        EmaNormalizer(initial=float("inf"))
 
 
 def test_normalized_loss_of_a_batch_and_of_images(make_batch):
     loss = FocalLoss()
-    logits, labels = make_batch(num_images=3)
+    (x,), (y,) = make_batch(level_sizes=(30,), num_images=3)
     positives = torch.tensor([4, 0, 10])
-    whole = normalized_loss(loss, logits, labels, BatchNormalizer()(positives), anchors=[])
-    torch.testing.assert_close(whole, loss(logits, labels)[0] / 14)
+    whole = normalized_loss(loss, [x], [y], BatchNormalizer()(positives), anchors=[])
+    torch.testing.assert_close(whole, loss([x], [y])[0] / 14)
 
-    by_image = normalized_loss(loss, logits, labels, ImageNormalizer()(positives), anchors=[])
-    quotients = [
-        loss(slice_image(logits, i), slice_image(labels, i))[0] / max(positives[i], 1)
-        for i in range(3)
-    ]
+    by_image = normalized_loss(loss, [x], [y], ImageNormalizer()(positives), anchors=[])
+    images = zip(x.split(1), y.split(1), (4, 1, 10), strict=True)
+    quotients = [loss([x], [y])[0] / divisor for x, y, divisor in images]
     torch.testing.assert_close(by_image, sum(quotients) / 3)
 
 
@@ -147,13 +142,9 @@ def steps_of_worker(rank: int, world_size: int) -> torch.Tensor:
         share = slice(rank, None, world_size)
         logits, labels = [logits[share]], [labels[share]]
         positives = ((labels[0] >= 0) & (labels[0] < 3)).sum(dim=1)
-        steps.append(
-            [
-                normalized_loss(CrossEntropy(), logits, labels, ema(positives), anchors).item(),
-                normalized_loss(CrossEntropy(), logits, labels, batch(positives), anchors).item(),
-                normalized_loss(ohem, logits, labels, batch(positives), anchors).item(),
-            ]
-        )
+        for loss, normalizer in ((CrossEntropy(), ema), (CrossEntropy(), batch), (ohem, batch)):
+            divisor = normalizer(positives)
+            steps.append(normalized_loss(loss, logits, labels, divisor, anchors).item())
     return torch.tensor(steps)
 
 

@@ -178,6 +178,12 @@ def test_image_without_objects_to_match_is_background(bands):
     assert labels.dtype == matched_idxs.dtype == torch.int64
 
 
+@pytest.mark.parametrize("anchors", [[], [Boxes(torch.zeros(0, 4))]])
+def test_objects_without_anchors(anchors):
+    labels, matched_idxs = AnchorLabeler(num_classes=K)(anchors, [make_gt([[0, 0, 9, 9]])])
+    assert labels.shape == matched_idxs.shape == (1, 0)
+
+
 @pytest.mark.parametrize(
     ("threshold", "expected"),
     [
@@ -240,6 +246,8 @@ def test_box_that_is_not_finite_names_the_image(position, value):
         ({"iou_labels": (0, 1)}, "3 bands"),
         ({"iou_labels": (0, 2, 1)}, "-1, 0 or 1 to each"),
         ({"iou_labels": (1, 0, 1)}, "lowest band"),
+        ({"num_classes": 0}, "at least 1 class"),
+        ({"promotion_min_iou": 40}, r"an IoU is in \[0, 1\]"),
         ({"promotion": "all"}, r"'all'; use one of \['any', 'min_iou', 'none'\]"),
         ({"crowd_ioa_threshold": 0.0}, "fraction"),
         ({"crowd_ioa_threshold": 70}, "fraction"),
@@ -247,7 +255,7 @@ def test_box_that_is_not_finite_names_the_image(position, value):
 )
 def test_constructor_refuses_options_that_make_no_sense(options, message):
     with pytest.raises(ValueError, match=message):
-        AnchorLabeler(num_classes=K, **options)
+        AnchorLabeler(**{"num_classes": K, **options})
 
 
 @pytest.mark.gpu

@@ -6,14 +6,16 @@ import pytest
 import torch
 from detectron2 import model_zoo
 from detectron2.config import instantiate
+from detectron2.data import DatasetCatalog
 from detectron2.modeling import build_model
 from detectron2.structures import Instances
 from detectron2.utils.events import EventStorage
 from helpers import make_batch as make_toy_batch
-from helpers import make_instances
+from helpers import make_instances, toy_cfg
 
 import focal_retina
 from benchmarks.inputs import spread_outputs
+from focal_retina.losses import balanced_alpha
 from focal_retina.modeling import head
 from focal_retina.modeling.patches import run_on_patches
 
@@ -33,21 +35,17 @@ def build(meta_architecture: str, *overrides):
 
 
 def make_batch(seed: int) -> list[dict]:
-    generator = torch.Generator().manual_seed(seed)
+    """With the sizes of originals twice as large, to which detections are scaled back."""
+    torch.manual_seed(seed)
     batch = []
-    for i, (height, width) in enumerate(SIZES):
-        count = 0 if i == len(SIZES) - 1 else 4
-        extent = torch.tensor([width, height], dtype=torch.float32)
-        size = torch.rand(count, 2, generator=generator) * 36 + 8
-        corner = torch.rand(count, 2, generator=generator) * (extent - size)
-        boxes = torch.cat([corner, corner + size], dim=1)
-        classes = torch.randint(NUM_CLASSES, (count,), generator=generator)
+    for (height, width), count in zip(SIZES, (4, 4, 0), strict=True):
+        size = torch.rand(count, 2) * 36 + 8
+        corner = torch.rand(count, 2) * (torch.tensor([width, height]) - size)
+        boxes, classes = torch.cat([corner, corner + size], 1), torch.randint(NUM_CLASSES, (count,))
         instances = make_instances(boxes, classes, (height, width))
-        image = torch.randint(256, (3, height, width), generator=generator).float()
-        # Twice the size on output: detections are scaled back to the original image.
-        batch.append(
-            {"image": image, "instances": instances, "height": 2 * height, "width": 2 * width}
-        )
+        image = torch.randint(256, (3, height, width)).float()
+        of_original = {"height": 2 * height, "width": 2 * width}
+        batch.append({"image": image, "instances": instances, **of_original})
     return batch
 
 
@@ -172,6 +170,28 @@ def test_lazy_config_of_detectron2s_zoo_with_our_classes():
     ours.load_state_dict(stock.state_dict(), strict=True)
     batch = make_batch(0)
     assert_losses_equal(losses_of(ours, batch), losses_of(stock, batch))
+
+
+@pytest.mark.parametrize(
+    "name, lacks",
+    [
+        ("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x", "has p7, but the backbone FPN has p2"),
+        ("COCO-Detection/faster_rcnn_R_50_C4_1x", "has p3, .*, but the backbone ResNet has res4"),
+    ],
+)
+def test_config_of_another_architecture_names_the_levels_that_lack(name, lacks):
+    cfg = model_zoo.get_config(f"{name}.yaml")
+    cfg.merge_from_list([*SMALL, "MODEL.META_ARCHITECTURE", "FocalRetinaNet"])
+    with pytest.raises(ValueError, match=f"IN_FEATURES {lacks}.*start from a RetinaNet's"):
+        build_model(cfg)
+
+
+def test_class_alpha_auto_counts_the_training_set():
+    annotations = [{"category_id": k} for k in (0, 1, 1, 1)]
+    DatasetCatalog.register("counted", lambda: [{"annotations": annotations}])
+    opts = ("MODEL.RETINANET.NUM_CLASSES", 2, "DATASETS.TRAIN", ("counted",))
+    model = build_model(toy_cfg(*opts, "MODEL.FOCAL_RETINA.CLS_LOSS.CLASS_ALPHA", "auto"))
+    torch.testing.assert_close(model.cls_loss.alpha, torch.tensor(balanced_alpha([1, 3], 0.25)))
 
 
 def test_zero_area_box_changes_nothing_where_detectron2_makes_every_anchor_positive():

@@ -1,8 +1,8 @@
 """The sum of a dense loss as one differentiable operator, near the speed of a copy.
 
-Forward computes loss and gradient together and keeps nothing but the gradient; backward multiplies
-it, in place, by the gradient of the sum. As a custom operator it is one opaque node to
-``torch.compile``, while the model round it is compiled.
+Forward computes loss and gradient together and keeps only the gradient. Backward multiplies it, in
+place, by the gradient of the sum. ``torch.compile`` sees one opaque node, and compiles the model
+around it.
 
 A kernel is a module with two functions:
 
@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 KERNELS = ("auto", "plain", "numba", "triton")
 
@@ -52,6 +53,35 @@ def _has_triton() -> bool:
     return find_spec("triton") is not None and all(x >= (7, 0) for x in capabilities)
 
 
+def check_levels(logits: list[Tensor], labels: list[Tensor], weights: tuple[Any, Any]) -> None:
+    """Raise ValueError if shapes, dtypes or devices don't fit, see :func:`dense_loss_sum`."""
+    fits = not isinstance(logits, Tensor) and 0 < len(logits) == len(labels)
+    if not fits or not all(
+        x.dim() == 3
+        and x.shape[2] > 0
+        and x.shape == (*y.shape, logits[0].shape[-1])
+        and x.is_floating_point()
+        and (x.dtype, x.device) == (logits[0].dtype, logits[0].device)
+        and (y.dtype, y.device) == (torch.int64, x.device)
+        for x, y in zip(logits, labels, strict=True)
+    ):
+        raise ValueError(
+            "a loss needs a list of logits (N, R_l, K), of one floating dtype and one K >= 1, and "
+            "a list of int64 labels (N, R_l), for at least one level and on one device; "
+            f"got {_describe(logits)} and {_describe(labels)}"
+        )
+    num_classes = logits[0].shape[2]
+    for weight in weights:
+        if isinstance(weight, Tensor) and weight.shape != (num_classes,):
+            raise ValueError(f"{weight.numel()} class alphas, but logits of {num_classes} classes")
+
+
+def _describe(levels: Any) -> str:
+    if isinstance(levels, Tensor):
+        return f"{levels.dtype} {tuple(levels.shape)} on {levels.device}"
+    return f"[{', '.join(map(_describe, levels))}]"
+
+
 def dense_loss_sum(
     logits: list[Tensor],
     labels: list[Tensor],
@@ -71,7 +101,17 @@ def dense_loss_sum(
 
     Returns:
         0-dim, fp32 or wider.
+
+    Raises:
+        ValueError: see :func:`check_levels`.
+        RuntimeError: forward-mode differentiation, which the kernels do not have.
     """
+    check_levels(logits, labels, weights)
+    if not torch.compiler.is_compiling() and any(map(_has_tangent, [*logits, *weights])):
+        raise RuntimeError(
+            "the loss kernels have no forward-mode derivative (torch.func.jvp): choose the kernel "
+            '"plain", whose loss has derivatives of any order'
+        )
     numbers, by_class = list(weights), None
     if isinstance(weights[0], Tensor):
         dtype = torch.promote_types(logits[0].dtype, torch.float32)
@@ -82,6 +122,10 @@ def dense_loss_sum(
     operator = torch.ops.focal_retina.dense_loss
     total, _ = operator(logits, labels, needs_grad, *formula, numbers, by_class, kernel)
     return total
+
+
+def _has_tangent(x: Any) -> bool:
+    return isinstance(x, Tensor) and forward_ad.unpack_dual(x).tangent is not None
 
 
 def _module(kernel: str) -> ModuleType:

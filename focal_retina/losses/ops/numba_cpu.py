@@ -1,9 +1,9 @@
 """The dense losses on the CPU, fp32 and bf16: each logit is read once, each gradient written once.
 
-Numba compiles the loop at the first call, in about a second, with the LLVM in its wheel: nobody
-needs a compiler. A block of anchors is computed as if all were background, in vector registers. The
-few entries where that is wrong, those of ignored anchors and of anchors' own classes, are set right
-before the block is summed; taking them off afterwards would cancel digits.
+Numba compiles the loop at the first call, in about a second, with the LLVM in its wheel: a compiler
+is not needed. A block of anchors is computed as if all were background, in vector registers. The
+few wrong entries, of ignored anchors and of anchors' own classes, are corrected before the block is
+summed: to subtract them from the sum would cancel digits.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -29,7 +29,7 @@ from torch import Tensor
 _BLOCK = 2048
 # What a thread takes at a time.
 _CHUNK = 1 << 19
-# No reassociation: the range reduction of exp lives on the order of its operations.
+# No reassociation: the range reduction of exp depends on the order of its operations.
 _FAST_MATH = {"nsz", "arcp", "contract"}
 
 
@@ -43,14 +43,14 @@ def loss_and_gradients(
     """See :mod:`focal_retina.losses.ops`."""
     gradients = [_empty_like(x) for x in logits] if needs_grad else []
     name, gamma, beta = formula
-    function = _FOCAL_OF_GAMMA.get(gamma, _focal) if name == "focal" else _focal_star
-    loss_sum = _compile(function, logits[0].dtype == torch.bfloat16)
+    formulas = {"focal": _FOCAL_OF_GAMMA.get(gamma, _focal), "focal_star": _focal_star}
+    loss_sum = _compile(formulas[name], logits[0].dtype == torch.bfloat16)
     # (K,) each, or (1,) where all classes weigh the same
     arrays = [np.atleast_1d(np.asarray(weight, np.float32)) for weight in weights]
     levels = itertools.zip_longest(logits, labels, gradients)
     chunks = iter([chunk for level in levels for chunk in _chunks(*level)])
     sums = _on_each_thread(lambda: [loss_sum(*x, _F(gamma), _F(beta), *arrays) for x in chunks])
-    # Exact until it is rounded, once: which thread took what makes no difference.
+    # Exact until it is rounded once, whichever thread took which chunk.
     return torch.tensor(math.fsum(itertools.chain(*sums)), dtype=torch.float32), gradients
 
 
@@ -69,7 +69,7 @@ def scale_(gradient: Tensor, factor: Tensor) -> None:
 def _chunks(
     logits: Tensor, labels: Tensor, gradient: Tensor | None
 ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """(logits, labels, gradient) of some anchors each; an empty gradient is not to be computed."""
+    """(logits, labels, gradient) of some anchors each; an empty gradient is not computed."""
     x = _as_numpy(logits).reshape(-1, logits.shape[2])
     g = x[:0] if gradient is None else _as_numpy(gradient).reshape(x.shape)
     y = labels.reshape(-1).numpy()
@@ -84,9 +84,9 @@ def _as_numpy(tensor: Tensor) -> np.ndarray:
 
 
 def _on_each_thread(work: Callable[[], list]) -> list[list]:
-    """What ``work`` returns, called on as many threads at once as ATen has for this one.
+    """The results of ``work``, called at once on as many threads as ATen uses.
 
-    They wait for each other once: a wait lasts milliseconds where a data loader holds a core.
+    They wait for each other only once: a wait lasts milliseconds while a data loader holds a core.
     """
     num_threads = torch.get_num_threads()
     if num_threads == 1:
@@ -100,22 +100,22 @@ def _pool(num_threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(num_threads, "focal_retina_loss")
 
 
-# A forked child has the pool but not its threads.
+# A forked child has the pool, but not its threads.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
-# Smaller tensors come out of malloc's own memory, which it does keep.
+# The memory of smaller tensors is kept by malloc itself.
 _SMALLEST_BLOCK = 4 << 20
-# The levels of a few losses; older ones go back to the system.
+# For the levels of a few losses; older blocks go back to the system.
 _free_blocks: collections.deque[mmap.mmap] = collections.deque(maxlen=8)
 
 
 def _empty_like(logits: Tensor) -> Tensor:
-    """An uninitialised tensor like ``logits``, row-major, in memory that earlier gradients left.
+    """An uninitialised tensor like ``logits``, row-major, in the memory of earlier gradients.
 
-    malloc would give it fresh pages in each iteration, whose first touch takes as long as computing
-    the gradient that goes into them.
+    malloc would give it fresh pages in each iteration. The first touch of a page takes as long as
+    computing its part of the gradient.
     """
     if logits.nbytes < _SMALLEST_BLOCK or not hasattr(mmap, "MAP_PRIVATE"):
         return torch.empty_like(logits)
@@ -132,7 +132,7 @@ def _take_block(size: int) -> mmap.mmap:
             with contextlib.suppress(ValueError):  # another thread may have been faster
                 _free_blocks.remove(block)
                 return block
-    # Private: shared pages would be common to this process and its forks.
+    # Private, because a process and its forks would share shared pages.
     block = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     with contextlib.suppress(AttributeError, OSError):  # not every system knows this advice
         block.madvise(mmap.MADV_HUGEPAGE)

@@ -1,10 +1,10 @@
 """The dense losses on CUDA: each logit is read once and each gradient written once.
 
-The logits of an image, R anchors of a level times K classes, are one row-major sequence, which
-programs divide among themselves in blocks. An element finds its anchor and its class by division,
-so that no lane idles, whatever K is. There is one launch a level: nothing is concatenated. Each
-program leaves a partial sum, and torch.sum adds those up in the same order every time: no atomics.
-Nothing waits for the device and no launch depends on the data: a CUDA graph can capture it all.
+The logits of an image, R anchors of a level times K classes, are one row-major sequence. Each
+program computes a block of it. An element finds its anchor and its class by division, so that no
+lane idles, whatever K is. Each level is one launch: nothing is concatenated. Each program stores a
+partial sum, and torch.sum adds them in the same order every time: no atomics. Nothing waits for the
+device and no launch depends on the data: a CUDA graph can capture it all.
 
 With triton.autotune, the block size, and so the sum's last digits, would change from run to run.
 """
@@ -21,8 +21,8 @@ from torch import Tensor
 
 # Elements of a program of 128 threads: four loads of 16 bytes each.
 _BLOCK_BYTES = 128 * 4 * 16
-# fp16 gradients wait times 2^12 for backward's factor: those of easy negatives would round to zero
-# before a loss scaler could lift them. The steepest slope is below 2: weights up to 8 have room.
+# fp16 gradients are kept times 2^12 until backward: those of easy negatives would round to zero
+# before a loss scaler multiplies them. The steepest slope is below 2: weights up to 8 have room.
 _FP16_SCALE = 2.0**12
 
 
@@ -113,8 +113,8 @@ def _focal_star(z, gamma: tl.constexpr, beta: tl.constexpr):
 _FORMULAS = {"focal": _focal, "focal_star": _focal_star}
 
 
-# Triton compiles anew for what it sees in the arguments. A size that is a multiple of 16 lets it
-# load 16 bytes at a time; the labels' stride, which changes with the image size, gains it nothing.
+# Triton compiles anew for certain values of arguments. A size that is a multiple of 16 lets it load
+# 16 bytes at a time; the labels' stride changes with the image size, and gains nothing.
 @triton.jit(do_not_specialize=["labels_stride_n"])
 def _loss_kernel(
     logits,
@@ -136,7 +136,7 @@ def _loss_kernel(
     image = tl.program_id(1).to(tl.int64)
     labels += image * labels_stride_n
 
-    # 64-bit division once a program, for where its block begins; 32-bit for the elements.
+    # 64-bit division once a program, for the start of its block; 32-bit for the elements.
     start = tl.program_id(0).to(tl.int64) * block
     lane = tl.arange(0, block)
     is_inside = start + lane < size

@@ -70,15 +70,6 @@ def two_threads():
 
 
 @pytest.mark.usefixtures("two_threads")
-def test_threads_pass_on_errors():
-    def fail():
-        raise ValueError("from the work")
-
-    with pytest.raises(ValueError, match="from the work"):
-        numba_cpu._on_each_thread(fail)
-
-
-@pytest.mark.usefixtures("two_threads")
 @pytest.mark.skipif(
     "fork" not in multiprocessing.get_all_start_methods(), reason="no fork on this system"
 )

@@ -133,11 +133,15 @@ def test_backward_twice():
         total.backward()
 
 
-def test_second_derivative_is_a_clear_error():
+def test_second_and_forward_derivatives_are_clear_errors():
     logits, labels = make_batch()
     total = loss_of(logits, labels)
     with pytest.raises(RuntimeError, match="no second derivative"):
         torch.autograd.grad(total, logits, create_graph=True)
+    (x,), (y,) = make_batch((8,))
+    for transform in (lambda f: torch.func.jvp(f, (x,), (x,)), lambda f: torch.func.jacfwd(f)(x)):
+        with pytest.raises(RuntimeError, match='no forward-mode derivative.*"plain"'):
+            transform(lambda x: loss_of([x], [y]))
 
 
 def test_weights_that_require_a_gradient_are_an_error():
