@@ -33,9 +33,6 @@ class Size(NamedTuple):
     classes: int
 
 
-SIZES = (Size(1000, 100, 80), Size(5000, 100, 80))
-
-
 def cases(device: torch.device, sizes: Sequence[Size]) -> Iterator[Case]:
     for size in sizes:
         data = make_data(size)

@@ -55,29 +55,22 @@ def make_gt(objects: int, image_size: tuple[int, int], classes: int, seed: int =
 
 def make_batch(size: Size) -> list[dict]:
     """What Detectron2's mapper would make, with 8 objects an image."""
-    generator = torch.Generator().manual_seed(0)
     hw = size.height, size.width
-    return [
-        {
-            "image": torch.randint(256, (3, *hw), generator=generator, dtype=torch.uint8),
-            "instances": make_gt(OBJECTS_PER_IMAGE, hw, size.classes, seed=image),
-        }
-        for image in range(size.images)
-    ]
+    generator = torch.Generator().manual_seed(0)
+    shape = size.images, 3, *hw
+    images = torch.randint(256, shape, generator=generator, dtype=torch.uint8)
+    gt = [make_gt(OBJECTS_PER_IMAGE, hw, size.classes, seed=i) for i in range(size.images)]
+    return [{"image": x, "instances": y} for x, y in zip(images, gt, strict=True)]
 
 
 def make_cfg(
     size: Size, device: torch.device, *, meta_arch: str = "FocalRetinaNet", config: str = R50
 ) -> CfgNode:
     """R50-FPN of Detectron2's zoo or another config, without weights from a file."""
-    options = {
-        "MODEL.META_ARCHITECTURE": meta_arch,
-        "MODEL.DEVICE": device.type,
-        "MODEL.WEIGHTS": "",
-        "MODEL.RETINANET.NUM_CLASSES": size.classes,
-        "SOLVER.BASE_LR": 1e-6,  # a random network must not diverge on random images
-    }
-    return load_config(config, [x for pair in options.items() for x in pair])
+    opts = ["MODEL.META_ARCHITECTURE", meta_arch, "MODEL.DEVICE", device.type, "MODEL.WEIGHTS", ""]
+    opts += ["MODEL.RETINANET.NUM_CLASSES", size.classes]
+    # A random network must not diverge on random images.
+    return load_config(config, [*opts, "SOLVER.BASE_LR", 1e-6])
 
 
 def make_detector(cfg: CfgNode, size: Size) -> nn.Module:
@@ -102,15 +95,3 @@ def spread_outputs(
     for layer, levels, (center, spread) in zip(layers, outputs, wanted, strict=True):
         layer.weight.mul_(spread / levels[0].std())
         layer.bias.fill_(center)
-
-
-def make_stock(size: Size, device: torch.device) -> nn.Module:
-    """Detectron2's RetinaNet."""
-    return make_detector(make_cfg(size, device, meta_arch="RetinaNet"), size)
-
-
-def make_ours(stock: nn.Module, size: Size, device: torch.device) -> nn.Module:
-    """FocalRetinaNet with the weights of ``stock``."""
-    model = build_model(make_cfg(size, device))
-    model.load_state_dict(stock.state_dict())
-    return model

@@ -25,14 +25,6 @@ class Size(NamedTuple):
     width: int = 1344
 
 
-SIZES = tuple(map(Size, (0, 8, 100, 1000)))
-# Objects alone, then anchors alone, each a few times the one before.
-SCALING = (
-    *map(Size, (0, 8, 30, 100, 300, 1000, 3000)),
-    *(Size(100, h, w) for h, w in ((200, 336), (400, 672), (800, 1344), (1600, 2688))),
-)
-
-
 def cases(device: torch.device, sizes: Sequence[Size]) -> Iterator[Case]:
     matcher = Matcher([0.4, 0.5], [0, -1, 1], allow_low_quality_matches=True)
     # RetinaNet.label_anchors without the model round it

@@ -1,5 +1,6 @@
 """JPEG files to training samples, in one process."""
 
+import itertools
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -16,48 +17,35 @@ from focal_retina.data.mapper import build_train_mapper
 from .inputs import Size, make_batch, make_cfg
 from .timing import Case
 
-SIZES = (Size(16, 480, 640, 80),)
 # Shortest sides that training resizes to: the zoo's, which enlarge, and one that shrinks.
 SHORTEST_SIDES = ((640, 672, 704, 736, 768, 800), (240,))
 
 
 def cases(device: torch.device, sizes: Sequence[Size]) -> Iterator[Case]:
     """The mapper on OpenCV and Detectron2's default mapper, each of which maps all the images."""
-    for size in sizes:
+    for size, sides in itertools.product(sizes, SHORTEST_SIDES):
         with tempfile.TemporaryDirectory() as folder:
             records = write_jpegs(size, Path(folder))
-            for sides in SHORTEST_SIDES:
-                cfg = make_cfg(size, torch.device("cpu")).clone()
-                cfg.defrost()
-                cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAPPER = sides, "opencv"
-                mappers = {"ours, opencv": build_train_mapper(cfg)}
-                mappers["Detectron2"] = DatasetMapper(cfg, is_train=True)
-                title = f"{size.images} JPEGs of {size.width} × {size.height} px to shortest side "
-                yield (
-                    title + "/".join(map(str, sides)),
-                    {name: partial(_map, mapper, records) for name, mapper in mappers.items()},
-                )
+            cfg = make_cfg(size, torch.device("cpu"))
+            cfg.defrost()
+            cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAPPER = sides, "opencv"
+            mappers = {"ours, opencv": build_train_mapper(cfg)}
+            mappers["Detectron2"] = DatasetMapper(cfg, is_train=True)
+            title = f"{size.title}, JPEG, to shortest side {'/'.join(map(str, sides))}"
+            yield title, {name: partial(_map, x, records) for name, x in mappers.items()}
 
 
 def write_jpegs(size: Size, folder: Path) -> list[dict]:
-    """Write random images with detail at all scales, as photographs have it, with 8 objects each.
-
-    Returns their entries in Detectron2's dataset format.
-    """
-    rng = np.random.default_rng(0)
-    records = []
+    """Write images of smooth noise with 8 objects each; returns Detectron2's records of them."""
+    rng, records = np.random.default_rng(0), []
     for index, sample in enumerate(make_batch(size)):
-        image = np.full((size.height, size.width, 3), 128, np.float32)
-        for cells in (2, 8, 32, 128):
-            noise = rng.standard_normal((cells, cells, 3), dtype=np.float32) * 60 / cells**0.4
-            image += cv2.resize(noise, (size.width, size.height), interpolation=cv2.INTER_CUBIC)
+        noise = rng.integers(256, size=(128, 128, 3), dtype=np.uint8)
+        image = cv2.resize(noise, (size.width, size.height), interpolation=cv2.INTER_CUBIC)
         path = str(folder / f"{index}.jpg")
-        cv2.imwrite(path, image.clip(0, 255).astype(np.uint8), [cv2.IMWRITE_JPEG_QUALITY, 90])
-        gt = sample["instances"]
-        annotations = [
-            {"bbox": box, "bbox_mode": BoxMode.XYXY_ABS, "category_id": label, "iscrowd": 0}
-            for box, label in zip(gt.gt_boxes.tensor.tolist(), gt.gt_classes.tolist(), strict=True)
-        ]
+        cv2.imwrite(path, image, [cv2.IMWRITE_JPEG_QUALITY, 90])
+        objects = {"bbox_mode": BoxMode.XYXY_ABS, "category_id": 0, "iscrowd": 0}
+        boxes = sample["instances"].gt_boxes.tensor.tolist()
+        annotations = [{"bbox": box, **objects} for box in boxes]
         hw = {"height": size.height, "width": size.width}
         records.append({"file_name": path, **hw, "annotations": annotations})
     return records

@@ -20,19 +20,6 @@ Loss = Callable[[list[Tensor], list[Tensor]], tuple[Tensor, Any]]  # logits, lab
 PAPER = {"alpha": 0.25, "gamma": 2.0}
 NORMALIZER = 100.0  # a model's loss is divided by it before backward
 
-SIZES = (
-    Size(2, 800, 1344, 80),
-    Size(1, 480, 640, 80),
-    Size(2, 800, 1344, 1),
-    Size(1, 480, 640, 1203),  # LVIS
-)
-# Images alone, then anchors alone, then classes alone.
-SCALING = (
-    *(Size(n, 800, 1344, 80) for n in (1, 2, 4)),
-    *(Size(1, h, w, 80) for h, w in ((200, 336), (400, 672), (800, 1344), (1600, 2688))),
-    *(Size(1, 400, 672, k) for k in (1, 20, 80, 365, 1203)),
-)
-
 
 def cases(device: torch.device, sizes: Sequence[Size]) -> Iterator[Case]:
     """Ours, on logits in bf16 too (also where bf16 is emulated: the loss computes in fp32, and

@@ -1,16 +1,19 @@
-"""The loss of positives and of negatives, cumulated from easy to hard: the paper's figure 4.
+"""The loss of positives and of negatives, cumulated from easy to hard: the paper's figure 4; and
+which levels and classes hold it.
 
 A logit of an anchor that is not ignored is a positive for the anchor's own class and a negative for
 every other class. As in the paper (section 5.1), a trained model predicts many images, a fixed
 number of logits is drawn at random, sorted by loss and cumulated.
+
+Shapes: M drawn logits, G gammas, C parts of a whole. Of the dimension 2 negatives come first.
 """
 
 import json
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,16 +29,25 @@ from tqdm import tqdm
 from ..data import TrainMapper
 from ..engine import UserError
 from ..engine.checkpoint import load_trained_model
-from ..files import atomic_write
+from ..files import write_json
 from ..losses import focal_loss
 from ..modeling import FocalRetinaNet
 from . import DPI, SERIES_COLORS, style_axes
-from .loss_shares import SIGNS, LogitSample, draw_loss_shares, loss_shares
 
+SIGNS = ("negatives", "positives")
 _NUMBERS_FILE = "loss_distribution.json"
 _SEED = 0
 _CURVE_POINTS = 300  # evenly spaced, and as many more towards the hardest logits
-_HARDEST = (("positives", 0.2), ("negatives", 0.2), ("negatives", 0.01))  # in the summary
+_HARDEST = (("positives", 0.2), ("negatives", 0.01))
+_MAX_NAMES = 12  # of more classes the picture shows those that hold most
+
+
+class LogitSample(NamedTuple):
+    """Logits of one sign, drawn at random."""
+
+    x_t: Tensor  # fp32 (M,)
+    cells: Tensor  # int32 (M,): level · K + class
+    seen: int  # how many there were to draw from
 
 
 class LossCdf(NamedTuple):
@@ -58,11 +70,8 @@ class MeasuredCdfs(NamedTuple):
 
 
 def read_loss_cdf(folder: Path) -> MeasuredCdfs:
-    """Read what :func:`measure_loss_cdf` left in ``folder``.
-
-    Raises:
-        OSError, ValueError: there is no loss_distribution.json; it is of another kind, or cut off.
-    """
+    """Read what :func:`measure_loss_cdf` left in ``folder``; an OSError or ValueError if there is
+    no loss_distribution.json, or one of another kind."""
     path = folder / _NUMBERS_FILE
     try:
         content = json.loads(path.read_text())
@@ -120,10 +129,9 @@ def measure_loss_cdf(
             sign: {f"{g:g}": cdf and cdf._asdict() for g, cdf in its.items()}
             for sign, its in cdfs.items()
         },
-        "shares": {kind: its._asdict() for kind, its in shares.items()},
+        "shares": shares,
     }
-    with atomic_write(output / _NUMBERS_FILE, "w") as file:
-        file.write(json.dumps(contents) + "\n")
+    write_json(output / _NUMBERS_FILE, contents, indent=None)
     draw_loss_cdfs(measured, output / "fig4.png")
     draw_loss_shares(shares, gammas, alpha, output / "loss_shares.png")
     return measured
@@ -195,40 +203,93 @@ def cumulate(x_t: Tensor, gammas: Sequence[float]) -> dict[float, LossCdf | None
     return cdfs
 
 
-def summary(measured: MeasuredCdfs) -> str:
-    """A few lines on what was found."""
-    counts = ", ".join(f"{measured.samples[sign]:,} {sign}" for sign in SIGNS)
-    lines = [f"{measured.images} images, {counts}"]
-    for sign, share in _HARDEST:
-        held = ", ".join(
-            f"{'no loss' if cdf is None else format(cdf.hardest(share), '.1%')} (γ = {gamma:g})"
-            for gamma, cdf in measured.cdfs[sign].items()
-        )
-        lines.append(f"hardest {share:.0%} of {sign} hold, of the {sign}' loss: {held}")
-    return "\n".join(lines)
+def loss_shares(
+    samples: Mapping[str, LogitSample],
+    gammas: Sequence[float],
+    alpha: float,
+    level_names: Sequence[str],
+    class_names: Sequence[str],
+) -> dict[str, dict[str, list]]:
+    """What each "level" and each "class" holds of the focal loss and its gradient.
+
+    ``samples`` holds the logits of each sign, which stand for as many as there were to draw from.
+    ``alpha`` weighs positives, and 1 - alpha negatives; < 0: no weights.
+
+    Returns:
+        "level" and "class" -> "names" (C); "loss" (G, 2, C), shares of α_t·FL, of which those of
+        one γ sum to 1, or 0 without a loss; and "gradient" (G, 2, C), the same of |d α_t·FL / dx|.
+    """
+    shape = len(level_names), len(class_names)
+    sums = torch.zeros(2, len(gammas), 2, *shape, dtype=torch.float64)
+    weights = (1 - alpha, alpha) if alpha >= 0 else (1, 1)
+    for s, (sign, weight) in enumerate(zip(SIGNS, weights, strict=True)):
+        x_t, cells, seen = samples[sign]
+        x_t = x_t.detach().requires_grad_()
+        for g, gamma in enumerate(gammas):
+            loss = focal_loss(x_t, gamma)
+            (slope,) = torch.autograd.grad(loss.sum(), x_t)
+            for q, values in enumerate((loss.detach(), slope.abs())):
+                total = torch.bincount(cells, values.double(), minlength=sums[0, 0, 0].numel())
+                sums[q, g, s] = weight * seen / max(1, len(x_t)) * total.view(shape)
+    wholes = sums.sum(dim=(2, 3, 4), keepdim=True)
+    shares = sums / wholes.where(wholes > 0, 1)
+    by_kind = {"level": (level_names, shares.sum(4)), "class": (class_names, shares.sum(3))}
+    return {
+        kind: {"names": list(names), "loss": x[0].tolist(), "gradient": x[1].tolist()}
+        for kind, (names, x) in by_kind.items()
+    }
+
+
+def hardest_shares(measured: MeasuredCdfs) -> dict[str, str]:
+    """What the hardest logits hold of the loss of their sign, by heading."""
+    return {
+        f"hardest {share:.0%} of {sign}, γ {gamma:g}": f"{cdf.hardest(share):.0%}" if cdf else "–"
+        for sign, share in _HARDEST
+        for gamma, cdf in measured.cdfs[sign].items()
+    }
 
 
 def draw_loss_cdfs(measured: MeasuredCdfs, out_png: Path) -> None:
-    """Draw figure 4, positives on the left; below, the same from the side of the hardest logits."""
-    figure = Figure(figsize=(11, 8), dpi=DPI, layout="constrained")
-    panels = figure.subplots(2, 2)
-    for sign, (above, below) in zip(("positives", "negatives"), panels.T, strict=True):
-        count = measured.samples[sign]
-        style_axes(above, f"{count:,} {sign}")
-        style_axes(below, f"the hardest {sign}")
+    """Draw figure 4, positives on the left."""
+    figure = Figure(figsize=(11, 4.5), dpi=DPI, layout="constrained")
+    panels = figure.subplots(1, 2, subplot_kw={"xlim": (0, 1), "ylim": (0, 1.02)})
+    for sign, axes in zip(("positives", "negatives"), panels, strict=True):
+        style_axes(axes, f"{measured.samples[sign]:,} {sign}")
+        axes.set(xlabel=f"fraction of {sign}, from low to high loss", ylabel="cumulative loss")
         for (gamma, cdf), color in zip(measured.cdfs[sign].items(), cycle(SERIES_COLORS)):
-            if cdf is not None:
-                samples, loss = np.array(cdf.samples), np.array(cdf.loss)
-                above.plot(samples, loss, color=color, label=f"γ = {gamma:g}")
-                below.plot(1 - samples, 1 - loss, color=color, label=f"γ = {gamma:g}")
-        above.set(xlim=(0, 1), xlabel=f"fraction of {sign}, from low to high loss")
-        above.set(ylim=(0, 1.02), ylabel="cumulative loss")
-        below.set(xscale="log", xlim=(min(0.1, 1 / max(1, count)), 1))
-        below.set(xlabel=f"fraction of {sign}, hardest first")
-        below.set(ylim=(0, 1.02), ylabel="their share of the loss")
-        for panel in (above, below):
-            if panel.lines:
-                panel.legend(frameon=False, loc="upper left")
-            else:
-                panel.text(0.5, 0.5, f"no loss of {sign}", transform=panel.transAxes, ha="center")
+            label = f"γ = {gamma:g}" if cdf else f"γ = {gamma:g}: no loss"
+            axes.plot(*(cdf or ([], [])), color=color, label=label)
+        axes.legend(frameon=False, loc="upper left")
+    figure.savefig(out_png)
+
+
+def draw_loss_shares(
+    shares: Mapping[str, Mapping[str, list]], gammas: Sequence[float], alpha: float, out_png: Path
+) -> None:
+    """Draw a column for levels and one for classes: shares of the loss above, of the gradient
+    below. A bar is a γ, its lower segment negatives, its upper, hatched one positives."""
+    figure = Figure(figsize=(12, 8), dpi=DPI, layout="constrained")
+    panels = figure.subplots(2, len(shares), sharex="col", width_ratios=(1, 2))
+    width = 0.84 / len(gammas)
+    for (kind, its), column in zip(shares.items(), panels.T, strict=True):
+        largest = np.argsort(-np.sum(its["loss"], axis=(0, 1)), kind="stable")
+        kept = np.sort(largest[:_MAX_NAMES])
+        selection = f": the largest of {len(largest)}" if len(kept) < len(largest) else ""
+        for axes, quantity in zip(column, ("loss", "gradient"), strict=True):
+            style_axes(axes, f"share of the {quantity} by {kind}, %{selection}")
+            values = 100 * np.array(its[quantity])[..., kept]
+            for g, (gamma, color) in enumerate(zip(gammas, cycle(SERIES_COLORS))):
+                x = np.arange(len(kept)) + (g - (len(gammas) - 1) / 2) * width
+                style: dict[str, Any] = {"width": 0.9 * width, "edgecolor": color}
+                negatives, positives = (f"γ = {gamma:g}, {sign}" for sign in SIGNS)
+                axes.bar(x, values[g, 0], facecolor=color, label=negatives, **style)
+                style |= {"bottom": values[g, 0], "facecolor": "w", "hatch": "//////"}
+                axes.bar(x, values[g, 1], label=positives, **style)
+            axes.grid(axis="x", visible=False)
+            names = [its["names"][k] for k in kept]
+            axes.set_xticks(range(len(kept)), names, rotation=0 if kind == "level" else 40)
+    weights = f"α = {alpha:g}" if alpha >= 0 else "not weighted by α"
+    title = f"shares of the whole focal loss, {weights}"
+    handles = panels[0, 0].get_legend_handles_labels()
+    figure.legend(*handles, title=title, loc="outside upper center", ncols=len(gammas))
     figure.savefig(out_png)

@@ -1,11 +1,11 @@
 """The course of a training, from Detectron2's metrics.json, and the pictures at its end."""
 
+import bisect
 import json
 import logging
-import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from detectron2.config import CfgNode
 from matplotlib.axes import Axes
@@ -31,7 +31,6 @@ def read_metrics(metrics_json: Path) -> dict[str, Series]:
 
     Where a scalar's iterations jump back, a resumed training replaces what the interrupted one had
     written from there. A line that is cut off (its writer was killed) is left out, with a warning.
-    A ValueError says that the file holds no metrics at all.
     """
     metrics: dict[str, Series] = {}
     with open(metrics_json, encoding="utf-8", errors="replace") as file:
@@ -44,43 +43,30 @@ def read_metrics(metrics_json: Path) -> dict[str, Series]:
                 continue
             for name, value in row.items():
                 if isinstance(value, (int, float)):
-                    _append(metrics.setdefault(name, Series([], [])), iteration, float(value))
+                    iterations, values = metrics.setdefault(name, Series([], []))
+                    kept = bisect.bisect_left(iterations, iteration)
+                    iterations[kept:], values[kept:] = [iteration], [float(value)]
     if not metrics:
         raise ValueError(f"{metrics_json} holds no metrics")
     return metrics
-
-
-def _append(series: Series, iteration: int, value: float) -> None:
-    while series.iterations and series.iterations[-1] >= iteration:
-        series.iterations.pop()
-        series.values.pop()
-    series.iterations.append(iteration)
-    series.values.append(value)
 
 
 def draw_training_curves(metrics: Mapping[str, Series], out_png: Path) -> None:
     """Draw losses, AP where it was evaluated, and learning rate, over the iterations."""
     figure = Figure(figsize=(11, 5.5), dpi=DPI, layout="constrained")
     panels = figure.subplot_mosaic([["loss", "ap"], ["loss", "rate"]], width_ratios=(3, 2))
-    total = [name for name in ("total_loss",) if name in metrics]
-    losses = [*total, *sorted(name for name in metrics if name.startswith("loss"))]
-    _draw(panels["loss"], "training loss", {name: metrics[name] for name in losses})
+    losses = ["total_loss", *sorted(name for name in metrics if name.startswith("loss"))]
+    _draw(panels["loss"], "training loss", {x: metrics[x] for x in losses if x in metrics})
     panels["loss"].set(ylim=(0, None), xlabel="iteration")
 
     precision = {
-        name.replace("bbox/", ""): series
+        f"{name.replace('bbox/', '')}: {series.values[-1]:.1f} at last": series
         for name, series in metrics.items()
         if name.endswith(("bbox/AP", "bbox/AP50", "bbox/AP75"))
     }
-    _draw(panels["ap"], "COCO box AP, %", precision, marker="o")
+    title = "COCO box AP, %" if precision else "COCO box AP: not evaluated"
+    _draw(panels["ap"], title, precision, marker="o")
     panels["ap"].set_ylim(0, 100)
-    for iterations, (*_, ap) in precision.values():
-        if math.isfinite(ap):  # NaN: the data set has no objects
-            style: dict[str, Any] = {"textcoords": "offset points", "fontsize": 8}
-            panels["ap"].annotate(f"{ap:.1f}", (iterations[-1], ap), (5, 3), **style)
-    if not precision:
-        panels["ap"].text(0.5, 0.5, "not evaluated", transform=panels["ap"].transAxes, ha="center")
-
     _draw(panels["rate"], "learning rate", {"lr": metrics["lr"]} if "lr" in metrics else {})
     panels["rate"].set(ylim=(0, None), xlabel="iteration")
     end = max(series.iterations[-1] for series in metrics.values())
@@ -108,18 +94,16 @@ def write_training_report(cfg: CfgNode) -> None:
     draw_training_curves(read_metrics(output / "metrics.json"), output / "training.png")
     lines = []
     for name in cfg.DATASETS.TEST:
-        suffix = f"_{name}" if len(cfg.DATASETS.TEST) > 1 else ""
+        suffix = f"_{name}.png" if len(cfg.DATASETS.TEST) > 1 else ".png"
         folder = output / "inference" / name
         # One file, called coco_… or lvis_instances_results.json after the evaluator.
         for results in folder.glob("*_instances_results.json"):
-            picture = output / f"detections{suffix}.png"
-            draw_detections(name, results, picture)
-            lines.append(f"detections beside ground truth  {picture}")
-        if (folder / PRECISION_CURVES_FILE).exists():
-            precision = load_precision_curves(folder / PRECISION_CURVES_FILE)
-            picture = output / f"pr_curves{suffix}.png"
-            draw_pr_curves(precision, f"{name}: precision and recall", picture)
-            lines.append(f"precision against recall        {picture}")
+            lines.append(f"detections beside ground truth  {output}/detections{suffix}")
+            draw_detections(name, results, output / f"detections{suffix}")
+        for path in folder.glob(PRECISION_CURVES_FILE):
+            lines.append(f"precision against recall        {output}/pr_curves{suffix}")
+            title = f"{name}: precision and recall"
+            draw_pr_curves(load_precision_curves(path), title, output / f"pr_curves{suffix}")
     lines += [
         f"training curves                 {output / 'training.png'}",
         f"numbers, one json a line        {output / 'metrics.json'}",

@@ -9,7 +9,7 @@ from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from functools import cache
 from pathlib import Path
 from types import UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, get_args, get_origin
 
 import yaml
 from detectron2.config import CfgNode
@@ -66,12 +66,7 @@ class Sweep:
 
 
 def read_sweep(path: Path | str) -> Sweep:
-    """Read a sweep file.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is not a sweep file; the message names the file and what is wrong in it.
-    """
+    """Read a sweep file. A FileNotFoundError or ValueError names it, and what is wrong in it."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no sweep file {path}")
@@ -88,14 +83,13 @@ def read_sweep(path: Path | str) -> Sweep:
 def _build(cls: Any, content: Any, where: str, **given: Any) -> Any:
     """A dataclass from a mapping; ``where`` says of what in the file, such as "rows[2]."."""
     known = {x.name: x for x in fields(cls) if x.name not in given}
-    types = get_type_hints(cls)
     place = where.rstrip(".") or "its top level"
     _require(isinstance(content, dict), f"{place} is not a mapping of {', '.join(known)}")
     for key, value in content.items():
         near = "".join(difflib.get_close_matches(str(key), known, n=1))
         hint = f"is it {near!r}?" if near else f"the keys are {', '.join(known)}"
         _require(key in known, f"{where}{key}: there is no such key; {hint}")
-        given[key] = _convert(types[key], value, f"{where}{key}")
+        given[key] = _convert(known[key].type, value, f"{where}{key}")
     for key, x in known.items():
         is_optional = x.default is not MISSING or x.default_factory is not MISSING
         _require(is_optional or key in content, f"{place} has no key {key!r}")
@@ -150,16 +144,14 @@ class CodeInputs:
     imports: tuple[str, ...] = ()  # --import
 
     def arguments(self) -> list[str]:
-        pairs = [("--register", x) for x in self.register] + [("--import", x) for x in self.imports]
-        return [part for pair in pairs for part in pair]
+        return [f"--register={x}" for x in self.register] + [f"--import={x}" for x in self.imports]
 
     def fingerprint(self, cfg: CfgNode) -> list[str]:
         """--register, and the contents of the imported files and of the data sets' annotations."""
         datasets = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
         annotations = [MetadataCatalog.get(name).get("json_file", "") for name in datasets]
         paths = [Path(x) for x in (*self.imports, *annotations)]
-        states = [(x, x.stat().st_mtime_ns) for x in paths if x.is_file()]
-        return [*self.register, *(_sha256(*state) for state in states)]
+        return [*self.register, *(_sha256(x, x.stat().st_mtime_ns) for x in paths if x.is_file())]
 
 
 @cache
@@ -180,36 +172,25 @@ class Trial:
     config_hash: str  # of all that decides the numbers
     directory: str  # relative to the folder of all sweeps
 
-    @property
-    def max_iter(self) -> int:
-        return self.cfg.SOLVER.MAX_ITER
-
 
 def plan_tuning(sweep: Sweep, base: CfgNode, inputs: CodeInputs) -> list[Trial]:
     """Trials of every row with every value of ``sweep.tuning``; none where nothing is tuned."""
     tuning = sweep.tuning or Tuning("", [])
     seeds = range(_FIRST_TUNING_SEED, _FIRST_TUNING_SEED + tuning.seeds)
     every = itertools.product(seeds, sweep.rows, tuning.values)
-    return [
-        _plan_trial(sweep, row, base, inputs, "tune", value, seed) for seed, row, value in every
-    ]
+    return [_plan_trial(sweep, r, base, inputs, "tune", value, s) for s, r, value in every]
 
 
 def plan_tests(
-    sweep: Sweep,
-    base: CfgNode,
-    inputs: CodeInputs,
-    seeds: Sequence[int],
-    chosen: Mapping[str, Any] | None = None,
+    sweep: Sweep, base: CfgNode, inputs: CodeInputs, seeds: Sequence[int], chosen: Mapping[str, Any]
 ) -> list[Trial]:
     """Trials of every row with every seed, the first seed of all rows first.
 
     The rows' overrides are merged into ``base``, and a row's tuned value, which ``chosen`` holds by
     the row's name. A ValueError names an override that is no key of the config or of another type.
     """
-    tuned = chosen or {}
     every = itertools.product(seeds, sweep.rows)
-    return [_plan_trial(sweep, r, base, inputs, "test", tuned.get(r.name), s) for s, r in every]
+    return [_plan_trial(sweep, r, base, inputs, "test", chosen.get(r.name), s) for s, r in every]
 
 
 def _plan_trial(
@@ -228,8 +209,8 @@ def _plan_trial(
         try:
             cfg.merge_from_list([key, value])
         except (AssertionError, KeyError, ValueError) as error:
-            where = f"row {row.name!r} of {sweep.name}"
-            raise ValueError(f"{where}: {key} {value!r}: {error}") from error
+            place = f"row {row.name!r} of {sweep.name}: {key} {value!r}"
+            raise ValueError(f"{place}: {error}") from error
     period = max(1, cfg.SOLVER.MAX_ITER // _CHECKPOINTS_PER_TRIAL)
     cfg.SOLVER.CHECKPOINT_PERIOD = min(cfg.SOLVER.CHECKPOINT_PERIOD, period)
 

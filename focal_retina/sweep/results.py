@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from scipy import stats
 
 from ..figures.loss_cdf import MeasuredCdfs, read_loss_cdf
-from ..files import atomic_write
+from ..files import atomic_write, write_json
 from .grid import Row, Sweep
 
 RESULT_FILE = "result.json"
@@ -44,17 +44,8 @@ class TrialResult:
     error: str = ""  # the last lines of its log, where it failed
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    with atomic_write(path, "w") as file:
-        file.write(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-
-
 def read_result(path: Path) -> TrialResult:
-    """Read :data:`RESULT_FILE`.
-
-    Raises:
-        ValueError: the file is not a result.
-    """
+    """Read :data:`RESULT_FILE`; a ValueError if it is something else."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         # Earlier versions wrote null for a metric that is not defined.
@@ -70,35 +61,30 @@ def write_results(
     """Write ``about`` and every trial to results.json, and a line a trial to results.csv."""
     trials = [asdict(x) for x in results]
     write_json(directory / "results.json", {**about, "trials": trials})
-    metrics = [trial.pop("metrics") for trial in trials]
-    rows = [{**trial, **its} for trial, its in zip(trials, metrics, strict=True)]
+    for trial in trials:
+        trial |= trial.pop("metrics")
     with atomic_write(directory / "results.csv", "w") as file:
-        writer = csv.DictWriter(file, dict.fromkeys(column for row in rows for column in row))
+        writer = csv.DictWriter(file, dict.fromkeys(column for row in trials for column in row))
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows(trials)
 
 
 def last_row(directory: Path) -> dict[str, float]:
-    """The last complete line of a trial's metrics.json, {} before there is one."""
+    """The last complete line of a trial's metrics.json, iteration 0 before there is one."""
     path = directory / "metrics.json"
     for line in reversed(path.read_text(errors="replace").splitlines() if path.exists() else []):
         with contextlib.suppress(ValueError):  # it is being written
             return json.loads(line)
-    return {}
+    return {"iteration": 0}
 
 
 def read_box_metrics(directory: Path, dataset: str = "") -> dict[str, float]:
-    """COCO's box numbers in the last row of metrics.json, in percent, by their names there; not
-    those that are NaN, such as APs without small objects.
+    """COCO's finite box numbers in the last row of metrics.json, in percent, by their names there.
 
     Detectron2 puts the data set's name before them where several were evaluated.
     """
-    return {
-        key.removeprefix(prefix): value
-        for key, value in last_row(directory).items()
-        for prefix in ("bbox/", f"{dataset}/bbox/")
-        if key.startswith(prefix) and math.isfinite(value)
-    }
+    row = {key.removeprefix(f"{dataset}/"): x for key, x in last_row(directory).items()}
+    return {key[5:]: x for key, x in row.items() if key[:5] == "bbox/" and math.isfinite(x)}
 
 
 def read_losses(trial_directory: Path) -> MeasuredCdfs | None:

@@ -19,7 +19,7 @@ from typing import Any
 import ray
 from tqdm import tqdm
 
-from ..files import atomic_write
+from ..files import atomic_write, write_json
 from .grid import CodeInputs, Trial
 from .results import (
     LOSS_FOLDER,
@@ -29,7 +29,6 @@ from .results import (
     read_box_metrics,
     read_losses,
     read_result,
-    write_json,
 )
 
 _logger = logging.getLogger(__name__)
@@ -45,8 +44,7 @@ _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 def connect(address: str | None) -> Iterator[None]:
     """Join the Ray cluster at ``address``, or start Ray on this machine and end it afterwards.
 
-    Raises:
-        ConnectionError: there is no cluster at ``address``.
+    A ConnectionError says that there is no cluster at ``address``.
     """
     here: dict[str, Any] = {}
     if address is None:
@@ -150,42 +148,46 @@ class TrialRunner:
                 f"no machine has what a trial needs ({needed}): lower --cpus-per-trial or "
                 "--gpus-per-trial"
             )
-        found = {t.directory: self._find_result(t) for t in trials}
-        results = {directory: x for directory, x in found.items() if x is not None}
-        waiting = [t for t in trials if t.directory not in results]
-        running = {self._train(t): (t, self._before(t)) for t in waiting}
+        results, running = {}, {}
+        for trial in trials:
+            result = self._find_result(trial)
+            if result.status == "done":
+                results[trial.directory] = result
+            else:
+                running[self._train(trial)] = (trial, result)
         on_poll(list(results.values()))
         while running:
             finished, _ = ray.wait(list(running), timeout=self.poll_seconds)
             for reference in finished:
-                trial, before = running.pop(reference)
-                result = self._add_attempt(before, trial, reference)
+                trial, result = running.pop(reference)
+                result = self._add_attempt(result, trial, reference)
                 if result.status == "failed" and result.attempts <= self.retries:
                     _logger.warning("%s failed, starts again: %s", trial.directory, result.error)
                     running[self._train(trial)] = (trial, result)
                 else:
                     results[trial.directory] = result
             on_poll(list(results.values()))
-        return [results[t.directory] for t in trials]
+        return [results[trial.directory] for trial in trials]
 
     def measure_losses(self, results: Sequence[TrialResult]) -> list[TrialResult]:
-        """Measure where the loss of trained models is, unless it is known already.
-
-        It returns those that could not be measured; console.txt in :data:`LOSS_FOLDER` says why.
-        """
+        """Measure where the loss of trained models is, unless it is known already. Returns those
+        that could not be measured; console.txt in :data:`LOSS_FOLDER` says why."""
         missing = [x for x in results if read_losses(self.root / x.directory) is None]
         waiting = [self._measure(result) for result in missing]
         for _ in tqdm(missing, desc="loss distributions", unit="model"):
             _, waiting = ray.wait(waiting)
         return [x for x in missing if read_losses(self.root / x.directory) is None]
 
-    def _find_result(self, trial: Trial) -> TrialResult | None:
-        """The result of an earlier trial with this one's config, whichever table it was run for."""
+    def _find_result(self, trial: Trial) -> TrialResult:
+        """The result of an earlier trial with this one's config, whichever table it was run for;
+        else one of no attempts."""
         for path in sorted(self.root.glob(f"trials/*-{trial.config_hash[:8]}/{RESULT_FILE}")):
             result = read_result(path)
             if result.config_hash == trial.config_hash:
                 return replace(result, row=trial.row, stage=trial.stage, tuned=trial.tuned)
-        return None
+        result = TrialResult(trial.row, trial.seed, trial.stage, trial.tuned, "failed", attempts=0)
+        result = replace(result, config_hash=trial.config_hash, directory=trial.directory)
+        return replace(result, git_commit=self.git_commit)
 
     def _train(self, trial: Trial) -> ray.ObjectRef:
         directory = self.root / trial.directory
@@ -216,12 +218,6 @@ class TrialRunner:
         )
         return task.remote(str(directory), [sys.executable, *map(str, command)], os.getcwd())
 
-    def _before(self, trial: Trial) -> TrialResult:
-        """What is known before the first attempt."""
-        result = TrialResult(trial.row, trial.seed, trial.stage, trial.tuned, "failed", attempts=0)
-        result = replace(result, config_hash=trial.config_hash, directory=trial.directory)
-        return replace(result, git_commit=self.git_commit)
-
     def _add_attempt(
         self, before: TrialResult, trial: Trial, reference: ray.ObjectRef
     ) -> TrialResult:
@@ -238,7 +234,7 @@ class TrialRunner:
         on_gpu = [float(x) for x in re.findall(r"max_mem: (\d+)M", text)]
         peak = max([before.peak_memory_mb, *(on_gpu or [peak])])
         result = replace(result, seconds=before.seconds + seconds, peak_memory_mb=peak)
-        if status or last_row(directory).get("iteration", 0) < trial.max_iter:
+        if status or last_row(directory)["iteration"] < trial.cfg.SOLVER.MAX_ITER:
             lines = console.splitlines()[-_ERROR_LINES:]
             return replace(result, error="\n".join([f"exit status {status}", *lines]))
         metrics = read_box_metrics(directory, *trial.cfg.DATASETS.TEST[:1])

@@ -35,11 +35,11 @@ def run_sweep(
     Args:
         base: the config of all rows.
         seeds: of the test.
-        about: "command" and "base_config": this command line and the base config's file.
+        about: this command line as "command", and "base_config", the base config's file.
         measure_losses: whether to measure where the loss of a trained model of each row is.
 
     Raises:
-        ValueError: a row that cannot be planned; a row for which every tuning trial failed; another
+        ValueError: a row that cannot be planned, or has no tuning trial that succeeded; another
             sweep that uses ``runner.root`` now; after the report: a loss that was not measured.
     """
     if not seeds:
@@ -53,7 +53,7 @@ def run_sweep(
             message = f"another sweep is running in {runner.root}: give --output another"
             raise ValueError(message) from None
         # A mistake in a row is found before the tuning, not after it.
-        plan_tests(sweep, base, runner.inputs, seeds)
+        plan_tests(sweep, base, runner.inputs, seeds, {})
         tuning = _run(runner, plan_tuning(sweep, base, runner.inputs), f"{sweep.name}: tuning")
         chosen = choose_tuned(sweep, tuning)
         tests = _run(runner, plan_tests(sweep, base, runner.inputs, seeds, chosen), sweep.name)
@@ -100,15 +100,15 @@ def _run(runner: TrialRunner, trials: list[Trial], name: str) -> list[TrialResul
     if not trials:
         return []
     interval = 1.0 if sys.stderr.isatty() else _LOG_INTERVAL
-    total = sum(trial.max_iter for trial in trials)
+    total = sum(trial.cfg.SOLVER.MAX_ITER for trial in trials)
     with tqdm(total=total, unit="it", dynamic_ncols=True, mininterval=interval) as bar:
 
         def show(results: Sequence[TrialResult]) -> None:
             # By their hash: a trial of another table with the same config has another folder.
             finished = {result.config_hash for result in results}
             unfinished = [trial for trial in trials if trial.config_hash not in finished]
-            rows = [(trial, last_row(runner.root / trial.directory)) for trial in unfinished]
-            left = sum(trial.max_iter - row.get("iteration", 0) for trial, row in rows)
+            left = sum(trial.cfg.SOLVER.MAX_ITER for trial in unfinished)
+            left -= sum(last_row(runner.root / x.directory)["iteration"] for x in unfinished)
             if not bar.n:  # what an earlier run of the sweep did is not this one's speed
                 bar.initial = total - left
             bar.set_description_str(f"{name} {len(results)}/{len(trials)} trials", refresh=False)

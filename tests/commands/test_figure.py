@@ -38,12 +38,12 @@ def test_loss_cdf(figure, run_dir, tmp_path):
     samples = numbers["samples"]
     assert 0 < samples["negatives"] + samples["positives"] <= 6 * (64 + 16) * 9 * 2
     assert samples["positives"] >= 6 and numbers["drawn"] == samples
-    assert numbers["shares"]["level"]["names"] == ["p3", "p4"]
-    assert numbers["shares"]["class"]["names"] == ["cat", "dog"]
+    names = {kind: its["names"] for kind, its in numbers["shares"].items()}
+    assert names == {"level": ["p3", "p4"], "class": ["cat", "dog"]}
     measured = read_loss_cdf(output)
     assert (measured.images, measured.samples) == (6, samples)
     assert f"6 images, {samples['negatives']:,} negatives" in out
-    assert "hardest 20% of positives hold" in out
+    assert "hardest 20% of positives, γ 0:" in out
 
     # Weights beside a config file, fewer images, other losses, another place.
     flags = ["--images", 2, "--gamma", 3, "--alpha", -1, "--output", tmp_path / "other"]

@@ -11,7 +11,6 @@ from focal_retina.figures.speed_accuracy import (
     PAPER_OTHERS,
     PAPER_RETINANET,
     Measurement,
-    Run,
     measure_runs,
     parse_run,
     read_measurements,
@@ -20,8 +19,8 @@ from focal_retina.figures.speed_accuracy import (
 
 
 def test_a_run_is_a_folder_or_a_config_and_weights(tmp_path):
-    assert parse_run("a=b.yaml:detectron2://x/y.pkl") == Run("a", "b.yaml", "detectron2://x/y.pkl")
-    assert parse_run(f"a={tmp_path}") == Run("a", str(tmp_path))
+    assert parse_run("a=b.yaml:detectron2://x/y.pkl") == ("a", "b.yaml", "detectron2://x/y.pkl")
+    assert parse_run(f"a={tmp_path}") == ("a", str(tmp_path), "")
 
 
 @pytest.fixture
@@ -47,7 +46,7 @@ def measure(tmp_path, monkeypatch):
         measured.clear()
         opts = ["INPUT.MIN_SIZE_TEST", 600, "INPUT.MAX_SIZE_TEST", 1000, *opts]
         opts += ["MODEL.RETINANET.NUM_CLASSES", 4, "MODEL.META_ARCHITECTURE", "FocalRetinaNet"]
-        runs = [Run(name, str(config), str(weights)) for name in names]
+        runs = [(name, str(config), str(weights)) for name in names]
         results = measure_runs(runs, sizes, tmp_path, num_images=images, opts=opts)
         return [(x.run, x.size) for x in results], list(measured)
 

@@ -116,7 +116,7 @@ def test_tuning_and_test_do_not_share_seeds_nor_data(cfg):
 
 
 def test_a_trial_is_the_base_with_its_rows_overrides_and_seed(cfg):
-    trial = plan_tests(SWEEP, cfg, NO_INPUTS, [7])[1]
+    trial = plan_tests(SWEEP, cfg, NO_INPUTS, [7], {})[1]
     expected = cfg.clone()
     expected.merge_from_list([GAMMA, 2.0, "SEED", 7, "TEST.EXPECTED_RESULTS", []])
     expected.SOLVER.CHECKPOINT_PERIOD = min(5000, cfg.SOLVER.MAX_ITER // 5)
@@ -128,7 +128,7 @@ def test_hash_is_of_everything_that_changes_the_numbers(cfg, tmp_path):
         base = cfg.clone()
         for key, value in changes.items():
             base.merge_from_list([key.replace("__", "."), value])
-        return plan_tests(SWEEP, base, inputs, [1])[0].config_hash
+        return plan_tests(SWEEP, base, inputs, [1], {})[0].config_hash
 
     loss, annotations = tmp_path / "loss.py", tmp_path / "test.json"
     loss.write_text("a = 1")
@@ -148,4 +148,4 @@ def test_hash_is_of_everything_that_changes_the_numbers(cfg, tmp_path):
 def test_a_row_with_an_unknown_key_is_named(cfg):
     wrong = replace(SWEEP, rows=[Row("CE", {"MODEL.NO_SUCH": 1})])
     with pytest.raises(ValueError, match=r"row 'CE' of table: MODEL.NO_SUCH 1"):
-        plan_tests(wrong, cfg, NO_INPUTS, [1])
+        plan_tests(wrong, cfg, NO_INPUTS, [1], {})
