@@ -105,8 +105,10 @@ def write_training_report(cfg: CfgNode) -> None:
             title = f"{name}: precision and recall"
             draw_pr_curves(load_precision_curves(path), title, output / f"pr_curves{suffix}")
     lines += [
+        f"model                           {output / 'model_final.pth'}",
         f"training curves                 {output / 'training.png'}",
         f"numbers, one json a line        {output / 'metrics.json'}",
         f"TensorBoard                     tensorboard --logdir {output}",
+        f"to find objects in images: focal-retina predict --model {output} --output DIR IMAGES",
     ]
     _logger.info("Where to look:\n%s", "\n".join(lines))

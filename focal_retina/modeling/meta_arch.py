@@ -76,7 +76,8 @@ class FocalRetinaNet(DenseDetector):
 
     With the default config it has the state dict, losses, gradients and detections of Detectron2's
     model, with two exceptions: an object of zero area matches no anchor, and a class outside [0, K)
-    is an error.
+    is an error. That holds for yaml and weights. The constructor's arguments are its own, so in a
+    LazyConfig take the model of ``configs/lazy``: a new ``_target_`` alone won't do.
     """
 
     @configurable
