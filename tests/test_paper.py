@@ -4,13 +4,14 @@ configs/sweeps/: the paper's rows and numbers, and rows that make a config and a
 import json
 import re
 from collections import defaultdict
+from itertools import chain
 
 import pytest
 from helpers import CONFIGS, SWEEPS, commands, differences, header, load, name_of
 
 from focal_retina.figures.speed_accuracy import PAPER_RETINANET
 from focal_retina.losses import build_cls_loss
-from focal_retina.sweep.grid import flatten_overrides, read_sweep
+from focal_retina.sweep.grid import read_sweep
 
 PAPER = CONFIGS / "paper"
 ALPHA = "MODEL.RETINANET.FOCAL_LOSS_ALPHA"
@@ -184,7 +185,7 @@ TEXT_ROWS = {"CE, π .1", "CE, π .001"}
 
 def row_config(sweep, row, base):
     cfg = load(base)
-    cfg.merge_from_list(flatten_overrides({**sweep.overrides, **row.overrides}))
+    cfg.merge_from_list([*chain(*sweep.overrides.items(), *row.overrides.items())])
     return cfg
 
 

@@ -68,8 +68,8 @@ def _loss_cdf(args: argparse.Namespace) -> None:
         alpha=cfg.MODEL.RETINANET.FOCAL_LOSS_ALPHA if args.alpha is None else args.alpha,
         max_images=args.images or 500,
     )
-    counts = "".join(f", {count:,} {sign}" for sign, count in measured.samples.items())
-    print(f"{measured.images} images{counts}")
+    counts = "".join(f", {count:,} {sign}" for sign, count in measured["samples"].items())
+    print(f"{measured['images']} images{counts}")
     for share, held in hardest_shares(measured).items():
         print(f"{share}: {held} of their loss")
     print(f"pictures and numbers: {output}")

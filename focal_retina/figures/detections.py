@@ -87,7 +87,8 @@ def _color(label: int) -> str:
 
 
 def _save_sheet(pairs: Sequence[Sequence[np.ndarray]], title: str, out_png: Path) -> None:
-    columns, rows = min(_PAIRS_PER_ROW, len(pairs)), math.ceil(len(pairs) / _PAIRS_PER_ROW)
+    rows = max(1, math.ceil(len(pairs) / _PAIRS_PER_ROW))
+    columns = max(1, min(_PAIRS_PER_ROW, len(pairs)))
     inches = _SIDE / DPI  # so that a pixel of a drawing is about one of the sheet
     figure = Figure((2 * columns * inches, rows * inches), dpi=DPI, layout="constrained")
     figure.suptitle(title, x=0.01, ha="left", weight="bold")

@@ -51,36 +51,19 @@ class LogitSample(NamedTuple):
     seen: int  # how many there were to draw from
 
 
-class LossCdf(NamedTuple):
-    """Loss of one sign, cumulated from its lowest to its highest and normalised to 1."""
-
-    samples: list[float]  # share of the logits, from 0 to 1
-    loss: list[float]  # share of the loss that these logits of the lowest loss hold, from 0 to 1
-
-    def hardest(self, share: float) -> float:
-        """Share of the loss in the ``share`` of logits with the highest loss."""
-        return float(1 - np.interp(1 - share, self.samples, self.loss))
+# "samples": shares of the logits, from 0 to 1; "loss": the share of the loss that these hold, which
+# are those of the lowest loss.
+Cdf = dict[str, list[float]]
 
 
-class MeasuredCdfs(NamedTuple):
-    """Figure 4 of one model."""
-
-    images: int  # how many it was measured on
-    samples: dict[str, int]  # sign -> how many logits there are in these images
-    cdfs: dict[str, dict[float, LossCdf | None]]  # sign -> γ -> curve, None where there is no loss
-
-
-def read_loss_cdf(folder: Path) -> MeasuredCdfs:
+def read_loss_cdf(folder: Path) -> dict[str, Any]:
     """Read what :func:`measure_loss_cdf` left in ``folder``; an OSError or ValueError if there is
     no loss_distribution.json, or one of another kind."""
     path = folder / _NUMBERS_FILE
     try:
         content = json.loads(path.read_text())
-        cdfs = {
-            sign: {float(g): cdf and LossCdf(**cdf) for g, cdf in its.items()}
-            for sign, its in content["cdf"].items()
-        }
-        return MeasuredCdfs(content["images"], content["samples"], cdfs)
+        hardest_shares(content)
+        return content
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} holds no loss distribution ({error}): remove it") from error
 
@@ -93,8 +76,9 @@ def measure_loss_cdf(
     alpha: float = 0.25,
     max_images: int = 500,
     sample_size: int = 10_000_000,
-) -> MeasuredCdfs:
-    """Write fig4.png, loss_shares.png and loss_distribution.json.
+) -> dict[str, Any]:
+    """Write fig4.png, loss_shares.png and loss_distribution.json, whose content is returned: the
+    number of "images" and of "samples" in them by sign; "cdf", by sign and γ; "shares".
 
     At most ``max_images`` of DATASETS.TEST are looked at, at random, and ``sample_size`` logits of
     each sign are drawn, as many of each image. ``alpha`` is that of :func:`loss_shares`.
@@ -103,7 +87,7 @@ def measure_loss_cdf(
         UserError, ValueError: another kind of model, a data set without annotations, logits that
             are not finite, bad gammas, bad ground truth.
     """
-    if min(gammas) < 0 or len(set(gammas)) < len(gammas):
+    if min(gammas) < 0 or len({f"{gamma:g}" for gamma in gammas}) < len(gammas):
         raise ValueError(f"gammas are {list(gammas)}: give different numbers >= 0")
     model = load_trained_model(cfg)
     names: Any = model.class_names
@@ -121,27 +105,21 @@ def measure_loss_cdf(
     samples = draw_logits(model, loader, max(1, sample_size // len(loader)))
     class_names = MetadataCatalog.get(cfg.DATASETS.TEST[0]).thing_classes
     shares = loss_shares(samples, gammas, alpha, model.head_in_features, class_names)
-    seen = {sign: sample.seen for sign, sample in samples.items()}
-    cdfs = {sign: cumulate(sample.x_t, gammas) for sign, sample in samples.items()}
-    measured = MeasuredCdfs(len(loader), seen, cdfs)
-    contents = {
+    content = {
         "weights": cfg.MODEL.WEIGHTS,
         "datasets": list(cfg.DATASETS.TEST),
         "images": len(loader),
         "alpha": alpha,
         "gammas": list(gammas),
-        "samples": seen,
+        "samples": {sign: sample.seen for sign, sample in samples.items()},
         "drawn": {sign: len(sample.x_t) for sign, sample in samples.items()},
-        "cdf": {
-            sign: {f"{g:g}": cdf and cdf._asdict() for g, cdf in its.items()}
-            for sign, its in cdfs.items()
-        },
+        "cdf": {sign: cumulate(sample.x_t, gammas) for sign, sample in samples.items()},
         "shares": shares,
     }
-    write_json(output / _NUMBERS_FILE, contents, indent=None)
-    draw_loss_cdfs(measured, output / "fig4.png")
+    write_json(output / _NUMBERS_FILE, content, indent=None)
+    draw_loss_cdfs(content, output / "fig4.png")
     draw_loss_shares(shares, gammas, alpha, output / "loss_shares.png")
-    return measured
+    return content
 
 
 def labeled_loader(cfg: CfgNode, max_images: int) -> DataLoader:
@@ -192,21 +170,20 @@ def draw_logits(
     return {sign: LogitSample(x_t, cells, seen[sign]) for sign, (x_t, cells) in joined.items()}
 
 
-def cumulate(x_t: Tensor, gammas: Sequence[float]) -> dict[float, LossCdf | None]:
+def cumulate(x_t: Tensor, gammas: Sequence[float]) -> dict[str, Cdf | None]:
     """γ -> curve of the logits ``x_t`` (M,), None where they have no loss."""
     # FL falls with x_t, whatever γ: one order serves all.
     x_t = x_t.sort(descending=True).values
     even = np.linspace(0, len(x_t), _CURVE_POINTS + 1)
     near_the_hardest = len(x_t) - np.geomspace(1, max(1, len(x_t)), _CURVE_POINTS)
     ranks = torch.as_tensor(np.unique(np.rint([*even, *near_the_hardest])).astype(np.int64))
-    cdfs: dict[float, LossCdf | None] = {}
+    samples = (ranks.double() / max(1, len(x_t))).tolist()
+    cdfs: dict[str, Cdf | None] = {}
     for gamma in gammas:
         cumulated = torch.zeros(len(x_t) + 1, dtype=torch.float64)
         torch.cumsum(focal_loss(x_t, gamma), 0, dtype=torch.float64, out=cumulated[1:])
-        cdfs[gamma] = None
-        if cumulated[-1] > 0:
-            loss = (cumulated[ranks] / cumulated[-1]).tolist()
-            cdfs[gamma] = LossCdf((ranks.double() / len(x_t)).tolist(), loss)
+        loss = (cumulated[ranks] / cumulated[-1]).tolist()
+        cdfs[f"{gamma:g}"] = {"samples": samples, "loss": loss} if cumulated[-1] > 0 else None
     return cdfs
 
 
@@ -247,25 +224,31 @@ def loss_shares(
     }
 
 
-def hardest_shares(measured: MeasuredCdfs) -> dict[str, str]:
+def hardest_share(cdf: Cdf, share: float) -> float:
+    """Share of the loss in the ``share`` of logits with the highest loss."""
+    return float(1 - np.interp(1 - share, cdf["samples"], cdf["loss"]))
+
+
+def hardest_shares(measured: Mapping[str, Any]) -> dict[str, str]:
     """What the hardest logits hold of the loss of their sign, by heading."""
     return {
-        f"hardest {share:.0%} of {sign}, γ {gamma:g}": f"{cdf.hardest(share):.0%}" if cdf else "–"
+        f"hardest {share:.0%} of {sign}, γ {g}": f"{hardest_share(cdf, share):.0%}" if cdf else "–"
         for sign, share in _HARDEST
-        for gamma, cdf in measured.cdfs[sign].items()
+        for g, cdf in measured["cdf"][sign].items()
     }
 
 
-def draw_loss_cdfs(measured: MeasuredCdfs, out_png: Path) -> None:
+def draw_loss_cdfs(measured: Mapping[str, Any], out_png: Path) -> None:
     """Draw figure 4, positives on the left."""
     figure = Figure(figsize=(11, 4.5), dpi=DPI, layout="constrained")
     panels = figure.subplots(1, 2, subplot_kw={"xlim": (0, 1), "ylim": (0, 1.02)})
     for sign, axes in zip(("positives", "negatives"), panels, strict=True):
-        style_axes(axes, f"{measured.samples[sign]:,} {sign}")
+        style_axes(axes, f"{measured['samples'][sign]:,} {sign}")
         axes.set(xlabel=f"fraction of {sign}, from low to high loss", ylabel="cumulative loss")
-        for (gamma, cdf), color in zip(measured.cdfs[sign].items(), cycle(SERIES_COLORS)):
-            label = f"γ = {gamma:g}" if cdf else f"γ = {gamma:g}: no loss"
-            axes.plot(*(cdf or ([], [])), color=color, label=label)
+        for (gamma, cdf), color in zip(measured["cdf"][sign].items(), cycle(SERIES_COLORS)):
+            curve = (cdf["samples"], cdf["loss"]) if cdf else ([], [])
+            label = f"γ = {gamma}" if cdf else f"γ = {gamma}: no loss"
+            axes.plot(*curve, color=color, label=label)
         axes.legend(frameon=False, loc="upper left")
     figure.savefig(out_png)
 

@@ -131,11 +131,6 @@ def _require(condition: object, message: str) -> None:
         raise ValueError(message)
 
 
-def flatten_overrides(overrides: Mapping[str, Any]) -> list[Any]:
-    """``[key, value, key, value, …]``, as ``CfgNode.merge_from_list`` takes it."""
-    return [part for pair in overrides.items() for part in pair]
-
-
 @dataclass(frozen=True)
 class CodeInputs:
     """What a trial's result depends on beside its config, each as the command line has it."""

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from scipy import stats
 
-from ..figures.loss_cdf import MeasuredCdfs, read_loss_cdf
+from ..figures.loss_cdf import read_loss_cdf
 from ..files import atomic_write, write_json
 from .grid import Row, Sweep
 
@@ -87,7 +87,7 @@ def read_box_metrics(directory: Path, dataset: str = "") -> dict[str, float]:
     return {key[5:]: x for key, x in row.items() if key[:5] == "bbox/" and math.isfinite(x)}
 
 
-def read_losses(trial_directory: Path) -> MeasuredCdfs | None:
+def read_losses(trial_directory: Path) -> dict[str, Any] | None:
     """None where the loss was not measured, or where measuring was cut off."""
     try:
         return read_loss_cdf(trial_directory / LOSS_FOLDER)

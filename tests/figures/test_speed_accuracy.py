@@ -56,31 +56,19 @@ def measure(tmp_path, monkeypatch):
     return call
 
 
-def test_what_is_there_is_not_measured_again(measure, tmp_path):
-    both = [("a", 400), ("a", 500)]
+def test_only_what_is_new_or_changed_is_measured(measure, tmp_path):
+    both, once = [("a", 400), ("a", 500)], [("a", 400)]
     assert measure(["a"], [400, 500]) == (both, both)
     assert measure(["a"], [400, 500]) == (both, [])
-    # Another run adds to the figure.
-    assert measure(["b"], [400]) == ([*both, ("b", 400)], [("b", 400)])
-    assert len(read_measurements(tmp_path / "speed_accuracy.json")) == 3
-
-
-def test_whatever_decides_the_numbers_asks_for_a_new_measurement(measure):
-    once = [("a", 400)]
-    measure(["a"], [400])
-    assert measure(["a"], [400], "MODEL.RETINANET.NMS_THRESH_TEST", 0.6) == (once, once)
-    assert measure(["a"], [400]) == (once, once)
-    assert measure(["a"], [400], images=3) == (once, once)
+    assert measure(["a"], [400], "MODEL.RETINANET.NMS_THRESH_TEST", 0.6) == (both, once)
+    assert measure(["a"], [400]) == (both, once)
+    assert measure(["a"], [400], images=3) == (both, once)
     measure.weights.write_text("trained for longer")
-    assert measure(["a"], [400], images=3) == (once, once)
-    assert measure(["a"], [400], images=3) == (once, [])
-
-
-def test_an_interrupted_call_keeps_what_it_measured(measure, tmp_path):
+    assert measure(["a"], [400], images=3) == (both, once)
+    # Another run adds to the figure, and an interrupted call keeps what it measured.
     with pytest.raises(KeyboardInterrupt):
-        measure(["a", "broken"], [400])
-    assert [x.run for x in read_measurements(tmp_path / "speed_accuracy.json")] == ["a"]
-    assert measure(["a"], [400]) == ([("a", 400)], [])
+        measure(["b", "broken"], [400])
+    assert measure(["b"], [400]) == ([*both, ("b", 400)], [])
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"measurements": [{"run": "a"}]}'])

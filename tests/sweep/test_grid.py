@@ -13,7 +13,6 @@ from focal_retina.sweep.grid import (
     Row,
     Sweep,
     Tuning,
-    flatten_overrides,
     plan_tests,
     plan_tuning,
     read_sweep,
@@ -60,7 +59,7 @@ def test_reads_every_field(write):
     assert sweep.rows[1].paper_note == "diverges"
     assert sweep.figure == Figure("γ")
     assert sweep.tuning == Tuning("SOLVER.BASE_LR", [0.1, 0.2], ["val"], 1)
-    assert flatten_overrides(sweep.overrides) == ["DATASETS.TEST", ["val"]]
+    assert sweep.overrides == {"DATASETS.TEST": ["val"]}
 
 
 @pytest.mark.parametrize(

@@ -144,7 +144,7 @@ def test_losses_of_trained_models_are_measured_once_and_failures_named(
     assert runner.measure_losses(results) == [results[1]]
     folders = [tmp_path / x.directory / LOSS_FOLDER for x in results]
     assert "no such weights" in (folders[1] / "console.txt").read_text()
-    assert read_losses(tmp_path / results[0].directory).images == 3
+    assert read_losses(tmp_path / results[0].directory)["images"] == 3
 
     config.write_text(trained)
     (folders[1] / "loss_distribution.json").write_text('{"images": 3, "cut')
