@@ -88,12 +88,12 @@ def test_a_sweep_killed_at_ten_moments_goes_on(start, tmp_path):
     def iterations():
         return sum(x.read_text().count("\n") for x in out.glob("trials/*/metrics.json"))
 
-    moments = [out.exists, lambda: list(out.glob("trials/*/config.yaml"))]
+    def exists(pattern):
+        return lambda: list(out.glob(pattern))
+
+    moments = [out.exists, exists("trials/*/config.yaml")]
     moments += [lambda n=n: iterations() >= n for n in (1, 4, 8, 12, 16, 20)]
-    moments += [
-        lambda: list(out.glob("trials/*/result.json")),
-        (out / "sweep" / "results.json").exists,
-    ]
+    moments += [exists("trials/*/result.json"), exists("sweep/results.json")]
     for moment in moments:
         process = start("slow")
         wait_for(lambda: moment() or process.poll() is not None)  # noqa: B023

@@ -12,12 +12,7 @@ from ray.cluster_utils import Cluster
 
 from focal_retina.commands import make_parser
 from focal_retina.sweep.grid import CodeInputs
-from focal_retina.sweep.results import (
-    LOSS_FOLDER,
-    TrialResult,
-    read_box_metrics,
-    read_losses,
-)
+from focal_retina.sweep.results import LOSS_FOLDER, TrialResult, read_box_metrics, read_losses
 from focal_retina.sweep.runner import TrialRunner, connect
 
 
@@ -54,11 +49,6 @@ def starts_of(root, trial):
     return json.loads((root / trial.directory / "starts.json").read_text())
 
 
-def iterations_of(root, trial):
-    lines = (root / trial.directory / "metrics.json").read_text().splitlines()
-    return [json.loads(line)["iteration"] for line in lines]
-
-
 @pytest.mark.usefixtures("cluster")
 def test_failures_are_retried_resumed_and_reported_while_the_rest_goes_on(
     run, make_trial, tmp_path
@@ -67,20 +57,15 @@ def test_failures_are_retried_resumed_and_reported_while_the_rest_goes_on(
     trials = {name: make_trial(name, behaviour) for name, behaviour in names.items()}
     results, polled = run(list(trials.values()), retries=1)
 
-    assert {n: (x.status, x.attempts) for n, x in results.items()} == {
-        "fine": ("done", 1),
-        "fails": ("failed", 2),
-        "recovers": ("done", 2),
-        "killed": ("done", 2),
-    }
+    ended = [(x.status, x.attempts) for x in results.values()]
+    assert ended == [("done", 1), ("failed", 2), ("done", 2), ("done", 2)]
+    assert results["fails"].error.startswith("exit status 3\n")
     assert results["fails"].error.endswith("the reason\nof the failure")
-    assert "exit status 3" in results["fails"].error
-    assert not results["fails"].metrics
     for name in ("fine", "recovers", "killed"):
         # One that was interrupted goes on from its checkpoint: no iteration is missing or twice.
-        assert iterations_of(tmp_path, trials[name]) == list(range(1, 11))
-        assert results[name].metrics["AP"] == 10.0
-        assert "AP50" not in results[name].metrics
+        lines = (tmp_path / trials[name].directory / "metrics.json").read_text().splitlines()
+        assert [json.loads(line)["iteration"] for line in lines] == list(range(1, 11))
+        assert results[name].metrics == {"AP": 10.0}
         assert results[name].seconds > 0 and results[name].peak_memory_mb > 1
         assert results[name].git_commit == "c0ffee"
         assert not list((tmp_path / trials[name].directory).glob("model_0*.pth"))
@@ -89,11 +74,9 @@ def test_failures_are_retried_resumed_and_reported_while_the_rest_goes_on(
     # The same sweep again: only the failed one is tried again.
     again, polled = run(list(trials.values()), retries=0)
     assert polled[0] == 3
-    assert again["fails"].attempts == 1
+    assert again.pop("fails").attempts == 1
     assert [len(starts_of(tmp_path, t)) for t in trials.values()] == [1, 3, 2, 2]
-    assert {n: x.metrics.get("AP") for n, x in again.items()} == {
-        n: x.metrics.get("AP") for n, x in results.items()
-    }
+    assert again == {name: x for name, x in results.items() if name != "fails"}
 
 
 @pytest.mark.usefixtures("cluster")

@@ -51,10 +51,8 @@ def write_and_read(folder, results, sweep=SWEEP, **about):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A report on three seeds of three rows, one of them without an AP; the fourth row failed.
-
-    Of the third row's first model the loss was measured.
-    """
+    """A report on three seeds of three rows, one of them without an AP; the fourth row failed. Of
+    the third row's first model the loss was measured."""
     folder = tmp_path_factory.mktemp("report")
     aps = [(49.6, 50.0, 50.4), (52.0, 50.0, None), (53.6, 54.0, 54.4)]
     results = [
@@ -63,21 +61,19 @@ def finished(tmp_path_factory):
         for seed, ap in enumerate(row_aps)
     ]
     error = "Traceback\n  <module>\nFloatingPointError: Loss became infinite or NaN"
-    for seed in range(2):
-        fields = {"status": "failed", "metrics": {}, "error": error, "attempts": 2}
-        results.append(make_trial(folder, ROWS[3], seed, 0, directory="none", **fields))
+    fields = {"status": "failed", "error": error, "attempts": 2, "directory": "none"}
+    results += [make_trial(folder, ROWS[3], seed, 0, **fields) for seed in range(2)]
     curve = {"samples": [0.0, 0.8, 1.0], "loss": [0.0, 0.25, 1.0]}
     cdf = {"positives": {"0": curve, "2": None}, "negatives": {"0": curve, "2": curve}}
     content = {"images": 3, "samples": {"positives": 1234, "negatives": 400}, "cdf": cdf}
-    (folder / results[6].directory / LOSS_FOLDER).mkdir()
     path = folder / results[6].directory / LOSS_FOLDER / "loss_distribution.json"
+    path.parent.mkdir()
     path.write_text(json.dumps(content))
     return folder, *write_and_read(folder, results)
 
 
 def test_table_sets_our_numbers_beside_the_papers(finished):
-    _, _, page, (table, *_) = finished
-    heavy, light, best, words = table
+    _, _, page, ((heavy, light, best, words), *_) = finished
     # t = 2.776 with 4 degrees of freedom; std .4 and three seeds each.
     margin = f"{2.776 * math.sqrt(2 * 0.4**2 / 3):.1f}"
     assert best == {
