@@ -19,7 +19,6 @@ from ..losses.dense import dense_loss
 from . import DPI, SERIES_COLORS, style_axes
 
 _NONE = -1.0  # no weights
-_Y_LABELS = {"loss": "loss", "gradient": "derivative of the loss by $x_t$"}
 
 # The paper does not list what its figure 7 shows. This grid holds α-CE, which is (γ, β) = (1, 0),
 # and both settings of Table 3, (2, 1) and (4, 0).
@@ -93,15 +92,15 @@ def _curves(losses: Mapping[str, DenseLoss], x_t: Tensor) -> list[LossCurve]:
 def write_loss_figure(data: LossFigure, folder: Path) -> Path:
     """Write the figure's numbers as NAME.json, and as NAME.png, which is returned, its picture."""
     figure = Figure(figsize=(6.5, 4.5), dpi=DPI, layout="constrained")
-    axes = figure.add_subplot(xlabel=data.x_label, ylabel=_Y_LABELS[data.quantity])
+    axes = figure.add_subplot(xlabel=data.x_label)
     style_axes(axes, data.title)
     dashes = ("-", "--", ":") if len(data.curves) > len(SERIES_COLORS) else ("-",)
     for curve, (color, dash) in zip(data.curves, product(SERIES_COLORS, dashes), strict=False):
         values = getattr(curve, data.quantity)
         axes.plot(data.x, values, color=color, linestyle=dash, linewidth=1.8, label=curve.label)
-    axes.margins(x=0)
+    axes.set(xmargin=0, ylabel="derivative of the loss by $x_t$")
     if data.quantity == "loss":
-        axes.set_ylim(bottom=0)
+        axes.set(ylim=(0, None), ylabel="loss")
     axes.legend(frameon=False, ncols=len(dashes))
     picture = folder / f"{data.name}.png"
     figure.savefig(picture)

@@ -100,10 +100,9 @@ def measure_runs(
     for (name, base), size in itertools.product(configs.items(), sizes):
         cfg = _at_size(base, size)
         file = os.stat(PathManager.get_local_path(cfg.MODEL.WEIGHTS.partition("?")[0]))
-        state = file.st_size, file.st_mtime_ns
-        digest = config_hash(cfg, *state, _device_name(cfg), num_images)[:16]
-        found = results.get((name, size))
-        if found is not None and found.config_hash == digest:
+        state = file.st_size, file.st_mtime_ns, _device_name(cfg), num_images
+        digest = config_hash(cfg, *state)[:16]
+        if (name, size) in results and results[name, size].config_hash == digest:
             print(f"{name} at {size}: measured before")
             continue
         x = results[name, size] = _measure(cfg, name, size, num_images, digest)

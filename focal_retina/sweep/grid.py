@@ -210,7 +210,6 @@ def _plan_trial(
     cfg.SOLVER.CHECKPOINT_PERIOD = min(cfg.SOLVER.CHECKPOINT_PERIOD, period)
 
     digest = config_hash(cfg, inputs.fingerprint(cfg))
-    parts = [row.name, stage, *([str(tuned)] if stage == "tune" else []), f"seed{seed}"]
-    names = [re.sub(r"[^\w.+]+", "_", part).strip("_") for part in parts]
-    directory = f"trials/{'-'.join(names)}-{digest[:8]}"
-    return Trial(row.name, seed, stage, tuned, cfg, digest, directory)
+    parts = [row.name, f"tune-{tuned}" if stage == "tune" else "test", f"seed{seed}", digest[:8]]
+    names = [re.sub(r"[^\w.+-]+", "_", part).strip("_") for part in parts]
+    return Trial(row.name, seed, stage, tuned, cfg, digest, f"trials/{'-'.join(names)}")

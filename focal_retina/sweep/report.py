@@ -49,10 +49,8 @@ def write_sweep_report(
 ) -> None:
     """Write report.md with its pictures in plots/, and report.html, which needs no other file.
 
-    Args:
-        sweep, results: the table, and the trials that have ended.
-        directory: where the report goes; the trials' directories are relative to it.
-        about: results.json's "command", "base_config", "seeds" and "tuned".
+    The trials' directories are relative to ``directory``, where the report goes. ``about`` has
+    results.json's "command", "base_config", "seeds" and "tuned".
     """
     summaries = summarize(sweep, results)
     trained = {s.row.name: s.first_done for s in summaries if s.first_done}
@@ -115,13 +113,12 @@ def _results_table(
         if summary.ap.mean == best:
             cells["AP"] = f"**{cells['AP']}**"
         gain = compare(summary, reference)
+        interval = f" ± {gain.margin:.1f}" if math.isfinite(gain.margin) else ""
+        cells["difference, paper"] = number(gain.paper, "+")
+        cells["difference"] = number(gain.here, "+") + interval
+        cells["verdict"] = gain.verdict
         if summary is reference:
             cells |= {"difference, paper": "", "difference": "", "verdict": "reference"}
-        else:
-            interval = f" ± {gain.margin:.1f}" if math.isfinite(gain.margin) else ""
-            cells["difference, paper"] = number(gain.paper, "+")
-            cells["difference"] = number(gain.here, "+") + interval
-            cells["verdict"] = gain.verdict
         if sweep.tuning is not None:
             chosen = about["tuned"].get(row.name, _NOTHING)
             cells[escape_markdown(sweep.tuning.key)] = _plain(chosen)

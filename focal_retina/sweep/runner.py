@@ -117,8 +117,7 @@ class TrialRunner:
     """Runs trials as processes of a training command on Ray.
 
     A trial's folder holds config.yaml, the training's own output, console.txt and, once it is
-    done, result.json; a trial that has one is not run again. One without goes on from its last
-    checkpoint.
+    done, result.json. One that has no result.json goes on from its last checkpoint.
     """
 
     root: Path  # the sweeps' folder, absolute; on a cluster, one that every node sees

@@ -17,8 +17,6 @@ from .report import write_sweep_report
 from .results import LOSS_FOLDER, TrialResult, last_row, summarize, tuned_ap, write_results
 from .runner import CONSOLE_FILE, TrialRunner
 
-_LOG_INTERVAL = 60.0  # seconds between lines where the output is not a terminal
-
 
 def run_sweep(
     sweep: Sweep,
@@ -99,7 +97,7 @@ def _run(runner: TrialRunner, trials: list[Trial], name: str) -> list[TrialResul
     """Run trials behind a bar of all their iterations."""
     if not trials:
         return []
-    interval = 1.0 if sys.stderr.isatty() else _LOG_INTERVAL
+    interval = 1.0 if sys.stderr.isatty() else 60.0  # seconds between two lines of a log
     total = sum(trial.cfg.SOLVER.MAX_ITER for trial in trials)
     with tqdm(total=total, unit="it", dynamic_ncols=True, mininterval=interval) as bar:
 
