@@ -1,8 +1,7 @@
 """What trials left behind, over the seeds, and which rows the seeds tell apart.
 
 Two rows are compared by Welch's 95 % interval of the difference of their mean AP (Biometrika 1947).
-The seeds are its samples: it covers what another seed would have given, not what another set of
-test images would. Pairs are judged one by one; nothing corrects for their number.
+It covers what another seed would have given, not what another set of test images would.
 """
 
 import contextlib
@@ -121,12 +120,11 @@ def welch_margin(first: Estimate, second: Estimate) -> float:
     """Half-width of the 95 % interval of ``first - second``; NaN with fewer than two seeds."""
     if min(first.n, second.n) < 2:
         return math.nan
-    variances = [e.std**2 / e.n for e in (first, second)]
-    total = sum(variances)
+    a, b = (e.std**2 / e.n for e in (first, second))
+    total = a + b
     if total == 0:
         return 0.0
-    a, b = (variance / total for variance in variances)
-    degrees = 1 / (a**2 / (first.n - 1) + b**2 / (second.n - 1))
+    degrees = 1 / ((a / total) ** 2 / (first.n - 1) + (b / total) ** 2 / (second.n - 1))
     return float(stats.t.ppf(0.975, degrees)) * math.sqrt(total)
 
 

@@ -36,7 +36,6 @@ _logger = logging.getLogger(__name__)
 CONSOLE_FILE = "console.txt"  # in a trial's directory: all that its processes print
 _ERROR_LINES = 15
 _PACKAGE_ROOT = str(Path(__file__).resolve().parents[2])
-_SECONDS_TO_CONNECT = 10.0
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
@@ -64,7 +63,7 @@ def _check_reachable(address: str) -> None:
     match = re.fullmatch(r"(?:ray://)?\[?(.+?)\]?:(\d+)", address)
     try:
         if match is not None:  # else "auto" and the like, which Ray looks up itself
-            socket.create_connection((match[1], int(match[2])), _SECONDS_TO_CONNECT).close()
+            socket.create_connection((match[1], int(match[2])), timeout=10).close()
     except (OSError, OverflowError) as error:
         raise ConnectionError(
             f"--address {address}: no Ray cluster answers there ({error}); start one with "
