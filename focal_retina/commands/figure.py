@@ -52,7 +52,7 @@ def _losses(args: argparse.Namespace, data: dict[str, Any]) -> None:
 
 def _loss_cdf(args: argparse.Namespace, data: dict[str, Any]) -> None:
     from ..engine import setup_config
-    from ..figures.loss_cdf import measure_loss_cdf, summary
+    from ..figures.loss_cdf import hardest_shares, measure_loss_cdf
 
     cfg = setup_config(args.config_file, **data, eval_only=True)
     alpha = cfg.MODEL.RETINANET.FOCAL_LOSS_ALPHA if args.alpha is None else args.alpha
@@ -61,7 +61,11 @@ def _loss_cdf(args: argparse.Namespace, data: dict[str, Any]) -> None:
     output = _folder(args.output or Path(cfg.OUTPUT_DIR) / "loss_distribution")
     gammas, count = args.gamma or (0, 0.5, 1, 2), args.images or 500
     measured = measure_loss_cdf(cfg, output, gammas=gammas, alpha=alpha, max_images=count)
-    print(f"{summary(measured)}\npictures and numbers: {output}")
+    counts = "".join(f", {count:,} {sign}" for sign, count in measured["samples"].items())
+    print(f"{measured['images']} images{counts}")
+    for share, held in hardest_shares(measured).items():
+        print(f"{share}: {held} of their loss")
+    print(f"pictures and numbers: {output}")
 
 
 def _speed_accuracy(args: argparse.Namespace, data: dict[str, Any]) -> None:
