@@ -6,14 +6,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from detectron2.config import CfgNode
+from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 from torch import Tensor
 
-from .spec import BLOCKS, make_spec, set_anchors
+from .spec import BLOCKS, BOX, CLS, anchors_per_position, check_count, make_spec, set_anchors
 
 Data = Mapping[str, Any]  # what is loaded from a file and saved to one
 Tensors = dict[str, Tensor]
 
+_COCO_IDS = [category["id"] for category in COCO_CATEGORIES if category["isthing"]]
+_COCO_ROWS = 91  # row 0, and 1 to 90 for category numbers, eleven of which nothing has
 # What stands for a field of a template; every other field is a number.
 _FIELDS = {"parameter": "weight|bias|running_mean|running_var", "fpn_norm": "bn|gn"}
 
@@ -35,12 +39,11 @@ class Adapter:
     place: str = ""  # the key of its tensors in what it saves; none: they are saved alone
     beside: Mapping[str, Any] = field(default_factory=dict)  # what it saves with them
     spare: str = "(?!)"  # what tensors that its detector does not run are called, a regex
-    needs_config: bool = False  # the weights' meaning stands in a config file, not in `config`
     whole_sizes: bool = False  # anchor sizes are cut to whole pixels
     sizes_vary_fastest: bool = False  # of its anchors; in Detectron2 the aspect ratios do
+    # Classes are numbered from 1, and row 0 of each anchor is unused; a model of COCO's 80 has 91
+    # rows, COCO's category numbers.
     has_background_row: bool = False
-    """Classes are numbered from 1, and row 0 of each anchor is unused; a model of COCO's 80 has 91
-    rows, COCO's category numbers."""
     has_fixed_mean: bool = False  # its pixel mean cannot be set
 
     def from_keys(self, keys: Iterable[str]) -> dict[str, str]:
@@ -62,10 +65,7 @@ class Adapter:
         """The tensors of what was loaded from a file. What else the file says is set in ``spec``;
         ValueError where it contradicts ``spec``."""
         inner = data.get(self.place or "model")
-        tensors = inner if isinstance(inner, Mapping) else data
-        if unnamed := [key for key in tensors if not isinstance(key, str)]:
-            raise ValueError(f"it has the key {unnamed[0]!r}, and tensors have names")
-        return tensors
+        return inner if isinstance(inner, Mapping) else data
 
     def wrap(self, tensors: Tensors, spec: CfgNode) -> dict[str, Any]:
         """What the library saves and loads, with the tensors in it."""
@@ -79,8 +79,6 @@ class Adapter:
     ) -> CfgNode:
         """What its weights mean, of K classes and A anchors a position; ValueError where that
         cannot be."""
-        if self.needs_config:
-            raise ValueError(f"weights of {self.name} need the model's config (--config-file)")
         count, rest = divmod(num_anchors, len(aspect_ratios))  # sizes an octave (paper section 4)
         if rest:
             raise ValueError(
@@ -91,6 +89,34 @@ class Adapter:
         scales = [4 * 2 ** (i / count) for i in range(count)]
         set_anchors(spec, scales, aspect_ratios, whole_sizes=self.whole_sizes)
         return spec
+
+    def num_rows(self, num_classes: int, stated: int | None = None) -> int:
+        """Classification rows of an anchor, unless a file stated them."""
+        if not self.has_background_row:
+            return num_classes
+        return stated or (_COCO_ROWS if num_classes == len(_COCO_IDS) else num_classes + 1)
+
+    def class_rows(self, num_rows: int, num_classes: int) -> list[int]:
+        """The row, of an anchor's in the file, of each of Detectron2's K contiguous classes."""
+        if self.has_background_row and num_rows == num_classes + 1:
+            return list(range(1, num_rows))
+        if self.has_background_row and (num_rows, num_classes) == (_COCO_ROWS, len(_COCO_IDS)):
+            return list(_COCO_IDS)
+        check_count("classes", num_rows, num_classes)
+        return list(range(num_rows))
+
+    def output_channels(self, spec: CfgNode, num_rows: int) -> dict[str, Tensor]:
+        """Of each output, the library's channel for each of ours, whose aspect ratios vary fastest;
+        an anchor has ``num_rows`` there."""
+        anchors = torch.arange(anchors_per_position(spec))
+        if self.sizes_vary_fastest:
+            num_ratios = len(spec.MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS[0])
+            anchors = anchors.view(num_ratios, -1).t().flatten()
+        rows = self.class_rows(num_rows, spec.MODEL.RETINANET.NUM_CLASSES)
+        return {
+            output: (anchors[:, None] * count + torch.tensor(used)).flatten()
+            for output, used, count in ((CLS, rows, num_rows), (BOX, range(4), 4))
+        }
 
 
 def of_modules(keys: Mapping[str, str]) -> dict[str, str]:

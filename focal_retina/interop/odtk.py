@@ -1,6 +1,6 @@
 """ODTK's ``Model`` (NVIDIA/retinanet-examples) with one ResNet."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -24,18 +24,16 @@ KEYS = of_modules(
 )
 
 
-@dataclass(frozen=True, kw_only=True)
 class OdtkAdapter(Adapter):
     def unwrap(self, data: Data, spec: CfgNode) -> Data:
         if "angles" in data:
             raise ValueError("it detects rotated boxes, which RetinaNet of Detectron2 does not")
-        found, stated = data.get("classes"), spec.MODEL.RETINANET.NUM_CLASSES
-        check_count("the file is of {!r:.40} classes", found, stated, "--num-classes")
+        if "classes" in data:
+            check_count("classes", data["classes"], spec.MODEL.RETINANET.NUM_CLASSES)
         if "ratios" in data and "scales" in data:
             stated = anchors_per_position(spec)
             set_anchors(spec, data["scales"], data["ratios"])
-            found = anchors_per_position(spec)
-            check_count("the file is of {} anchors a position", found, stated, "--num-anchors")
+            check_count("anchors", anchors_per_position(spec), stated)
         return super().unwrap(data, spec)
 
     def wrap(self, tensors: Tensors, spec: CfgNode) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """``torchvision.models.detection.RetinaNet`` with ``resnet_fpn_backbone``."""
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from detectron2.config import CfgNode
 
@@ -25,7 +25,6 @@ KEYS = of_modules(
 )
 
 
-@dataclass(frozen=True, kw_only=True)
 class TorchvisionAdapter(Adapter):
     def unwrap(self, data: Data, spec: CfgNode) -> Data:
         return {_todays_key(key): value for key, value in super().unwrap(data, spec).items()}
