@@ -11,7 +11,6 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Boxes, Instances
-from torch import Tensor
 from tqdm import tqdm
 
 from ..engine import UserError, load_config, prepare_process
@@ -19,22 +18,18 @@ from ..engine.checkpoint import load_trained_model
 from ..engine.precision import build_inference_copy
 from ..modeling import FocalRetinaNet
 from .meta import ModelMeta, build_meta
-from .sources import Frame, Source, UnreadableError
+from .sources import Frame, Source
 from .targets import TARGETS, Graph, load_graph
 from .writers import CocoWriter, PictureWriter
 
+Model = Callable[[list[dict]], list[dict]]  # in evaluation mode, of Detectron2's interface
+
 
 class Predictor:
-    """Images in, detections out, whatever runs the network.
+    """Images in, detections out, whatever runs the network."""
 
-    Args:
-        model: in evaluation mode, of Detectron2's interface, such as :class:`GraphModel`.
-        meta: classes, thresholds and preprocessing.
-    """
-
-    def __init__(self, model: Callable[[list[dict]], list[dict]], meta: ModelMeta):
-        self.model = model
-        self.meta = meta
+    def __init__(self, model: Model, meta: ModelMeta):
+        self.model, self.meta = model, meta
 
     @torch.inference_mode()
     def predict(self, images: Sequence[np.ndarray]) -> list[Instances]:
@@ -45,31 +40,23 @@ class Predictor:
         return [x["instances"].to("cpu") for x in self.model(batch)] if batch else []
 
 
-class GraphModel:
+def graph_model(graph: Graph, meta: ModelMeta) -> Model:
     """An exported :class:`~.targets.DetectorGraph` with the interface of Detectron2's models. It
     takes one image after the other."""
+    postprocessor, count = meta.postprocessor(), len(meta.levels)
 
-    def __init__(self, graph: Graph, meta: ModelMeta):
-        self.graph = graph
-        self.meta = meta
-        self.postprocessor = meta.postprocessor()
-
-    def __call__(self, batched_inputs: list[dict]) -> list[dict]:
-        found = []
-        for x in batched_inputs:
-            instances = self._detections(x["image"])
-            found.append({"instances": detector_postprocess(instances, x["height"], x["width"])})
-        return found
-
-    def _detections(self, image: Tensor) -> Instances:
-        size = image.shape[1], image.shape[2]
-        outputs = self.graph(self.meta.preprocessing.pad(image))
-        if self.meta.with_nms:
+    def detect(x: dict) -> dict:
+        size = tuple(x["image"].shape[1:])
+        outputs = graph(meta.preprocessing.pad(x["image"]))
+        if meta.with_nms:
             boxes, scores, classes = outputs
-            return Instances(size, pred_boxes=Boxes(boxes), scores=scores, pred_classes=classes)
-        count = len(self.meta.levels)
-        logits, deltas, anchors = (list(outputs[i * count :][:count]) for i in range(3))
-        return self.postprocessor([Boxes(x) for x in anchors], logits, deltas, [size])[0]
+            found = Instances(size, pred_boxes=Boxes(boxes), scores=scores, pred_classes=classes)
+        else:
+            logits, deltas, anchors = (list(outputs[i * count :][:count]) for i in range(3))
+            (found,) = postprocessor([Boxes(x) for x in anchors], logits, deltas, [size])
+        return {"instances": detector_postprocess(found, x["height"], x["width"])}
+
+    return lambda batched_inputs: [detect(x) for x in batched_inputs]
 
 
 def load_predictor(
@@ -112,14 +99,12 @@ def load_predictor(
         )
     prepare_process(imports, register)
     meta = ModelMeta.load(path.parent)
-    return Predictor(GraphModel(load_graph(path), meta), meta)
+    return Predictor(graph_model(load_graph(path), meta), meta)
 
 
 def load_detector(cfg: CfgNode) -> FocalRetinaNet:
-    """The model of ``cfg`` with the weights MODEL.WEIGHTS, in evaluation mode. A UserError: there
-    are none, or it is another kind of model; a ValueError: they don't fit."""
-    if not cfg.MODEL.WEIGHTS:
-        raise UserError("MODEL.WEIGHTS is empty: name a checkpoint")
+    """The model of ``cfg`` with the weights MODEL.WEIGHTS, in evaluation mode. A UserError: it is
+    another kind of model; a ValueError: there are no weights, or they don't fit."""
     model = load_trained_model(cfg)
     if not isinstance(model, FocalRetinaNet):
         raise UserError(
@@ -150,9 +135,10 @@ def predict_sources(
             "MODEL.RETINANET.SCORE_THRESH_TEST, of the export if the file is one"
         )
     failed: set[Source] = set()
-    lengths = [source.length() for source in sources]
-    total = None if None in lengths else sum(x for x in lengths if x is not None)
     with contextlib.ExitStack() as stack:
+        total = (
+            None if any(x.webcam is not None for x in sources) else sum(x.length() for x in sources)
+        )
         progress = stack.enter_context(tqdm(total=total, unit="image"))
         for writer in writers:
             stack.callback(writer.close)
@@ -169,7 +155,7 @@ def _frames(sources: Iterable[Source], failed: set[Source]) -> Iterator[Frame]:
     for source in sources:
         try:
             yield from source.frames()
-        except UnreadableError as error:
+        except Exception as error:  # Pillow's decoders raise nearly any
             _pass_over(source, error, failed)
 
 

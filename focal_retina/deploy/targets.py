@@ -5,7 +5,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -41,8 +41,7 @@ class DetectorGraph(nn.Module):
     """The detector as a graph, for any height and width: tensors in, tensors out.
 
     In fp32, with batch normalization folded into the convolutions, and on demand with decoding and
-    NMS. Shapes: one image, H and W multiples of the size divisibility, R_l anchors of level l, K
-    classes, D detections.
+    NMS. One image; H and W are multiples of the size divisibility.
     """
 
     def __init__(self, model: FocalRetinaNet, *, with_nms: bool):
@@ -77,12 +76,12 @@ def write_targets(
     uint8, BGR; a hundred like those to come are enough. None: quantized targets are left out.
 
     Raises:
-        UserError: a package is missing, or this PyTorch can't translate the model.
+        ImportError: a package is missing.
+        UserError: this PyTorch can't translate the model.
     """
     chosen = {k: x for k, x in TARGETS.items() if calibration is not None or not x.is_quantized}
     for package in (x for target in chosen.values() for x in target.packages):
-        if find_spec(package) is None:
-            raise _missing(package)
+        import_module(package)
     network = DetectorGraph(model, with_nms=meta.with_nms)
     folder.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
@@ -102,13 +101,12 @@ def write_targets(
 
 
 def load_graph(path: Path) -> Graph:
-    """An exported file as a function. A UserError: a package is missing; a ValueError: the file is
-    damaged, or of another version."""
+    """An exported file as a function. A ValueError: it is damaged, or of another version."""
     target = next(x for x in TARGETS.values() if Path(x.file_name).suffix == path.suffix)
     try:
         return target.load(path)
-    except ImportError as error:
-        raise _missing(error.name) from error
+    except ImportError:
+        raise
     # Of unpickling, unzipping or another version; onnxruntime's errors have no common base.
     except Exception as error:
         raise ValueError(f"{path} is not a {path.suffix} that can be read: {error}") from error
@@ -132,20 +130,10 @@ def trace(network: DetectorGraph, meta: ModelMeta) -> ExportedProgram:
         raise _untranslatable("torch.export", error) from error
 
 
-def _write_program(path: Path, program: ExportedProgram, meta: ModelMeta, _: Images) -> None:
-    torch.export.save(program, path)
-
-
-def _load_program(path: Path) -> Graph:
-    return torch.export.load(path).module()
-
-
 def _write_onnx(path: Path, program: ExportedProgram, meta: ModelMeta, _: Images) -> None:
+    options = {"input_names": ["image"], "output_names": meta.output_names, "verbose": False}
     try:
-        names = meta.output_names
-        onnx_program = torch.onnx.export(
-            program, input_names=["image"], output_names=names, dynamo=True, verbose=False
-        )
+        onnx_program = torch.onnx.export(program, dynamo=True, **options)
     except OnnxExporterError as error:
         raise _untranslatable("ONNX", error) from error
     assert onnx_program is not None  # it is, where dynamo=True
@@ -210,13 +198,14 @@ def _untranslatable(kind: str, error: Exception) -> UserError:
     )
 
 
-def _missing(package: str | None) -> UserError:
-    return UserError(f"{package} is not installed: pip install -e '.[export]'")
-
-
 # In the order in which they are written.
 TARGETS = {
-    "torch.export": Target("model.pt2", _write_program, _load_program, runs_code=True),
+    "torch.export": Target(
+        "model.pt2",
+        lambda path, program, *_: torch.export.save(program, path),
+        lambda path: torch.export.load(path).module(),
+        runs_code=True,
+    ),
     "onnx": Target("model.onnx", _write_onnx, _load_onnx, ("onnx", "onnxscript")),
     "onnx-int8": Target(
         "model_int8.onnx", _write_int8, _load_onnx, ("onnx", "onnxruntime"), is_quantized=True

@@ -17,7 +17,7 @@ Data = Mapping[str, Any]  # what is loaded from a file and saved to one
 Tensors = dict[str, Tensor]
 
 _COCO_IDS = [category["id"] for category in COCO_CATEGORIES if category["isthing"]]
-_COCO_ROWS = 91  # row 0, and 1 to 90 for category numbers, eleven of which nothing has
+_COCO_ROWS = 91  # of background, and of numbers 1 to 90, ten of which no category has
 # What stands for a field of a template; every other field is a number.
 _FIELDS = {"parameter": "weight|bias|running_mean|running_var", "fpn_norm": "bn|gn"}
 
@@ -41,8 +41,7 @@ class Adapter:
     spare: str = "(?!)"  # what tensors that its detector does not run are called, a regex
     whole_sizes: bool = False  # anchor sizes are cut to whole pixels
     sizes_vary_fastest: bool = False  # of its anchors; in Detectron2 the aspect ratios do
-    # Classes are numbered from 1, and row 0 of each anchor is unused; a model of COCO's 80 has 91
-    # rows, COCO's category numbers.
+    # Row 0 of each anchor is unused; a model of COCO's 80 classes has 91 rows, COCO's numbers.
     has_background_row: bool = False
     has_fixed_mean: bool = False  # its pixel mean cannot be set
 
@@ -57,7 +56,7 @@ class Adapter:
         if spec.MODEL.RETINANET.NORM and re.search(r"_subnet\.\d+\.bias$", name):
             return None  # Detectron2 alone has a bias before a norm
         depth = spec.MODEL.RESNETS.DEPTH
-        fields = {f"last{stage}": str(BLOCKS[depth][stage - 2] - 1) for stage in (3, 4, 5)}
+        fields = {f"last{3 + i}": str(count - 1) for i, count in enumerate(BLOCKS[depth])}
         fields |= {"depth": str(depth), "fpn_norm": spec.MODEL.FPN.NORM.lower()}
         return _rename(name, self.keys, fields)
 
@@ -87,7 +86,10 @@ class Adapter:
             )
         spec = make_spec({**self.config, "MODEL.RETINANET.NUM_CLASSES": num_classes})
         scales = [4 * 2 ** (i / count) for i in range(count)]
-        set_anchors(spec, scales, aspect_ratios, whole_sizes=self.whole_sizes)
+        set_anchors(spec, scales, aspect_ratios)
+        if self.whole_sizes:
+            sizes = spec.MODEL.ANCHOR_GENERATOR.SIZES
+            spec.MODEL.ANCHOR_GENERATOR.SIZES = [[float(int(x)) for x in level] for level in sizes]
         return spec
 
     def num_rows(self, num_classes: int, stated: int | None = None) -> int:

@@ -24,9 +24,8 @@ from ..modeling import build_dense_head
 
 STEM = "backbone.bottom_up.stem.conv1"
 CLS, BOX = "head.cls_score", "head.bbox_pred"
-# Residual blocks of the stages 2 to 5, of a depth
-BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
-BLOCKS[152] = (3, 8, 36, 3)
+# Residual blocks of the stages 3 to 5, by depth
+BLOCKS = {18: (2, 2, 2), 34: (4, 6, 3), 50: (4, 6, 3), 101: (4, 23, 3), 152: (8, 36, 3)}
 STRIDES = (8, 16, 32, 64, 128)  # of P3 to P7
 TORCHVISION_RESNET = {
     "INPUT.FORMAT": "RGB",
@@ -80,8 +79,8 @@ def spec_from_config(cfg: CfgNode) -> CfgNode:
 def settings_of(spec: CfgNode) -> dict[str, Any]:
     """What a yaml has to state so that Detectron2's default config becomes ``spec``."""
     model = _difference(spec.MODEL, _default_config().MODEL)
-    model.pop("WEIGHTS", None)
-    model.pop("DEVICE", None)
+    for key in ("WEIGHTS", "DEVICE"):
+        model.pop(key, None)
     settings = {"VERSION": 2, "INPUT": {"FORMAT": spec.INPUT.FORMAT}, "MODEL": model}
     return json.loads(json.dumps(settings))  # without tuples
 
@@ -94,7 +93,7 @@ def _difference(node: CfgNode, default: CfgNode) -> dict[str, Any]:
     }
 
 
-def set_anchors(spec: CfgNode, scales: Any, ratios: Any, *, whole_sizes: bool = False) -> None:
+def set_anchors(spec: CfgNode, scales: Any, ratios: Any) -> None:
     """Sizes in strides of a level, and aspect ratios; ValueError if any is no positive number."""
     for values in (scales, ratios):
         is_list = isinstance(values, (list, tuple)) and values
@@ -102,8 +101,6 @@ def set_anchors(spec: CfgNode, scales: Any, ratios: Any, *, whole_sizes: bool = 
             found = f"{values}"
             raise ValueError(f"anchor scales and aspect ratios are positive, not {found:.80}")
     sizes = [[scale * stride for scale in scales] for stride in STRIDES]
-    if whole_sizes:
-        sizes = [[float(int(size)) for size in level] for level in sizes]
     spec.MODEL.ANCHOR_GENERATOR.SIZES = sizes
     spec.MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS = [list(ratios)]
 
@@ -121,17 +118,14 @@ def first_boxes(spec: CfgNode) -> Tensor:
 
 
 def read_architecture(ours: Mapping[str, Tensor], spec: CfgNode) -> None:
-    """Set depth, norms, numbers of convolutions and channels of ``spec`` to those of a file.
-
-    Raises:
-        ValueError: no ResNet has these blocks, or a convolution another number of dimensions.
-    """
+    """Set depth, norms, numbers of convolutions and channels of ``spec`` to those of a file;
+    ValueError where no ResNet has these blocks, or no convolution such a shape."""
     names, resnets, retinanet = "\n".join(ours), spec.MODEL.RESNETS, spec.MODEL.RETINANET
     has_bottlenecks = ".conv3." in names
     blocks = len(set(re.findall(r"\.res4\.(\d+)\.", names)))
-    depths = [x for x in BLOCKS if BLOCKS[x][2] == blocks and (x >= 50) == has_bottlenecks]
+    depths = [x for x in BLOCKS if BLOCKS[x][1] == blocks and (x >= 50) == has_bottlenecks]
     if not depths:
-        counts = ", ".join(f"{counts[2]} (ResNet-{x})" for x, counts in BLOCKS.items())
+        counts = ", ".join(f"{counts[1]} (ResNet-{x})" for x, counts in BLOCKS.items())
         raise ValueError(f"its stage 4 has {blocks} residual blocks, and not {counts}")
     resnets.DEPTH, resnets.NORM = depths[0], "FrozenBN"
     retinanet.NUM_CONVS = len(set(re.findall(r"_subnet\.(\d+)\.", names)))

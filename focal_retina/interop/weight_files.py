@@ -35,7 +35,6 @@ def convert_file(
     ``source`` and ``target`` are names in ``ADAPTERS``. ``config_file``, where the source is
     Detectron2, says what the weights mean; else ``stated``, see :meth:`.adapter.Adapter.spec_of`.
     """
-    _check_ending(path)
     adapter, is_ours = ADAPTERS[source], ADAPTERS[source] is DETECTRON2
     if is_ours != (config_file is not None) or (is_ours and stated):
         raise ValueError(
@@ -54,7 +53,8 @@ def write_conversion(conversion: Conversion, path: Path, config_out: Path | None
     """Write the weights (to ``.safetensors`` the tensors alone, as it holds nothing else), and to
     ``config_out`` what they need of their model: a yaml in the keys of Detectron2's config, for
     other libraries too."""
-    _check_ending(path)
+    if path.suffix not in _ENDINGS:
+        raise ValueError(f"{path}: the name of a file of weights ends in {', '.join(_ENDINGS)}")
     with atomic_write(path) as file:
         if path.suffix == ".safetensors":
             contiguous = {name: x.contiguous() for name, x in conversion.tensors.items()}
@@ -67,11 +67,6 @@ def write_conversion(conversion: Conversion, path: Path, config_out: Path | None
         settings = settings_of(conversion.spec)
         text = yaml.safe_dump(settings, sort_keys=False, default_flow_style=None)
         config_out.write_text(f"# What {path.name} needs of its model.\n{text}")
-
-
-def _check_ending(path: Path) -> None:
-    if path.suffix not in _ENDINGS:
-        raise ValueError(f"{path}: the name of a file of weights ends in {', '.join(_ENDINGS)}")
 
 
 def _as_arrays(value: Any) -> Any:
