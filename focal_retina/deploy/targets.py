@@ -131,9 +131,11 @@ def trace(network: DetectorGraph, meta: ModelMeta) -> ExportedProgram:
 
 
 def _write_onnx(path: Path, program: ExportedProgram, meta: ModelMeta, _: Images) -> None:
-    options = {"input_names": ["image"], "output_names": meta.output_names, "verbose": False}
+    inputs, outputs = ["image"], meta.output_names
     try:
-        onnx_program = torch.onnx.export(program, dynamo=True, **options)
+        onnx_program = torch.onnx.export(
+            program, input_names=inputs, output_names=outputs, dynamo=True, verbose=False
+        )
     except OnnxExporterError as error:
         raise _untranslatable("ONNX", error) from error
     assert onnx_program is not None  # it is, where dynamo=True

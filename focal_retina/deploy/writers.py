@@ -98,7 +98,7 @@ class PictureWriter:
     def _open_video(self, frame: Frame, path: Path) -> Any:
         import cv2  # the package is imported without OpenCV
 
-        code = cv2.VideoWriter_fourcc(*"mp4v")  # every build of OpenCV has it
+        code = cv2.VideoWriter.fourcc(*"mp4v")  # every build of OpenCV has it
         height, width = frame.image.shape[:2]
         video = cv2.VideoWriter(str(path), code, frame.rate, (width, height))
         if not video.isOpened():
