@@ -69,20 +69,19 @@ def compare_all(predictors: Predictors, images: Sequence[np.ndarray]) -> bool:
 def compare(predictor: Predictor, reference: Predictor, images: Iterable[np.ndarray]) -> Agreement:
     """Run both on each image (H, W, 3, uint8, BGR) alone. Counterparts have the same class, scores
     within 1e-3, and boxes within 1e-3 pixels plus 1e-5 of their largest coordinate."""
-    agreement = Agreement()
+    total = Agreement()
     for image in images:
         (found,), (expected,) = predictor.predict([image]), reference.predict([image])
         pairs = _counterparts(found, expected)
-        agreement.images += 1
-        agreement.detections += len(expected)
-        agreement.unmatched += len(found) + len(expected) - 2 * len(pairs)
-        if len(pairs):
-            found, expected = found[pairs[:, 0]], expected[pairs[:, 1]]
-            scores = found.scores - expected.scores
-            boxes = found.pred_boxes.tensor - expected.pred_boxes.tensor
-            agreement.score_error = max(agreement.score_error, float(scores.abs().max()))
-            agreement.box_error = max(agreement.box_error, float(boxes.abs().max()))
-    return agreement
+        total.images += 1
+        total.detections += len(expected)
+        total.unmatched += len(found) + len(expected) - 2 * len(pairs)
+        found, expected = found[pairs[:, 0]], expected[pairs[:, 1]]
+        scores = (found.scores - expected.scores).abs().tolist()
+        boxes = (found.pred_boxes.tensor - expected.pred_boxes.tensor).abs().flatten().tolist()
+        total.score_error = max([total.score_error, *scores])
+        total.box_error = max([total.box_error, *boxes])
+    return total
 
 
 def _counterparts(found: Instances, expected: Instances) -> torch.Tensor:

@@ -68,13 +68,6 @@ class ModelMeta:
     box_weights: list[float]  # of Detectron2's Box2BoxTransform
     preprocessing: Preprocessing
 
-    @property
-    def output_names(self) -> list[str]:
-        """Names of what an exported graph returns."""
-        if self.with_nms:
-            return ["boxes", "scores", "classes"]
-        return [f"{x}_{level}" for x in ("logits", "deltas", "anchors") for level in self.levels]
-
     def postprocessor(self) -> DensePostprocessor:
         """What makes detections of a graph's dense predictions."""
         return DensePostprocessor(
@@ -96,9 +89,8 @@ class ModelMeta:
             contents = json.loads(path.read_text())
             return cls(**contents | {"preprocessing": Preprocessing(**contents["preprocessing"])})
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(
-                f"{path} does not describe an exported model ({error}): export it anew"
-            ) from error
+            problem = f"does not describe an exported model ({error}): export it anew"
+            raise ValueError(f"{path} {problem}") from error
 
 
 def build_meta(cfg: CfgNode, model: FocalRetinaNet, *, with_nms: bool = True) -> ModelMeta:

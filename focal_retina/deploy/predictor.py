@@ -19,7 +19,7 @@ from ..engine.precision import build_inference_copy
 from ..modeling import FocalRetinaNet
 from .meta import ModelMeta, build_meta
 from .sources import Frame, Source
-from .targets import TARGETS, Graph, load_graph
+from .targets import BY_SUFFIX, Graph, load_graph
 from .writers import CocoWriter, PictureWriter
 
 Model = Callable[[list[dict]], list[dict]]  # in evaluation mode, of Detectron2's interface
@@ -72,8 +72,7 @@ def load_predictor(
         source: an exported file beside its ``meta.json``, a training's folder, or a config.
         opts, register, imports: see :func:`focal_retina.engine.load_config`. An exported file takes
             no ``opts``.
-        allow_code: open a ``.pt2``, too: PyTorch runs Python code that stands in it. An ``.onnx``
-            and a training's folder run none.
+        allow_code: open a ``.pt2``, too, which runs Python code that stands in it.
 
     Raises:
         UserError: ``source`` is nothing of this or not allowed, or a package is missing.
@@ -84,15 +83,14 @@ def load_predictor(
         cfg = load_config(path, opts, register=register, imports=imports)
         model = load_detector(cfg)
         return Predictor(build_inference_copy(cfg, model), build_meta(cfg, model))
-    targets = {Path(x.file_name).suffix: x for x in TARGETS.values()}
-    if path.suffix not in targets:
-        kinds = ", ".join(sorted(targets))
+    if path.suffix not in BY_SUFFIX:
+        kinds = ", ".join(sorted(BY_SUFFIX))
         raise UserError(f"{path}: expected a training's folder, a config .yaml or a file {kinds}")
     if opts:
         raise UserError(f"{path} has its config in it: leave out {' '.join(map(str, opts))}")
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
-    if targets[path.suffix].runs_code and not allow_code:
+    if BY_SUFFIX[path.suffix].runs_code and not allow_code:
         raise UserError(
             f"{path}: to open a {path.suffix} runs Python code that stands in it; if you trust the "
             "file, add --allow-code (allow_code=True), else use an .onnx"
@@ -130,10 +128,8 @@ def predict_sources(
     """
     lowest = predictor.meta.score_thresh
     if 0 < threshold < lowest:
-        raise UserError(
-            f"--threshold {threshold:g} is below the model's own, {lowest:g}: that is "
-            "MODEL.RETINANET.SCORE_THRESH_TEST, of the export if the file is one"
-        )
+        own = f"the model's own, {lowest:g} (MODEL.RETINANET.SCORE_THRESH_TEST, at its export)"
+        raise UserError(f"--threshold {threshold:g} is below {own}")
     failed: set[Source] = set()
     with contextlib.ExitStack() as stack:
         total = (

@@ -63,12 +63,10 @@ class Frame:
 
 
 def find_sources(inputs: Iterable[str]) -> list[Source]:
-    """Each source once, in the order of ``inputs``, those of a folder or pattern sorted. A file
-    that does not exist is among them; it can't be read.
+    """Each source once, in the order of ``inputs``, those of a folder or pattern sorted.
 
     An input is a file, a folder (all images and videos in it and below), or, where there is no such
-    file or folder, the number of a webcam or a glob pattern. A UserError: a folder or a pattern
-    without an image or video.
+    file or folder, the number of a webcam or a glob pattern; UserError: it has no image or video.
     """
     return list(dict.fromkeys(source for text in inputs for source in _expand(text)))
 
@@ -78,11 +76,9 @@ def _expand(text: str) -> list[Source]:
     if path.is_dir():
         suffixes = VIDEO_SUFFIXES | Image.registered_extensions().keys()
         paths = [x for x in path.rglob("*") if x.is_file() and x.suffix.lower() in suffixes]
-    elif path.exists():
-        paths = [path]
-    elif text.isdecimal():
+    elif text.isdecimal() and not path.exists():
         return [Source(f"webcam {int(text)}", Path(f"webcam{int(text)}.mp4"), int(text))]
-    elif glob.has_magic(text):
+    elif glob.has_magic(text) and not path.exists():
         paths = [Path(x) for x in glob.glob(text, recursive=True) if Path(x).is_file()]
     else:
         paths = [path]

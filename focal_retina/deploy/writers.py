@@ -1,8 +1,5 @@
-"""Where detections go: COCO json, pictures and videos in a folder.
-
-A writer takes the frames in order. ``close`` makes whole what was written, after an interruption,
-too.
-"""
+"""Where detections go: COCO json, pictures and videos in a folder. A writer takes the frames in
+order; ``close`` makes whole what was written, after an interruption, too."""
 
 import json
 import os
@@ -28,16 +25,12 @@ _COLORS = colormap(rgb=True, maximum=1)
 
 
 class CocoWriter:
-    """One json with COCO's ``images``, ``categories`` and ``annotations``; the latter have a
-    ``score``, and are what COCO calls results. Ids of images count from 1; a frame of a video has
-    its number as ``frame``."""
+    """One json with COCO's ``images``, ``categories`` and ``annotations``, which have a ``score``.
+    Ids of images count from 1; a frame of a video has its number as ``frame``."""
 
     def __init__(self, path: Path, meta: ModelMeta):
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._path = path
-        self._category_ids = meta.category_ids
-        names = zip(meta.category_ids, meta.classes, strict=True)
-        self._categories = [{"id": i, "name": name} for i, name in names]
+        self._path, self._meta = path, meta
         # On the disk until the end: thousands of images, or a day of a webcam, fill no memory.
         self._sections = {
             name: tempfile.TemporaryFile("w+", dir=path.parent)  # noqa: SIM115
@@ -50,7 +43,7 @@ class CocoWriter:
         record = {"file_name": frame.source.name, "width": width, "height": height}
         self._add("images", record | ({"frame": frame.number} if frame.source.is_video else {}))
         for result in instances_to_coco_json(instances, self._counts["images"]):
-            result["category_id"] = self._category_ids[result["category_id"]]
+            result["category_id"] = self._meta.category_ids[result["category_id"]]
             area = result["bbox"][2] * result["bbox"][3]
             self._add("annotations", {**result, "area": area, "iscrowd": 0})
 
@@ -60,8 +53,10 @@ class CocoWriter:
         self._sections[section].write(text if self._counts[section] == 1 else f",\n{text}")
 
     def close(self) -> None:
+        names = zip(self._meta.category_ids, self._meta.classes, strict=True)
+        categories = json.dumps([{"id": i, "name": name} for i, name in names])
         with atomic_write(self._path, "w") as file:
-            file.write(f'{{"categories": {json.dumps(self._categories)}')
+            file.write(f'{{"categories": {categories}')
             for name, entries in self._sections.items():
                 file.write(f',\n"{name}": [')
                 entries.seek(0)
@@ -125,7 +120,6 @@ def draw_detections(image: np.ndarray, instances: Instances, classes: Sequence[s
 
 def output_paths(folder: Path, sources: Sequence[Source]) -> dict[Source, Path]:
     """A path for each source, no two the same; a webcam's is directly in the folder."""
-    Image.init()
     formats = Image.registered_extensions()
     parents = {x: os.path.abspath(x.path.parent) for x in sources if x.webcam is None}
     common = os.path.commonpath(parents.values()) if parents else os.curdir
