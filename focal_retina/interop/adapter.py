@@ -11,6 +11,7 @@ from detectron2.config import CfgNode
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 from torch import Tensor
 
+from ..weight_reader import check_named_tensors
 from .spec import BLOCKS, BOX, CLS, anchors_per_position, check_count, make_spec, set_anchors
 
 Data = Mapping[str, Any]  # what is loaded from a file and saved to one
@@ -64,7 +65,9 @@ class Adapter:
         """The tensors of what was loaded from a file. What else the file says is set in ``spec``;
         ValueError where it contradicts ``spec``."""
         inner = data.get(self.place or "model")
-        return inner if isinstance(inner, Mapping) else data
+        tensors = inner if isinstance(inner, Mapping) else data
+        check_named_tensors("the file", tensors)
+        return tensors
 
     def wrap(self, tensors: Tensors, spec: CfgNode) -> dict[str, Any]:
         """What the library saves and loads, with the tensors in it."""

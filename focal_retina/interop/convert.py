@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 
-from ..weight_reader import check_named_tensors
 from .adapter import Adapter, Data, Tensors
 from .detectron2 import DETECTRON2
 from .spec import (
@@ -96,7 +95,6 @@ def _to_detectron2(data: Data, source: Adapter, spec: CfgNode, bn_eps: float) ->
     """The file's tensors by our names, with Detectron2's classes and order of anchors, and with
     those that the source computes without."""
     values = source.unwrap(data, spec)
-    check_named_tensors("the file", values)
     spare = [key for key in values if re.fullmatch(source.spare, key)]
     used = [x for x in values if x not in spare and not x.endswith(".num_batches_tracked")]
     keys = {name: key for key, name in source.from_keys(used).items()}

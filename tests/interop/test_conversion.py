@@ -33,33 +33,24 @@ def test_class_and_anchor_counts_have_to_agree(mmdet):
         convert(mmdet, mmdet_format, DETECTRON2, mmdet_format.spec_of(3, 15))
     with pytest.raises(ValueError, match="5 classes, and not the 80"):
         to_detectron2(mmdet, "mmdet")
-    with pytest.raises(ValueError, match="of 3 classes, and not the 5"):
-        to_detectron2({"meta": {"CLASSES": ("a", "b", "c")}, "state_dict": mmdet}, "mmdet", K)
-    metadata = {"dataset_meta": {"CLASSES": ("a", "b", "c")}}  # mmdetection 3
-    with pytest.raises(ValueError, match="of 3 classes, and not the 5"):
-        to_detectron2({"meta": metadata, "state_dict": mmdet}, "mmdet", K)
+    classes = {"CLASSES": ("a", "b", "c")}
+    for meta in (classes, {"dataset_meta": classes}):  # the second is mmdetection 3's
+        with pytest.raises(ValueError, match="of 3 classes, and not the 5"):
+            to_detectron2({"meta": meta, "state_dict": mmdet}, "mmdet", K)
 
 
-def test_odtks_file_tells_its_anchors():
-    data = {"classes": K, "ratios": [1.0], "scales": [4.0, 5.0], "state_dict": {}}
-    with pytest.raises(ValueError, match="2 anchors, and not the 9"):
-        to_detectron2(data, "odtk", K)
-    with pytest.raises(ValueError, match="rotated"):
-        to_detectron2({**data, "angles": [0.0]}, "odtk", K)
-
-
-def test_another_librarys_file(mmdet):
-    with pytest.raises(ValueError, match="no RetinaNet of odtk"):
-        to_detectron2(mmdet, "odtk", K)
-
-
-def test_p6_from_the_other_level(mmdet, ours):
-    """v1 and v2 of torchvision have the same names, and differ in what P6 is computed from."""
+def test_a_file_of_something_else(mmdet, ours):
+    odtk = {"classes": K, "ratios": [1.0], "scales": [4.0, 5.0], "state_dict": {}}
+    # v1 and v2 of torchvision have the same names, and differ in what P6 is computed from.
     v2 = from_detectron2(ours, "torchvision-v1").tensors
-    with pytest.raises(
-        ValueError, match=r"p6.weight is .* \[32, 512, 3, 3\], and not .* \[32, 32, 3, 3\]"
-    ):
-        to_detectron2(v2, "torchvision-v1", K)
+    for name, data, message in [
+        ("odtk", odtk, "2 anchors, and not the 9"),
+        ("odtk", {**odtk, "angles": [0.0]}, "rotated"),
+        ("odtk", mmdet, "no RetinaNet of odtk"),
+        ("torchvision-v1", v2, r"p6.weight is .* \[32, 512, 3, 3\], and not .* \[32, 32, 3, 3\]"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            to_detectron2(data, name, K)
 
 
 def test_unused_and_missing_tensors_are_listed(mmdet):

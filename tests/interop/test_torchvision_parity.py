@@ -4,13 +4,7 @@ from functools import cache
 
 import pytest
 import torch
-from converted import (
-    build_detector,
-    from_detectron2,
-    predict,
-    ratios_fastest,
-    to_detectron2,
-)
+from converted import build_detector, from_detectron2, predict, ratios_fastest, to_detectron2
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 from foreign_models import randomize
 from torchvision.models import detection
