@@ -25,7 +25,6 @@ _EVAL_TAG = "tag:yaml.org,2002:python/object/apply:eval"
 # Bounds far beyond any config, which keep a hostile file from eating the machine
 _MOST_VALUES, _DEEPEST, _LONGEST_EXPRESSION = 100_000, 20, 1_000
 _LARGEST_NUMBER, _LARGEST_EXPONENT = 1e9, 64
-
 _WRONG_TYPE = r"^Type mismatch \(<class '(.+?)'> vs. <class '(.+?)'>\).* key: (\S+)"  # of yacs
 
 _OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
@@ -44,8 +43,7 @@ def get_config_file(name: str) -> str:
     """Path of a config that ships with focal_retina, such as ``"quickstart/shapes.yaml"``; else a
     FileNotFoundError lists those that exist."""
     package = Path(__file__).resolve().parent
-    # Installed: configs/ is package data. In a checkout (and an editable install) it stands beside
-    # the package.
+    # Installed, configs/ is package data. In a checkout it stands beside the package.
     root = next(d for d in (package / "configs", package.parent / "configs") if d.is_dir())
     if not (root / name).is_file():
         known = sorted(str(p.relative_to(root)) for p in root.rglob("*.yaml"))
@@ -86,10 +84,8 @@ def merge_config_file(cfg: CfgNode, path: str, *, _chain: tuple[str, ...] = ()) 
             base = f"{path.rpartition('/')[0] or '.'}/{base}"
         merge_config_file(cfg, base, _chain=(*_chain, place))
     if tree.get("VERSION", cfg.VERSION) != cfg.VERSION:
-        raise ValueError(
-            f"{path}: config version {tree['VERSION']} is not {cfg.VERSION}; "
-            "convert it with Detectron2's config tools first"
-        )
+        version = f"config version {tree['VERSION']} is not {cfg.VERSION}"
+        raise ValueError(f"{path}: {version}; convert it with Detectron2's config tools first")
     _merge_tree(cfg, tree, path)
 
 
@@ -152,8 +148,7 @@ def _load_yaml(path: str) -> dict[str, Any]:
 def _check_tree(loaded: Any) -> None:
     """Refuse what no config holds: yaml can make a large tree of a few aliases."""
     if not isinstance(loaded, dict):
-        kind = type(loaded).__name__
-        raise ValueError(f"a config is a mapping of keys, this file holds {kind}")
+        raise ValueError(f"a config is a mapping of keys, and not of type {type(loaded).__name__}")
     found: list[tuple[Any, int]] = [(loaded, 1)]
     for count, (node, depth) in enumerate(found):  # it grows on the way
         if count > _MOST_VALUES or depth > _DEEPEST:

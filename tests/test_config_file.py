@@ -100,8 +100,8 @@ BOMB = "K0: &k0 [1, 1]\n" + "".join(f"K{i + 1}: &k{i + 1} [*k{i}, *k{i}]\n" for 
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("- 1", "holds list"),
-        ("", "holds NoneType"),
+        ("- 1", "not of type list"),
+        ("", "not of type NoneType"),
         ("A: [1", "not a config that can be read"),
         ("1: 2", "the key 1 is not text"),
         ("A: " + "[" * 3000 + "]" * 3000, "recursion"),

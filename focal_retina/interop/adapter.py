@@ -19,18 +19,16 @@ Tensors = dict[str, Tensor]
 
 _COCO_IDS = [category["id"] for category in COCO_CATEGORIES if category["isthing"]]
 _COCO_ROWS = 91  # of background, and of numbers 1 to 90, ten of which no category has
-# What stands for a field of a template; every other field is a number.
-_FIELDS = {"parameter": "weight|bias|running_mean|running_var", "fpn_norm": "bn|gn"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Adapter:
     """A library's RetinaNet: what its weights are called, and what they mean.
 
-    ``keys`` are templates of names (see :mod:`.spec`) to templates of the library's. ``{i}`` is a
-    number; ``{parameter}`` and ``{fpn_norm}`` a word; ``{depth}``, ``{last3}`` (the last block's
-    index of stage 3) to ``{last5}`` and ``{fpn_norm}`` come from the spec. What the library has no
-    tensor for is left out.
+    ``keys`` are templates of names (see :mod:`.spec`) to templates of the library's, of modules or
+    of tensors. ``{i}`` and the like are numbers; ``{depth}``, ``{last3}`` (the last block's index
+    of stage 3) to ``{last5}`` and ``{fpn_norm}`` come from the spec. What the library has no tensor
+    for is left out.
     """
 
     name: str  # on the command line
@@ -124,11 +122,6 @@ class Adapter:
         }
 
 
-def of_modules(keys: Mapping[str, str]) -> dict[str, str]:
-    """Templates of modules to those of their tensors."""
-    return {f"{ours}.{{parameter}}": f"{theirs}.{{parameter}}" for ours, theirs in keys.items()}
-
-
 def resnet_keys(prefix: str) -> dict[str, str]:
     """Modules of ``torchvision.models.ResNet``, whose names mmdetection and ODTK have too."""
     ours = "backbone.bottom_up"
@@ -157,7 +150,8 @@ def fpn_keys(lateral: str, output: str, *, conv: str, norm: str) -> dict[str, st
 def _rename(name: str, templates: Mapping[str, str], fields: Mapping[str, str]) -> str | None:
     for template, renamed in templates.items():
         if match := _pattern(template).fullmatch(name):
-            return renamed.format(**fields, **match.groupdict())
+            values = match.groupdict(default="")
+            return renamed.format(**fields, **values) + values["parameter"]
     return None
 
 
@@ -165,5 +159,6 @@ def _rename(name: str, templates: Mapping[str, str], fields: Mapping[str, str]) 
 def _pattern(template: str) -> re.Pattern:
     parts = re.split(r"\{(\w+)\}", template)  # text, field, text, field, …, text
     parts[::2] = map(re.escape, parts[::2])
-    parts[1::2] = [f"(?P<{name}>{_FIELDS.get(name, '[0-9]+')})" for name in parts[1::2]]
-    return re.compile("".join(parts))
+    parts[1::2] = [f"(?P<{x}>{'bn|gn' if x == 'fpn_norm' else '[0-9]+'})" for x in parts[1::2]]
+    parameter = r"(?P<parameter>\.(weight|bias|running_mean|running_var))?"
+    return re.compile("".join(parts) + parameter)

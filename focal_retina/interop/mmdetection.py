@@ -5,23 +5,8 @@ from dataclasses import replace
 
 from detectron2.config import CfgNode
 
-from .adapter import Adapter, Data, fpn_keys, of_modules, resnet_keys
+from .adapter import Adapter, Data, fpn_keys, resnet_keys
 from .spec import TOP_BLOCK_BACKBONE, TORCHVISION_RESNET, check_count
-
-KEYS = of_modules(
-    {
-        **resnet_keys("backbone"),
-        **fpn_keys("neck.lateral_convs", "neck.fpn_convs", conv="conv", norm="{fpn_norm}"),
-        "backbone.top_block.p6": "neck.fpn_convs.3.conv",
-        "backbone.top_block.p7": "neck.fpn_convs.4.conv",
-        "head.cls_subnet.{i}": "bbox_head.cls_convs.{i}.conv",
-        "head.cls_subnet.{i}.norm": "bbox_head.cls_convs.{i}.gn",
-        "head.cls_score": "bbox_head.retina_cls",
-        "head.bbox_subnet.{i}": "bbox_head.reg_convs.{i}.conv",
-        "head.bbox_subnet.{i}.norm": "bbox_head.reg_convs.{i}.gn",
-        "head.bbox_pred": "bbox_head.retina_reg",
-    }
-)
 
 
 class MmdetectionAdapter(Adapter):
@@ -42,7 +27,18 @@ class MmdetectionAdapter(Adapter):
 
 MMDET_CAFFE = MmdetectionAdapter(
     name="mmdet-caffe",
-    keys=KEYS,
+    keys={
+        **resnet_keys("backbone"),
+        **fpn_keys("neck.lateral_convs", "neck.fpn_convs", conv="conv", norm="{fpn_norm}"),
+        "backbone.top_block.p6": "neck.fpn_convs.3.conv",
+        "backbone.top_block.p7": "neck.fpn_convs.4.conv",
+        "head.cls_subnet.{i}": "bbox_head.cls_convs.{i}.conv",
+        "head.cls_subnet.{i}.norm": "bbox_head.cls_convs.{i}.gn",
+        "head.cls_score": "bbox_head.retina_cls",
+        "head.bbox_subnet.{i}": "bbox_head.reg_convs.{i}.conv",
+        "head.bbox_subnet.{i}.norm": "bbox_head.reg_convs.{i}.gn",
+        "head.bbox_pred": "bbox_head.retina_reg",
+    },
     config={
         "MODEL.BACKBONE.NAME": TOP_BLOCK_BACKBONE,
         "MODEL.FOCAL_RETINA.TOP_BLOCK.RELU": False,

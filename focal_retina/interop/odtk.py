@@ -5,23 +5,10 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
-from .adapter import Adapter, Data, Tensors, of_modules, resnet_keys
+from .adapter import Adapter, Data, Tensors, resnet_keys
 from .spec import STRIDES, TORCHVISION_RESNET, anchors_per_position, check_count, set_anchors
 
 _BACKBONE = "backbones.ResNet{depth}FPN"
-KEYS = of_modules(
-    {
-        **resnet_keys(f"{_BACKBONE}.features"),
-        "backbone.fpn_lateral{i}": f"{_BACKBONE}.lateral{{i}}",
-        "backbone.fpn_output{i}": f"{_BACKBONE}.smooth{{i}}",
-        "backbone.top_block.p{i}": f"{_BACKBONE}.pyramid{{i}}",
-        # An nn.Sequential of four convolutions, a ReLU after each, and the output
-        **{f"head.cls_subnet.{i}": f"cls_head.{2 * i}" for i in range(4)},
-        "head.cls_score": "cls_head.8",
-        **{f"head.bbox_subnet.{i}": f"box_head.{2 * i}" for i in range(4)},
-        "head.bbox_pred": "box_head.8",
-    }
-)
 
 
 class OdtkAdapter(Adapter):
@@ -48,7 +35,17 @@ class OdtkAdapter(Adapter):
 
 ODTK = OdtkAdapter(
     name="odtk",
-    keys=KEYS,
+    keys={
+        **resnet_keys(f"{_BACKBONE}.features"),
+        "backbone.fpn_lateral{i}": f"{_BACKBONE}.lateral{{i}}",
+        "backbone.fpn_output{i}": f"{_BACKBONE}.smooth{{i}}",
+        "backbone.top_block.p{i}": f"{_BACKBONE}.pyramid{{i}}",
+        # An nn.Sequential of four convolutions, a ReLU after each, and the output
+        **{f"head.cls_subnet.{i}": f"cls_head.{2 * i}" for i in range(4)},
+        "head.cls_score": "cls_head.8",
+        **{f"head.bbox_subnet.{i}": f"box_head.{2 * i}" for i in range(4)},
+        "head.bbox_pred": "box_head.8",
+    },
     config={
         **TORCHVISION_RESNET,
         "MODEL.ANCHOR_GENERATOR.NAME": "OdtkAnchorGenerator",

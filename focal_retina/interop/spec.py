@@ -98,8 +98,7 @@ def set_anchors(spec: CfgNode, scales: Any, ratios: Any) -> None:
     for values in (scales, ratios):
         is_list = isinstance(values, (list, tuple)) and values
         if not is_list or not all(isinstance(x, (int, float)) and 0 < x < math.inf for x in values):
-            found = f"{values}"
-            raise ValueError(f"anchor scales and aspect ratios are positive, not {found:.80}")
+            raise ValueError(f"anchor scales and aspect ratios are positive, not {values!s:.80}")
     sizes = [[scale * stride for scale in scales] for stride in STRIDES]
     spec.MODEL.ANCHOR_GENERATOR.SIZES = sizes
     spec.MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS = [list(ratios)]
