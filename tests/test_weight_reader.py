@@ -80,10 +80,9 @@ def test_forged_arrays(tmp_path, name, forged):
 @settings(deadline=None, max_examples=60)
 def test_damage_is_one_line(tmp_path_factory, suffix, data):
     path = tmp_path_factory.mktemp("damage") / f"weights{suffix}"
+    write(path, {"model": {"a": ARRAYS[0], "b": ARRAYS[1]}, "class_rows": 3})
     if suffix == ".safetensors":
         save_file({"a": torch.ones(3)}, path)
-    else:
-        write(path, {"model": {"a": ARRAYS[0], "b": ARRAYS[1]}, "class_rows": 3})
     content = bytearray(path.read_bytes())
     for _ in range(data.draw(st.integers(1, 4))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))

@@ -124,9 +124,8 @@ def _classes(cfg: CfgNode, num_classes: int) -> tuple[list[str], list[int]]:
     if known and len(known.names) == num_classes:
         return known.names, known.category_ids
     _logger.warning(
-        "%s has no classes.json beside it, and no set of DATASETS.TRAIN is known here with %d "
-        "classes, so they have no names; --register NAME=ANNOTATIONS.json:IMAGE_DIR brings them",
-        cfg.MODEL.WEIGHTS,
-        num_classes,
+        f"{cfg.MODEL.WEIGHTS} has no classes.json beside it, and no set of DATASETS.TRAIN is known "
+        f"here with {num_classes} classes, so they have no names; --register "
+        "NAME=ANNOTATIONS.json:IMAGE_DIR brings them"
     )
     return [f"class {i}" for i in range(num_classes)], list(range(1, num_classes + 1))

@@ -1,5 +1,4 @@
-"""Weights of one library to another's, by way of Detectron2's names and order: one pass there, one
-pass on."""
+"""Weights of one library to another's: one pass to Detectron2's names and order, one pass on."""
 
 import math
 import re
@@ -29,7 +28,6 @@ BN_EPS = 1e-5  # of the batch norms of Detectron2, torchvision, mmdetection and 
 _STEM = f"{STEM}.weight"
 _OUTPUTS = [f"{output}.{part}" for output in (CLS, BOX) for part in ("weight", "bias")]
 _UNUSED_LOGIT = -math.log(0.99 / 0.01)  # as untrained: a score of .01 (paper section 3.3)
-_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _SAME_PIXEL = 1e-4  # anchors nearer than this are the same
 _SAME_MEAN = 1e-2  # of values of 0 to 255
 _FIXED = [  # what a library computes one way, unless it is free
@@ -121,9 +119,10 @@ def _to_detectron2(data: Data, source: Adapter, spec: CfgNode, bn_eps: float) ->
     shapes = {name: shapes[key] for key, name in DETECTRON2.from_keys(shapes).items()}
     conversion.names = list(shapes)
     conversion.unused = sorted({*used} - {keys.get(name) for name in shapes})
-    for name in shapes:
-        if name in ours:
-            _check_tensor(keys[name], ours[name], shapes[name])
+    for name in [x for x in shapes if x in ours]:
+        its, shape = list(ours[name].shape), shapes[name]
+        if not ours[name].is_floating_point() or its != shape:
+            raise ValueError(f"{keys[name]} is {ours[name].dtype} {its}, and not float {shape}")
     if added := [x for x in shapes if x not in ours and source.to_key(x, spec) is None]:
         ours |= {name: ours[_STEM].new_full(shapes[name], _neutral_value(name)) for name in added}
         conversion.changed += [
@@ -139,12 +138,6 @@ def _to_detectron2(data: Data, source: Adapter, spec: CfgNode, bn_eps: float) ->
     if source.sizes_vary_fastest:
         conversion.changed.append("anchors in Detectron2's order: aspect ratios vary fastest")
     return conversion
-
-
-def _check_tensor(key: str, tensor: torch.Tensor, shape: list[int]) -> None:
-    if tensor.dtype not in _FLOATS or list(tensor.shape) != shape:
-        its = f"{tensor.dtype} {list(tensor.shape)}"
-        raise ValueError(f"{key} is {its}, and not floating-point {shape}")
 
 
 def _neutral_value(name: str) -> float:
@@ -238,8 +231,8 @@ def _write_stem(conversion: Conversion, theirs: CfgNode, target: Adapter) -> Non
 
 def _fold_batch_norms(ours: Tensors) -> None:
     for mean in [name for name in ours if name.endswith(".running_mean")]:
-        norm = mean.removesuffix(".running_mean")
-        weight, bias, variance = f"{norm}.weight", f"{norm}.bias", f"{norm}.running_var"
+        norm = mean.removesuffix("running_mean")
+        weight, bias, variance = f"{norm}weight", f"{norm}bias", f"{norm}running_var"
         if not {weight, bias, variance} <= ours.keys():
             continue  # the report says what is missing
         scale = ours[weight] * (ours[variance] + BN_EPS).rsqrt()

@@ -56,7 +56,7 @@ ODTK = OdtkAdapter(
     has_fixed_mean=True,
     spare=r"backbones\.\w+\.features\.fc\..*",  # the ImageNet classifier
 )
-# And before: 0.2.1 changed the anchors
+# And before: 0.2.1 changed the anchors.
 ODTK_0_2_0 = replace(
     ODTK,
     name="odtk-0.2.0",

@@ -126,8 +126,7 @@ def fixed(boxes=BOXES, scores=(0.9, 0.8), classes=(0, 1)):
 )
 def test_counterparts(found, unmatched):
     agreement = compare(found, fixed(), [None] * 3)
-    assert (agreement.images, agreement.detections) == (3, 6)
-    assert agreement.unmatched == 3 * unmatched
+    assert (agreement.images, agreement.detections, agreement.unmatched) == (3, 6, 3 * unmatched)
 
 
 def test_errors_are_the_largest_of_counterparts():
