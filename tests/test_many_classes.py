@@ -95,7 +95,7 @@ def test_a_training_step_needs_no_tensor_larger_than_the_logits_of_a_level(cfg, 
         total, _ = model.cls_loss([x.detach().requires_grad_() for x in logits], labels)
         total.backward()
 
-    ((row,),) = measure([("step", {"ours": loss_and_gradient})], torch.device("cpu"), runs=1)
+    (row,) = measure("step", {"ours": loss_and_gradient}, torch.device("cpu"), runs=1)
     assert row.saved_bytes == sum(level_bytes)
     if row.peak_bytes is not None:  # it is read from Linux's /proc
         assert row.peak_bytes < 0.5 * sum(level_bytes)
