@@ -77,11 +77,11 @@ def test_nothing_is_written_that_is_not_complete(command, arguments, weights):
 
 def test_user_errors(arguments, assert_user_error):
     cases = {
-        "theirs.pth: the file has 91 classes": [*arguments, "--num-classes", "5"],
+        "theirs.pth: the file is of 91 classes": [*arguments, "--num-classes", "5"],
         "no multiple of 3 aspect ratios": [*arguments, "--num-anchors", "8"],
         "ends in .pth": [*arguments, "--output", "o.onnx"],
         "need the model's config": [*arguments, "--from", "detectron2"],
-        "--config-file is for": [*arguments, "--config-file", "c.yaml"],
+        "from others need --num-classes": [*arguments, "--config-file", "c.yaml"],
         "No such file": [*arguments, "--input", "none.pth"],
     }
     for message, words in cases.items():
