@@ -85,8 +85,7 @@ def compare(predictor: Predictor, reference: Predictor, images: Iterable[np.ndar
 
 
 def _counterparts(found: Instances, expected: Instances) -> torch.Tensor:
-    """Pairs of indices (P, 2), each detection in one at most. (Two detections of one class that are
-    both so near to a third would not have passed NMS.)"""
+    """Pairs of indices (P, 2), each detection in one at most: NMS leaves no two so near to one."""
     boxes = found.pred_boxes.tensor[:, None], expected.pred_boxes.tensor[None]
     scale = 1 + RELATIVE_TOLERANCE / TOLERANCE * boxes[1].abs().amax(dim=2)
     difference = (boxes[0] - boxes[1]).abs().amax(dim=2) / scale

@@ -1,10 +1,9 @@
 """What an exported file's user has to know, as ``meta.json`` beside it: classes, thresholds and how
 an image becomes the network's input."""
 
-import dataclasses
 import json
 import logging
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ from detectron2.modeling.box_regression import Box2BoxTransform
 from torch import Tensor
 
 from ..data.classes import model_classes
-from ..files import atomic_write
+from ..files import write_json
 from ..modeling import DensePostprocessor, FocalRetinaNet
 
 META_FILE = "meta.json"
@@ -76,8 +75,7 @@ class ModelMeta:
         )
 
     def save(self, folder: Path) -> None:
-        with atomic_write(folder / META_FILE, "w") as file:
-            file.write(json.dumps(dataclasses.asdict(self), indent=1) + "\n")
+        write_json(folder / META_FILE, asdict(self))
 
     @classmethod
     def load(cls, folder: Path) -> "ModelMeta":
@@ -86,7 +84,7 @@ class ModelMeta:
         if not path.is_file():
             raise FileNotFoundError(f"no {path}: it belongs beside the exported file")
         try:
-            contents = json.loads(path.read_text())
+            contents = json.loads(path.read_text("utf-8"))
             return cls(**contents | {"preprocessing": Preprocessing(**contents["preprocessing"])})
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             problem = f"does not describe an exported model ({error}): export it anew"
@@ -96,7 +94,16 @@ class ModelMeta:
 def build_meta(cfg: CfgNode, model: FocalRetinaNet, *, with_nms: bool = True) -> ModelMeta:
     """Describe ``model``, which was built of ``cfg``. Its classes are those of
     :func:`~focal_retina.data.classes.model_classes`; unknown, they are ``class 0`` and so on."""
-    names, ids = _classes(cfg, model.num_classes)
+    num_classes, known = model.num_classes, model_classes(cfg)
+    names, ids = [f"class {i}" for i in range(num_classes)], list(range(1, num_classes + 1))
+    if known and len(known.names) == num_classes:
+        names, ids = known.names, known.category_ids
+    else:
+        _logger.warning(
+            f"{cfg.MODEL.WEIGHTS} has no classes.json beside it, and no set of DATASETS.TRAIN is "
+            f"known here with {num_classes} classes, so they have no names; --register "
+            "NAME=ANNOTATIONS.json:IMAGE_DIR brings them"
+        )
     divisibility = model.backbone.size_divisibility
     coarsest = max(model.backbone.output_shape()[x].stride for x in model.head_in_features)
     return ModelMeta(
@@ -117,15 +124,3 @@ def build_meta(cfg: CfgNode, model: FocalRetinaNet, *, with_nms: bool = True) ->
             smallest_side=(coarsest // divisibility + 1) * divisibility,
         ),
     )
-
-
-def _classes(cfg: CfgNode, num_classes: int) -> tuple[list[str], list[int]]:
-    known = model_classes(cfg)
-    if known and len(known.names) == num_classes:
-        return known.names, known.category_ids
-    _logger.warning(
-        f"{cfg.MODEL.WEIGHTS} has no classes.json beside it, and no set of DATASETS.TRAIN is known "
-        f"here with {num_classes} classes, so they have no names; --register "
-        "NAME=ANNOTATIONS.json:IMAGE_DIR brings them"
-    )
-    return [f"class {i}" for i in range(num_classes)], list(range(1, num_classes + 1))

@@ -17,10 +17,9 @@ from ..engine import UserError, load_config, prepare_process
 from ..engine.checkpoint import load_trained_model
 from ..engine.precision import build_inference_copy
 from ..modeling import FocalRetinaNet
+from .media import CocoWriter, Frame, PictureWriter, Source
 from .meta import ModelMeta, build_meta
-from .sources import Frame, Source
 from .targets import BY_SUFFIX, Graph, load_graph
-from .writers import CocoWriter, PictureWriter
 
 Model = Callable[[list[dict]], list[dict]]  # in evaluation mode, of Detectron2's interface
 
@@ -67,16 +66,12 @@ def load_predictor(
     imports: Sequence[str] = (),
     allow_code: bool = False,
 ) -> Predictor:
-    """
-    Args:
-        source: an exported file beside its ``meta.json``, a training's folder, or a config.
-        opts, register, imports: see :func:`focal_retina.engine.load_config`. An exported file takes
-            no ``opts``.
-        allow_code: open a ``.pt2``, too, which runs Python code that stands in it.
+    """``source`` is a training's folder, a config, or an exported file beside its ``meta.json``,
+    which takes no ``opts``; for the rest see :func:`focal_retina.engine.load_config`. Only with
+    ``allow_code`` is a ``.pt2`` opened, which runs Python code that stands in it.
 
-    Raises:
-        UserError: ``source`` is nothing of this or not allowed, or a package is missing.
-        OSError, ValueError: a file is missing or damaged.
+    A UserError: ``source`` is nothing of this or not allowed, or a package is missing. An OSError
+    or ValueError: a file is missing or damaged.
     """
     path = Path(source)
     if path.is_dir() or path.suffix in (".yaml", ".yml"):
@@ -91,10 +86,9 @@ def load_predictor(
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
     if BY_SUFFIX[path.suffix].runs_code and not allow_code:
-        raise UserError(
-            f"{path}: to open a {path.suffix} runs Python code that stands in it; if you trust the "
-            "file, add --allow-code (allow_code=True), else use an .onnx"
-        )
+        problem = f"to open a {path.suffix} runs Python code that stands in it"
+        advice = "if you trust the file, add --allow-code (allow_code=True), else use an .onnx"
+        raise UserError(f"{path}: {problem}; {advice}")
     prepare_process(imports, register)
     meta = ModelMeta.load(path.parent)
     return Predictor(graph_model(load_graph(path), meta), meta)
@@ -132,9 +126,8 @@ def predict_sources(
         raise UserError(f"--threshold {threshold:g} is below {own}")
     failed: set[Source] = set()
     with contextlib.ExitStack() as stack:
-        total = (
-            None if any(x.webcam is not None for x in sources) else sum(x.length() for x in sources)
-        )
+        is_endless = any(x.webcam is not None for x in sources)
+        total = None if is_endless else sum(x.length() for x in sources)
         progress = stack.enter_context(tqdm(total=total, unit="image"))
         for writer in writers:
             stack.callback(writer.close)
@@ -173,5 +166,4 @@ def _detections(
 
 def _pass_over(source: Source, error: Exception, failed: set[Source]) -> None:
     failed.add(source)
-    message = " ".join(str(error).split())
-    tqdm.write(f"{source.name}: passed over: {message}", file=sys.stderr)
+    tqdm.write(f"{source.name}: passed over: {' '.join(str(error).split())}", file=sys.stderr)

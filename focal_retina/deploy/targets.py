@@ -49,13 +49,11 @@ class DetectorGraph(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Of an image (1, 3, H, W) float32, neither normalized nor scaled, with NMS boxes (D, 4) in
-        its pixels, not clipped; scores (D,), the highest first; classes (D,) int64. Without it per
-        level the logits (1, R_l, K), per level the deltas (1, R_l, 4), per level the anchors
-        (R_l, 4)."""
+        its pixels, not clipped; scores (D,), the highest first; classes (D,) int64. Without it the
+        logits (1, R_l, K) of all levels, their deltas (1, R_l, 4), their anchors (R_l, 4)."""
         detector = self.detector
-        anchors, logits, deltas = detector.dense_predictions(
-            (image - detector.pixel_mean) / detector.pixel_std
-        )
+        normalized = (image - detector.pixel_mean) / detector.pixel_std
+        anchors, logits, deltas = detector.dense_predictions(normalized)
         if not self.with_nms:
             return (*logits, *deltas, *(boxes.tensor for boxes in anchors))
         boxes, scores, classes = detector.postprocessor.candidates(
@@ -167,15 +165,9 @@ def _write_int8(path: Path, _: ExportedProgram, meta: ModelMeta, images: Images)
         convolutions = [x for x in onnx.load(fused).graph.node if x.op_type == "Conv"]
         # They make the scores and deltas; the other convolutions do 99% of the arithmetic.
         last = [x.name for x in convolutions if re.search("cls_score|bbox_pred", x.input[1])]
-        quantization.quantize_static(
-            fused,
-            path,
-            reader,
-            per_channel=True,
-            reduce_range=True,
-            op_types_to_quantize=["Conv"],
-            nodes_to_exclude=last,
-        )
+        scales = {"per_channel": True, "reduce_range": True}
+        layers = {"op_types_to_quantize": ["Conv"], "nodes_to_exclude": last}
+        quantization.quantize_static(fused, path, reader, **scales, **layers)
 
 
 @contextlib.contextmanager

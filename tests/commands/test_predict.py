@@ -9,8 +9,7 @@ from helpers import make_run
 from PIL import Image
 from pycocotools.coco import COCO
 
-from focal_retina.deploy import Predictor, sources
-from focal_retina.deploy.writers import output_paths
+from focal_retina.deploy import Predictor, media
 
 
 @pytest.fixture(scope="module")
@@ -86,11 +85,11 @@ def test_folder(predict, photos, tmp_path):
 
 def test_what_an_input_is(photos, monkeypatch):
     pattern = str(photos / "**" / "*.png")
-    assert len(sources.find_sources([pattern, str(photos / "a.png"), str(photos)])) == 2
+    assert len(media.find_sources([pattern, str(photos / "a.png"), str(photos)])) == 2
     photos.rename(photos.with_name("2024"))
     monkeypatch.chdir(photos.parent)
-    assert [x.name for x in sources.find_sources(["2024"])] == ["2024/a.png", "2024/below/a.png"]
-    assert [x.webcam for x in sources.find_sources(["7"])] == [7]
+    assert [x.name for x in media.find_sources(["2024"])] == ["2024/a.png", "2024/below/a.png"]
+    assert [x.webcam for x in media.find_sources(["7"])] == [7]
 
 
 def test_video(predict, clip, tmp_path):
@@ -157,7 +156,7 @@ def test_thin_images(predict, tmp_path):
 
 def test_interruption_leaves_what_is_done(predict, clip, tmp_path, monkeypatch):
     """Ctrl-C at the third frame: two are in the json and in the video, which is whole."""
-    read = sources.Source.frames
+    read = media.Source.frames
 
     def frames(self):
         for frame in read(self):
@@ -165,7 +164,7 @@ def test_interruption_leaves_what_is_done(predict, clip, tmp_path, monkeypatch):
                 raise KeyboardInterrupt
             yield frame
 
-    monkeypatch.setattr(sources.Source, "frames", frames)
+    monkeypatch.setattr(media.Source, "frames", frames)
     found = tmp_path / "found.json"
     status, err = predict("--json", found, "--output", tmp_path / "out", clip)
     assert status == 130 and "interrupted" in err
@@ -200,7 +199,7 @@ def test_user_errors(assert_user_error, run_dir, tmp_path, monkeypatch, argument
 def test_where_pictures_go(tmp_path):
     """Trees below the common folder, a video under its own name, and none above another."""
     names = ["/data/a/1.jpg", "/data/b/1.jpg", "/data/clip.mov", "/data/clip.mp4", "/data/x.gif"]
-    found = sources.find_sources([*names, "0"])
-    paths = [str(x.relative_to(tmp_path)) for x in output_paths(tmp_path, found).values()]
+    found = media.find_sources([*names, "0"])
+    paths = [str(x.relative_to(tmp_path)) for x in media.output_paths(tmp_path, found).values()]
     assert paths[:3] == ["a/1.jpg", "b/1.jpg", "clip.mov.mp4"]
     assert paths[3:] == ["clip.mp4", "x.gif.png", "webcam0.mp4"]
