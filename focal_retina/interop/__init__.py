@@ -1,7 +1,7 @@
 """Weights to and from other libraries, by way of Detectron2's names and order: a file a library."""
 
+from .adapter import DETECTRON2
 from .detectron import DETECTRON
-from .detectron2 import DETECTRON2
 from .mmdetection import MMDET, MMDET_CAFFE
 from .odtk import ODTK, ODTK_0_2_0
 from .torchvision import TORCHVISION_V1, TORCHVISION_V2

@@ -1,4 +1,5 @@
-"""What a library's file states: a key map, a config, and what surrounds the tensors in a file."""
+"""What a library's file states: a key map, a config, and what surrounds the tensors in a file; and
+what Detectron2 has of these."""
 
 import functools
 import re
@@ -81,10 +82,8 @@ class Adapter:
         cannot be."""
         count, rest = divmod(num_anchors, len(aspect_ratios))  # sizes an octave (paper section 4)
         if rest:
-            raise ValueError(
-                f"{num_anchors} anchors are no multiple of {len(aspect_ratios)} aspect ratios; "
-                "name those with --aspect-ratios"
-            )
+            ratios = f"{len(aspect_ratios)} aspect ratios; name those with --aspect-ratios"
+            raise ValueError(f"{num_anchors} anchors are no multiple of {ratios}")
         spec = make_spec({**self.config, "MODEL.RETINANET.NUM_CLASSES": num_classes})
         scales = [4 * 2 ** (i / count) for i in range(count)]
         set_anchors(spec, scales, aspect_ratios)
@@ -162,3 +161,34 @@ def _pattern(template: str) -> re.Pattern:
     parts[1::2] = [f"(?P<{x}>{'bn|gn' if x == 'fpn_norm' else '[0-9]+'})" for x in parts[1::2]]
     parameter = r"(?P<parameter>\.(weight|bias|running_mean|running_var))?"
     return re.compile("".join(parts) + parameter)
+
+
+class Detectron2Adapter(Adapter):
+    """Detectron2's own names, by way of which all others are converted. A subnet is an
+    ``nn.Sequential`` of convolution, norm where there is one, and ReLU."""
+
+    def from_keys(self, keys: Iterable[str]) -> dict[str, str]:
+        keys = list(keys)
+        step = 3 if any("_subnet.1." in key for key in keys) else 2
+
+        def count(match: re.Match) -> str:
+            conv, position = divmod(int(match[1]), step)
+            return f"_subnet.{conv}." + ("norm." if position else "")
+
+        return {key: re.sub(r"_subnet\.(\d+)\.", count, key) for key in keys}
+
+    def to_key(self, name: str, spec: CfgNode) -> str | None:
+        step = 3 if spec.MODEL.RETINANET.NORM else 2
+        position = lambda x: f"_subnet.{step * int(x[1]) + bool(x[2])}."  # noqa: E731
+        return re.sub(r"_subnet\.(\d+)\.(norm\.)?", position, name)
+
+
+DETECTRON2 = Detectron2Adapter(
+    name="detectron2",
+    keys={},  # see from_keys and to_key
+    config={},
+    place="model",
+    beside={"__author__": "focal_retina", "matching_heuristics": False},
+    # Of the config, computed from it, and of the training alone
+    spare=r"pixel_mean|pixel_std|anchor_generator\..*|loss_normalizer\..*",
+)

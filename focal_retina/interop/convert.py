@@ -10,8 +10,7 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 
-from .adapter import Adapter, Data, Tensors
-from .detectron2 import DETECTRON2
+from .adapter import DETECTRON2, Adapter, Data, Tensors
 from .spec import (
     BOX,
     CLS,
@@ -105,10 +104,9 @@ def _to_detectron2(data: Data, source: Adapter, spec: CfgNode, bn_eps: float) ->
     if spare:
         conversion.changed += [f"left out {len(spare)} tensors of no use, such as {spare[0]}"]
     if bn_eps != BN_EPS:
-        change = f"{bn_eps:g} - {BN_EPS:g}"
-        conversion.changed += [f"variances of batch norms by {change}, for epsilon"]
-        variances = [name for name in ours if name.endswith("running_var")]
-        ours |= {name: ours[name] + (bn_eps - BN_EPS) for name in variances}
+        conversion.changed += [f"variances of batch norms by {bn_eps:g} - {BN_EPS:g}, for epsilon"]
+        for name in [x for x in ours if x.endswith("running_var")]:
+            ours[name] = ours[name] + (bn_eps - BN_EPS)
 
     read_architecture(ours, spec)
     num_anchors = anchors_per_position(spec)
@@ -125,9 +123,7 @@ def _to_detectron2(data: Data, source: Adapter, spec: CfgNode, bn_eps: float) ->
             raise ValueError(f"{keys[name]} is {ours[name].dtype} {its}, and not float {shape}")
     if added := [x for x in shapes if x not in ours and source.to_key(x, spec) is None]:
         ours |= {name: ours[_STEM].new_full(shapes[name], _neutral_value(name)) for name in added}
-        conversion.changed += [
-            f"added {len(added)} tensors that change nothing, such as {added[0]}"
-        ]
+        conversion.changed += [f"added {len(added)} tensors without effect, such as {added[0]}"]
     for name in _OUTPUTS:
         ours[name] = ours[name][channels[name.rpartition(".")[0]]]
     rows = source.class_rows(num_rows, spec.MODEL.RETINANET.NUM_CLASSES)
@@ -191,12 +187,11 @@ def _differences(spec: CfgNode, theirs: CfgNode, target: Adapter) -> list[str]:
     keys = [key for key in _FIXED if key not in target.free]
     if spec.MODEL.RESNETS.DEPTH >= 50:
         keys.append("MODEL.RESNETS.STRIDE_IN_1X1")
-    pairs = {key: (attrgetter(key)(spec), attrgetter(key)(theirs)) for key in keys}
-    found = [
-        f"{key}: {here!r} here, {there!r} in {target.name}"
-        for key, (here, there) in pairs.items()
-        if here != there
-    ]
+    found = []
+    for key in keys:
+        here, there = attrgetter(key)(spec), attrgetter(key)(theirs)
+        if here != there:
+            found.append(f"{key}: {here!r} here, {there!r} in {target.name}")
     boxes = first_boxes(spec)
     for name in ("NAME", "OFFSET"):
         spec.MODEL.ANCHOR_GENERATOR[name] = theirs.MODEL.ANCHOR_GENERATOR[name]

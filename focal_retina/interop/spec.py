@@ -63,10 +63,8 @@ def spec_from_config(cfg: CfgNode) -> CfgNode:
     spec.defrost()
     generator, name = spec.MODEL.ANCHOR_GENERATOR, spec.MODEL.BACKBONE.NAME
     if name not in (_BACKBONE, TOP_BLOCK_BACKBONE):
-        raise ValueError(
-            f"MODEL.BACKBONE.NAME is {name!r}; weights can be converted with {_BACKBONE}, "
-            f"{TOP_BLOCK_BACKBONE}"
-        )
+        known = f"{_BACKBONE} and {TOP_BLOCK_BACKBONE}"
+        raise ValueError(f"MODEL.BACKBONE.NAME is {name!r}; can be converted: {known}")
     if name == _BACKBONE:
         spec.MODEL.FOCAL_RETINA.TOP_BLOCK = CfgNode({"IN_FEATURE": "res5", "RELU": True})
     if len(generator.SIZES) == 1:
@@ -165,7 +163,5 @@ def tensor_shapes(spec: CfgNode, num_rows: int) -> dict[str, list[int]]:
 def check_count(kind: str, found: object, stated: int) -> None:
     """A ValueError where a file has another number of "classes" or "anchors" than is stated."""
     if not (isinstance(found, int) and found == stated):
-        raise ValueError(
-            f"the file is of {found!r:.40} {kind}, and not the {stated} that are stated "
-            f"(--num-{kind}, or the config)"
-        )
+        expected = f"the {stated} that are stated (--num-{kind}, or the config)"
+        raise ValueError(f"the file is of {found!r:.40} {kind}, and not {expected}")

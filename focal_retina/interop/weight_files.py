@@ -14,8 +14,8 @@ from ..engine import load_config
 from ..files import atomic_write
 from ..weight_reader import read_weights
 from . import ADAPTERS
+from .adapter import DETECTRON2
 from .convert import BN_EPS, Conversion, convert
-from .detectron2 import DETECTRON2
 from .spec import settings_of, spec_from_config
 
 _ENDINGS = (".pth", ".pt", ".pkl", ".safetensors")
