@@ -35,8 +35,7 @@ def add_focal_retina_config(cfg: CN) -> None:
     # The two subnets: a name in DENSE_HEAD_REGISTRY.
     node.HEAD = CN({"NAME": "FocalRetinaNetHead"})
     # Start the classification bias at -log((1 - p) / p) with p = MODEL.RETINANET.PRIOR_PROB (paper
-    # section 3.3). False starts it at 0: every anchor says 0.5, which makes plain cross-entropy
-    # diverge.
+    # section 3.3). False starts it at 0, a score of 0.5, where plain cross-entropy diverges.
     node.HEAD.PRIOR_INIT = True
 
     # Classification loss: a name in CLS_LOSS_REGISTRY. CrossEntropy, FocalLoss, FocalLossStar,
@@ -65,8 +64,7 @@ def add_focal_retina_config(cfg: CN) -> None:
     # Batch normalization of the backbone: "FrozenBN" (as pretrained) | "BN" (trained).
     node.EFFICIENTNET_LITE.NORM = "FrozenBN"
 
-    # What the losses' sums are divided by (paper section 4.1 divides by the number of positive
-    # anchors).
+    # What the losses' sums are divided by (paper section 4.1: the number of positive anchors).
     # "ema": Detectron2's moving average over iterations, by its first value and momentum |
     # "batch": this batch's positives | "image": each image's own.
     node.NORMALIZER = CN({"MODE": "ema", "INITIAL": 100.0, "MOMENTUM": 0.9})

@@ -62,13 +62,9 @@ def config_hash(cfg: CfgNode, *inputs: object) -> str:
 
 def merge_config_file(cfg: CfgNode, path: str, *, _chain: tuple[str, ...] = ()) -> None:
     """Merge the yaml at ``path`` into ``cfg``, after the files that its ``_BASE_`` names (a path or
-    a list of paths, relative to it). Nothing in it is executed.
-
-    Raises:
-        FileNotFoundError: the file or one of its bases does not exist.
-        ValueError: not a yaml mapping, an unsafe tag, an old config version, a key that ``cfg``
-            does not have, or a value of the wrong type.
-    """
+    a list of paths, relative to it). Nothing in it is executed. A FileNotFoundError: it or a base
+    does not exist; a ValueError: it is no yaml mapping, or has an unsafe tag, an old config
+    version, a key that ``cfg`` does not have, or a value of the wrong type."""
     place = path if "://" in path else os.path.realpath(path)
     if place in _chain:
         circle = " -> ".join((*_chain, place))

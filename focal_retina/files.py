@@ -12,11 +12,8 @@ from typing import IO, Any
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO[Any]]:
     """Open a file that appears under its name complete and on the disk, or not at all. ``mode``:
-    ``"wb"``, or ``"w"`` for text in UTF-8.
-
-    It is written beside ``path``, under a hidden name, synced and renamed. An error removes the
-    hidden file; a kill leaves it behind, and the next write to ``path`` replaces it.
-    """
+    ``"wb"``, or ``"w"`` for text in UTF-8. It is written beside ``path``, under a hidden name; what
+    a kill leaves there, the next write to ``path`` replaces."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.tmp")
     try:

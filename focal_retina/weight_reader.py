@@ -25,15 +25,9 @@ class RefusedError(ValueError):
 
 
 def read_weights(path: str | PathLike, *, mmap: bool = False) -> dict[str, Any]:
-    """The dict in a file, by its ending of ``.safetensors``, ``.pkl``, or else ``torch.save``.
-
-    ``mmap`` leaves the tensors of a ``torch.save`` file on the disk until they are used.
-
-    Raises:
-        OSError: the file can't be opened.
-        RefusedError: it holds anything but tensors, arrays and plain values. Nothing was called.
-        ValueError: it is damaged.
-    """
+    """The dict in a file, by its ending of ``.safetensors``, ``.pkl``, or else ``torch.save``; the
+    last one's tensors ``mmap`` leaves on the disk until they are used. An OSError: the file can't
+    be opened; a ValueError: it is damaged, or (RefusedError) asks for something to be called."""
     try:
         data = _read(Path(path), mmap)
     except OSError:

@@ -99,10 +99,8 @@ def load_detector(cfg: CfgNode) -> FocalRetinaNet:
     another kind of model; a ValueError: there are no weights, or they don't fit."""
     model = load_trained_model(cfg)
     if not isinstance(model, FocalRetinaNet):
-        raise UserError(
-            f"MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE}: set it to FocalRetinaNet, "
-            "which loads the checkpoints of RetinaNet, too"
-        )
+        advice = "set it to FocalRetinaNet, which loads the checkpoints of RetinaNet, too"
+        raise UserError(f"MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE}: {advice}")
     return model.eval()
 
 

@@ -83,8 +83,7 @@ def write_targets(
         # form of meshgrid that it wants to change. The weights' layout is channels_last, which is
         # complete, though not contiguous.
         warnings.filterwarnings("ignore", "`create_unbacked_symint` is deprecated", FutureWarning)
-        warnings.filterwarnings("ignore", "torch.meshgrid", UserWarning)
-        warnings.filterwarnings("ignore", "No complete tensor found", UserWarning)
+        warnings.filterwarnings("ignore", "torch.meshgrid|No complete tensor found", UserWarning)
         program = trace(network, meta)
         for target in TARGETS.values():  # of an earlier export, which meta.json would not fit
             (folder / target.file_name).unlink(missing_ok=True)
@@ -175,10 +174,9 @@ def _translation_to(kind: str) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise UserError(
-            f"PyTorch {torch.__version__} can't translate this model to {kind} "
-            f"({str(error).splitlines()[0]}): try a newer one, or --no-nms"
-        ) from error
+        problem = f"can't translate this model to {kind} ({str(error).splitlines()[0]})"
+        advice = "try a newer one, or --no-nms"
+        raise UserError(f"PyTorch {torch.__version__} {problem}: {advice}") from error
 
 
 # In the order in which they are written.
