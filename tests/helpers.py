@@ -68,6 +68,17 @@ def toy_cfg(*opts: object) -> CfgNode:
     return load(ZOO, *(x for pair in toy.items() for x in pair), *opts)
 
 
+def coco(**changes: object) -> dict:
+    """A small content in COCO's format, sections changed."""
+    annotation = {"id": 1, "image_id": 1, "category_id": 5, "bbox": [1, 1, 2.5, 2]}
+    return {
+        "images": [{"id": 1, "file_name": "a.jpg", "width": 8, "height": 6}],
+        "annotations": [annotation],
+        "categories": [{"id": 5, "name": "cat"}, {"id": 2, "name": "dog"}],
+        **changes,
+    }
+
+
 def make_instances(
     boxes: object, classes: object, size: tuple[int, int] = (64, 64), **fields: object
 ) -> Instances:

@@ -1,9 +1,8 @@
 """Training batches that a resumed run draws exactly as an uninterrupted one.
 
-B images a batch over W processes; this process maps its share, B / W of them.
-
 Which images, and the random numbers of their augmentation, are functions of (data set, seed,
-iteration, position in the batch), see :mod:`focal_retina.data.schedule`: not of W.
+iteration, position in the batch), see :mod:`focal_retina.data.schedule`. Each of W processes maps
+its share of a batch of B images.
 """
 
 import contextlib
@@ -22,11 +21,8 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import (
-    DatasetFromList,
-    build_detection_train_loader,
-    get_detection_dataset_dicts,
-)
+from detectron2.data import build_detection_train_loader, get_detection_dataset_dicts
+from detectron2.data.common import DatasetFromList
 from detectron2.utils import comm
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
@@ -85,25 +81,23 @@ class _MappedBatches(Dataset):
 
     def __getitem__(self, item: tuple[int, NDArray[np.int64]]) -> tuple[list[dict], list[str]]:
         iteration, candidates = item
-        left_out: list[str] = []
-        samples = [
-            self._first_usable(indices, (self._seed, iteration, position), left_out)
-            for position, indices in enumerate(candidates.T, start=self._first_position)
-        ]
+        samples, left_out = [], []
+        for position, indices in enumerate(candidates.T, start=self._first_position):
+            *names, sample = self._first_usable(indices, (self._seed, iteration, position))
+            samples.append(sample)
+            left_out += names
         return samples, left_out
 
-    def _first_usable(
-        self, indices: NDArray[np.int64], key: tuple[int, ...], left_out: list[str]
-    ) -> dict[str, Any]:
+    def _first_usable(self, indices: NDArray[np.int64], key: tuple[int, int, int]) -> list[Any]:
+        """The names of the images left out, and the sample."""
         names = []
         for index in indices:
             record = self._records[int(index)]
-            names.append(str(record.get("file_name", record.get("image_id"))))
             with seeded(*key):
-                sample = self._mapper(record)
+                sample = self._mapper(dict(record))
             if sample is not None:
-                left_out += names[:-1]
-                return sample
+                return [*names, sample]
+            names.append(str(record.get("file_name", record.get("image_id"))))
         raise ValueError(
             f"iteration {key[1]}: the mapper left out {len(names)} images in a row: "
             f"{', '.join(names)}; check the data set"
@@ -111,7 +105,7 @@ class _MappedBatches(Dataset):
 
 
 class TrainLoader(Iterable[list[dict[str, Any]]]):
-    """Endless mapped batches, from iteration ``start_iter`` on.
+    """Endless mapped batches, from iteration ``start_iter`` on, which is set before the first one.
 
     An image for which the mapper returns None is replaced by the one at its position in the next
     iteration's batch, and so on; ``num_left_out`` counts them.
@@ -121,7 +115,7 @@ class TrainLoader(Iterable[list[dict[str, Any]]]):
         mapper: a dataset dict to a sample, or None to leave it out.
         build_schedule: takes ``seed`` and returns the order of the images.
         batch_size: B, a multiple of W.
-        seed: of order and augmentation, 0 or more; set before the first batch, as ``start_iter``.
+        seed: of order and augmentation, 0 or more; may be set before the first batch.
         num_workers: data worker processes; each makes whole batches. 0: this process does.
         rank, world_size: this process, and W.
     """
@@ -156,9 +150,8 @@ class TrainLoader(Iterable[list[dict[str, Any]]]):
         if self._num_workers > 0 and "cv2" in sys.modules:
             # A forked process would wait for OpenCV's threads, which were not forked.
             sys.modules["cv2"].setNumThreads(1)
-        dataset = _MappedBatches(self._records, self._mapper, self.seed, self._share.start)
         loader = DataLoader(
-            dataset,
+            _MappedBatches(self._records, self._mapper, self.seed, self._share.start),
             batch_size=None,
             sampler=self._candidates(),
             num_workers=self._num_workers,
@@ -198,18 +191,12 @@ class TrainLoader(Iterable[list[dict[str, Any]]]):
 def build_train_loader(
     cfg: CfgNode, mapper: Mapper, filter_records: Callable[[list], list] | None = None
 ) -> Iterable[list[dict[str, Any]]]:
-    """The loader of ``DATASETS.TRAIN``, honouring Detectron2's ``DATALOADER`` keys.
-
-    Its seed is ``cfg.SEED``; below 0, a random one that all processes share. A data set that is not
-    a list of dicts is left to Detectron2's loader, with a warning. ``filter_records`` takes the
-    dataset dicts and returns those to train on.
-
-    Raises:
-        ValueError: an unknown sampler, an image without a size, a batch that cannot be shared out.
-    """
-    records = get_detection_dataset_dicts(
-        cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
-    )
+    """The loader of ``DATASETS.TRAIN``, honouring Detectron2's ``DATALOADER`` keys. Its seed is
+    ``cfg.SEED``; below 0, a random one that all processes share. A data set that is not a list of
+    dicts is left to Detectron2's loader, with a warning. ``filter_records`` chooses those to train
+    on. ValueError: as of :func:`build_schedule` and :class:`TrainLoader`."""
+    filter_empty = cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
+    records = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=filter_empty)
     if not isinstance(records, list):
         logger.warning(
             f"DATASETS.TRAIN {cfg.DATASETS.TRAIN} is a {type(records).__name__}, not a list of "
@@ -218,8 +205,9 @@ def build_train_loader(
         return build_detection_train_loader(cfg, dataset=records, mapper=mapper)
     if filter_records is not None:
         records = filter_records(records)
-    seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
-    if cfg.SEED < 0:
+    seed = cfg.SEED
+    if seed < 0:
+        seed = comm.shared_random_seed()
         logger.info(f"SEED is {cfg.SEED}: the order of the images has the random seed {seed}")
     return TrainLoader(
         records=records,

@@ -20,24 +20,19 @@ from fvcore.transforms.transform import PadTransform
 
 from .images import Mapper, build_corrupt_image_guard, limit_pixels, read_image
 
-_KEEP_SIZE = (T.HFlipTransform, T.VFlipTransform, T.NoOpTransform)
-
 
 def build_train_mapper(cfg: CfgNode) -> DatasetMapper:
     """The mapper that ``INPUT.MAPPER`` names, with the augmentations of
     :func:`build_train_augmentation`, and with crowds for ``LABELING.CROWD_IOA_THRESH``. ValueError:
     an unknown name, or a config that the mapper can't serve."""
+    limit_pixels(cfg.INPUT.MAX_IMAGE_PIXELS)
     name = cfg.INPUT.MAPPER
     if name not in ("detectron2", "opencv"):
         raise ValueError(f"INPUT.MAPPER is {name!r}; it can be detectron2, opencv")
-    limit_pixels(cfg.INPUT.MAX_IMAGE_PIXELS)
-    return DetectionMapper(
-        cfg,
-        is_train=True,
-        augmentations=build_train_augmentation(cfg),
-        keep_crowds=cfg.MODEL.FOCAL_RETINA.LABELING.CROWD_IOA_THRESH is not None,
-        opencv=name == "opencv",
-    )
+    augmentations = build_train_augmentation(cfg)
+    crowds = cfg.MODEL.FOCAL_RETINA.LABELING.CROWD_IOA_THRESH is not None
+    options = {"augmentations": augmentations, "keep_crowds": crowds, "opencv": name == "opencv"}
+    return DetectionMapper(cfg, is_train=True, **options)
 
 
 def build_test_mapper(cfg: CfgNode) -> Mapper:
@@ -62,25 +57,18 @@ def build_train_augmentation(cfg: CfgNode) -> list[T.Augmentation]:
     gray. ValueError: a size or a range of scales that makes no sense.
     """
     augmentations = utils.build_augmentation(cfg, is_train=True)
-    if cfg.INPUT.LARGE_SCALE_JITTER.ENABLED:
-        augmentations[:1] = _large_scale_jitter(cfg.INPUT.LARGE_SCALE_JITTER)
+    jitter = cfg.INPUT.LARGE_SCALE_JITTER
+    if jitter.ENABLED:
+        size, low, high = jitter.SIZE, jitter.MIN_SCALE, jitter.MAX_SCALE
+        if not (size > 0 and 0 < low <= high):
+            raise ValueError(
+                f"INPUT.LARGE_SCALE_JITTER has SIZE {size} and scales from MIN_SCALE {low} to "
+                f"MAX_SCALE {high}: they must be positive, the smaller scale first"
+            )
+        augmentations[:1] = [T.ResizeScale(low, high, size, size), T.FixedSizeCrop((size, size))]
     if cfg.INPUT.CROP.ENABLED:
         augmentations.insert(0, RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE))
     return augmentations
-
-
-def _large_scale_jitter(node: CfgNode) -> list[T.Augmentation]:
-    if node.SIZE <= 0:
-        raise ValueError(f"INPUT.LARGE_SCALE_JITTER.SIZE is {node.SIZE}: it is a number of pixels")
-    if not 0 < node.MIN_SCALE <= node.MAX_SCALE:
-        raise ValueError(
-            "INPUT.LARGE_SCALE_JITTER draws scales from MIN_SCALE to MAX_SCALE, which are "
-            f"{node.MIN_SCALE} and {node.MAX_SCALE}: they must be positive, the smaller one first"
-        )
-    return [
-        T.ResizeScale(node.MIN_SCALE, node.MAX_SCALE, node.SIZE, node.SIZE),
-        T.FixedSizeCrop((node.SIZE, node.SIZE)),
-    ]
 
 
 class DetectionMapper(DatasetMapper):
@@ -96,19 +84,17 @@ class DetectionMapper(DatasetMapper):
 
     def __init__(self, *args: Any, keep_crowds: bool = False, opencv: bool = False, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self._keep_crowds = keep_crowds
-        self._opencv = opencv
+        self._keep_crowds, self._opencv = keep_crowds, opencv
         if self.proposal_topk:
             raise ValueError("MODEL.LOAD_PROPOSALS: a dense detector has no proposals")
         if not opencv:
             return
         importlib.import_module("cv2")  # before the loader sets its threads and forks data workers
-        if self.image_format not in ("BGR", "RGB"):
+        if self.image_format not in ("BGR", "RGB") or self.use_instance_mask or self.use_keypoint:
             raise ValueError(
-                f"INPUT.MAPPER opencv reads BGR or RGB, INPUT.FORMAT is {self.image_format}"
+                "INPUT.MAPPER opencv: boxes only, no masks or keypoints, and INPUT.FORMAT BGR or "
+                f"RGB, which is {self.image_format}"
             )
-        if self.use_instance_mask or self.use_keypoint:
-            raise ValueError("INPUT.MAPPER opencv: boxes only, no masks or keypoints")
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
         """See :class:`DatasetMapper`. Errors are those of :func:`~.images.read_image`, and
@@ -167,20 +153,18 @@ class _Size(T.AugInput):
         super().__init__(np.broadcast_to(np.uint8(0), (*size, 3)))
 
     def transform(self, transform: T.Transform) -> None:
-        size = _size_after(transform, self.image.shape[:2])
+        size = self.image.shape[:2]
+        for part in transform.transforms if isinstance(transform, T.TransformList) else [transform]:
+            size = _size_after(part, size)
         self.image = np.broadcast_to(np.uint8(0), (*size, 3))
 
 
 def _size_after(transform: T.Transform, size: tuple[int, int]) -> tuple[int, int]:
-    if isinstance(transform, T.TransformList):
-        for part in transform.transforms:
-            size = _size_after(part, size)
-        return size
-    if isinstance(transform, _KEEP_SIZE):
+    height, width = size
+    if isinstance(transform, T.HFlipTransform | T.VFlipTransform | T.NoOpTransform):
         return size
     if isinstance(transform, T.ResizeTransform):
         return transform.new_h, transform.new_w
-    height, width = size
     if isinstance(transform, T.CropTransform):
         return min(transform.h, height - transform.y0), min(transform.w, width - transform.x0)
     if isinstance(transform, PadTransform):
@@ -210,8 +194,7 @@ def _read(file_name: str, shrink: int) -> tuple[np.ndarray, int]:
     if not data.startswith(b"\xff\xd8"):
         return read_image(file_name), 1
     if b"\xff\xd9" not in data[-64:]:
-        # A JPEG without its end, which OpenCV would fill with gray: Pillow says so, or reads it.
-        read_image(file_name)
+        read_image(file_name)  # its end is missing: Pillow says so, OpenCV fills it with gray
     flag = cv2.IMREAD_COLOR if shrink == 1 else getattr(cv2, f"IMREAD_REDUCED_COLOR_{shrink}")
     image = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
     if image is None:

@@ -13,8 +13,7 @@ from detectron2.data.build import filter_images_with_only_crowd_annotations
 from detectron2.utils import comm
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from ..data.classes import check_classes
-from ..data.coco import dataset_classes
+from ..data.classes import check_classes, dataset_classes
 from . import anchor_coverage
 from .checks import CHECKS, Check, Indices, box_faults
 from .table import (

@@ -21,7 +21,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ..data.coco import read_coco_json
-from ..data.images import has_16_bits, read_image
+from ..data.images import has_16_bits, in_one_line, read_image
 
 OVERHANG = 1.0  # pixels by which a box may reach over the border, which rounding explains
 _MOSTLY_OUTSIDE = 0.1  # share of boxes over the border from which on they have another format
@@ -122,12 +122,11 @@ def load_table(name: str) -> AnnotationTable:
 def _coco_table(json_file: str, image_root: str) -> AnnotationTable:
     content = read_coco_json(json_file)
     images, annotations = content["images"], content["annotations"]
-    categories = sorted(content["categories"], key=lambda x: x["id"])
-    image_ids, category_ids = [x["id"] for x in images], [x["id"] for x in categories]
+    image_ids, category_ids = ([x["id"] for x in content[y]] for y in ("images", "categories"))
     return AnnotationTable(
         source=json_file,
         category_ids=category_ids,
-        class_names=[x["name"] for x in categories],
+        class_names=[x["name"] for x in content["categories"]],
         images=images,
         image_ids=image_ids,
         file_names=[os.path.join(image_root, x["file_name"]) for x in images],
@@ -251,4 +250,4 @@ def _decode(file_name: str) -> tuple[int, int, bool] | str:
         with PathManager.open(file_name, "rb") as file:
             return width, height, has_16_bits(Image.open(file))
     except Exception as error:  # Pillow's decoders raise whatever their format suggests
-        return " ".join(f"{type(error).__name__}: {error}".split())
+        return in_one_line(error)

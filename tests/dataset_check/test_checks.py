@@ -17,9 +17,6 @@ from focal_retina.dataset_check.checks import box_faults
 REAL_DATA = Path(__file__).parents[2].parent / "shared" / "data"
 
 
-pytestmark = pytest.mark.usefixtures("catalogs")
-
-
 def found_in(report):
     return {finding.check.name: finding for finding in report.findings}
 

@@ -8,8 +8,6 @@ from helpers import default_cfg
 
 from focal_retina.dataset_check import build_record_filter, check_datasets, report
 
-pytestmark = pytest.mark.usefixtures("catalogs")
-
 
 def spoil_a_box(content):
     content["annotations"][2]["bbox"] = [1, 2, float("nan"), 4]

@@ -6,8 +6,6 @@ from detectron2.structures import BoxMode
 
 from focal_retina.dataset_check import check_dataset, check_datasets
 
-pytestmark = pytest.mark.usefixtures("catalogs")
-
 
 def records(*boxes, **changes):
     annotations = [{"bbox": b, "bbox_mode": BoxMode.XYXY_ABS, "category_id": 0} for b in boxes]
