@@ -68,11 +68,8 @@ def announce_classes(cfg: CfgNode) -> None:
         metadata = MetadataCatalog.get(name)
         if metadata.get("announced") or not metadata.get("thing_classes"):
             MetadataCatalog.pop(name)
-            MetadataCatalog.get(name).set(
-                thing_classes=classes.names,
-                thing_dataset_id_to_contiguous_id=to_class,
-                announced=True,
-            )
+            new = {"thing_classes": classes.names, "thing_dataset_id_to_contiguous_id": to_class}
+            MetadataCatalog.get(name).set(**new, announced=True)
 
 
 def dataset_classes(name: str) -> list[str] | None:

@@ -90,7 +90,7 @@ class _MappedBatches(Dataset):
 
     def _first_usable(self, indices: NDArray[np.int64], key: tuple[int, int, int]) -> list[Any]:
         """The names of the images left out, and the sample."""
-        names = []
+        names: list[str] = []
         for index in indices:
             record = self._records[int(index)]
             with seeded(*key):

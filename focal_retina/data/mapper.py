@@ -20,6 +20,9 @@ from fvcore.transforms.transform import PadTransform
 
 from .images import Mapper, build_corrupt_image_guard, limit_pixels, read_image
 
+# What _Size applies: views of one byte, for the most part
+_CHEAP = (T.HFlipTransform, T.VFlipTransform, T.NoOpTransform, T.CropTransform, PadTransform)
+
 
 def build_train_mapper(cfg: CfgNode) -> DatasetMapper:
     """The mapper that ``INPUT.MAPPER`` names, with the augmentations of
@@ -153,26 +156,18 @@ class _Size(T.AugInput):
         super().__init__(np.broadcast_to(np.uint8(0), (*size, 3)))
 
     def transform(self, transform: T.Transform) -> None:
-        size = self.image.shape[:2]
-        for part in transform.transforms if isinstance(transform, T.TransformList) else [transform]:
-            size = _size_after(part, size)
-        self.image = np.broadcast_to(np.uint8(0), (*size, 3))
-
-
-def _size_after(transform: T.Transform, size: tuple[int, int]) -> tuple[int, int]:
-    height, width = size
-    if isinstance(transform, T.HFlipTransform | T.VFlipTransform | T.NoOpTransform):
-        return size
-    if isinstance(transform, T.ResizeTransform):
-        return transform.new_h, transform.new_w
-    if isinstance(transform, T.CropTransform):
-        return min(transform.h, height - transform.y0), min(transform.w, width - transform.x0)
-    if isinstance(transform, PadTransform):
-        return height + transform.y0 + transform.y1, width + transform.x0 + transform.x1
-    raise ValueError(
-        f"INPUT.MAPPER opencv has no way to apply {type(transform).__name__}: use augmentations "
-        "that resize, crop, pad and flip, or INPUT.MAPPER detectron2"
-    )
+        if isinstance(transform, T.TransformList):
+            for part in transform.transforms:
+                self.transform(part)
+        elif isinstance(transform, T.ResizeTransform):
+            self.image = np.broadcast_to(np.uint8(0), (transform.new_h, transform.new_w, 3))
+        elif isinstance(transform, _CHEAP):
+            self.image = transform.apply_image(self.image)
+        else:
+            raise ValueError(
+                f"INPUT.MAPPER opencv has no way to apply {type(transform).__name__}: use "
+                "augmentations that resize, crop, pad and flip, or INPUT.MAPPER detectron2"
+            )
 
 
 def _shrink(transforms: T.TransformList) -> int:

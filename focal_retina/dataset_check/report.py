@@ -1,7 +1,6 @@
 """Data sets checked: what was found, as text and as one page; what a training leaves out."""
 
 import logging
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -180,20 +179,18 @@ def build_record_filter(cfg: CfgNode) -> Callable[[Records], Records]:
 def drop_unusable(records: Records, unusable_images: Collection[str]) -> Records:
     """Records without images of these paths and without objects of a faulty box; log how many."""
     kept = [record for record in records if record["file_name"] not in unusable_images]
-    dropped = Counter({"images that can't be used": len(records) - len(kept)})
+    dropped = {"images that can't be used": len(records) - len(kept)}
     table = record_table("", kept, [])
-    is_faulty = np.zeros(len(table.boxes), dtype=bool)
-    for name, mask in box_faults(table.boxes, table.sizes_of_images).items():
-        if CHECKS[name].skipped:
-            is_faulty |= mask
-            dropped[CHECKS[name].title] += int(mask.sum())
-    faulty = iter(is_faulty)
-    for index, record in enumerate(kept):
-        objects = [x for x in record["annotations"] if not next(faulty)]
-        kept[index] = {**record, "annotations": objects}
+    found = box_faults(table.boxes, table.sizes_of_images)
+    faults = {CHECKS[x].title: mask for x, mask in found.items() if CHECKS[x].skipped}
+    dropped.update({title: mask.sum() for title, mask in faults.items()})
     if parts := [f"{title}: {count:,}" for title, count in dropped.items() if count]:
         _logger.warning("left out: %s; %s images remain", ", ".join(parts), f"{len(kept):,}")
-    return kept
+    is_faulty = iter(np.any(list(faults.values()), axis=0))
+    return [
+        {**record, "annotations": [x for x in record["annotations"] if not next(is_faulty)]}
+        for record in kept
+    ]
 
 
 def warn_of_unreached_objects(cfg: CfgNode, reports: Iterable[DatasetReport]) -> None:
