@@ -1,7 +1,6 @@
 """Registration of COCO json from the command line, and class counts against a config."""
 
 import os
-from pathlib import Path
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -13,9 +12,6 @@ from hypothesis import strategies as st
 from focal_retina.data.classes import check_num_classes, dataset_classes
 from focal_retina.data.coco import parse_registration, register_coco_json, register_from_spec
 from focal_retina.data.shapes import CLASS_NAMES
-
-REAL_DATA = Path(__file__).parents[2].parent / "shared" / "data"
-
 
 # --- NAME=ANNOTATIONS.json:IMAGE_DIR ---
 
@@ -138,22 +134,3 @@ def test_missing_builtin_set_says_where_it_was_looked_for(root, tmp_path, monkey
     message = rf"instances_val2017.json.*DETECTRON2_DATASETS.*\(it is {root or 'not set'}\)"
     with pytest.raises(FileNotFoundError, match=message):
         check_num_classes(80, ["coco_2017_val"])
-
-
-@pytest.mark.parametrize(
-    "folder, num_images, num_boxes, classes",
-    [
-        ("cards", 60, 104, ["ace", "jack", "king", "nine", "queen", "ten"]),
-        ("bccd", 87, 1138, ["WBC", "RBC", "Platelets"]),
-    ],
-)
-def test_real_data(folder, num_images, num_boxes, classes):
-    directory = REAL_DATA / folder
-    if not directory.is_dir():
-        pytest.skip(f"the real data set {directory} is not here")
-    register_from_spec(f"real_val={directory / 'val.json'}:{directory / 'images'}")
-    assert dataset_classes("real_val") == classes
-    records = DatasetCatalog.get("real_val")
-    assert len(records) == num_images
-    assert sum(len(record["annotations"]) for record in records) == num_boxes
-    assert all(os.path.isfile(record["file_name"]) for record in records)

@@ -7,14 +7,14 @@ import zlib
 import cv2
 import numpy as np
 import pytest
-from detectron2.data import DatasetMapper, MapDataset
+from detectron2.data import MapDataset
 from helpers import default_cfg
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from focal_retina.data import CorruptImageError, build_corrupt_image_guard
 from focal_retina.data.images import CorruptImageGuard
-from focal_retina.data.mapper import build_test_mapper
+from focal_retina.data.mapper import build_test_mapper, build_train_mapper
 
 
 def jpeg(width=80, height=60, extension=".jpg"):
@@ -29,9 +29,9 @@ def make_record(folder, content, name="a.jpg"):
     return {"file_name": str(folder / name), "image_id": 42, "annotations": [], **size}
 
 
-def make_guard(mode="stop"):
-    cfg = default_cfg("MODEL.FOCAL_RETINA.CORRUPT_IMAGES", mode)
-    return build_corrupt_image_guard(cfg, DatasetMapper(cfg, is_train=True))
+def make_guard(mode="stop", mapper="detectron2"):
+    cfg = default_cfg("MODEL.FOCAL_RETINA.CORRUPT_IMAGES", mode, "INPUT.MAPPER", mapper)
+    return build_corrupt_image_guard(cfg, build_train_mapper(cfg))
 
 
 CORRUPT = {
@@ -45,10 +45,11 @@ CORRUPT = {
 }
 
 
+@pytest.mark.parametrize("mapper", ["detectron2", "opencv"])
 @pytest.mark.parametrize("content, what", CORRUPT.values(), ids=CORRUPT)
-def test_stops_and_names_file_and_id(content, what, tmp_path):
+def test_stops_and_names_file_and_id(content, what, mapper, tmp_path):
     with pytest.raises(CorruptImageError, match=r"a\.jpg \(image id 42\).*CORRUPT_IMAGES") as error:
-        make_guard()(make_record(tmp_path, content))
+        make_guard(mapper=mapper)(make_record(tmp_path, content))
     assert what in str(error.value)
 
 
