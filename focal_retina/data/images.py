@@ -76,21 +76,13 @@ class CorruptImageError(ValueError):
 @dataclass
 class CorruptImageGuard:
     """A mapper round any mapper, for images that cannot be read. It finds out whether it is the
-    image's fault by reading it once the mapper has failed.
-
-    Args:
-        mapper: a dataset dict to a sample.
-        skip: leave a corrupt image out; the log names each once. False: raise CorruptImageError
-            with its file and id.
-        image_format: as for :func:`read_image`.
-        is_train: in the place of an image left out return None, for which Detectron2's loader and
-            ours take another one. False: return a gray sample with ``is_unreadable``, which
-            :class:`~focal_retina.evaluation.COCOEvaluator` counts and does not score.
-    """
+    image's fault by reading it once the mapper has failed."""
 
     mapper: Mapper
-    skip: bool
+    skip: bool  # leave corrupt images out, and log each once; else CorruptImageError
     image_format: str = "BGR"
+    # What stands for an image left out: None, for which Detectron2's loader and ours take another
+    # one; else a gray sample, which our COCOEvaluator counts and does not score
     is_train: bool = True
 
     def __call__(self, record: dict[str, Any]) -> dict[str, Any] | None:

@@ -16,6 +16,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import InitVar, dataclass
 from typing import Any
 
 import numpy as np
@@ -104,57 +105,46 @@ class _MappedBatches(Dataset):
         )
 
 
+@dataclass(kw_only=True, eq=False)
 class TrainLoader(Iterable[list[dict[str, Any]]]):
-    """Endless mapped batches, from iteration ``start_iter`` on, which is set before the first one.
+    """Endless mapped batches of B images, from iteration ``start_iter`` on.
 
     An image for which the mapper returns None is replaced by the one at its position in the next
     iteration's batch, and so on; ``num_left_out`` counts them.
-
-    Args:
-        records: n dataset dicts.
-        mapper: a dataset dict to a sample, or None to leave it out.
-        build_schedule: takes ``seed`` and returns the order of the images.
-        batch_size: B, a multiple of W.
-        seed: of order and augmentation, 0 or more; may be set before the first batch.
-        num_workers: data worker processes; each makes whole batches. 0: this process does.
-        rank, world_size: this process, and W.
     """
 
-    def __init__(
-        self,
-        *,
-        records: list[dict[str, Any]],
-        mapper: Mapper,
-        build_schedule: Callable[..., TrainingSchedule],
-        batch_size: int,
-        seed: int,
-        num_workers: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
-    ):
-        if batch_size % world_size:
+    records: InitVar[list[dict[str, Any]]]
+    mapper: Mapper
+    build_schedule: Callable[..., TrainingSchedule]  # from ``seed`` to the order of the images
+    batch_size: int  # B, a multiple of ``world_size``
+    seed: int  # of order and augmentation, 0 or more; may be set before the first batch
+    num_workers: int = 0  # processes, of which each makes whole batches; 0: this process does
+    rank: int = 0
+    world_size: int = 1
+    start_iter: int = 0
+    num_left_out: int = 0
+
+    def __post_init__(self, records: list[dict[str, Any]]) -> None:
+        if self.batch_size % self.world_size:
             raise ValueError(
-                f"SOLVER.IMS_PER_BATCH {batch_size} is not a multiple of {world_size} processes"
+                f"SOLVER.IMS_PER_BATCH {self.batch_size} is not a multiple of {self.world_size} "
+                "processes"
             )
-        self.start_iter, self.seed = 0, seed
-        self.num_images, self.num_left_out = len(records), 0
+        self.num_images = len(records)
         # In shared memory, and a new dict at each access, which the mapper may change
         self._records = DatasetFromList(records, copy=False)
-        self._mapper = mapper
-        self._build_schedule = build_schedule
-        self._num_workers = num_workers
-        share = batch_size // world_size
-        self._share = slice(rank * share, (rank + 1) * share)
+        share = self.batch_size // self.world_size
+        self._share = slice(self.rank * share, (self.rank + 1) * share)
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
-        if self._num_workers > 0 and "cv2" in sys.modules:
+        if self.num_workers > 0 and "cv2" in sys.modules:
             # A forked process would wait for OpenCV's threads, which were not forked.
             sys.modules["cv2"].setNumThreads(1)
         loader = DataLoader(
-            _MappedBatches(self._records, self._mapper, self.seed, self._share.start),
+            _MappedBatches(self._records, self.mapper, self.seed, self._share.start),
             batch_size=None,
             sampler=self._candidates(),
-            num_workers=self._num_workers,
+            num_workers=self.num_workers,
             worker_init_fn=prepare_data_worker,
             # Else each iterator draws a number from the global generator
             generator=torch.Generator().manual_seed(self.seed),
@@ -180,7 +170,7 @@ class TrainLoader(Iterable[list[dict[str, Any]]]):
 
     def _candidates(self) -> Iterator[tuple[int, NDArray[np.int64]]]:
         """(t, indices): column i has the image at position i of the share, then its spares."""
-        schedule = self._build_schedule(seed=self.seed)
+        schedule = self.build_schedule(seed=self.seed)
         window: deque[NDArray[np.int64]] = deque(maxlen=1 + _NUM_SPARES)
         for ahead in itertools.count(self.start_iter):
             window.append(schedule.batch(ahead)[self._share])

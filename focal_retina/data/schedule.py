@@ -12,6 +12,7 @@ not made: any t costs one or two permutations.
 import bisect
 import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -47,43 +48,31 @@ class _Epoch(NamedTuple):
     completed_count: NDArray[np.int64]  # and which batch of its group that is, from 0
 
 
+@dataclass(kw_only=True, eq=False)
 class TrainingSchedule:
-    """The images of any batch: a pure function of the arguments. Each process takes its slice."""
+    """The images of any batch: a pure function of the arguments. Each process takes its slice.
+    ValueError: there are no images, or no batches."""
 
-    def __init__(
-        self,
-        *,
-        groups: NDArray[np.int64],
-        repeat_factors: NDArray[np.float64] | None = None,
-        subset_size: int | None = None,
-        batch_size: int,
-        seed: int,
-    ):
-        """
-        Args:
-            groups: (n,), the group of each image, 0 … G-1; a batch is from one group.
-            repeat_factors: (n,), how often an epoch has each image, on average; None: once. With
-                2.5 an image comes 2 and 3 times by turns, beginning with either at random.
-            subset_size: train on that many of the images, which the seed chooses; None: on all.
-            batch_size: B. ValueError: it is below 1, or there are no images.
-            seed: 0 or more.
-        """
-        if batch_size < 1:
-            raise ValueError(f"the batch has {batch_size} images; it needs at least one")
-        self._seed = seed
-        if repeat_factors is None:
-            repeat_factors = np.ones(len(groups))
-        if subset_size is not None:
-            order = np.argsort(self._random_words(len(groups), stream=_SUBSET_STREAM))
-            repeat_factors = repeat_factors.copy()
-            repeat_factors[order[subset_size:]] = 0
-        if not (repeat_factors > 0).any():
+    groups: NDArray[np.int64]  # (n,), of each image, 0 … G-1; a batch is from one group
+    # (n,), how often an epoch has each image, on average; None: once. With 2.5 an image comes 2 and
+    # 3 times by turns, beginning with either at random.
+    repeat_factors: NDArray[np.float64] | None = None
+    subset_size: int | None = None  # train on that many images, which the seed chooses
+    batch_size: int  # B
+    seed: int  # 0 or more
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ValueError(f"the batch has {self.batch_size} images; it needs at least one")
+        factors = np.ones(len(self.groups)) if self.repeat_factors is None else self.repeat_factors
+        self._factors = factors.astype(np.float64)
+        if self.subset_size is not None:
+            order = np.argsort(self._random_words(len(factors), stream=_SUBSET_STREAM))
+            self._factors[order[self.subset_size :]] = 0
+        if not (self._factors > 0).any():
             raise ValueError("there are no images to train on")
-        self.batch_size = batch_size
-        self._groups = groups
-        self._repeat_factors = repeat_factors.astype(np.float64)
         # Where in its cycle of rounding up and down each image begins, in [0, 1)
-        words = self._random_words(len(groups), stream=_PHASE_STREAM)
+        words = self._random_words(len(factors), stream=_PHASE_STREAM)
         self._phases = (words >> np.uint64(11)) * 2.0**-53
         self._epoch = functools.lru_cache(_CACHED_EPOCHS)(self._make_epoch)
         self._images_before = functools.lru_cache(_CACHED_COUNTS)(self._count_images_before)
@@ -119,18 +108,18 @@ class TrainingSchedule:
 
     def _appearances_before(self, epoch: int) -> NDArray[np.int64]:
         """(n,), how often each image has come up at the start of an epoch."""
-        return np.floor(epoch * self._repeat_factors + self._phases).astype(np.int64)
+        return np.floor(epoch * self._factors + self._phases).astype(np.int64)
 
     def _count_images_before(self, epoch: int) -> NDArray[np.int64]:
         """(G,), images of each group in the stream at the start of an epoch."""
-        return np.bincount(self._groups, self._appearances_before(epoch)).astype(np.int64)
+        return np.bincount(self.groups, self._appearances_before(epoch)).astype(np.int64)
 
     def _make_epoch(self, index: int) -> _Epoch:
         repeats = self._appearances_before(index + 1) - self._appearances_before(index)
         images = np.repeat(np.arange(len(repeats)), repeats)
         keys = self._random_words(len(images), stream=index)
         images = images[np.argsort(keys, kind="stable")]
-        groups = self._groups[images]
+        groups = self.groups[images]
 
         by_group = []
         # How many images of its own group stand in the stream up to and with each image
@@ -144,7 +133,7 @@ class TrainingSchedule:
     def _random_words(self, size: int, *, stream: int) -> NDArray[np.uint64]:
         # The raw words of a bit generator are the same in every version of NumPy; the results of
         # `Generator.permutation` are not promised to be.
-        return np.random.Philox(key=[self._seed, stream]).random_raw(size)
+        return np.random.Philox(key=[self.seed, stream]).random_raw(size)
 
 
 def build_schedule(cfg: CfgNode, records: Records) -> Callable[..., TrainingSchedule]:

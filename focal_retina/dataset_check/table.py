@@ -4,7 +4,6 @@ Shapes: N images, M annotations, K classes.
 """
 
 import os
-import stat
 import urllib.parse
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -201,12 +200,14 @@ def guess_format(boxes: np.ndarray, image_sizes: np.ndarray) -> str | None:
 def inspect_images(file_names: list[str], num_decoded: int) -> ImageFiles:
     """Look for every file; URLs count as present. Decode ``num_decoded`` images, drawn with a fixed
     seed, and every empty file; below 0: all."""
-    file_sizes = [1 if "://" in name else _file_size(name) for name in file_names]
-    sample = [index for index, size in enumerate(file_sizes) if size is not None]
+    # Regular files alone: opening a pipe or a device could wait forever.
+    is_local = [os.path.isfile(name) for name in file_names]
+    sample = [i for i, name in enumerate(file_names) if is_local[i] or "://" in name]
+    files = ImageFiles(sorted({*range(len(file_names))}.difference(sample)), {}, {}, [])
     if 0 <= num_decoded < len(sample):
         drawn = np.random.default_rng(0).choice(sample, num_decoded, replace=False)
-        sample = sorted({*drawn.tolist(), *(i for i, size in enumerate(file_sizes) if size == 0)})
-    files = ImageFiles([i for i, size in enumerate(file_sizes) if size is None], {}, {}, [])
+        empty = [i for i in sample if is_local[i] and os.path.getsize(file_names[i]) == 0]
+        sample = sorted({*drawn.tolist(), *empty})
     pool = ThreadPoolExecutor(os.cpu_count())  # Pillow decodes without the GIL
     try:
         outcomes = pool.map(_decode, [file_names[i] for i in sample])
@@ -221,16 +222,6 @@ def inspect_images(file_names: list[str], num_decoded: int) -> ImageFiles:
     finally:
         pool.shutdown(cancel_futures=True)  # after Ctrl-C, too
     return files
-
-
-def _file_size(file_name: str) -> int | None:
-    """Bytes; None where there is no regular file."""
-    try:
-        status = os.stat(file_name)
-    except (OSError, ValueError):  # ValueError: a NUL in the name
-        return None
-    # Opening a pipe or a device could wait forever.
-    return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
 def why_missing(file_name: str) -> str:
