@@ -98,22 +98,17 @@ def check_num_classes(num_classes: int, dataset_names: Iterable[str], advice: st
     """Compare MODEL.RETINANET.NUM_CLASSES with the data sets and these with each other. ValueError:
     they disagree; ``advice`` is by default the right number. Other errors: as
     :func:`dataset_classes`."""
-    first: tuple[str, list[str]] | None = None
-    for name in dataset_names:
-        classes = dataset_classes(name)
-        if classes is None:
-            continue
+    classes_of = {name: dataset_classes(name) for name in dataset_names}
+    known = [(name, classes) for name, classes in classes_of.items() if classes is not None]
+    for name, classes in known:
         if len(classes) != num_classes:
             advice = advice or f": set MODEL.RETINANET.NUM_CLASSES {len(classes)}"
+            state = f"has {_listed(classes)}, but MODEL.RETINANET.NUM_CLASSES is {num_classes}"
+            raise ValueError(f"{name} {state}{advice}")
+        if classes != known[0][1]:
             raise ValueError(
-                f"{name} has {_listed(classes)}, but MODEL.RETINANET.NUM_CLASSES is {num_classes}"
-                f"{advice}"
-            )
-        first = first or (name, classes)
-        if classes != first[1]:
-            raise ValueError(
-                f"{name} has {_listed(classes)}, but {first[0]} has {_listed(first[1])}: data sets "
-                "used together must agree in names and order"
+                f"{name} has {_listed(classes)}, but {known[0][0]} has {_listed(known[0][1])}: "
+                "data sets used together must agree in names and order"
             )
 
 

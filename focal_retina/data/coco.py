@@ -184,8 +184,7 @@ def _load_sections(json_file: str) -> dict[str, Any]:
     content.setdefault("annotations", [])
     for section in _FIELDS:
         if not isinstance(content.get(section), list):
-            state = "is not a list" if section in content else "is missing"
-            raise ValueError(f'{json_file} is not COCO json: "{section}" {state}')
+            raise ValueError(f'{json_file} is not COCO json: "{section}" is missing, or no list')
     return content
 
 

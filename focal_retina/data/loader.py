@@ -125,15 +125,13 @@ class TrainLoader(Iterable[list[dict[str, Any]]]):
     num_left_out: int = 0
 
     def __post_init__(self, records: list[dict[str, Any]]) -> None:
-        if self.batch_size % self.world_size:
-            raise ValueError(
-                f"SOLVER.IMS_PER_BATCH {self.batch_size} is not a multiple of {self.world_size} "
-                "processes"
-            )
+        share, rest = divmod(self.batch_size, self.world_size)
+        if rest:
+            batch, world = self.batch_size, self.world_size
+            raise ValueError(f"SOLVER.IMS_PER_BATCH {batch} is not a multiple of {world} processes")
         self.num_images = len(records)
         # In shared memory, and a new dict at each access, which the mapper may change
         self._records = DatasetFromList(records, copy=False)
-        share = self.batch_size // self.world_size
         self._share = slice(self.rank * share, (self.rank + 1) * share)
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:

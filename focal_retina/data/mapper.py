@@ -7,6 +7,7 @@ copy into the tensor.
 """
 
 import importlib
+import math
 from typing import Any
 
 import numpy as np
@@ -76,13 +77,12 @@ def build_train_augmentation(cfg: CfgNode) -> list[T.Augmentation]:
 
 class DetectionMapper(DatasetMapper):
     """:class:`DatasetMapper` for boxes, masks and keypoints, with images of
-    :func:`~.images.read_image`, with crowds or with OpenCV.
+    :func:`~.images.read_image`.
 
-    Args:
-        keep_crowds: keep crowd annotations (COCO's ``iscrowd``), which Detectron2's drops. Then
-            ``instances`` carry ``gt_is_crowd``, bool (M,), beside boxes and classes.
-        opencv: decode and resize with OpenCV, so that pixels differ a little. For images in BGR or
-            RGB, boxes, and augmentations that resize, crop, pad and flip.
+    ``keep_crowds`` keeps COCO's ``iscrowd``, which Detectron2's drops, as ``gt_is_crowd`` of the
+    ``instances``, bool (M,), beside boxes and classes. ``opencv`` decodes and resizes with OpenCV,
+    so that pixels differ a little: images in BGR or RGB, boxes, and augmentations that resize,
+    crop, pad and flip.
     """
 
     def __init__(self, *args: Any, keep_crowds: bool = False, opencv: bool = False, **kwargs: Any):
@@ -100,8 +100,7 @@ class DetectionMapper(DatasetMapper):
             )
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
-        """See :class:`DatasetMapper`. Errors are those of :func:`~.images.read_image`, and
-        SizeMismatchError: the image has another size than the annotation says."""
+        """Errors: as of :func:`~.images.read_image`; SizeMismatchError: annotated otherwise."""
         sample = dict(dataset_dict)
         image, transforms = (self._by_opencv if self._opencv else self._by_pillow)(sample)
         sample["image"] = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
@@ -120,6 +119,8 @@ class DetectionMapper(DatasetMapper):
         return augmented.image, transforms
 
     def _by_opencv(self, sample: dict[str, Any]) -> tuple[np.ndarray, T.TransformList]:
+        import cv2  # the package is imported without OpenCV
+
         if "height" not in sample or "width" not in sample:
             utils.check_image_size(sample, _read(sample["file_name"], 1)[0])  # fills them in
         size = sample["height"], sample["width"]
@@ -128,7 +129,12 @@ class DetectionMapper(DatasetMapper):
         if image.shape[:2] != tuple(-(-side // shrink) for side in size):
             utils.check_image_size(sample, _read(sample["file_name"], 1)[0])
         for transform in transforms.transforms:
-            image = _apply(transform, image)
+            if isinstance(transform, T.ResizeTransform):
+                new, old = (transform.new_w, transform.new_h), image.shape[1::-1]
+                how = cv2.INTER_AREA if math.prod(new) < math.prod(old) else cv2.INTER_LINEAR
+                image = cv2.resize(image, new, interpolation=how)
+            else:
+                image = transform.apply_image(image)
         return image[:, :, ::-1] if self.image_format == "RGB" else image, transforms
 
     def _transform_annotations(
@@ -182,7 +188,7 @@ def _shrink(transforms: T.TransformList) -> int:
 def _read(file_name: str, shrink: int) -> tuple[np.ndarray, int]:
     """BGR image (H, W, 3) uint8, turned by its EXIF orientation, each side ceil(side / shrink), and
     by what it was shrunk: 1 if it is no JPEG, as OpenCV is not faster then."""
-    import cv2  # the package is imported without OpenCV
+    import cv2
 
     with PathManager.open(file_name, "rb") as file:
         data = file.read()
@@ -195,14 +201,3 @@ def _read(file_name: str, shrink: int) -> tuple[np.ndarray, int]:
     if image is None:
         raise OSError(f"{file_name}: not an image that OpenCV can read")
     return image, shrink
-
-
-def _apply(transform: T.Transform, image: np.ndarray) -> np.ndarray:
-    import cv2
-
-    if not isinstance(transform, T.ResizeTransform):
-        return transform.apply_image(image)
-    height, width = image.shape[:2]
-    shrinks = transform.new_h * transform.new_w < height * width
-    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return cv2.resize(image, (transform.new_w, transform.new_h), interpolation=interpolation)

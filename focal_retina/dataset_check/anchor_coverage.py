@@ -1,8 +1,6 @@
 """How many objects no anchor reaches, and anchors that would reach them.
 
 An anchor reaches an object where their IoU is that of a positive (MODEL.RETINANET.IOU_THRESHOLDS).
-An object that none reaches is learned from its best anchors only, or as background.
-
 No grid is laid out: the best anchor of each shape is the one whose centre is nearest in x and in y,
 as the intersection is a product of two overlaps, neither of which grows with the distance.
 
@@ -53,8 +51,7 @@ class AnchorSuggestion(NamedTuple):
     unreached_share: float  # of the objects
 
     @property
-    def num_anchors(self) -> int:
-        """Anchors a cell."""
+    def num_anchors(self) -> int:  # a cell
         return self.sizes.shape[1] * len(self.ratios)
 
     def as_options(self) -> str:
@@ -77,7 +74,6 @@ class Coverage(NamedTuple):
 
     @property
     def unreached_share(self) -> float:
-        """Of all objects; 0 if there are none."""
         return float(self.unreached.sum() / max(1, self.counts.sum()))
 
     def __str__(self) -> str:
@@ -97,8 +93,7 @@ def build_anchor_grid(cfg: CfgNode) -> AnchorGrid:
     with torch.device("meta"):  # only its strides are asked for: no memory, no random numbers
         backbone = build_backbone(cfg)
     shapes = backbone.output_shape()
-    features = [shapes[name] for name in cfg.MODEL.RETINANET.IN_FEATURES]
-    generator = build_anchor_generator(cfg, features)
+    generator = build_anchor_generator(cfg, [shapes[x] for x in cfg.MODEL.RETINANET.IN_FEATURES])
     if not isinstance(generator, DefaultAnchorGenerator):
         raise ValueError(
             f"MODEL.ANCHOR_GENERATOR.NAME {cfg.MODEL.ANCHOR_GENERATOR.NAME}: only upright anchors "
@@ -114,7 +109,7 @@ def build_anchor_grid(cfg: CfgNode) -> AnchorGrid:
 
 
 def input_size(cfg: CfgNode, *, training: bool) -> tuple[int, int]:
-    """Short edge and maximal size of the network's input; the middle one of several short edges."""
+    """Short edge, the middle one of several, and maximal size of the network's input."""
     if not training:
         return cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
     edges = sorted(np.atleast_1d(cfg.INPUT.MIN_SIZE_TRAIN).tolist())
@@ -174,8 +169,7 @@ def measure_coverage(
     boxes, sizes, indices = resized_objects(table, short_edge, max_size)
     is_unreached = best_anchor_iou(boxes, sizes, grid) < grid.threshold
     buckets = np.digitize(table.boxes[indices, 2:].prod(axis=1), _BUCKET_BORDERS)
-    counts = np.zeros((len(table.class_names), len(SIZE_BUCKETS)), dtype=np.int64)
-    unreached = np.zeros_like(counts)
+    counts, unreached = np.zeros((2, len(table.class_names), len(SIZE_BUCKETS)), dtype=np.int64)
     where = table.class_index[indices], buckets
     np.add.at(counts, where, 1)
     np.add.at(unreached, where, is_unreached)
@@ -232,6 +226,5 @@ def _candidates(boxes: np.ndarray, strides: np.ndarray) -> Iterator[tuple[np.nda
             yield _round(sizes, 3), _round(ratios, 2)
 
 
-def _round(values: np.ndarray, digits: int) -> np.ndarray:
-    """To significant digits."""
+def _round(values: np.ndarray, digits: int) -> np.ndarray:  # significant ones
     return np.vectorize(lambda value: float(f"{value:.{digits}g}"))(values)

@@ -20,9 +20,8 @@ from .table import OVERHANG, AnnotationTable, guess_format, why_missing
 
 _THIN = 1e-5  # Detectron2's mapper drops boxes up to this wide or high
 
-Indices = Sequence[int] | np.ndarray
-Describe = Callable[[int], str]
-# The faulty entries, and what to say of each, such as "a.jpg, image 3, 0×0"
+Indices = Sequence[int] | np.ndarray  # of faulty entries
+Describe = Callable[[int], str]  # what to say of each, such as "a.jpg, image 3, 0×0"
 Faults = tuple[Indices, Describe]
 
 
@@ -252,9 +251,10 @@ def _annotations(
     def describe(index: int) -> str:
         image = table.image_index[index]
         file_name = f"{table.file_names[image]}, " if image >= 0 else ""
-        width, height = table.sizes_of_images[index]
-        box = ", ".join(f"{x:g}" for x in table.boxes[index])
-        reason = why(index) if why else f"box [{box}] in an image of {width:g}×{height:g}"
+        box = "box [{:g}, {:g}, {:g}, {:g}] in an image of {:g}×{:g}"
+        reason = (
+            why(index) if why else box.format(*table.boxes[index], *table.sizes_of_images[index])
+        )
         return f"{file_name}annotation {table.annotation_ids[index]}, {reason}"
 
     return np.flatnonzero(is_faulty), describe

@@ -36,8 +36,6 @@ _WORTH_A_WARNING = 0.05  # share of the objects that reach no anchor
 
 @dataclass(frozen=True, eq=False)
 class Finding:
-    """All that one check found in a data set."""
-
     check: Check
     degree: str  # ``error``, ``warning`` or ``note``
     indices: Indices  # of the faulty entries, in the columns that the check reads
@@ -118,9 +116,8 @@ def check_datasets(
     records; log the warnings. ValueError, with the count and the first case of each check: there
     are errors, or in ``mode`` "skip" such that :func:`build_record_filter` does not remove."""
     if mode not in MODES:
-        raise ValueError(
-            f"MODEL.FOCAL_RETINA.DATA_CHECK.MODE is {mode!r}; use one of {', '.join(MODES)}"
-        )
+        modes = ", ".join(MODES)
+        raise ValueError(f"MODEL.FOCAL_RETINA.DATA_CHECK.MODE is {mode!r}; use one of {modes}")
     train = list(train)
     names = [] if mode == "off" else [x for x in [*train, *test] if not is_generated(x)]
     reports = []
@@ -242,11 +239,7 @@ def write_html(
     """Write one file that needs no other, for a light and a dark screen."""
     loader = PackageLoader(__package__)
     environment = Environment(loader=loader, undefined=StrictUndefined, autoescape=True)
-    page = environment.get_template("dataset_check.html.j2").render(
-        reports=reports,
-        problems=problems,
-        config_file=config_file,
-        sizes=anchor_coverage.SIZE_BUCKETS,
-        enough=anchor_coverage.ENOUGH,
-    )
-    path.write_text(page, encoding="utf-8")
+    template = environment.get_template("dataset_check.html.j2")
+    values = {"reports": reports, "problems": problems, "config_file": config_file}
+    anchors = {"sizes": anchor_coverage.SIZE_BUCKETS, "enough": anchor_coverage.ENOUGH}
+    path.write_text(template.render(**values, **anchors), encoding="utf-8")

@@ -34,7 +34,7 @@ def test_numbers_that_are_not_finite_are_numbers(write):
         ("[" * 100_000, "is not json"),
         ("[]", "its top level is not an object"),
         ({}, '"images" is missing'),
-        (coco(annotations={}), '"annotations" is not a list'),
+        (coco(annotations={}), '"annotations" is missing, or no list'),
         (coco(categories=[]), '"categories" is empty'),
         (coco(categories=[{"id": 1, "name": "a"}] * 2), '"categories" .* holds an id twice'),
         (coco(images=[3]), r"images\[0\] is not an object"),
