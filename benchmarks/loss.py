@@ -16,7 +16,7 @@ from .inputs import Size, make_anchors, make_batch
 from .timing import COPY, Case
 
 PAPER = {"alpha": 0.25, "gamma": 2.0}
-NORMALIZER = 100.0  # a model's loss is divided by it before backward
+NORMALIZER = 100.0  # of a model's loss
 
 SIZES = (
     Size(2, 800, 1344, 80),
@@ -39,15 +39,17 @@ def cases(device: torch.device, sizes: Sequence[Size]) -> Iterator[Case]:
         "Detectron2 (fvcore, jit)": partial(_one_hot_loss, sigmoid_focal_loss_jit),
         "fvcore, eager": partial(_one_hot_loss, sigmoid_focal_loss),
         "torchvision": partial(_one_hot_loss, torchvision_focal_loss),
-        "plain form of ours": _our_loss("plain"),
+        "plain form of ours": partial(_our_loss, "plain", torch.tensor(NORMALIZER, device=device)),
     }
     for size in sizes:
         logits, labels = make_inputs(size, device)
         bf16_logits = [x.detach().bfloat16().requires_grad_() for x in logits]
         copies = [torch.zeros_like(x) for x in logits]
+        # The model's is computed on its device.
+        ours = partial(_our_loss, "auto", torch.tensor(NORMALIZER, device=device))
         candidates = {
-            "ours": partial(_step, _our_loss("auto"), logits, labels),
-            "ours, bf16 logits": partial(_step, _our_loss("auto"), bf16_logits, labels),
+            "ours": partial(_step, ours, logits, labels),
+            "ours, bf16 logits": partial(_step, ours, bf16_logits, labels),
             COPY: partial(_copy, logits, copies),
             "copy into new memory": lambda logits=logits: [x.detach().clone() for x in logits],
             **{name: partial(_step, loss, logits, labels) for name, loss in losses.items()},
@@ -73,16 +75,17 @@ def _step(
     loss: Callable[..., Tensor], logits: list[Tensor], labels: list[Tensor]
 ) -> tuple[Tensor, ...]:
     """Forward and backward."""
-    return torch.autograd.grad(loss(logits, labels) / NORMALIZER, logits)
+    return torch.autograd.grad(loss(logits, labels), logits)
 
 
 def _copy(logits: list[Tensor], copies: list[Tensor]) -> list[Tensor]:
     return [copy.copy_(x.detach()) for copy, x in zip(copies, logits, strict=True)]
 
 
-def _our_loss(kernel: str) -> Callable[..., Tensor]:
-    module = FocalLoss(**PAPER, kernel=kernel)
-    return lambda logits, labels: module(logits, labels)[0]
+def _our_loss(
+    kernel: str, normalizer: Tensor, logits: list[Tensor], labels: list[Tensor]
+) -> Tensor:
+    return FocalLoss(**PAPER, kernel=kernel)(logits, labels, normalizer)[0]
 
 
 def _one_hot_loss(
@@ -94,4 +97,4 @@ def _one_hot_loss(
     valid = gt_labels >= 0
     target = F.one_hot(gt_labels[valid], num_classes=logits[0].shape[2] + 1)[:, :-1]
     kept = torch.cat(logits, dim=1)[valid]
-    return focal_loss(kept, target.to(kept.dtype), **PAPER, reduction="sum")
+    return focal_loss(kept, target.to(kept.dtype), **PAPER, reduction="sum") / NORMALIZER

@@ -11,7 +11,7 @@ from detectron2.solver import build_optimizer as build_stock_optimizer
 from detectron2.utils.events import EventStorage
 from torch import nn
 
-from focal_retina.engine.precision import set_memory_format
+from focal_retina.engine.precision import prepare_for_training
 from focal_retina.engine.trainer import build_optimizer
 
 from .inputs import Size, make_batch, make_cfg, make_ours, make_stock, write_jpegs
@@ -43,7 +43,7 @@ def _candidates(
     stock, candidates = make_stock(size, device), {}
     for name, dtype in precisions(device).items():
         model = make_ours(stock, size, device)
-        set_memory_format(model, precision=name, device=device.type)
+        prepare_for_training(model, precision=name, device=device.type)
         optimizer = build_optimizer(make_cfg(size, device), model)
         candidates[f"ours, {name}"] = train_step(model, optimizer, our_batches, dtype)
     cfg = make_cfg(size, device, meta_arch="RetinaNet")

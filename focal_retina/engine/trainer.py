@@ -43,8 +43,8 @@ from .precision import (
     log_precision,
     precision_of,
     precisions_of,
+    prepare_for_training,
     resolve_precision,
-    set_memory_format,
 )
 from .resume import (
     CheckpointHook,
@@ -82,7 +82,7 @@ class Trainer(DefaultTrainer):
         log_precision("training", precision_of(cfg), cfg.MODEL.DEVICE)
 
         model = self.build_model(cfg)
-        set_memory_format(model, precision=precision_of(cfg), device=cfg.MODEL.DEVICE)
+        prepare_for_training(model, precision=precision_of(cfg), device=cfg.MODEL.DEVICE)
         optimizer = self.build_optimizer(cfg, model)
         data_loader = self.build_train_loader(cfg)
         device_ids = None if cfg.MODEL.DEVICE == "cpu" else [comm.get_local_rank()]

@@ -9,7 +9,9 @@ level l, K classes:
 * the loss returns its sum over anchors and classes (0-dim, fp32 or wider), and a count: the model
   divides the sum by it, or, where it is None, by the foreground normalizer;
 * a class with ``needs_anchors = True`` also gets ``anchors``: list over levels of (R_l, 4) boxes,
-  XYXY in pixels.
+  XYXY in pixels;
+* a class with ``takes_normalizer = True`` also gets the foreground ``normalizer``, divides its sum
+  by it, and returns no count: so it saves a pass over the gradient.
 """
 
 from .alpha import balanced_alpha

@@ -79,6 +79,7 @@ class DenseLoss(nn.Module):
     """Sum of α_t·f(x_t) over all anchors and classes; a subclass defines f as ``elementwise``."""
 
     needs_anchors = False
+    takes_normalizer = True
     # (name, γ, β) of f in :mod:`focal_retina.losses.ops`; None: only the plain form computes it.
     formula: tuple[str, float, float] | None = None
 
@@ -87,7 +88,7 @@ class DenseLoss(nn.Module):
         Args:
             alpha: weight of positives; negatives weigh 1 - alpha. One number in [0, 1], one per
                 class (K numbers), or a negative number for no weights.
-            kernel: ``"numba"`` (CPU; fp32 and bf16), ``"triton"`` (CUDA), ``"plain"``, or
+            kernel: ``"numba"`` (CPU; fp32 and bf16), ``"triton"`` (CUDA; not fp64), ``"plain"``, or
                 ``"auto"``: the first that can compute the logits. All give the same numbers.
                 Only the plain form has derivatives of any order. It costs time and memory: FL
                 keeps 7 times the bytes of fp32 logits for backward (15 times those of fp16); the
@@ -120,7 +121,9 @@ class DenseLoss(nn.Module):
         """f: the unweighted loss of each element of x_t (any shape, fp32 or wider)."""
         raise NotImplementedError
 
-    def forward(self, logits: list[Tensor], labels: list[Tensor]) -> tuple[Tensor, Tensor | None]:
+    def forward(
+        self, logits: list[Tensor], labels: list[Tensor], normalizer: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         """See the contract in :mod:`focal_retina.losses`; the count is None.
 
         Raises:
@@ -130,10 +133,12 @@ class DenseLoss(nn.Module):
         self.check_inputs(logits, labels)
         kernel = choose_kernel(self.kernel, logits[0])
         if self.formula is not None and kernel != "plain":
-            return dense_loss_sum(logits, labels, self.formula, self.weights, kernel), None
+            weights = self.weights
+            return dense_loss_sum(logits, labels, self.formula, weights, kernel, normalizer), None
         levels = zip(logits, labels, strict=True)
         sums = [dense_loss(self.elementwise, x, y, *self.weights).sum() for x, y in levels]
-        return torch.stack(sums).sum(), None
+        total = torch.stack(sums).sum()
+        return total if normalizer is None else total / normalizer, None
 
     def check_inputs(self, logits: list[Tensor], labels: list[Tensor]) -> None:
         check_levels(logits, labels, self.weights)

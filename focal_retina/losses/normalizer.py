@@ -127,13 +127,23 @@ def normalized_loss(
 
     ``normalizer`` is what a normalizer returned: 0-dim, or (N,) for dividing image by image.
     """
+    takes_normalizer = getattr(loss, "takes_normalizer", False)
     extra = {"anchors": anchors} if getattr(loss, "needs_anchors", False) else {}
-    if normalizer.dim() == 0:
-        total, count = loss(logits, labels, **extra)
-        return total / (normalizer if count is None else count)
 
-    quotients = []
-    for i, own in enumerate(normalizer):
-        total, count = loss([x[i : i + 1] for x in logits], [y[i : i + 1] for y in labels], **extra)
-        quotients.append(total / (own if count is None else count * len(normalizer)))
-    return torch.stack(quotients).sum()
+    def quotient(
+        logits: list[Tensor], labels: list[Tensor], divisor: Tensor, num_images: int = 1
+    ) -> Tensor:
+        if takes_normalizer:
+            return loss(logits, labels, normalizer=divisor, **extra)[0]
+        total, count = loss(logits, labels, **extra)
+        return total / (divisor if count is None else count * num_images)
+
+    if normalizer.dim() == 0:
+        return quotient(logits, labels, normalizer)
+    of_images = [
+        quotient(
+            [x[i : i + 1] for x in logits], [y[i : i + 1] for y in labels], own, len(normalizer)
+        )
+        for i, own in enumerate(normalizer)
+    ]
+    return torch.stack(of_images).sum()

@@ -14,13 +14,16 @@ from itertools import pairwise
 import torch
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from .patches import to_device
 
 # Anchors and objects taken at once on a CPU: their product stays in the cache, and below the 32,768
 # elements from which torch spreads an operator over threads. So small a piece gains little by that,
 # and loses much where the cores are busy.
 CPU_BLOCK = (4000, 8)
-# Objects taken at once on an accelerator, with all anchors.
-ACCELERATOR_OBJECTS = 64
+# Objects taken at once on an accelerator, of one image or of several, with all anchors.
+ACCELERATOR_OBJECTS = 128
 
 # The best anchors of an object are promoted where their IoU reaches this.
 PROMOTION_FLOORS: dict[str, Callable[[float], float]] = {
@@ -97,8 +100,8 @@ class AnchorLabeler:
         Args:
             anchors: a ``Boxes`` per level, R in sum, the same for all images.
             gt_instances: per image ``gt_boxes`` (M, 4), ``gt_classes`` (M,) and optionally
-                ``gt_is_crowd`` (M,) bool, on the anchors' device. Their values must have passed
-                :func:`check_gt_instances`.
+                ``gt_is_crowd`` (M,) bool, on the CPU or the anchors' device. Their values must have
+                passed :func:`check_gt_instances`.
 
         Returns:
             labels, int64 (N, R): -1 ignored, 0…K-1 the class of a positive, K background.
@@ -112,34 +115,18 @@ class AnchorLabeler:
             return labels, matched_idxs
         pairs_of = _Blocks if anchors[0].device.type == "cpu" else _AllPairs
         pairs = pairs_of(_columns(Boxes.cat(anchors).tensor))
-        for image, gt in enumerate(gt_instances):
-            if len(gt):
-                self._match(pairs, gt, labels[image], matched_idxs[image])
-                self._ignore_crowd(pairs, gt, labels[image])
+        pairs.match(gt_instances, self._kinds, self.promotion_floor, labels, matched_idxs)
+        if self.crowd_ioa_threshold is not None and any(x.has("gt_is_crowd") for x in gt_instances):
+            covered = pairs.highest_ioa(gt_instances) >= self.crowd_ioa_threshold
+            labels.masked_fill_(covered & (labels == self.num_classes), -1)
         return labels, matched_idxs
 
-    def _match(self, pairs: "_Pairs", gt: Instances, labels: Tensor, matched: Tensor) -> None:
-        """Write one image's labels and matched objects in place."""
-        objects = _columns(gt.gt_boxes.tensor)
-        if gt.has("gt_is_crowd"):
-            objects[4].masked_fill_(gt.gt_is_crowd, torch.inf)
-        pairs.match(objects, gt.gt_classes, self._kinds, self.promotion_floor, labels, matched)
-
     def _kinds(self, iou: Tensor) -> Tensor:
-        """What anchors (R,) become by the band of their highest IoU: -1, 0 or 1, int8."""
+        """What anchors become by the band of their highest IoU: -1, 0 or 1, int8."""
         kinds = torch.full_like(iou, self.iou_labels[0], dtype=torch.int8)
         for threshold, label in zip(self.iou_thresholds, self.iou_labels[1:], strict=True):
             kinds.masked_fill_(iou >= threshold, label)
         return kinds
-
-    def _ignore_crowd(self, pairs: "_Pairs", gt: Instances, labels: Tensor) -> None:
-        """Turn the background anchors of one image that lie in a crowd box into ignored ones."""
-        if self.crowd_ioa_threshold is None or not gt.has("gt_is_crowd"):
-            return
-        # What is no crowd becomes an empty box. Selecting the others would wait for the device.
-        crowd = _columns(gt.gt_boxes.tensor.masked_fill(~gt.gt_is_crowd[:, None], 0))
-        covered = pairs.highest_ioa(crowd) >= self.crowd_ioa_threshold
-        labels.masked_fill_(covered & (labels == self.num_classes), -1)
 
 
 def check_gt_instances(
@@ -194,71 +181,99 @@ def _check_bands(thresholds: Sequence[float], labels: Sequence[int]) -> None:
 
 
 class _Pairs:
-    """All anchors of an image, as ``columns`` (5, R), against its objects (5, M)."""
+    """All anchors, as ``columns`` (5, R), against the objects of each image."""
 
     def __init__(self, columns: Tensor):
         self.columns = columns
 
     def match(
         self,
-        objects: Tensor,
-        classes: Tensor,
+        gt_instances: Sequence[Instances],
         kinds_of: Callable[[Tensor], Tensor],
         promotion_floor: float,
         labels: Tensor,
         matched: Tensor,
     ) -> None:
-        """Write ``labels`` and ``matched``, both (R,), in place."""
+        """Write ``labels`` and ``matched``, both (N, R), in place."""
         raise NotImplementedError
 
-    def highest_ioa(self, objects: Tensor) -> Tensor:
-        """(R,): the largest share of each anchor that lies in one object."""
+    def highest_ioa(self, gt_instances: Sequence[Instances]) -> Tensor:
+        """(N, R): the largest share of each anchor that lies in one crowd."""
         raise NotImplementedError
 
 
 class _AllPairs(_Pairs):
-    """For accelerators: all anchors at once. No size depends on the data, so that nothing waits for
-    the device, and a CUDA graph can capture it."""
+    """For accelerators: all anchors, and the objects of several images, at once. No size depends on
+    the device's data, so that nothing waits for it, and a CUDA graph can capture it."""
+
+    def objects(self, gt_instances: Sequence[Instances], *, is_crowd: bool) -> Tensor:
+        """(5, N, M), padded with empty boxes."""
+        boxes = pad_sequence([_boxes(gt, is_crowd) for gt in gt_instances], batch_first=True)
+        return _columns(to_device(boxes, self.columns.device))
+
+    def images_at_once(self, objects: Tensor) -> list[slice]:
+        step = max(ACCELERATOR_OBJECTS // objects.shape[2], 1)
+        return [slice(i, i + step) for i in range(0, objects.shape[1], step)]
 
     def measures(self, objects: Tensor, measure: "_Measure") -> Iterator[tuple[int, Tensor]]:
-        """The first of some objects, and their values (m, R), which the next step overwrites."""
-        at_once = min(objects.shape[1], ACCELERATOR_OBJECTS)
+        """The first of some of the objects (5, n, M) of n images, and their values (n, m, R), which
+        the next step overwrites."""
+        _, num_images, num_objects = objects.shape
+        at_once = num_images * min(num_objects, ACCELERATOR_OBJECTS)
         workspace = self.columns.new_empty(3, at_once * self.columns.shape[1])
-        for start in range(0, objects.shape[1], ACCELERATOR_OBJECTS):
-            chunk = objects[:, start : start + ACCELERATOR_OBJECTS]
-            yield start, measure(chunk, self.columns, workspace)
+        for start in range(0, num_objects, ACCELERATOR_OBJECTS):
+            rows = objects[:, :, start : start + ACCELERATOR_OBJECTS].flatten(1)
+            yield start, measure(rows, self.columns, workspace).unflatten(0, (num_images, -1))
 
     def match(
         self,
-        objects: Tensor,
-        classes: Tensor,
+        gt_instances: Sequence[Instances],
         kinds_of: Callable[[Tensor], Tensor],
         promotion_floor: float,
         labels: Tensor,
         matched: Tensor,
     ) -> None:
-        of_anchor, of_object = torch.zeros_like(self.columns[0]), []
-        for start, iou in self.measures(objects, _pairwise_iou):
-            highest, first = iou.max(0)
-            torch.where(highest > of_anchor, first + start, matched, out=matched)
-            torch.maximum(of_anchor, highest, out=of_anchor)
-            of_object.append(iou.amax(1))
-        highest = torch.cat(of_object)
-        highest.masked_fill_((highest <= 0) | (highest < promotion_floor), torch.inf)
-        promoted = torch.zeros_like(of_anchor, dtype=torch.bool)
-        for start, iou in self.measures(objects, _pairwise_iou):
-            promoted |= (iou == highest[start : start + len(iou), None]).any(0)
+        objects = self.objects(gt_instances, is_crowd=False)
+        classes = pad_sequence([gt.gt_classes for gt in gt_instances], batch_first=True)
+        classes = to_device(classes, self.columns.device)
+        of_anchor = self.columns.new_zeros(matched.shape)
+        promoted = torch.zeros_like(matched, dtype=torch.bool)
+        for images in self.images_at_once(objects):
+            own = objects[:, images]
+            self.best_iou(
+                own, promotion_floor, of_anchor[images], matched[images], promoted[images]
+            )
         kinds = kinds_of(of_anchor).masked_fill_(promoted, 1)
         # Without objects to match, all is background, whatever the lowest band says.
-        kinds.masked_fill_(objects[4].isinf().all(), 0)
+        kinds.masked_fill_(objects[4].isinf().all(1, keepdim=True), 0)
         labels.masked_fill_(kinds == -1, -1)
-        torch.where(kinds == 1, classes[matched], labels, out=labels)
-        matched.masked_fill_(kinds != 1, 0)
+        is_positive = kinds == 1
+        torch.where(is_positive, classes.gather(1, matched), labels, out=labels)
+        matched.mul_(is_positive)
 
-    def highest_ioa(self, objects: Tensor) -> Tensor:
-        highest = torch.zeros_like(self.columns[0])
-        for _, ioa in self.measures(objects, _pairwise_ioa):
-            torch.maximum(highest, ioa.amax(0), out=highest)
+    def best_iou(
+        self, objects: Tensor, floor: float, of_anchor: Tensor, matched: Tensor, promoted: Tensor
+    ) -> None:
+        """Write, all (n, R), the highest IoU of each anchor, its object, and whether it is an
+        object's highest, and ≥ ``floor``."""
+        of_object = []
+        for start, iou in self.measures(objects, _pairwise_iou):
+            highest, first = iou.max(1)
+            torch.where(highest > of_anchor, first + start, matched, out=matched)
+            torch.maximum(of_anchor, highest, out=of_anchor)
+            of_object.append(iou.amax(2))
+        best = torch.cat(of_object, dim=1)
+        best.masked_fill_((best <= 0) | (best < floor), torch.inf)
+        again = [(0, iou)] if len(of_object) == 1 else self.measures(objects, _pairwise_iou)
+        for start, iou in again:
+            promoted |= (iou == best[:, start : start + iou.shape[1], None]).any(1)
+
+    def highest_ioa(self, gt_instances: Sequence[Instances]) -> Tensor:
+        objects = self.objects(gt_instances, is_crowd=True)
+        highest = self.columns.new_zeros(objects.shape[1], self.columns.shape[1])
+        for images in self.images_at_once(objects):
+            for _, ioa in self.measures(objects[:, images], _pairwise_ioa):
+                torch.maximum(highest[images], ioa.amax(1), out=highest[images])
         return highest
 
 
@@ -276,28 +291,31 @@ class _Blocks(_Pairs):
 
     def match(
         self,
-        objects: Tensor,
-        classes: Tensor,
+        gt_instances: Sequence[Instances],
         kinds_of: Callable[[Tensor], Tensor],
         promotion_floor: float,
         labels: Tensor,
         matched: Tensor,
     ) -> None:
-        if not objects[4].isfinite().any():
-            return
-        anchor_iou, block_iou = self.best_iou(objects)
-        promoted = self.attain(objects, block_iou, promotion_floor)
-        kinds = kinds_of(anchor_iou).masked_fill_(promoted, 1)
-        labels.masked_fill_(kinds == -1, -1)
-        positives = (kinds == 1).nonzero()[:, 0]
-        matched[positives] = self.argmax_iou(positives, objects)
-        labels[positives] = classes[matched[positives]]
+        for gt, its_labels, its_matched in zip(gt_instances, labels, matched, strict=True):
+            objects = _columns(_boxes(gt, is_crowd=False))
+            if not objects[4].isfinite().any():
+                continue
+            anchor_iou, block_iou = self.best_iou(objects)
+            promoted = self.attain(objects, block_iou, promotion_floor)
+            kinds = kinds_of(anchor_iou).masked_fill_(promoted, 1)
+            its_labels.masked_fill_(kinds == -1, -1)
+            positives = (kinds == 1).nonzero()[:, 0]
+            its_matched[positives] = self.argmax_iou(positives, objects)
+            its_labels[positives] = gt.gt_classes[its_matched[positives]]
 
-    def highest_ioa(self, objects: Tensor) -> Tensor:
-        highest = torch.zeros_like(self.columns[0])
-        rows = highest.split(self.size)
-        for number, _, ioa in self.sweep(objects, self.near(objects), _pairwise_ioa):
-            torch.maximum(rows[number], ioa.amax(0), out=rows[number])
+    def highest_ioa(self, gt_instances: Sequence[Instances]) -> Tensor:
+        highest = self.columns.new_zeros(len(gt_instances), self.columns.shape[1])
+        for gt, of_anchor in zip(gt_instances, highest, strict=True):
+            objects = _columns(_boxes(gt, is_crowd=True))
+            rows = of_anchor.split(self.size)
+            for number, _, ioa in self.sweep(objects, self.near(objects), _pairwise_ioa):
+                torch.maximum(rows[number], ioa.amax(0), out=rows[number])
         return highest
 
     def near(self, objects: Tensor) -> Tensor:
@@ -364,12 +382,21 @@ class _Blocks(_Pairs):
 _Measure = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
+def _boxes(gt: Instances, is_crowd: bool) -> Tensor:
+    """(M, 4): the crowds' boxes, or the others'; an empty box stands in for what is left out, since
+    selecting would wait for a GPU."""
+    boxes = gt.gt_boxes.tensor
+    if not gt.has("gt_is_crowd"):
+        return torch.zeros_like(boxes) if is_crowd else boxes
+    return boxes.masked_fill((gt.gt_is_crowd != is_crowd)[:, None], 0)
+
+
 def _columns(boxes: Tensor) -> Tensor:
-    """Boxes (R, 4) to contiguous rows x1, y1, x2, y2, area (5, R).
+    """Boxes (…, 4) to contiguous rows x1, y1, x2, y2, area (5, …).
 
     A box without area is given an infinite one, so that its IoU with anything is 0.
     """
-    x1, y1, x2, y2 = boxes.unbind(1)
+    x1, y1, x2, y2 = boxes.unbind(-1)
     width, height = x2 - x1, y2 - y1
     area = width * height
     area = torch.where((width > 0) & (area > 0), area, torch.inf)

@@ -209,11 +209,11 @@ def _build_stem_and_blocks(pretrained: bool) -> tuple[list[nn.Module], list[nn.M
     for module in list(network.modules()):
         for name, child in module.named_children():
             if isinstance(child, nn.Conv2d):
-                setattr(module, name, _SameConv2d(child))
+                setattr(module, name, SameConv2d(child))
     return [network._conv_stem, network._bn0, network._swish], list(network._blocks)
 
 
-class _SameConv2d(nn.Conv2d):
+class SameConv2d(nn.Conv2d):
     """The package's convolution (TensorFlow's SAME padding, no bias); cheaper, and exportable."""
 
     def __init__(self, conv: nn.Conv2d):
@@ -227,6 +227,9 @@ class _SameConv2d(nn.Conv2d):
         )
         self.weight = conv.weight
 
+    def weight_and_bias(self) -> tuple[Tensor, Tensor | None]:
+        return self.weight, self.bias
+
     def forward(self, x: Tensor) -> Tensor:
         (top, bottom), (left, right) = map(
             _same_padding, x.shape[-2:], self.kernel_size, self.stride
@@ -236,14 +239,15 @@ class _SameConv2d(nn.Conv2d):
         else:
             padding = (0, 0)
             x = F.pad(x, (left, right, top, bottom))
-        if x.device.type != "cpu" or max(self.kernel_size) <= 3:
-            return F.conv2d(x, self.weight, None, self.stride, padding, groups=self.groups)
+        weight, bias = self.weight_and_bias()
         # The backward pass of a 5x5 depthwise convolution takes oneDNN several times as long in
         # bf16 as in fp32.
+        if x.device.type != "cpu" or max(self.kernel_size) <= 3:
+            return F.conv2d(x, weight, bias, self.stride, padding, groups=self.groups)
         with torch.autocast("cpu", enabled=False):
-            y = F.conv2d(
-                x.float(), self.weight.float(), None, self.stride, padding, groups=self.groups
-            )
+            bias = None if bias is None else bias.float()
+            weight = weight.float()
+            y = F.conv2d(x.float(), weight, bias, self.stride, padding, groups=self.groups)
         return y.to(x.dtype)
 
 

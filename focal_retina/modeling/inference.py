@@ -1,17 +1,24 @@
-"""Faster forms of a detector: its network compiled; and a copy for inference alone, channels_last,
-with normalization folded into convolutions, in fp32 or bf16."""
+"""Faster forms of a detector: its network compiled; frozen batch normalization as part of the
+convolutions, in training too; and a copy for inference alone, channels_last, with normalization
+folded for good, in fp32 or bf16."""
 
 import copy
 import os
 import shutil
 from collections import OrderedDict
+from collections.abc import Iterator
+from itertools import pairwise
+from operator import is_not
 from typing import Any
 
 import torch
 from detectron2.layers import Conv2d, FrozenBatchNorm2d
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from .backbones import SameConv2d
 
 INFERENCE_PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -33,6 +40,80 @@ def compile_network(model: DenseDetector, *, backend: str = "inductor") -> None:
             )
     for network in (model.backbone, *model.head.children()):
         network.compile(backend=backend)
+
+
+def fold_frozen_batch_norm(model: nn.Module) -> None:
+    """Compute each convolution and its FrozenBatchNorm2d as one convolution, in place. Keys, values
+    and gradients of parameters stay, the gradients to rounding (1e-5 relative)."""
+    for conv, norm, _, _ in _convolutions_and_norms(model):
+        if type(norm) is FrozenBatchNorm2d:
+            conv.__class__ = _FoldedConv2d if isinstance(conv, Conv2d) else _FoldedSameConv2d
+            norm.__class__ = _FoldedNorm
+            conv.folded_norm = (norm,)  # in a tuple, which adds nothing to the state dict
+
+
+class _FoldedNorm(FrozenBatchNorm2d):
+    """A part of the convolution before it."""
+
+    # buffers, their versions, and what was computed from them
+    _cache: tuple[tuple[Tensor, ...], list[int], tuple[Tensor, Tensor]] | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+    def fold(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The convolution's weight and bias, followed by this normalization."""
+        scale, shift = self._scale_and_shift()
+        shift = shift if bias is None else shift + bias * scale
+        return weight * scale[:, None, None, None], shift
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The buffers of a copy count their versions anew.
+        return {name: value for name, value in self.__dict__.items() if name != "_cache"}
+
+    def _scale_and_shift(self) -> tuple[Tensor, Tensor]:
+        """(C,) each; computed anew when a buffer was changed or replaced, as by a checkpoint."""
+        if torch.compiler.is_compiling():  # versions are no part of a graph
+            return self._compute()
+        buffers = self.weight, self.bias, self.running_mean, self.running_var
+        versions = [x._version for x in buffers]
+        known, known_versions, affine = self._cache or ((), [], None)
+        if affine is None or versions != known_versions or any(map(is_not, buffers, known)):
+            with torch.inference_mode(False):  # such a tensor would not do for training
+                affine = self._compute()
+            self._cache = buffers, versions, affine
+        return affine
+
+    def _compute(self) -> tuple[Tensor, Tensor]:
+        scale = self.weight * (self.running_var + self.eps).rsqrt()
+        return scale, self.bias - self.running_mean * scale
+
+
+class _FoldedConv2d(Conv2d):
+    folded_norm: tuple[_FoldedNorm]
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight, bias = self.folded_norm[0].fold(self.weight, self.bias)
+        x = F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
+        return x if self.activation is None else self.activation(x)
+
+
+class _FoldedSameConv2d(SameConv2d):
+    folded_norm: tuple[_FoldedNorm]
+
+    def weight_and_bias(self) -> tuple[Tensor, Tensor | None]:
+        return self.folded_norm[0].fold(self.weight, self.bias)
+
+
+def _convolutions_and_norms(network: nn.Module) -> Iterator[tuple[Any, Any, nn.Module, str]]:
+    """Each convolution and the normalization behind it, whose module is that and what its name
+    there."""
+    for module in list(network.modules()):
+        if isinstance(module, Conv2d) and module.norm is not None:
+            yield module, module.norm, module, "norm"
+        for (_, conv), (name, norm) in pairwise(module.named_children()):
+            if isinstance(conv, SameConv2d):
+                yield conv, norm, module, name
 
 
 def inference_copy(model: DenseDetector, precision: str = "fp32") -> DenseDetector:
@@ -74,14 +155,17 @@ def inference_copy(model: DenseDetector, precision: str = "fp32") -> DenseDetect
 def fold_batch_norm(network: nn.Module) -> None:
     """Make the fixed affine map of each batch normalization part of its convolution, in place.
 
-    It does so for Detectron2's ``Conv2d`` with a FrozenBatchNorm2d, or with a BatchNorm2d that uses
-    its running statistics. The arithmetic is float64, so that only the results are rounded.
+    It does so for a FrozenBatchNorm2d, or a BatchNorm2d that uses its running statistics, in or
+    behind a convolution of Detectron2's ResNet or of EfficientNet-Lite0. The arithmetic is float64,
+    so that only the results are rounded.
     """
-    for conv in network.modules():
-        if not isinstance(conv, Conv2d) or not _is_fixed(conv.norm):
+    for conv, norm, owner, name in _convolutions_and_norms(network):
+        if not _is_fixed(norm):
             continue
-        dtype, norm = conv.weight.dtype, conv.norm.double()
-        conv.norm = None
+        dtype, norm = conv.weight.dtype, norm.double()
+        setattr(owner, name, None if owner is conv else nn.Identity())
+        conv.__class__ = Conv2d if isinstance(conv, Conv2d) else SameConv2d
+        conv.__dict__.pop("folded_norm", None)
         conv.double()
         statistics = norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
         conv.weight, conv.bias = fuse_conv_bn_weights(conv.weight, conv.bias, *statistics)

@@ -5,6 +5,7 @@ Shapes: N images, R anchors an image over all L levels, R_l of level l, K classe
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from itertools import chain
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from ..config import with_focal_retina_defaults
 from ..losses import EmaNormalizer, FocalLoss, build_cls_loss
@@ -207,12 +209,19 @@ class FocalRetinaNet(DenseDetector):
             features[x].to(memory_format=self.head_memory_format) for x in self.head_in_features
         ]
 
+    def anchors(self, features: list[Tensor]) -> list[Boxes]:
+        """Per level R_l boxes, of feature maps (N, C, H_l, W_l)."""
+        # Detectron2's generator makes tensors on the CPU; their copies would wait for a GPU.
+        is_cuda = features[0].is_cuda
+        with features[0].device if is_cuda else nullcontext():
+            return self.anchor_generator(features)
+
     def dense_predictions(self, images: Tensor) -> DensePredictions:
         """The predictions for normalized, padded ``images`` (N, 3, H, W)."""
         features = self.features(images)
         logits, deltas = self.head(features)
         return DensePredictions(
-            self.anchor_generator(features),
+            self.anchors(features),
             [permute_to_N_HWA_K(x, self.num_classes) for x in logits],
             [permute_to_N_HWA_K(x, 4) for x in deltas],
         )
@@ -227,9 +236,8 @@ class FocalRetinaNet(DenseDetector):
         """
         gt_instances = [x["instances"] for x in batched_inputs]
         check_gt_instances(gt_instances, self.num_classes, [_image_name(x) for x in batched_inputs])
-        gt_instances = [_ground_truth_on(self.device, x) for x in gt_instances]
         features = self.features(images)
-        anchors = self.anchor_generator(features)
+        anchors = self.anchors(features)
         labels, matched_idxs = self.anchor_labeler(anchors, gt_instances)
         image_idxs, anchor_idxs = torch.nonzero(
             (labels >= 0) & (labels != self.num_classes), as_tuple=True
@@ -280,19 +288,9 @@ def _image_name(x: dict) -> str:
     return str(x.get("file_name", x.get("image_id", "an image without file_name and image_id")))
 
 
-def _ground_truth_on(device: torch.device, gt: Instances) -> Instances:
-    """What training reads of an image's objects."""
-    moved = Instances(gt.image_size, gt_boxes=Boxes(to_device(gt.gt_boxes.tensor, device)))
-    for name in {"gt_classes", "gt_is_crowd"} & gt.get_fields().keys():
-        moved.set(name, to_device(gt.get(name), device))
-    return moved
-
-
 def _gather_gt_boxes(
     gt_instances: list[Instances], image_idxs: Tensor, matched_idxs: Tensor
 ) -> Tensor:
     """Boxes (P, 4) of the objects ``matched_idxs`` (P,) of the images ``image_idxs`` (P,)."""
-    counts = torch.tensor([len(x) for x in gt_instances])
-    # where each image's objects begin in the concatenation
-    first = to_device(counts.cumsum(0) - counts, image_idxs.device)
-    return Boxes.cat([x.gt_boxes for x in gt_instances]).tensor[first[image_idxs] + matched_idxs]
+    boxes = pad_sequence([x.gt_boxes.tensor for x in gt_instances], batch_first=True)
+    return to_device(boxes, image_idxs.device)[image_idxs, matched_idxs]

@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from focal_retina.losses import CrossEntropy, FocalLoss, FocalLossStar
-from focal_retina.losses.ops import dense_loss_sum
 
 LOSSES = {
     "ce": lambda **kwargs: CrossEntropy(alpha=0.75, **kwargs),
@@ -127,15 +126,10 @@ def test_plain_form_reads_no_value_on_the_host(make_batch, name):
 def test_levels_that_do_not_fit_are_named_with_shape_and_dtype(make_batch, kernel, change):
     (x,), (y,) = make_batch(level_sizes=(8,))
     logits, labels = change(x.detach(), y)
-    for compute in (FocalLoss(kernel=kernel), sum_of_kernel):
-        with pytest.raises(ValueError, match=r"logits \(N, R_l, K\)") as error:
-            compute(logits, labels)
-        for tensor in (*logits, *labels) if isinstance(logits, list) else (logits, labels):
-            assert f"{tensor.dtype} {tuple(tensor.shape)}" in str(error.value)
-
-
-def sum_of_kernel(logits, labels):
-    return dense_loss_sum(logits, labels, ("focal", 2.0, 0.0), (1.0, 1.0), "numba")
+    with pytest.raises(ValueError, match=r"logits \(N, R_l, K\)") as error:
+        FocalLoss(kernel=kernel)(logits, labels)
+    for tensor in (*logits, *labels) if isinstance(logits, list) else (logits, labels):
+        assert f"{tensor.dtype} {tuple(tensor.shape)}" in str(error.value)
 
 
 def test_values_that_do_not_fit_are_errors(make_batch):

@@ -207,7 +207,7 @@ def test_crowds_make_background_ignored_by_share_of_the_anchor(threshold, expect
 
 def test_memory_does_not_grow_with_objects():
     anchors = feature_grid_anchors(200, 320)
-    few, many = random_gt(64, seed=0, extent=300.0), random_gt(400, seed=0, extent=300.0)
+    few, many = random_gt(128, seed=0, extent=300.0), random_gt(400, seed=0, extent=300.0)
     largest = []
     for labeling, gt in [(label, few), (label, many), (label_with_detectron2, many)]:
         with LargestTensor() as mode:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from focal_retina.modeling import EfficientNetLite0
-from focal_retina.modeling.backbones import _SameConv2d
+from focal_retina.modeling.backbones import SameConv2d
 
 LITE0 = "finetune/efficientnet_lite0.yaml"
 UP_TO_RES4 = ("MODEL.FPN.IN_FEATURES", ["res3", "res4"])
@@ -100,7 +100,7 @@ def test_convolution_pads_as_the_packages(package, height, width, kernel_size, s
     Conv2d = package.utils.get_same_padding_conv2d(image_size=None)
     conv = Conv2d(3, 3, kernel_size, stride=[stride], groups=3, bias=False)
     x = torch.randn(2, 3, height, width)
-    ours = _SameConv2d(conv)
+    ours = SameConv2d(conv)
     torch.testing.assert_close(ours(x), conv(x))
 
 

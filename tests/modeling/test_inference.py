@@ -1,16 +1,22 @@
 """The copy for inference, and the compiled network, against the model that they were made from."""
 
+import copy
 import shutil
 
 import pytest
 import torch
 from detectron2.layers import Conv2d, FrozenBatchNorm2d
 from detectron2.modeling import build_model
-from helpers import toy_cfg
+from helpers import load, make_batch, toy_cfg
 from torch import nn
 from torch._dynamo.testing import CompileCounter
 
-from focal_retina.modeling.inference import compile_network, fold_batch_norm, inference_copy
+from focal_retina.modeling.inference import (
+    compile_network,
+    fold_batch_norm,
+    fold_frozen_batch_norm,
+    inference_copy,
+)
 
 
 @pytest.fixture(params=["FrozenBN", "BN"])
@@ -20,14 +26,58 @@ def model(request):
     )
     torch.manual_seed(0)
     model = build_model(cfg)
+    change_norms(model)
+    nn.init.normal_(model.head.cls_score.weight, std=0.1)
+    return model
+
+
+def change_norms(model):
     for layer in model.modules():
-        if isinstance(layer, FrozenBatchNorm2d | nn.BatchNorm2d):
+        if isinstance(layer, FrozenBatchNorm2d | nn.BatchNorm2d) and layer.weight is not None:
             nn.init.uniform_(layer.weight, 0.5, 1.0)
             nn.init.normal_(layer.bias, std=0.1)
             layer.running_mean.normal_(std=0.1)
             layer.running_var.uniform_(0.5, 1.5)
-    nn.init.normal_(model.head.cls_score.weight, std=0.1)
-    return model
+
+
+def losses_and_gradients(model):
+    """Of one step."""
+    model.train().zero_grad()
+    losses = model(2 * make_batch(size=(96, 160)))
+    sum(losses.values()).backward()
+    gradients = {k: p.grad for k, p in model.named_parameters() if p.grad is not None}
+    return {k: v.detach() for k, v in losses.items()}, gradients
+
+
+@pytest.fixture(params=["resnet", "efficientnet"])
+def frozen(request):
+    if request.param == "resnet":
+        cfg = toy_cfg("MODEL.RESNETS.NORM", "FrozenBN")
+    else:
+        pytest.importorskip("efficientnet_lite_pytorch")
+        cfg = load("finetune/efficientnet_lite0.yaml", "MODEL.RETINANET.NUM_CLASSES", 2)
+    torch.manual_seed(0)
+    return build_model(cfg)
+
+
+def test_training_with_folded_norms_is_the_same_to_rounding(frozen):
+    folded = copy.deepcopy(frozen)
+    fold_frozen_batch_norm(folded)
+    assert folded.state_dict().keys() == frozen.state_dict().keys()
+    for model in (folded, copy.deepcopy(folded)):
+        # What was computed of the first weights must not outlive a checkpoint.
+        losses_and_gradients(model)
+        change_norms(frozen)
+        model.load_state_dict(frozen.state_dict())
+        expected, expected_gradients = losses_and_gradients(copy.deepcopy(frozen))
+        losses, gradients = losses_and_gradients(copy.deepcopy(model))
+        torch.testing.assert_close(losses, expected, rtol=1e-5, atol=0)
+        assert gradients.keys() == expected_gradients.keys()
+        for name, gradient in gradients.items():
+            expected = expected_gradients[name]
+            assert (gradient - expected).norm() < 1e-4 * expected.norm() + 1e-6, name
+    model, norms = inference_copy(folded), (FrozenBatchNorm2d,)
+    assert not any(isinstance(layer, norms) for layer in model.modules())
 
 
 def predict(model):

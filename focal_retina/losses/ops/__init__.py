@@ -8,12 +8,14 @@ A kernel is a module with two functions:
 
 * ``loss_and_gradients(logits, labels, needs_grad, formula, weights)`` returns the sum, and the
   gradient of each level if ``needs_grad``. The arguments are those of :func:`dense_loss_sum`, but
-  the logits are row-major in memory, and ``weights`` is two numbers or a (2, K) tensor.
-* ``scale_(gradient, factor)`` multiplies such a gradient in place by a 0-dim tensor.
+  the logits are row-major in memory, and ``weights`` is fp32 (2, K), or (2, 1) for all classes.
+* ``scale_(gradients, factor)`` multiplies such gradients in place by a 0-dim tensor.
 """
 
+import functools
 import importlib
 import os
+from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
@@ -34,7 +36,7 @@ def choose_kernel(kernel: str, logits: Tensor) -> str:
     device, dtype = logits.device.type, logits.dtype
     can_compute = {
         "numba": device == "cpu" and dtype in (torch.float32, torch.bfloat16) and _HAS_NUMBA,
-        "triton": device == "cuda" and _has_triton(),
+        "triton": device == "cuda" and dtype != torch.float64 and _has_triton(),
         "plain": True,
     }
     if kernel == "auto":
@@ -48,6 +50,7 @@ def choose_kernel(kernel: str, logits: Tensor) -> str:
 
 
 @torch.compiler.assume_constant_result
+@functools.cache
 def _has_triton() -> bool:
     capabilities = map(torch.cuda.get_device_capability, range(torch.cuda.device_count()))
     return find_spec("triton") is not None and all(x >= (7, 0) for x in capabilities)
@@ -88,40 +91,67 @@ def dense_loss_sum(
     formula: tuple[str, float, float],
     weights: tuple[float, float] | tuple[Tensor, Tensor],
     kernel: str,
+    normalizer: Tensor | None = None,
 ) -> Tensor:
     """Σ weight·loss over all anchors and classes; differentiable once, by the logits.
 
     Args:
         logits: list over levels of (N, R_l, K), all of one dtype that the kernel computes, of any
             strides. fp16 and bf16 are computed in fp32; their gradient is kept in their dtype.
-        labels: list over levels of int64 (N, R_l), whose values the caller has checked.
+        labels: list over levels of int64 (N, R_l). The caller has checked them, see
+            :func:`check_levels`, and their values.
         formula: the loss of one logit, ("focal" or "focal_star", γ, β).
         weights: of an anchor's own class and of every other, two numbers or two tensors (K,).
         kernel: "numba" or "triton".
+        normalizer: 0-dim; the sum is divided by it. To divide the sum afterwards means another pass
+            over the gradients.
 
     Returns:
-        0-dim, fp32 or wider.
+        0-dim fp32.
 
     Raises:
-        ValueError: see :func:`check_levels`.
+        ValueError: weights that require a gradient.
         RuntimeError: forward-mode differentiation, which the kernels do not have.
     """
-    check_levels(logits, labels, weights)
-    if not torch.compiler.is_compiling() and any(map(_has_tangent, [*logits, *weights])):
+    is_forward_mode = forward_ad._current_level >= 0
+    if is_forward_mode and any(map(_has_tangent, [*logits, *weights])):
         raise RuntimeError(
             "the loss kernels have no forward-mode derivative (torch.func.jvp): choose the kernel "
             '"plain", whose loss has derivatives of any order'
         )
-    numbers, by_class = list(weights), None
     if isinstance(weights[0], Tensor):
-        dtype = torch.promote_types(logits[0].dtype, torch.float32)
-        numbers, by_class = [1.0, 1.0], torch.stack(weights).to(dtype)
-        if by_class.requires_grad:
+        factors = torch.stack(weights).float()
+        if factors.requires_grad:
             raise ValueError("the loss weights require a gradient, which the kernels don't compute")
+    else:
+        factors = _numbers_on(logits[0].device, *weights)
+    divisor = None
+    if normalizer is not None and logits[0].dtype == torch.float16:
+        divisor = normalizer  # divided early, gradients would round to zero
+    elif normalizer is not None:
+        factors = factors / normalizer
     needs_grad = torch.is_grad_enabled() and any(x.requires_grad for x in logits)
-    operator = torch.ops.focal_retina.dense_loss
-    total, _ = operator(logits, labels, needs_grad, *formula, numbers, by_class, kernel)
-    return total
+    arguments = labels, factors, needs_grad, *formula, kernel
+    if _is_traced(logits):
+        total, _ = torch.ops.focal_retina.dense_loss(logits, *arguments)
+    else:
+        total = _EagerLoss.apply(arguments, *logits)
+    return total if divisor is None else total / divisor
+
+
+@functools.lru_cache(maxsize=16)
+def _numbers_on(device: torch.device, *numbers: float) -> Tensor:
+    """fp32 (n, 1). Copied once: a new copy would wait for a GPU."""
+    return torch.tensor(numbers, device=device)[:, None]
+
+
+def _is_traced(tensors: Iterable[Tensor]) -> bool:
+    """Whether values are not all there is: compilers and torch.func look into the operator."""
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
+        or any(type(x) is not Tensor for x in tensors)
+    )
 
 
 def _has_tangent(x: Any) -> bool:
@@ -136,20 +166,28 @@ def _module(kernel: str) -> ModuleType:
 def _dense_loss(
     logits: list[Tensor],
     labels: list[Tensor],
+    weights: Tensor,
     needs_grad: bool,
     formula: str,
     gamma: float,
     beta: float,
-    weights: list[float],
-    class_weights: Tensor | None,
+    kernel: str,
+) -> tuple[Tensor, list[Tensor]]:
+    return _loss_and_gradients(logits, labels, weights, needs_grad, formula, gamma, beta, kernel)
+
+
+def _loss_and_gradients(
+    logits: Sequence[Tensor],
+    labels: list[Tensor],
+    weights: Tensor,
+    needs_grad: bool,
+    formula: str,
+    gamma: float,
+    beta: float,
     kernel: str,
 ) -> tuple[Tensor, list[Tensor]]:
     total, gradients = _module(kernel).loss_and_gradients(
-        [x.contiguous() for x in logits],
-        labels,
-        needs_grad,
-        (formula, gamma, beta),
-        weights if class_weights is None else class_weights,
+        [x.contiguous() for x in logits], labels, needs_grad, (formula, gamma, beta), weights
     )
     for i, gradient in enumerate(gradients):
         if not logits[i].is_contiguous():
@@ -159,27 +197,33 @@ def _dense_loss(
 
 @_dense_loss.register_fake
 def _dense_loss_fake(
-    logits: list[Tensor], labels: list[Tensor], needs_grad: bool, *_: Any
+    logits: list[Tensor], labels: list[Tensor], weights: Tensor, needs_grad: bool, *_: Any
 ) -> tuple[Tensor, list[Tensor]]:
-    total = logits[0].new_empty((), dtype=torch.promote_types(logits[0].dtype, torch.float32))
+    total = logits[0].new_empty((), dtype=torch.float32)
     return total, [torch.empty_like(x) for x in logits if needs_grad]
 
 
 @torch.library.custom_op("focal_retina::scale_gradients_", mutates_args=("gradients",))
 def _scale_gradients_(gradients: list[Tensor], factor: Tensor, kernel: str) -> None:
-    scale_ = _module(kernel).scale_
-    for gradient in gradients:
-        scale_(gradient, factor)
+    _module(kernel).scale_(gradients, factor)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, list[Tensor]]) -> None:
-    ctx.kernel = inputs[-1]
-    ctx.save_for_backward(*output[1])
+    _save(ctx, inputs[-1], output[1])
+
+
+def _save(ctx: Any, kernel: str, gradients: Sequence[Tensor]) -> None:
+    ctx.kernel = kernel
+    ctx.save_for_backward(*gradients)
     # The saved gradients are outputs that nobody differentiates: no zeros in their place.
     ctx.set_materialize_grads(False)
 
 
 def _backward(ctx: Any, grad_total: Tensor, _: Any) -> tuple[Any, ...]:
+    return _scaled(ctx, grad_total), [None] * len(ctx.saved_tensors), *[None] * 6
+
+
+def _scaled(ctx: Any, factor: Tensor) -> list[Tensor]:
     if torch.is_grad_enabled():
         raise RuntimeError(
             "the loss kernels have no second derivative: call backward without create_graph, or "
@@ -187,12 +231,30 @@ def _backward(ctx: Any, grad_total: Tensor, _: Any) -> tuple[Any, ...]:
         )
     gradients = [gradient.detach() for gradient in ctx.saved_tensors]
     # The saved gradient becomes the result, unless another backward may come for it, or this one is
-    # being traced (then the tensors are of some subclass): a compiled graph plans its own memory.
-    kept = torch._C._autograd._get_current_graph_task_keep_graph()
-    if kept or any(type(gradient) is not Tensor for gradient in gradients):
+    # being traced: a compiled graph plans its own memory.
+    is_traced = _is_traced(gradients)
+    if is_traced or torch._C._autograd._get_current_graph_task_keep_graph():
         gradients = [gradient.clone() for gradient in gradients]
-    torch.ops.focal_retina.scale_gradients_(gradients, grad_total, ctx.kernel)
-    return gradients, [None] * len(gradients), *[None] * 7
+    if is_traced:
+        torch.ops.focal_retina.scale_gradients_(gradients, factor, ctx.kernel)
+    else:
+        _module(ctx.kernel).scale_(gradients, factor)
+    return gradients
 
 
 _dense_loss.register_autograd(_backward, setup_context=_setup_context)
+
+
+class _EagerLoss(torch.autograd.Function):
+    """The operator without torch.library's dispatch, which takes a millisecond: ten times as long
+    as the kernel on a GPU."""
+
+    @staticmethod
+    def forward(ctx: Any, arguments: tuple[Any, ...], *logits: Tensor) -> Tensor:
+        total, gradients = _loss_and_gradients(logits, *arguments)
+        _save(ctx, arguments[-1], gradients)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad_total: Tensor) -> tuple[Any, ...]:
+        return None, *_scaled(ctx, grad_total)

@@ -16,8 +16,9 @@ import math
 import mmap
 import os
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -38,15 +39,14 @@ def loss_and_gradients(
     labels: list[Tensor],
     needs_grad: bool,
     formula: tuple[str, float, float],
-    weights: Sequence[float] | Tensor,
+    weights: Tensor,
 ) -> tuple[Tensor, list[Tensor]]:
     """See :mod:`focal_retina.losses.ops`."""
     gradients = [_empty_like(x) for x in logits] if needs_grad else []
     name, gamma, beta = formula
     formulas = {"focal": _FOCAL_OF_GAMMA.get(gamma, _focal), "focal_star": _focal_star}
     loss_sum = _compile(formulas[name], logits[0].dtype == torch.bfloat16)
-    # (K,) each, or (1,) where all classes weigh the same
-    arrays = [np.atleast_1d(np.asarray(weight, np.float32)) for weight in weights]
+    arrays = weights.numpy()  # each of (K,), or (1,) where all classes weigh the same
     levels = itertools.zip_longest(logits, labels, gradients)
     chunks = iter([chunk for level in levels for chunk in _chunks(*level)])
     sums = _on_each_thread(lambda: [loss_sum(*x, _F(gamma), _F(beta), *arrays) for x in chunks])
@@ -54,16 +54,19 @@ def loss_and_gradients(
     return torch.tensor(math.fsum(itertools.chain(*sums)), dtype=torch.float32), gradients
 
 
-def scale_(gradient: Tensor, factor: Tensor) -> None:
+def scale_(gradients: list[Tensor], factor: Tensor) -> None:
     """See :mod:`focal_retina.losses.ops`."""
     number = factor.item()
-    if gradient.dtype == torch.bfloat16 and gradient.is_contiguous() and number != 1:
-        # ATen takes thrice as long for bf16 as for fp32.
-        flat = _as_numpy(gradient).reshape(-1)
-        chunks = iter([flat[i : i + _CHUNK] for i in range(0, len(flat), _CHUNK)])
-        _on_each_thread(lambda: [_scale_bf16(chunk, _F(number)) for chunk in chunks])
-    elif number != 1:
-        gradient.mul_(number)
+    for gradient in gradients if number != 1 else []:
+        if gradient.dtype == torch.bfloat16 and gradient.is_contiguous():
+            # ATen takes thrice as long for bf16 as for fp32.
+            _on_each_thread(partial(_scale_chunks, iter(gradient.view(-1).split(_CHUNK)), number))
+        else:
+            gradient.mul_(number)
+
+
+def _scale_chunks(chunks: Iterator[Tensor], factor: float) -> list:
+    return [_scale_bf16(_as_numpy(chunk), _F(factor)) for chunk in chunks]
 
 
 def _chunks(

@@ -51,14 +51,15 @@ def test_scaling_bf16_is_torchs(factor):
     values = torch.randn(3, 500, 7, generator=torch.Generator().manual_seed(0)).bfloat16()
     for gradient in (values.clone(), values.transpose(1, 2)):
         expected = gradient * factor
-        numba_cpu.scale_(gradient, torch.tensor(factor))
+        numba_cpu.scale_([gradient], torch.tensor(factor))
         assert torch.equal(gradient, expected)
 
 
 def loss_of_zeros():
     """Of eight logits, each at log 2."""
     x, y = torch.zeros(1, 4, 2), torch.zeros(1, 4, dtype=torch.int64)
-    return numba_cpu.loss_and_gradients([x], [y], False, ("focal", 0.0, 0.0), (1.0, 1.0))[0].item()
+    weights = torch.ones(2, 1)
+    return numba_cpu.loss_and_gradients([x], [y], False, ("focal", 0.0, 0.0), weights)[0].item()
 
 
 @pytest.fixture

@@ -196,7 +196,7 @@ def test_compiles_into_one_graph(dynamic):
 def test_operator_keeps_its_contract():
     logits, labels = make_batch()
     logits[0] = LAYOUTS["class_major"](logits[0].detach()).requires_grad_()
-    arguments = [labels, True, *FOCAL, [0.25, 0.75], None, "numba"]
+    arguments = [labels, torch.tensor([[0.25], [0.75]]), True, *FOCAL, "numba"]
     torch.library.opcheck(torch.ops.focal_retina.dense_loss, [logits, *arguments])
     gradients = [x.detach().clone() for x in logits]
     factor = torch.tensor(0.5)
