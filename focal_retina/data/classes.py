@@ -32,9 +32,8 @@ def save_classes(cfg: CfgNode, folder: Path) -> None:
 
 
 def model_classes(cfg: CfgNode) -> Classes | None:
-    """The classes of the checkpoint MODEL.WEIGHTS: of the file beside it, else of a set of
-    DATASETS.TRAIN that has as many. None where neither is known. ValueError: the file is damaged.
-    """
+    """Of the checkpoint MODEL.WEIGHTS: those of the file beside it, else :func:`training_classes`.
+    None where neither is known. ValueError: the file is damaged."""
     weights = cfg.MODEL.WEIGHTS
     path = Path(weights).parent / CLASSES_FILE
     if not weights or "://" in weights or not path.is_file():
@@ -96,15 +95,16 @@ def dataset_classes(name: str) -> list[str] | None:
 
 def check_num_classes(num_classes: int, dataset_names: Iterable[str], advice: str = "") -> None:
     """Compare MODEL.RETINANET.NUM_CLASSES with the data sets and these with each other. ValueError:
-    they disagree; ``advice`` is by default the right number. Other errors: as
-    :func:`dataset_classes`."""
+    they disagree; ``advice`` ends the message. Other errors: as :func:`dataset_classes`."""
     classes_of = {name: dataset_classes(name) for name in dataset_names}
     known = [(name, classes) for name, classes in classes_of.items() if classes is not None]
     for name, classes in known:
         if len(classes) != num_classes:
             advice = advice or f": set MODEL.RETINANET.NUM_CLASSES {len(classes)}"
-            state = f"has {_listed(classes)}, but MODEL.RETINANET.NUM_CLASSES is {num_classes}"
-            raise ValueError(f"{name} {state}{advice}")
+            raise ValueError(
+                f"{name} has {_listed(classes)}, but MODEL.RETINANET.NUM_CLASSES is {num_classes}"
+                f"{advice}"
+            )
         if classes != known[0][1]:
             raise ValueError(
                 f"{name} has {_listed(classes)}, but {known[0][0]} has {_listed(known[0][1])}: "

@@ -1,7 +1,6 @@
 """Data sets in COCO format: reading and registering them.
 
-The json is read as it stands, with all faults of its content. Its form is checked: what Detectron2
-and pycocotools need to read the file at all; an error names the entry and the field.
+Only the form of the json is checked: what Detectron2 and pycocotools need to read the file at all.
 :mod:`focal_retina.dataset_check` judges the content.
 """
 
@@ -82,14 +81,10 @@ def _in_utf8(json_file: str) -> str:
         if encoding == "utf-8":
             return json_file
         data = start + file.read()
-    try:
-        text = data.decode(encoding)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{json_file} is not json: {error}") from error
     copy = Path(get_cache_dir(), "focal_retina", f"{hashlib.sha256(data).hexdigest()[:16]}.json")
     copy.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(copy, "w") as file:
-        file.write(text)
+        file.write(data.decode(encoding, "replace"))  # reading the original refuses odd bytes
     _logger.info("%s is in %s: read through a copy in UTF-8, %s", json_file, encoding, copy)
     return str(copy)
 
@@ -167,7 +162,7 @@ def read_coco_json(json_file: str) -> dict[str, Any]:
 
 
 def _load_sections(json_file: str) -> dict[str, Any]:
-    """Load the json, and check that ``images``, ``annotations`` and ``categories`` are lists."""
+    """The json, with lists of ``images``, ``annotations`` and ``categories``."""
     collects = gc.isenabled()
     gc.disable()  # the collector would look through millions of new dicts, again and again
     try:

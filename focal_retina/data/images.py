@@ -33,10 +33,8 @@ def read_image(file_name: str, format: str = "BGR") -> np.ndarray:
         if is_deep:
             image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
         elif image.mode in ("I", "F"):
-            raise ValueError(
-                f"pixels of 32 bits (mode {image.mode}), whose range no format fixes: convert the "
-                "image to 8 or 16 bits"
-            )
+            reason = f"pixels of 32 bits (mode {image.mode}), whose range no format fixes"
+            raise ValueError(f"{reason}: convert the image to 8 or 16 bits")
         return utils.convert_PIL_to_numpy(image, format)
 
 
@@ -110,11 +108,10 @@ def build_corrupt_image_guard(
 ) -> CorruptImageGuard:
     """Wrap a mapper as ``MODEL.FOCAL_RETINA.CORRUPT_IMAGES`` says. In an evaluation
     ``DATA_CHECK.MODE`` skip, too, leaves corrupt images out."""
-    node = cfg.MODEL.FOCAL_RETINA
-    mode = node.CORRUPT_IMAGES
+    mode = cfg.MODEL.FOCAL_RETINA.CORRUPT_IMAGES
     if mode not in ("stop", "skip"):
         raise ValueError(f"MODEL.FOCAL_RETINA.CORRUPT_IMAGES is {mode!r}; it can be stop or skip")
-    skip = mode == "skip" or (not is_train and node.DATA_CHECK.MODE == "skip")
+    skip = "skip" in (mode, None if is_train else cfg.MODEL.FOCAL_RETINA.DATA_CHECK.MODE)
     return CorruptImageGuard(mapper, skip, cfg.INPUT.FORMAT, is_train)
 
 

@@ -1,9 +1,8 @@
 """From a dataset dict to what the model sees.
 
 With OpenCV boxes and random numbers are Detectron2's, and pixels come faster. Transforms are drawn
-from the annotated size, before the image is decoded. So a JPEG that will be shrunk to half or less
-is decoded at a half, a quarter or an eighth, and flips cost nothing, as they are part of the one
-copy into the tensor.
+from the annotated size, so that a JPEG that will be shrunk to half or less is decoded at a half, a
+quarter or an eighth. Flips cost nothing, as they are part of the one copy into the tensor.
 """
 
 import importlib
@@ -26,9 +25,8 @@ _CHEAP = (T.HFlipTransform, T.VFlipTransform, T.NoOpTransform, T.CropTransform, 
 
 
 def build_train_mapper(cfg: CfgNode) -> DatasetMapper:
-    """The mapper that ``INPUT.MAPPER`` names, with the augmentations of
-    :func:`build_train_augmentation`, and with crowds for ``LABELING.CROWD_IOA_THRESH``. ValueError:
-    an unknown name, or a config that the mapper can't serve."""
+    """The mapper that ``INPUT.MAPPER`` names, with crowds for ``LABELING.CROWD_IOA_THRESH``.
+    ValueError: an unknown name, or a config that the mapper can't serve."""
     limit_pixels(cfg.INPUT.MAX_IMAGE_PIXELS)
     name = cfg.INPUT.MAPPER
     if name not in ("detectron2", "opencv"):
@@ -54,12 +52,9 @@ class RandomCrop(T.RandomCrop):
 
 
 def build_train_augmentation(cfg: CfgNode) -> list[T.Augmentation]:
-    """Detectron2's list: crop if ``INPUT.CROP.ENABLED``, resize the shortest edge, flip.
-
-    With ``INPUT.LARGE_SCALE_JITTER`` the resizing is that of Detectron2's LSJ baselines
-    (``new_baselines`` in its zoo), whose images are all of one size: what is smaller is padded with
-    gray. ValueError: a size or a range of scales that makes no sense.
-    """
+    """Detectron2's list: crop if ``INPUT.CROP.ENABLED``, resize the shortest edge, flip. With
+    ``INPUT.LARGE_SCALE_JITTER`` the resizing is that of its LSJ baselines, whose images are all of
+    one size: what is smaller is padded with gray. ValueError: a size or scales without sense."""
     augmentations = utils.build_augmentation(cfg, is_train=True)
     jitter = cfg.INPUT.LARGE_SCALE_JITTER
     if jitter.ENABLED:

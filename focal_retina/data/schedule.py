@@ -2,11 +2,10 @@
 
 n images in G groups (one group, or two by orientation), batches of B images over all processes.
 
-Epochs are permutations, laid end to end in one stream of images. Each group is a stream of its own
-within it; a batch is B consecutive images of one group, and batches follow one another in the order
-in which they become complete, as in Detectron2's ``AspectRatioGroupedDataset``. As the number of
-images that an epoch adds to a group is known beforehand, the batches before an epoch are counted,
-not made: any t costs one or two permutations.
+Epochs are permutations, laid end to end in one stream of images. A batch is B consecutive images
+of one group; batches come in the order in which they become complete, as in Detectron2's
+``AspectRatioGroupedDataset``. The batches before an epoch are counted, not made, since it is known
+how many images an epoch adds to a group: any t costs one or two permutations.
 """
 
 import bisect

@@ -134,8 +134,8 @@ def check_datasets(
 
 def _judge(report: DatasetReport, mode: str) -> None:
     errors, warnings = report.of_degree("error"), report.of_degree("warning")
-    for line in (line for x in [*errors, *warnings] for line in x.lines(_MAX_CASES)):
-        _logger.info("%s: %s", report.table.source, line)
+    for finding in [*errors, *warnings]:
+        _logger.info("%s: %s", report.table.source, "\n".join(finding.lines(_MAX_CASES)))
     if mode == "skip":
         warnings += [x for x in errors if x.check.skipped]
         errors = [x for x in errors if not x.check.skipped]
@@ -202,13 +202,12 @@ def warn_of_unreached_objects(cfg: CfgNode, reports: Iterable[DatasetReport]) ->
             return
         coverage = anchor_coverage.measure_coverage(report.table, grid, *size)
         if coverage.unreached_share > _WORTH_A_WARNING:
-            advice = "the data check suggests other anchors"
-            _logger.warning("%s: %s; %s", report.name, coverage, advice)
+            text = "%s: %s; the data check suggests other anchors"
+            _logger.warning(text, report.name, coverage)
 
 
 def config_problems(cfg: CfgNode) -> list[str]:
-    """What is wrong between the data sets and MODEL.RETINANET.NUM_CLASSES, or among the sets; an
-    error where a set is not registered, or can't be read at all."""
+    """What :func:`.check_classes` objects to; an error where a set is unknown or can't be read."""
     for name in [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]:
         dataset_classes(name)
     try:

@@ -28,7 +28,7 @@ _MOST = 0.95  # share of boxes that fit another format
 
 
 class NotRecordsError(ValueError):
-    """A data set that is not a list of records, such as a torch Dataset."""
+    """The data set is not a list of records, but such as a torch Dataset."""
 
 
 class ImageFiles(NamedTuple):
@@ -121,7 +121,8 @@ def load_table(name: str) -> AnnotationTable:
 def _coco_table(json_file: str, image_root: str) -> AnnotationTable:
     content = read_coco_json(json_file)
     images, annotations = content["images"], content["annotations"]
-    image_ids, category_ids = ([x["id"] for x in content[y]] for y in ("images", "categories"))
+    image_ids = [x["id"] for x in images]
+    category_ids = [x["id"] for x in content["categories"]]
     return AnnotationTable(
         source=json_file,
         category_ids=category_ids,

@@ -93,11 +93,10 @@ def _accumulate_by_hotcoco(
         )
     image_ranks = {image_id: rank for rank, image_id in enumerate(params.imgIds, start=1)}
     category_ranks = {category: rank for rank, category in enumerate(params.catIds, start=1)}
-    # Others do not count; pycocotools does not look at them either.
-    truth, found = (
-        [x for x in entries if x["image_id"] in image_ranks and x["category_id"] in category_ranks]
-        for entries in (coco_api.dataset["annotations"], detections)
-    )
+
+    def counts(entry: Mapping[str, Any]) -> bool:
+        """pycocotools does not look at others either."""
+        return entry["image_id"] in image_ranks and entry["category_id"] in category_ranks
 
     def columns(entries: list[Mapping[str, Any]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Ranks of images and categories, (B,), and boxes (B, 4)."""
@@ -105,6 +104,8 @@ def _accumulate_by_hotcoco(
         categories = np.array([category_ranks[x["category_id"]] for x in entries], np.int64)
         return images, categories, np.array([x["bbox"] for x in entries], float).reshape(-1, 4)
 
+    truth = [x for x in coco_api.dataset["annotations"] if counts(x)]
+    found = [x for x in detections if counts(x)]
     images, categories, boxes = columns(found)
     rows = np.column_stack([images, boxes, [x["score"] for x in found], categories])
     if not np.isfinite(rows).all():
