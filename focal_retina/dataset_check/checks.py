@@ -178,8 +178,7 @@ def zero_area(boxes: np.ndarray, image_sizes: np.ndarray) -> np.ndarray:
 @check("boxes wholly outside their image", "error", skipped="object", boxes=True)
 def box_outside(boxes: np.ndarray, image_sizes: np.ndarray) -> np.ndarray:
     """nothing of the object is in the image"""
-    start, end = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
-    return np.any((start >= image_sizes) | (end <= 0), axis=1)
+    return np.any((boxes[:, :2] >= image_sizes) | (boxes[:, :2] + boxes[:, 2:] <= 0), axis=1)
 
 
 @check("boxes that reach over their image's border by more than a pixel", "warning", boxes=True)
