@@ -10,7 +10,7 @@ from typing import NamedTuple
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 
-from ..files import atomic_write
+from ..files import write_json
 from .coco import SPEC, read_coco_json
 
 CLASSES_FILE = "classes.json"  # the "categories" of COCO json, in the order of the classes
@@ -27,8 +27,8 @@ def save_classes(cfg: CfgNode, folder: Path) -> None:
     """Write the classes of DATASETS.TRAIN to ``folder``, where their names are known."""
     if classes := training_classes(cfg):
         pairs = zip(classes.category_ids, classes.names, strict=True)
-        with atomic_write(folder / CLASSES_FILE, "w") as file:
-            json.dump([{"id": category, "name": name} for category, name in pairs], file)
+        categories = [{"id": category, "name": name} for category, name in pairs]
+        write_json(folder / CLASSES_FILE, categories)
 
 
 def model_classes(cfg: CfgNode) -> Classes | None:

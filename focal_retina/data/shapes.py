@@ -24,7 +24,7 @@ from detectron2.data.datasets import load_coco_json
 from PIL import Image, ImageDraw, ImageFilter
 from tqdm import tqdm
 
-from ..files import atomic_write, file_lock
+from ..files import file_lock, write_json
 
 # To be raised with every change that alters an image or a box, so that old data are not used.
 GENERATOR_VERSION = 2
@@ -267,8 +267,7 @@ def _write_split(config: ShapesConfig, split: str, directory: Path) -> None:
         "annotations": annotations,
         "categories": [{"id": i, "name": name} for i, name in enumerate(CLASS_NAMES, start=1)],
     }
-    with atomic_write(directory / "annotations.json", "w") as file:
-        json.dump(content, file)
+    write_json(directory / "annotations.json", content, indent=None)
 
 
 def _load_split(config: ShapesConfig, split: str, root: Path) -> list[dict]:

@@ -47,6 +47,7 @@ def test_sound_data_pass(set_up):
 
 
 def test_spoiled_data_stop_before_the_first_iteration(set_up, spoil, caplog):
+    caplog.set_level("INFO", "focal_retina")
     with pytest.raises(UserError, match="'tiny': boxes with NaN.*4.jpg, annotation 5") as error:
         set_up()
     assert "\n" not in str(error.value)
