@@ -6,7 +6,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
-VERSION = re.search(r'__version__ = "(.+)"', (HERE / "focal_retina" / "version.py").read_text())[1]
+VERSION = re.search(r'__version__ = "(.+)"', (HERE / "focal_retina" / "__init__.py").read_text())[1]
 
 setup(
     name="focal_retina",

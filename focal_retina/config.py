@@ -111,7 +111,8 @@ def add_focal_retina_config(cfg: CN) -> None:
     node.DATA_CHECK.NUM_DECODED = 100
 
     # An image that cannot be decoded, or has another size than annotated, in mid-training: "stop",
-    # naming it, or "skip": count it and take another.
+    # naming it, or "skip": count it and take another. "skip" (DATA_CHECK.MODE "skip", too) leaves
+    # it out of an evaluation, whose results then hold the number of unreadable_images.
     node.CORRUPT_IMAGES = "stop"
 
     # Iterations between two checks that the gradients are finite, 0 for none. The losses are always
@@ -121,6 +122,9 @@ def add_focal_retina_config(cfg: CN) -> None:
     # What reads and transforms training images: "detectron2" (Detectron2's mapper, bit for bit) |
     # "opencv" (the same boxes, faster; pixels differ a little, see docs/performance.md).
     cfg.INPUT.MAPPER = "detectron2"
+
+    # Larger images are refused, as they may be made to fill the memory; the default is Pillow's.
+    cfg.INPUT.MAX_IMAGE_PIXELS = 178_956_970
 
     # Large-scale jitter, as in Detectron2's LSJ baselines, in the place of INPUT.M*_SIZE_TRAIN: fit
     # the image into a square of SIZE pixels times a random scale, then crop or pad it to SIZE.

@@ -2,14 +2,17 @@
 
 Detectron2 loads yaml with the unsafe loader, because its own ``Base-RetinaNet.yaml`` computes the
 anchor sizes with ``!!python/object/apply:eval``. Here that one tag is evaluated as arithmetic
-(numbers, lists, comprehensions over lists), and every other Python tag is refused.
+(numbers, lists, one comprehension over a list), and every other Python tag is refused.
 """
 
 import ast
+import difflib
 import hashlib
 import json
 import operator
-from collections.abc import Callable
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +22,19 @@ from detectron2.utils.file_io import PathManager
 
 _BASE_KEY = "_BASE_"
 _EVAL_TAG = "tag:yaml.org,2002:python/object/apply:eval"
-_LARGEST_EXPONENT = 64  # enough for any anchor size; keeps `9 ** 9 ** 9` from eating the machine
+# Bounds far beyond any config, which keep a hostile file from eating the machine
+_MOST_VALUES, _DEEPEST, _LONGEST_EXPRESSION = 100_000, 20, 1_000
+_LARGEST_NUMBER, _LARGEST_EXPONENT = 1e9, 64
 
-_BINARY: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
+_WRONG_TYPE = r"^Type mismatch \(<class '(.+?)'> vs. <class '(.+?)'>\).* key: (\S+)"  # of yacs
+
+_OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
     ast.Mult: operator.mul,
     ast.Div: operator.truediv,
     ast.FloorDiv: operator.floordiv,
     ast.Pow: operator.pow,
-}
-_UNARY: dict[type[ast.unaryop], Callable[[Any], Any]] = {
     ast.UAdd: operator.pos,
     ast.USub: operator.neg,
 }
@@ -62,80 +67,115 @@ def config_hash(cfg: CfgNode, *inputs: object) -> str:
 
 
 def merge_config_file(cfg: CfgNode, path: str) -> None:
-    """Merge the yaml at ``path`` (and its ``_BASE_`` files) into ``cfg``, without executing any of
-    it.
+    """Merge the yaml at ``path`` into ``cfg``, after the files that its ``_BASE_`` names (a path or
+    a list of paths, relative to it). Nothing in it is executed.
 
     Raises:
         FileNotFoundError: the file or one of its bases does not exist.
-        ValueError: not a yaml mapping, an unsafe tag, a value of the wrong type, or an old config
-            version.
-        KeyError: a key that ``cfg`` does not have.
+        ValueError: not a yaml mapping, an unsafe tag, an old config version, a key that ``cfg``
+            does not have, or a value of the wrong type.
     """
-    loaded = load_yaml_with_base(path)
-    version = loaded.get("VERSION", cfg.VERSION)
-    if version != cfg.VERSION:
+    _merge_with_bases(cfg, path, chain=())
+
+
+def merge_options(cfg: CfgNode, opts: Sequence[Any]) -> None:
+    """Merge ``KEY VALUE KEY VALUE …`` into ``cfg``.
+
+    Raises:
+        ValueError: a key that ``cfg`` does not have, a value of the wrong type, or a key alone.
+    """
+    if len(opts) % 2:
+        raise ValueError(f"KEY VALUE arguments come in pairs, and {opts[-1]} is left over")
+    for key, value in zip(opts[::2], opts[1::2], strict=True):
+        tree = value
+        for name in reversed(str(key).split(".")):
+            tree = {name: tree}
+        _merge_tree(cfg, tree, f"{key} {value}"[:100])
+
+
+def _merge_with_bases(cfg: CfgNode, path: str, chain: tuple[str, ...]) -> None:
+    place = path if "://" in path else os.path.realpath(path)
+    if place in chain:
+        raise ValueError(f"{path}: {_BASE_KEY} files form a circle: {' -> '.join((*chain, place))}")
+    tree = _load_yaml(path)
+    bases = tree.pop(_BASE_KEY, [])
+    bases = [bases] if isinstance(bases, str) else bases
+    if not (isinstance(bases, list) and all(isinstance(x, str) and x for x in bases)):
+        raise ValueError(f"{path}: {_BASE_KEY} is {bases!r}, not a path or a list of paths")
+    for base in map(os.path.expanduser, bases):
+        if not base.startswith("/") and "://" not in base:
+            # Not by pathlib: the folder may be a PathManager URL, such as detectron2://
+            base = f"{path.rpartition('/')[0] or '.'}/{base}"
+        _merge_with_bases(cfg, base, (*chain, place))
+    if tree.get("VERSION", cfg.VERSION) != cfg.VERSION:
         raise ValueError(
-            f"{path}: config version {version} is not {cfg.VERSION}; "
+            f"{path}: config version {tree['VERSION']} is not {cfg.VERSION}; "
             "convert it with Detectron2's config tools first"
         )
-    cfg.merge_from_other_cfg(CfgNode(loaded))
+    _merge_tree(cfg, tree, path)
 
 
-def load_yaml_with_base(path: str) -> dict[str, Any]:
-    """Load one yaml and what its ``_BASE_`` (a path, or a list of paths, relative to the file)
-    names.
-
-    Later files win over earlier ones, and the file itself wins over its bases, as in Detectron2.
-    """
-    return _load_with_base(path, chain=())
-
-
-def _load_with_base(path: str, chain: tuple[str, ...]) -> dict[str, Any]:
-    if path in chain:
-        raise ValueError(f"{path}: {_BASE_KEY} files form a circle: {' -> '.join((*chain, path))}")
-    own = _load_yaml(path)
-    bases = own.pop(_BASE_KEY, [])
-    merged: dict[str, Any] = {}
-    for base in [bases] if isinstance(bases, str) else bases:
-        _merge_into(merged, _load_with_base(_resolve(base, path), (*chain, path)), base)
-    _merge_into(merged, own, path)
-    return merged
+def _merge_tree(cfg: CfgNode, tree: Any, where: str) -> None:
+    """Merge nested dicts; an error says ``where``, and has near names for an unknown key."""
+    try:
+        cfg.merge_from_other_cfg(CfgNode(_with_floats(tree, cfg)))
+    except (KeyError, AssertionError, TypeError, AttributeError, ValueError, RecursionError) as e:
+        problem = str(e.args[0] if e.args else e)
+        if unknown := re.search(r"Non-existent config key: (\S+)", problem):
+            near = difflib.get_close_matches(unknown[1], _keys_of(cfg))
+            hint = f"; near: {', '.join(near)}" if near else ""
+            problem = f"the config has no key {unknown[1]}{hint}"
+        elif wrong := re.search(_WRONG_TYPE, problem, re.S):
+            expected, given = ("section" if "CfgNode" in x else x for x in wrong.groups()[:2])
+            problem = f"{wrong[3]} is of type {expected}, not {given}"
+        raise ValueError(f"{where}: {problem}") from e
 
 
-def _resolve(base: str, path: str) -> str:
-    if base.startswith("~"):
-        return str(Path(base).expanduser())
-    if base.startswith("/") or "://" in base:
-        return base
-    # Not resolved: a path may be a PathManager URL, such as detectron2://
-    return f"{path.rpartition('/')[0] or '.'}/{base}"
+def _keys_of(node: CfgNode, prefix: str = "") -> Iterator[str]:
+    for name, value in node.items():
+        yield f"{prefix}{name}"
+        if isinstance(value, CfgNode):
+            yield from _keys_of(value, f"{prefix}{name}.")
 
 
-def _merge_into(target: dict[str, Any], source: dict[str, Any], path: str) -> None:
-    for key, value in source.items():
-        if isinstance(value, dict) and key in target:
-            if not isinstance(target[key], dict):
-                raise ValueError(f"{path}: {key} is a section here and a value in the base config")
-            _merge_into(target[key], value, path)
-        else:
-            target[key] = value
+def _with_floats(value: Any, default: Any) -> Any:
+    """``value``, its whole numbers being floats where those of the config are."""
+    if isinstance(default, CfgNode) and isinstance(value, dict):
+        return {name: _with_floats(x, default.get(name)) for name, x in value.items()}
+    is_whole = isinstance(default, float) and re.fullmatch(r"[+-]?\d+", str(value))
+    return float(value) if is_whole else value
 
 
 def _load_yaml(path: str) -> dict[str, Any]:
     if not PathManager.isfile(path):
         raise FileNotFoundError(f"config file {path} does not exist")
-    with PathManager.open(path, "r") as f:
-        try:
+    try:
+        with PathManager.open(path, "r") as f:
             loaded = yaml.load(f, Loader=_ConfigLoader)  # a SafeLoader
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ValueError(
-                f"{path}: not a config that can be read: {' '.join(str(error).split())}"
-            ) from error
-    if not isinstance(loaded, dict):
-        raise ValueError(
-            f"{path}: a config is a mapping of keys, this file holds {type(loaded).__name__}"
-        )
+        _check_tree(loaded)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        problem = " ".join(str(error).split())
+        raise ValueError(f"{path}: not a config that can be read: {problem}") from error
     return loaded
+
+
+def _check_tree(loaded: Any) -> None:
+    """Refuse what no config holds: yaml can make a large tree of a few aliases."""
+    if not isinstance(loaded, dict):
+        kind = type(loaded).__name__
+        raise ValueError(f"a config is a mapping of keys, this file holds {kind}")
+    count, rest = 0, [(loaded, 1)]
+    while rest:
+        node, depth = rest.pop()
+        count += 1
+        if count > _MOST_VALUES or depth > _DEEPEST:
+            raise ValueError(f"more than {_MOST_VALUES} values, or more than {_DEEPEST} levels")
+        if isinstance(node, dict):
+            if wrong := [key for key in node if not isinstance(key, str)]:
+                raise ValueError(f"the key {wrong[0]!r} is not text")
+            rest += [(x, depth + 1) for x in node.values()]
+        elif isinstance(node, (list, tuple)):
+            rest += [(x, depth + 1) for x in node]
 
 
 class _ConfigLoader(yaml.SafeLoader):
@@ -143,19 +183,13 @@ class _ConfigLoader(yaml.SafeLoader):
 
 
 def _construct_arithmetic(loader: yaml.SafeLoader, node: yaml.Node) -> Any:
-    if not isinstance(node, yaml.SequenceNode):
-        raise yaml.constructor.ConstructorError(
-            None, None, "expected one expression in a list", node.start_mark
-        )
-    arguments = loader.construct_sequence(node)
-    if len(arguments) != 1 or not isinstance(arguments[0], str):
-        raise yaml.constructor.ConstructorError(
-            None, None, "expected one expression in a list", node.start_mark
-        )
     try:
-        return _evaluate(ast.parse(arguments[0], mode="eval").body, {})
-    except (SyntaxError, TypeError, ValueError, ArithmeticError) as error:
-        problem = f"{arguments[0]!r} is not plain arithmetic over numbers and lists: {error}"
+        (expression,) = loader.construct_sequence(node)
+        if len(expression) > _LONGEST_EXPRESSION:
+            raise ValueError(f"it has {len(expression)} characters")
+        return _evaluate(ast.parse(expression, mode="eval").body, {})
+    except (SyntaxError, TypeError, ValueError, ArithmeticError, RecursionError) as error:
+        problem = f"not plain arithmetic over numbers and lists: {error}"
         raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from error
 
 
@@ -163,30 +197,30 @@ _ConfigLoader.add_constructor(_EVAL_TAG, _construct_arithmetic)
 
 
 def _evaluate(node: ast.expr, names: dict[str, Any]) -> Any:
-    """Value of an expression of numbers, lists, ``+ - * / // **`` and comprehensions over lists."""
+    """Value of an expression of numbers, lists, ``+ - * / // **`` and one comprehension."""
     if isinstance(node, ast.Constant) and type(node.value) in (int, float):
         return node.value
     if isinstance(node, ast.Name) and node.id in names:
         return names[node.id]
     if isinstance(node, (ast.List, ast.Tuple)):
         return [_evaluate(element, names) for element in node.elts]
-    if isinstance(node, ast.UnaryOp) and type(node.op) in _UNARY:
-        return _UNARY[type(node.op)](_evaluate_number(node.operand, names))
-    if isinstance(node, ast.BinOp) and type(node.op) in _BINARY:
-        left, right = _evaluate_number(node.left, names), _evaluate_number(node.right, names)
+    if isinstance(node, ast.UnaryOp) and type(node.op) in _OPERATORS:
+        return _OPERATORS[type(node.op)](_number(node.operand, names))
+    if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
+        left, right = _number(node.left, names), _number(node.right, names)
         if isinstance(node.op, ast.Pow) and abs(right) > _LARGEST_EXPONENT:
             raise ValueError(f"exponent {right} is beyond {_LARGEST_EXPONENT}")
-        return _BINARY[type(node.op)](left, right)
-    if isinstance(node, ast.ListComp) and len(node.generators) == 1:
+        return _OPERATORS[type(node.op)](left, right)
+    if isinstance(node, ast.ListComp) and len(node.generators) == 1 and not names:
         (loop,) = node.generators
-        if isinstance(loop.target, ast.Name) and not loop.ifs and not loop.is_async:
+        if isinstance(loop.target, ast.Name) and isinstance(loop.iter, ast.List) and not loop.ifs:
             items = _evaluate(loop.iter, names)
-            return [_evaluate(node.elt, {**names, loop.target.id: item}) for item in items]
+            return [_evaluate(node.elt, {loop.target.id: item}) for item in items]
     raise ValueError(f"{ast.unparse(node)!r} is not allowed")
 
 
-def _evaluate_number(node: ast.expr, names: dict[str, Any]) -> float:
+def _number(node: ast.expr, names: dict[str, Any]) -> float:
     value = _evaluate(node, names)
-    if not isinstance(value, (int, float)):
-        raise TypeError(f"{ast.unparse(node)!r} is not a number")
+    if not isinstance(value, (int, float)) or abs(value) > _LARGEST_NUMBER:
+        raise ValueError(f"{ast.unparse(node)!r} is not a number up to {_LARGEST_NUMBER:g}")
     return value

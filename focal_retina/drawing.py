@@ -1,5 +1,6 @@
 """Boxes and their labels on an image, drawn by Detectron2's Visualizer, which its users know."""
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -36,10 +37,16 @@ def draw_outlines(
     # It imports matplotlib, which most trainings don't need.
     from detectron2.utils.visualizer import Visualizer
 
+    # An image of 100 megapixels takes a minute to draw.
+    step = max(1, max(image.shape[:2]) // (2 * longer_side))
+    image = image[::step, ::step]
+    # Pad the shorter side to a pixel of the drawing.
+    least = math.ceil(max(image.shape[:2]) / longer_side)
+    image = np.pad(image, [*((0, max(0, least - x)) for x in image.shape[:2]), (0, 0)], "edge")
     scale = longer_side / max(image.shape[:2])
     visualizer = Visualizer(image, scale=scale)
     for box, color, label, line_style in outlines:
-        x0, y0, x1, y1 = (float(x) for x in box)
+        x0, y0, x1, y1 = (float(x) / step for x in box)
         visualizer.draw_box((x0, y0, x1, y1), alpha=0.9, edge_color=color, line_style=line_style)
         if label:
             # Below a small box, which it would hide, unless the image ends there.

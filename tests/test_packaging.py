@@ -50,8 +50,8 @@ def wheel(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> zipfile.Z
 
 
 def shipped_version() -> str:
-    text = (REPOSITORY / "focal_retina" / "version.py").read_text()
-    return re.search('"(.+)"', text)[1]
+    text = (REPOSITORY / "focal_retina" / "__init__.py").read_text()
+    return re.search('__version__ = "(.+)"', text)[1]
 
 
 def test_wheel_holds_every_module_and_config_and_nothing_else(

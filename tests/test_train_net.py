@@ -4,9 +4,12 @@ import json
 import re
 
 import pytest
-from helpers import QUICKSTART, TINY_TRAINING, python
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from helpers import QUICKSTART, TINY_TRAINING, make_run, python
 
-from focal_retina.commands import main, train
+from focal_retina import engine
+from focal_retina.commands import main, make_parser
+from focal_retina.deploy import load_predictor
 
 CONFIG = ["--config-file", QUICKSTART]
 
@@ -86,6 +89,56 @@ def test_trains_evaluates_reports_and_resumes(train_tiny, tmp_path):
     assert train_tiny(*weights, *fp16, *augmented, flags=["--eval-only"])[0] == 0
     assert list(out.glob("TTA/inference/tiny/*.json"))
 
+    # The classes are known without the data set.
+    DatasetCatalog.remove("tiny")
+    MetadataCatalog.remove("tiny")
+    meta = load_predictor(out).meta
+    assert (meta.classes, meta.category_ids) == (["cat", "dog"], [3, 8])
+    assert MetadataCatalog.get("tiny").thing_classes == ["cat", "dog"]
+
+
+def evaluate(run, folder, content, name, *arguments):
+    """Evaluate a training's folder on a COCO json; returns status, stderr, and detections."""
+    path = folder / f"{name}.json"
+    path.write_text(json.dumps(content))
+    register = ["--register", f"{name}={path}:{folder.parent / 'images'}"]
+    sets = ["DATASETS.TEST", f"('{name}',)", *arguments]
+    status, err = run("--eval-only", "--config-file", folder, *register, *sets)
+    results = folder / "inference" / name / "coco_instances_results.json"
+    found = json.loads(results.read_text()) if status == 0 else []
+    return status, err, {(x["image_id"], x["category_id"], *x["bbox"]): x["score"] for x in found}
+
+
+def test_evaluation_is_by_class_name_with_weights_that_fit(run, tiny_coco, tmp_path, quiet_setup):
+    folder = make_run(tmp_path / "run")
+    classes = [{"id": 3, "name": "cat"}, {"id": 8, "name": "dog"}]
+    (folder / "classes.json").write_text(json.dumps(classes))
+    content = json.loads(tiny_coco[0].read_text())
+    _, _, both = evaluate(run, folder, content, "both")
+    dogs = [x for x in content["annotations"] if x["category_id"] == 8]
+    one = {**content, "categories": classes[1:], "annotations": dogs}
+    _, _, found = evaluate(run, folder, one, "one")
+    assert found == {key: score for key, score in both.items() if key[1] == 8} and len(found) > 9
+
+    three = {**content, "categories": [*classes, {"id": 9, "name": "cow"}]}
+    status, err, _ = evaluate(run, folder, three, "three")
+    assert status == 2 and "(cat, dog, cow), but the model has 2 classes (cat, dog)" in err
+    (folder / "classes.json").unlink()
+    for arguments, message in [
+        (["MODEL.RETINANET.NUM_CLASSES", 3], "the checkpoint has 2 classes and the config 3"),
+        (["MODEL.FPN.OUT_CHANNELS", 16, "MODEL.RETINANET.NUM_CLASSES", 3], "another architecture"),
+        (["MODEL.RETINANET.NUM_CLASSES", 3, "MODEL.WEIGHTS", ""], "MODEL.WEIGHTS is empty"),
+        ([], "NUM_CLASSES is 2, and no classes.json beside the weights"),
+    ]:
+        status, err, _ = evaluate(run, folder, three, "three", *arguments)
+        assert status == 2 and message in err
+
+
+def test_options_may_stand_behind_keys():
+    words = ["SEED", "1", "--num-gpus", "2", "SOLVER.BASE_LR", "-1e-3"]
+    args = make_parser("train").parse_intermixed_args(words)
+    assert (args.num_gpus, args.opts) == (2, ["SEED", "1", "SOLVER.BASE_LR", "-1e-3"])
+
 
 def test_trains_detectron2s_own_model(train_tiny):
     """For a comparison with the stock model: one command, one word changed."""
@@ -110,8 +163,9 @@ def test_trains_with_a_loss_of_ones_own(train_tiny, tmp_path):
 
 
 def test_two_processes_on_cpu(register_tiny, tmp_path):
-    command = ["train_net.py", "--num-gpus", "2", "--dist-url", "auto", *CONFIG]
+    command = ["train_net.py", "--num-gpus", "2", *CONFIG]
     command += [*register_tiny, *TINY_TRAINING.split(), "OUTPUT_DIR", tmp_path / "out"]
+    command += ["MODEL.DEVICE", "cpu"]
     done = python(*command, "DATASETS.TEST", "()", "SOLVER.MAX_ITER", "1")
     assert done.returncode == 0, done.stderr[-3000:]
     assert (tmp_path / "out" / "model_final.pth").is_file()
@@ -121,7 +175,7 @@ def test_interrupt_is_one_line_and_status_130(run, monkeypatch):
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(train, "launch_training", interrupted)
+    monkeypatch.setattr(engine, "launch_training", interrupted)
     status, err = run(*CONFIG)
     assert status == 130
     assert "--resume" in err and "Traceback" not in err

@@ -2,14 +2,18 @@
 
 A command is a module of this package. Its docstring is the help text, with an example;
 ``add_arguments(parser)`` declares its arguments and ``run(args)`` does the work, returning the exit
-status or None for 0.
+status or None for 0. It imports libraries in ``run``, so that ``--help`` comes at once.
 """
 
 import argparse
 import importlib
+import re
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
+
+from .. import NEEDS_DETECTRON2
 
 COMMANDS = {
     "train": "train and evaluate",
@@ -46,10 +50,15 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
         return 0 if asked_for_help else 2
     parser = make_parser(words[0], prog)
     args = parser.parse_intermixed_args(words[1:])
-
-    from ..engine import exit_status
-
-    interrupted = INTERRUPTED.get(words[0], "interrupted")
+    try:
+        from ..engine import exit_status
+    except ModuleNotFoundError as error:
+        if error.name != "detectron2":
+            raise
+        print(f"{parser.prog}: {NEEDS_DETECTRON2}", file=sys.stderr)
+        return 2
+    evaluates = getattr(args, "eval_only", False)
+    interrupted = "interrupted" if evaluates else INTERRUPTED.get(words[0], "interrupted")
     return exit_status(lambda: _module(words[0]).run(args), interrupted, prog=parser.prog)
 
 
@@ -59,14 +68,25 @@ def make_parser(name: str, prog: str | None = None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=prog or f"focal-retina {name}",
         description=module.__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_HelpFormatter,
     )
+    parser._negative_number_matcher = re.compile(r"-\.?\d")  # argparse takes -1e-3 for an option
     module.add_arguments(parser)
     return parser
 
 
 def _module(name: str) -> Any:
     return importlib.import_module(f".{name}", __package__)
+
+
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """It adds defaults that are numbers, text or paths."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        value = action.default
+        is_told = isinstance(value, (int, float, str, Path)) and not isinstance(value, bool)
+        is_told &= value != argparse.SUPPRESS
+        return f"{action.help} (default: %(default)s)" if is_told else action.help or ""
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
@@ -93,3 +113,14 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     ``--import`` and trailing ``KEY VALUE``."""
     add_data_arguments(parser)
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="change the config")
+
+
+def split_options(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Files, and the ``KEY VALUE`` behind them: from the first word that begins with a section of
+    the config and is no file."""
+    from detectron2.config import get_cfg
+
+    sections = get_cfg().keys()
+    is_key = [x.partition(".")[0] in sections and not Path(x).exists() for x in words]
+    count = is_key.index(True) if True in is_key else len(words)
+    return list(words[:count]), list(words[count:])

@@ -14,18 +14,22 @@ from . import add_config_arguments
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config-file", required=True, help="its DATASETS.TRAIN and TEST")
+    parser.add_argument(
+        "--config-file", required=True, metavar="FILE", help="its DATASETS.TRAIN and TEST"
+    )
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a report to FILE, too")
     parser.add_argument("--all-images", action="store_true", help="decode all, not only a sample")
     add_config_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    from ..dataset_check.page import config_problems, inspect_datasets, write_html
+    from ..dataset_check.report import config_problems, inspect_datasets, write_html
     from ..engine import load_config, user_errors
+    from ..engine.config_checks import check_model
 
     cfg = load_config(args.config_file, args.opts, register=args.register, imports=args.imports)
     with user_errors():
+        check_model(cfg)
         problems = config_problems(cfg)
         inspections = inspect_datasets(cfg, all_images=args.all_images)
         if args.html:

@@ -10,22 +10,32 @@ docs/convert_weights.md.
 import argparse
 from pathlib import Path
 
-STATED = ("num_classes", "num_anchors", "aspect_ratios", "config_file", "bn_eps")
+STATED = ("num_classes", "num_anchors", "aspect_ratios")
+
+
+LIBRARIES = [
+    "detectron",
+    "detectron2",
+    "mmdet",
+    "mmdet-caffe",
+    "odtk",
+    "odtk-0.2.0",
+    "torchvision-v1",
+    "torchvision-v2",
+]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from ..interop import ADAPTERS
-
-    parser.add_argument("--from", dest="source", choices=ADAPTERS, required=True)
-    parser.add_argument("--to", dest="target", choices=ADAPTERS, required=True)
-    parser.add_argument("--input", type=Path, required=True, metavar="FILE")
-    parser.add_argument("--output", type=Path, required=True, metavar="FILE")
+    for flag, name in (("--from", "source"), ("--to", "target")):
+        parser.add_argument(flag, dest=name, choices=LIBRARIES, required=True, help="a library")
+    parser.add_argument("--input", type=Path, required=True, metavar="FILE", help="weights")
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="weights")
     parser.add_argument("--config-file", type=Path, metavar="FILE", help="with --from detectron2")
     parser.add_argument("--num-classes", type=int, help="without background; default: 80")
     parser.add_argument("--num-anchors", type=int, help="at a position; default: 9")
     parser.add_argument("--aspect-ratios", type=float, nargs="+", help="default: .5 1 2")
-    parser.add_argument("--bn-eps", type=float, default=1e-5, help="of the source; default: 1e-5")
-    parser.add_argument("--allow-missing", action="store_true")
+    parser.add_argument("--bn-eps", type=float, default=1e-5, help="of the source")
+    parser.add_argument("--allow-missing", action="store_true", help="write what is not complete")
     parser.add_argument("--config-out", type=Path, metavar="FILE", help="yaml of what it needs")
 
 
@@ -33,9 +43,16 @@ def run(args: argparse.Namespace) -> None:
     from ..engine import UserError, user_errors
     from ..interop.weight_files import convert_file, write_conversion
 
-    stated = {name: getattr(args, name) for name in STATED}
+    stated = {name: getattr(args, name) for name in STATED if getattr(args, name) is not None}
     with user_errors():
-        conversion = convert_file(args.input, args.source, args.target, **stated)
+        conversion = convert_file(
+            args.input,
+            args.source,
+            args.target,
+            config_file=args.config_file,
+            bn_eps=args.bn_eps,
+            **stated,
+        )
     print(*conversion.report.lines(), sep="\n")
     if not (conversion.report.is_complete or args.allow_missing):
         raise UserError(

@@ -15,11 +15,11 @@ from . import add_config_arguments
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     model = parser.add_mutually_exclusive_group(required=True)
     model.add_argument("--model", metavar="DIR", help="a training's folder")
-    model.add_argument("--config-file", metavar="FILE", help="weights: MODEL.WEIGHTS among KEYs")
+    model.add_argument("--config-file", metavar="FILE", help="a yaml, with MODEL.WEIGHTS")
     parser.add_argument("--output", type=Path, metavar="DIR", help="default: export/ in OUTPUT_DIR")
     parser.add_argument("--no-nms", action="store_true", help="graphs end at logits and deltas")
     parser.add_argument("--int8", type=int, metavar="N", help="calibrate on N of DATASETS.TRAIN")
-    parser.add_argument("--images", type=int, default=20, help="to compare on; default: 20")
+    parser.add_argument("--images", type=int, default=20, metavar="N", help="to compare on")
     parser.add_argument("--evaluate", action="store_true", help="AP of each on DATASETS.TEST")
     parser.add_argument("--benchmark", action="store_true", help="time each on the images")
     add_config_arguments(parser)

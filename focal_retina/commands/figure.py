@@ -15,7 +15,7 @@ from . import add_config_arguments
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("figure", choices=("losses", "loss-cdf", "speed-accuracy"))
+    parser.add_argument("figure", choices=("losses", "loss-cdf", "speed-accuracy"), help="which")
     parser.add_argument("--output", type=Path, metavar="DIR", help="default: in output/")
     parser.add_argument("--images", type=int, help="loss-cdf: 500 at most; speed-accuracy: 50")
     cdf = parser.add_argument_group("loss-cdf")

@@ -2,28 +2,34 @@
 
     focal-retina predict --model output/quickstart/shapes --output found photo.jpg clip.mp4
     focal-retina predict --model export/model.onnx --json found.json 'photos/**/*.jpg'
-    focal-retina predict --config-file FILE --output found 0 --opts MODEL.WEIGHTS model.pth
+    focal-retina predict --model output/quickstart/shapes --output found 0 \\
+        MODEL.RETINANET.SCORE_THRESH_TEST 0.3
 
-What can't be read is reported and passed over; the exit status is then 1.
+0 is the first webcam. KEY VALUE behind the inputs changes the config. What can't be read is
+reported and passed over; the exit status is then 1. Only a .pt2 can run code on opening, and so
+needs --allow-code; an .onnx and a training's folder can't.
 """
 
 import argparse
 from pathlib import Path
 
-from . import add_data_arguments
+from . import add_data_arguments, split_options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     model = parser.add_mutually_exclusive_group(required=True)
     model.add_argument("--model", metavar="PATH", help="a training's folder, *.pt2 or *.onnx")
-    model.add_argument("--config-file", metavar="FILE", help="weights: MODEL.WEIGHTS in --opts")
+    model.add_argument("--config-file", metavar="FILE", help="a yaml, with MODEL.WEIGHTS")
+    parser.add_argument(
+        "--allow-code", action="store_true", help="open a .pt2, running Python code that is in it"
+    )
     parser.add_argument("--output", type=Path, metavar="DIR", help="pictures and videos go here")
     parser.add_argument("--json", type=Path, metavar="FILE", help="detections in COCO's format")
-    parser.add_argument("--threshold", type=float, default=0.5, help="lowest score; default: 0.5")
+    parser.add_argument("--threshold", type=float, default=0.5, help="lowest score")
     parser.add_argument("--batch-size", type=int, default=1, help="exported files take 1 at a time")
     add_data_arguments(parser)
-    parser.add_argument("--opts", nargs="*", default=[], metavar="KEY VALUE", help="of the config")
-    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="file, folder, glob or webcam")
+    inputs = "files, folders, globs or webcams; then KEY VALUE"
+    parser.add_argument("words", nargs="+", metavar="INPUT", help=inputs)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -37,17 +43,25 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("nothing to write: name --output, --json or both")
     if not 0 <= args.threshold <= 1 or args.batch_size < 1:
         raise UserError("--threshold: from 0 to 1; --batch-size: at least 1")
-    sources = find_sources(args.inputs)
+    inputs, opts = split_options(args.words)
+    sources = find_sources(inputs)
     writers: list[CocoWriter | PictureWriter] = []
     with user_errors():
         predictor = load_predictor(
-            args.model or args.config_file, args.opts, register=args.register, imports=args.imports
+            args.model or args.config_file,
+            opts,
+            register=args.register,
+            imports=args.imports,
+            allow_code=args.allow_code,
         )
         if args.json:
             writers.append(CocoWriter(args.json, predictor.meta))
         if args.output:
             writers.append(PictureWriter(args.output, sources, predictor.meta.classes))
-    unreadable = predict_sources(
-        predictor, sources, writers, batch_size=args.batch_size, threshold=args.threshold
-    )
-    return 1 if unreadable else 0
+    try:
+        failed = predict_sources(
+            predictor, sources, writers, batch_size=args.batch_size, threshold=args.threshold
+        )
+    except OSError as error:  # of a source it would be passed over
+        raise UserError(f"the results can't be written: {error}") from error
+    return 1 if failed else 0

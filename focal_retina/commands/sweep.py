@@ -15,28 +15,30 @@ from . import add_config_arguments
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    import torch
-
-    parser.add_argument("sweep_file", type=Path)
-    parser.add_argument("--config-file", required=True, help="decides model and data of every row")
-    parser.add_argument("--seeds", type=int, default=3, help="trials of each row")
-    parser.add_argument("--output", type=Path, default=Path("output/sweeps"))
-    parser.add_argument("--address", help="of a Ray cluster; without it, Ray on this machine")
-    parser.add_argument("--cpus-per-trial", type=int, default=1)
-    parser.add_argument("--gpus-per-trial", type=float, default=float(torch.cuda.is_available()))
-    parser.add_argument("--retries", type=int, default=1, help="of a failed trial")
-    parser.add_argument("--train-script", type=Path, help="default: focal-retina train")
-    parser.add_argument("--loss-cdfs", action="store_true", help="and each model's figure 4")
+    add = parser.add_argument
+    add("sweep_file", type=Path, help="rows of a table; docs/redo_the_paper.md has its keys")
+    add("--config-file", required=True, metavar="FILE", help="model and data of every row")
+    add("--seeds", type=int, default=3, metavar="N", help="trials of each row")
+    add("--output", type=Path, default=Path("output/sweeps"), metavar="DIR", help="trials, report")
+    add("--address", help="of a Ray cluster; without it, Ray on this machine")
+    add("--cpus-per-trial", type=int, default=1, metavar="N", help="cores, and threads")
+    add("--gpus-per-trial", type=float, metavar="N", help="default: 1 where there is a GPU, else 0")
+    add("--retries", type=int, default=1, metavar="N", help="of a failed trial")
+    add("--train-script", type=Path, metavar="FILE", help="default: focal-retina train")
+    add("--loss-cdfs", action="store_true", help="and each model's figure 4")
     add_config_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
+    import torch
+
     from ..engine import setup_config, user_errors
     from ..sweep.grid import flatten_overrides, read_sweep
     from ..sweep.plan import CodeInputs
     from ..sweep.runner import TrialRunner, connect
     from ..sweep.sweep import git_commit, run_sweep
 
+    gpus = args.gpus_per_trial
     with user_errors():
         sweep = read_sweep(args.sweep_file)
         opts = [*flatten_overrides(sweep.overrides), *args.opts]
@@ -46,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
             inputs=CodeInputs(tuple(args.register), tuple(args.imports)),
             train=[args.train_script.resolve()] if args.train_script else TrialRunner.train,
             cpus_per_trial=args.cpus_per_trial,
-            gpus_per_trial=args.gpus_per_trial,
+            gpus_per_trial=float(torch.cuda.is_available()) if gpus is None else gpus,
             retries=args.retries,
             git_commit=git_commit(Path(__file__).resolve().parents[2]),
         )

@@ -7,72 +7,71 @@ and pycocotools need to read the file at all; an error names the entry and the f
 
 import difflib
 import gc
+import hashlib
+import itertools
 import json
+import logging
 import os
+import re
+import reprlib
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
-from detectron2.structures import BoxMode
 from detectron2.utils.file_io import PathManager
+from iopath.common.file_io import get_cache_dir
+
+from ..files import atomic_write
+
+_logger = logging.getLogger(__name__)
 
 _SHOWN = 5  # malformed entries that a message lists
 _LARGEST = 1e308  # json's integers have no bound, float64 has
 _SPEC = "NAME=ANNOTATIONS.json:IMAGE_DIR"
 
 
-class Registration(NamedTuple):
-    """What `--register` says."""
+def register_from_spec(spec: str) -> None:
+    """Register what `--register` names: `NAME=ANNOTATIONS.json:IMAGE_DIR`. Paths may hold colons,
+    and begin with `~`. ValueError: a part is missing; and as :func:`register_coco_json`.
+    FileNotFoundError: there is no such file, or no such folder."""
+    register_coco_json(*parse_registration(spec))
 
-    name: str
-    json_file: str
-    image_root: str
 
-
-def parse_registration(spec: str) -> Registration:
-    """Take `NAME=ANNOTATIONS.json:IMAGE_DIR` apart. Paths may hold colons, and begin with `~`.
-
-    Raises:
-        ValueError: a part is missing.
-        FileNotFoundError: there is no such file, or no such folder.
-    """
+def parse_registration(spec: str) -> tuple[str, str, str]:
+    """Name, annotation file and image folder of :func:`register_from_spec`."""
     name, equals, paths = spec.partition("=")
     if not equals or not name.strip():
         raise ValueError(f"cannot register {spec!r}: no name before '='; expected {_SPEC}")
-    splits = [
-        (os.path.expanduser(paths[:i]), os.path.expanduser(paths[i + 1 :]))
-        for i, character in enumerate(paths)
-        if character == ":" and paths[:i] and paths[i + 1 :]
-    ]
-    if not splits:
+    colons = [i for i, x in enumerate(paths) if x == ":" and paths[:i] and paths[i + 1 :]]
+    if not colons:
         raise ValueError(
             f"cannot register {spec!r}: annotations and image folder are to be separated by ':'; "
             f"expected {_SPEC}"
         )
-    existing = [s for s in splits if os.path.isfile(s[0]) and os.path.isdir(s[1])]
+    splits = [tuple(map(os.path.expanduser, (paths[:i], paths[i + 1 :]))) for i in colons]
+    existing = [x for x in splits if os.path.isfile(x[0]) and os.path.isdir(x[1])]
     json_file, image_root = (existing or splits)[-1]
     if not os.path.isfile(json_file):
         raise FileNotFoundError(f"cannot register {name!r}: no annotation file {json_file}")
     if not os.path.isdir(image_root):
         raise FileNotFoundError(f"cannot register {name!r}: no image folder {image_root}")
-    return Registration(name, json_file, image_root)
+    return name, json_file, image_root
 
 
 def register_coco_json(name: str, json_file: str, image_root: str) -> None:
-    """Register a data set in COCO format with Detectron2, its classes known at once.
-
-    The same registration a second time changes nothing.
-
-    Raises:
-        ValueError: the file is not COCO json, or the name stands for another data set.
-    """
+    """Register a data set in COCO format with Detectron2, its classes known at once. The same a
+    second time changes nothing. ValueError: the file is not COCO json, or the name is taken."""
+    if MetadataCatalog.get(name).get("announced"):
+        MetadataCatalog.pop(name)  # the classes of a checkpoint; the set's own are known now
+    original, json_file = json_file, _in_utf8(json_file)
     metadata = MetadataCatalog.get(name)
     if name in DatasetCatalog:
         if (metadata.get("json_file"), metadata.get("image_root")) == (json_file, image_root):
             return
         raise ValueError(f"the name {name!r} is taken by another data set: choose a new one")
-    categories = sorted(read_coco_json(json_file)["categories"], key=lambda c: c["id"])
+    categories = _categories(original)
     # Detectron2 finds the same when it loads the set; the class count is checked before that.
     classes = {
         "thing_classes": [c["name"] for c in categories],
@@ -81,19 +80,30 @@ def register_coco_json(name: str, json_file: str, image_root: str) -> None:
     register_coco_instances(name, classes, json_file, image_root)
 
 
-def register_from_spec(spec: str) -> None:
-    """Register what `--register` names: :func:`parse_registration`, :func:`register_coco_json`."""
-    register_coco_json(*parse_registration(spec))
+def _in_utf8(json_file: str) -> str:
+    """The file, or, where it is UTF-16 or begins with a byte order mark, a copy of it that
+    Detectron2 and pycocotools can read."""
+    with open(json_file, "rb") as file:
+        encoding = json.detect_encoding(start := file.read(4))
+        if encoding == "utf-8":
+            return json_file
+        data = start + file.read()
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{json_file} is not json: {error}") from error
+    copy = Path(get_cache_dir(), "focal_retina", f"{hashlib.sha256(data).hexdigest()[:16]}.json")
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(copy, "w") as file:
+        file.write(text)
+    _logger.info("%s is in %s: read through a copy in UTF-8, %s", json_file, encoding, copy)
+    return str(copy)
 
 
 def dataset_classes(name: str) -> list[str] | None:
     """Class names of a registered data set, in the order of their contiguous ids: of the metadata,
     else of the annotation file. None if only loading the set tells them (it is not a COCO json).
-
-    Raises:
-        ValueError: the data set is not registered.
-        FileNotFoundError: its annotation file does not exist.
-    """
+    ValueError: it is not registered. FileNotFoundError: its annotation file does not exist."""
     if name not in DatasetCatalog:
         near = difflib.get_close_matches(name, DatasetCatalog.list(), n=3)
         hint = f" (near: {', '.join(near)})" if near else ""
@@ -104,9 +114,12 @@ def dataset_classes(name: str) -> list[str] | None:
         _require_file(name, json_file)
     classes = metadata.get("thing_classes")
     if classes is None and json_file is not None:
-        categories = read_coco_json(json_file)["categories"]
-        classes = [c["name"] for c in sorted(categories, key=lambda c: c["id"])]
+        classes = [c["name"] for c in _categories(json_file)]
     return classes
+
+
+def _categories(json_file: str) -> list[dict[str, Any]]:
+    return sorted(read_coco_json(json_file)["categories"], key=lambda c: c["id"])
 
 
 def _require_file(name: str, json_file: str) -> None:
@@ -121,12 +134,8 @@ def _require_file(name: str, json_file: str) -> None:
 
 
 def check_num_classes(num_classes: int, dataset_names: Iterable[str]) -> None:
-    """Compare MODEL.RETINANET.NUM_CLASSES with the data sets, and these with each other.
-
-    Raises:
-        ValueError: they disagree; the message gives the right number.
-        ValueError, FileNotFoundError: as :func:`dataset_classes`.
-    """
+    """Compare MODEL.RETINANET.NUM_CLASSES with the data sets and these with each other. ValueError:
+    they disagree; the message gives the right number. Other errors: :func:`dataset_classes`."""
     first: tuple[str, list[str]] | None = None
     for name in dataset_names:
         classes = dataset_classes(name)
@@ -146,17 +155,22 @@ def check_num_classes(num_classes: int, dataset_names: Iterable[str]) -> None:
 
 
 def _shorten(names: list[str], limit: int = 10) -> str:
-    return ", ".join([*names[:limit], "…"] if len(names) > limit else names)
+    return ", ".join([*names[:limit], *["…"] * (len(names) > limit)])
 
 
-class _Field(NamedTuple):
-    description: str
-    is_valid: Callable[[Any], bool]
-    required: bool = True
+def _of_types(*types: type) -> Callable[[list], bool]:
+    return lambda values: set(map(type, values)) <= set(types)
 
 
-def _is_number(value: Any) -> bool:
-    return type(value) is float or (type(value) is int and abs(value) < _LARGEST)
+def _are_numbers(values: list) -> bool:
+    return _of_types(int, float)(values) and all(
+        -_LARGEST < x < _LARGEST for x in values if type(x) is int
+    )
+
+
+def _are_boxes(values: list) -> bool:
+    is_box_shaped = _of_types(list)(values) and set(map(len, values)) <= {4}
+    return is_box_shaped and _are_numbers(list(itertools.chain.from_iterable(values)))
 
 
 def _is_segmentation(value: Any) -> bool:
@@ -165,38 +179,41 @@ def _is_segmentation(value: Any) -> bool:
     return not value or (isinstance(value, list) and all(isinstance(x, list) for x in value))
 
 
-_INTEGER = _Field("an integer", lambda x: type(x) is int)
-_LENGTH = _Field("an integer", lambda x: type(x) is int and abs(x) < _LARGEST)
-_ID = _Field("an integer or a string", lambda x: type(x) in (int, str))
-_STRING = _Field("a string", lambda x: type(x) is str)
-# NaN and Infinity are numbers here: the data check counts such boxes, and can leave them out.
-_BOX = _Field(
-    "four numbers [x, y, width, height]",
-    lambda x: type(x) is list and len(x) == 4 and all(map(_is_number, x)),
-)
-_FLAG = _Field("0 or 1", lambda x: x in (0, 1), required=False)
-_ZERO = _Field("0, all that Detectron2 reads", lambda x: x == 0, required=False)
-_SEGMENTATION = _Field("polygons or a run-length encoding", _is_segmentation, required=False)
+# What a field is, and whether all of its values are that. Entry by entry takes ten times longer.
+_Kind = tuple[str, Callable[[list], bool]]
+_INTEGER: _Kind = "an integer", _of_types(int)
+_LENGTH: _Kind = "an integer", lambda x: _of_types(int)(x) and _are_numbers(x)
+_ID: _Kind = "an integer or a string", _of_types(int, str)
+_STRING: _Kind = "a string", _of_types(str)
 
-# What Detectron2 and pycocotools read of each entry.
-_FIELDS = {
+# What Detectron2 and pycocotools read of each entry. NaN and Infinity are numbers here: the data
+# check counts such boxes, and can leave them out.
+_FIELDS: dict[str, dict[str, _Kind]] = {
     "images": {"id": _ID, "file_name": _STRING, "width": _LENGTH, "height": _LENGTH},
     "annotations": {
         "id": _ID,
         "image_id": _ID,
         "category_id": _INTEGER,
-        "bbox": _BOX,
-        "iscrowd": _FLAG,
-        "ignore": _ZERO,
-        "segmentation": _SEGMENTATION,
+        "bbox": ("four numbers [x, y, width, height]", _are_boxes),
+        "iscrowd": ("0 or 1", lambda values: all(x in (0, 1) for x in values)),
+        "ignore": (
+            '0, all that Detectron2 reads: "iscrowd": 1 marks what should count neither way',
+            lambda values: all(x == 0 for x in values),
+        ),
+        "segmentation": (
+            "polygons or a run-length encoding",
+            lambda values: all(map(_is_segmentation, values)),
+        ),
     },
     "categories": {"id": _INTEGER, "name": _STRING},
 }
+_OPTIONAL = ("iscrowd", "ignore", "segmentation")
 
 
 def read_coco_json(json_file: str) -> dict[str, Any]:
     """Read a json file in COCO's instances format, and check its form. Polygons that Detectron2 can
-    read are left out, as they take most of the memory.
+    read are emptied, as they take most of the memory and time. Annotations may be missing, as in
+    COCO's test-dev; then the list is empty.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -207,8 +224,9 @@ def read_coco_json(json_file: str) -> dict[str, Any]:
     malformed = [
         f"{section}[{index}] {problem}"
         for section, fields in _FIELDS.items()
+        if _first_problem(content[section], fields)
         for index, entry in enumerate(content[section])
-        if (problem := _first_problem(entry, fields))
+        if (problem := _first_problem([entry], fields))
     ]
     if malformed:
         more = f"; and {len(malformed) - _SHOWN} more" if len(malformed) > _SHOWN else ""
@@ -222,40 +240,14 @@ def read_coco_json(json_file: str) -> dict[str, Any]:
     return content
 
 
-def raw_records(content: dict[str, Any], image_root: str) -> list[dict[str, Any]]:
-    """Detectron2's records with everything that Detectron2's loader would drop or refuse.
-
-    Category ids are those of the file, and annotations keep their ``id``. ``has_no_polygon`` says
-    that an annotation's polygons have too few points. A last record without ``file_name`` holds the
-    annotations of images that are not listed, if there are any.
-    """
-    records = [
-        {
-            "file_name": os.path.join(image_root, image["file_name"]),
-            "image_id": image["id"],
-            "width": image["width"],
-            "height": image["height"],
-            "annotations": [],
-        }
-        for image in content["images"]
-    ]
-    annotations_of = {record["image_id"]: record["annotations"] for record in records}
-    orphans: list[dict[str, Any]] = []
-    for annotation in content["annotations"]:
-        annotation["bbox_mode"] = BoxMode.XYWH_ABS
-        segmentation = annotation.get("segmentation")
-        annotation["has_no_polygon"] = isinstance(segmentation, list) and bool(segmentation)
-        annotations_of.get(annotation["image_id"], orphans).append(annotation)
-    return [*records, {"annotations": orphans}] if orphans else records
-
-
 def _load_sections(json_file: str) -> dict[str, Any]:
     """Load the json, and check that ``images``, ``annotations`` and ``categories`` are lists."""
     collects = gc.isenabled()
     gc.disable()  # the collector would look through millions of new dicts, again and again
     try:
-        with open(PathManager.get_local_path(json_file), encoding="utf-8") as file:
-            content = json.load(file, object_hook=_drop_polygons)
+        data = Path(PathManager.get_local_path(json_file)).read_bytes()
+        # As bytes, of which json finds out whether they are UTF-8, UTF-16 or UTF-32
+        content = json.loads(_POLYGONS.sub(_empty_if_readable, data))
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError too
         raise ValueError(f"{json_file} is not json: {error}") from error
     finally:
@@ -263,6 +255,7 @@ def _load_sections(json_file: str) -> dict[str, Any]:
             gc.enable()
     if not isinstance(content, dict):
         raise ValueError(f"{json_file} is not COCO json: its top level is not an object")
+    content.setdefault("annotations", [])
     for section in _FIELDS:
         if not isinstance(content.get(section), list):
             state = "is not a list" if section in content else "is missing"
@@ -270,29 +263,24 @@ def _load_sections(json_file: str) -> dict[str, Any]:
     return content
 
 
-def _drop_polygons(entry: dict[str, Any]) -> dict[str, Any]:
-    """Remove a segmentation by polygons of which Detectron2 can read one."""
-    polygons = entry.get("segmentation")
-    if (
-        type(polygons) is list
-        and all(type(x) is list for x in polygons)
-        and any(len(x) >= 6 and len(x) % 2 == 0 for x in polygons)
-    ):
-        del entry["segmentation"]
-    return entry
+# A key and its lists of numbers: COCO's are 70% of the file, and as much of the time to parse it.
+_POLYGONS = re.compile(rb'"segmentation":\s*\[((?:\s*\[[-+.\deE,\s]*\]\s*,?)+)\]')
 
 
-def _first_problem(entry: Any, fields: dict[str, _Field]) -> str | None:
-    if not isinstance(entry, dict):
+def _empty_if_readable(segmentation: re.Match[bytes]) -> bytes:
+    numbers_of = [x.partition(b"[")[2].count(b",") + 1 for x in segmentation[1].split(b"]")]
+    is_readable = any(x >= 6 and x % 2 == 0 for x in numbers_of)
+    return b'"segmentation":[]' if is_readable else segmentation[0]
+
+
+def _first_problem(entries: list, fields: dict[str, _Kind]) -> str | None:
+    """What is wrong with an entry, or that anything is wrong with many."""
+    if not _of_types(dict)(entries):
         return "is not an object"
-    for name, field in fields.items():
-        if name not in entry:
-            if field.required:
-                return f'has no "{name}"'
-        elif not field.is_valid(entry[name]):
-            return f'has "{name}" {_cut(repr(entry[name]))}, which is not {field.description}'
+    for name, (description, are_valid) in fields.items():
+        values = [x[name] for x in entries if name in x]
+        if len(values) < len(entries) and name not in _OPTIONAL:
+            return f'has no "{name}"'
+        if not are_valid(values):
+            return f'has "{name}" {reprlib.repr(values[0])}, which is not {description}'
     return None
-
-
-def _cut(text: str, limit: int = 60) -> str:
-    return text if len(text) <= limit else f"{text[:limit]}…"

@@ -3,16 +3,18 @@
 B images a batch over W processes; this process maps its share, B / W of them.
 
 Which images, and the random numbers of their augmentation, are functions of (data set, seed,
-iteration, position in the batch): see :mod:`focal_retina.data.schedule`. They depend neither on W
-nor on the number of data workers, and nothing is read to get to an iteration.
+iteration, position in the batch), see :mod:`focal_retina.data.schedule`: not of W.
 """
 
 import contextlib
 import itertools
 import logging
+import multiprocessing
+import os
 import random
 import signal
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -29,7 +31,7 @@ from detectron2.utils import comm
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
-from .mapper import Mapper
+from .images import Mapper
 from .schedule import TrainingSchedule, build_schedule
 
 logger = logging.getLogger(__name__)
@@ -40,11 +42,7 @@ _NUM_SPARES = 8
 
 @contextlib.contextmanager
 def seeded(*key: int) -> Iterator[None]:
-    """Random numbers of Python, NumPy and torch (CPU) from ``key``; afterwards theirs of before.
-
-    All three are global generators: Detectron2's augmentations draw from NumPy's, others may from
-    any.
-    """
+    """Random numbers of Python, NumPy and torch (CPU) from ``key``; afterwards theirs of before."""
     generator = torch.default_generator
     states = random.getstate(), np.random.get_state(), generator.get_state()  # noqa: NPY002
     words = np.random.SeedSequence(key).generate_state(4)
@@ -60,32 +58,38 @@ def seeded(*key: int) -> Iterator[None]:
 
 
 def prepare_data_worker(worker_id: int = 0) -> None:
-    """One thread, and no ear for the signals that reach a whole process group.
-
-    The main process finishes its iteration after Ctrl-C or SIGTERM; for that it needs its data
-    workers. They leave when it does. For ``DataLoader(worker_init_fn=…)``.
-    """
+    """One thread, which signals to a whole process group don't end: after Ctrl-C and SIGTERM the
+    main process still needs its data workers. For ``DataLoader(worker_init_fn=…)``."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     torch.set_num_threads(1)
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+
+
+def _leave_with_parent() -> None:
+    """End this process once its parent is dead or sends SIGTERM, as Python does at its exit."""
+    parent = multiprocessing.parent_process()
+    while parent is not None and parent.is_alive():
+        received = signal.sigtimedwait({signal.SIGTERM}, 1)
+        if received is not None and received.si_pid == parent.pid:
+            break
+    os._exit(0)
 
 
 class _MappedBatches(Dataset):
     """(iteration, candidates) to the mapped share of that iteration's batch, in a data worker."""
 
     def __init__(self, records: Any, mapper: Mapper, seed: int, first_position: int):
-        self._records = records
-        self._mapper = mapper
-        self._seed = seed
-        self._first_position = first_position
+        self._records, self._mapper = records, mapper
+        self._seed, self._first_position = seed, first_position
 
     def __getitem__(self, item: tuple[int, NDArray[np.int64]]) -> tuple[list[dict], list[str]]:
         iteration, candidates = item
-        samples: list[dict] = []
         left_out: list[str] = []
-        for offset, indices in enumerate(candidates.T):
-            key = (self._seed, iteration, self._first_position + offset)
-            samples.append(self._first_usable(indices, key, left_out))
+        samples = [
+            self._first_usable(indices, (self._seed, iteration, position), left_out)
+            for position, indices in enumerate(candidates.T, start=self._first_position)
+        ]
         return samples, left_out
 
     def _first_usable(
@@ -110,8 +114,7 @@ class TrainLoader(Iterable[list[dict[str, Any]]]):
     """Endless mapped batches, from iteration ``start_iter`` on.
 
     An image for which the mapper returns None is replaced by the one at its position in the next
-    iteration's batch, that of the one after it, and so on: the batch stays a function of the data
-    set's files. ``num_left_out`` counts them.
+    iteration's batch, and so on; ``num_left_out`` counts them.
 
     Args:
         records: n dataset dicts.
@@ -120,8 +123,7 @@ class TrainLoader(Iterable[list[dict[str, Any]]]):
         batch_size: B, a multiple of W.
         seed: of order and augmentation, 0 or more; set before the first batch, as ``start_iter``.
         num_workers: data worker processes; each makes whole batches. 0: this process does.
-        rank: which of the W processes this is.
-        world_size: W.
+        rank, world_size: this process, and W.
     """
 
     def __init__(
@@ -140,14 +142,11 @@ class TrainLoader(Iterable[list[dict[str, Any]]]):
             raise ValueError(
                 f"SOLVER.IMS_PER_BATCH {batch_size} is not a multiple of {world_size} processes"
             )
-        self.start_iter = 0
-        self.seed = seed
-        self.num_images = len(records)
-        self.num_left_out = 0
+        self.start_iter, self.seed = 0, seed
+        self.num_images, self.num_left_out = len(records), 0
         # In shared memory, and a new dict at each access, which the mapper may change
         self._records = DatasetFromList(records, copy=False)
         self._mapper = mapper
-        self._batch_size = batch_size
         self._build_schedule = build_schedule
         self._num_workers = num_workers
         share = batch_size // world_size
@@ -155,7 +154,7 @@ class TrainLoader(Iterable[list[dict[str, Any]]]):
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
         if self._num_workers > 0 and "cv2" in sys.modules:
-            # Here, as in a forked process OpenCV would wait for threads that were not forked.
+            # A forked process would wait for OpenCV's threads, which were not forked.
             sys.modules["cv2"].setNumThreads(1)
         dataset = _MappedBatches(self._records, self._mapper, self.seed, self._share.start)
         loader = DataLoader(
@@ -167,27 +166,24 @@ class TrainLoader(Iterable[list[dict[str, Any]]]):
             # Else each iterator draws a number from the global generator
             generator=torch.Generator().manual_seed(self.seed),
         )
-        for samples, left_out in loader:
-            if left_out:
-                self.num_left_out += len(left_out)
-                logger.warning(
-                    f"replaced, as the mapper left them out: {', '.join(left_out)} "
-                    f"({self.num_left_out} times so far)"
-                )
-            yield samples
-
-    def state_dict(self) -> dict[str, int]:
-        return {"seed": self.seed, "num_images": self.num_images, "batch_size": self._batch_size}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Take over the seed; warn where the batches will be others all the same."""
-        self.seed = state["seed"]
-        for key, now in (("num_images", self.num_images), ("batch_size", self._batch_size)):
-            if state[key] != now:
-                logger.warning(
-                    f"{key} was {state[key]} when the checkpoint was written and is {now}: the "
-                    "order of the images is another one from here on"
-                )
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # workers inherit it
+        try:
+            batches = iter(loader)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        try:
+            for samples, left_out in batches:
+                if left_out:
+                    self.num_left_out += len(left_out)
+                    logger.warning(
+                        f"replaced, as the mapper left them out: {', '.join(left_out)} "
+                        f"({self.num_left_out} times so far)"
+                    )
+                yield samples
+        finally:
+            # At once, not after the batches that they are making
+            for worker in getattr(batches, "_workers", ()):
+                worker.terminate()
 
     def _candidates(self) -> Iterator[tuple[int, NDArray[np.int64]]]:
         """(t, indices): column i has the image at position i of the share, then its spares."""
@@ -204,11 +200,9 @@ def build_train_loader(
 ) -> Iterable[list[dict[str, Any]]]:
     """The loader of ``DATASETS.TRAIN``, honouring Detectron2's ``DATALOADER`` keys.
 
-    Its seed is ``cfg.SEED``; below 0, a random one that all processes share. Data sets that are
-    not lists of dicts (a user's torch ``Dataset``) are left to Detectron2's loader, whose order
-    starts anew at resume; a warning says so.
-
-    ``filter_records`` takes the dataset dicts, and returns those to train on.
+    Its seed is ``cfg.SEED``; below 0, a random one that all processes share. A data set that is not
+    a list of dicts is left to Detectron2's loader, with a warning. ``filter_records`` takes the
+    dataset dicts and returns those to train on.
 
     Raises:
         ValueError: an unknown sampler, an image without a size, a batch that cannot be shared out.

@@ -1,16 +1,12 @@
-"""The mapper of training: a dataset dict in, what the model sees out.
+"""From a dataset dict to what the model sees.
 
-With OpenCV its boxes and random numbers are Detectron2's, and its pixels come faster. Transforms
-are drawn from the annotated size, before the image is decoded. So a JPEG that will be shrunk to
-half or less is decoded at a half, a quarter or an eighth, and flips cost nothing, as they are part
-of the one copy into the tensor.
-
-An image that cannot be read in mid-training stops it and is named, or is skipped and counted.
+With OpenCV boxes and random numbers are Detectron2's, and pixels come faster. Transforms are drawn
+from the annotated size, before the image is decoded. So a JPEG that will be shrunk to half or less
+is decoded at a half, a quarter or an eighth, and flips cost nothing, as they are part of the one
+copy into the tensor.
 """
 
 import importlib
-import logging
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -22,48 +18,54 @@ from detectron2.data import transforms as T
 from detectron2.utils.file_io import PathManager
 from fvcore.transforms.transform import PadTransform
 
-_logger = logging.getLogger(__name__)
-
-Mapper = Callable[[dict[str, Any]], dict[str, Any] | None]
+from .images import Mapper, build_corrupt_image_guard, limit_pixels, read_image
 
 _KEEP_SIZE = (T.HFlipTransform, T.VFlipTransform, T.NoOpTransform)
 
 
 def build_train_mapper(cfg: CfgNode) -> DatasetMapper:
     """The mapper that ``INPUT.MAPPER`` names, with the augmentations of
-    :func:`build_train_augmentation`; it keeps crowds where ``LABELING.CROWD_IOA_THRESH`` asks for
-    them.
-
-    Raises:
-        ValueError: an unknown name, or a config that the mapper can't serve.
-    """
+    :func:`build_train_augmentation`, and with crowds for ``LABELING.CROWD_IOA_THRESH``. ValueError:
+    an unknown name, or a config that the mapper can't serve."""
     name = cfg.INPUT.MAPPER
     if name not in ("detectron2", "opencv"):
         raise ValueError(f"INPUT.MAPPER is {name!r}; it can be detectron2, opencv")
-    augmentations = build_train_augmentation(cfg)
-    keep_crowds = cfg.MODEL.FOCAL_RETINA.LABELING.CROWD_IOA_THRESH is not None
-    if name == "detectron2" and not keep_crowds:
-        return DatasetMapper(cfg, is_train=True, augmentations=augmentations)
-    flags = {"keep_crowds": keep_crowds, "opencv": name == "opencv"}
-    return TrainMapper(cfg, is_train=True, augmentations=augmentations, **flags)
+    limit_pixels(cfg.INPUT.MAX_IMAGE_PIXELS)
+    return DetectionMapper(
+        cfg,
+        is_train=True,
+        augmentations=build_train_augmentation(cfg),
+        keep_crowds=cfg.MODEL.FOCAL_RETINA.LABELING.CROWD_IOA_THRESH is not None,
+        opencv=name == "opencv",
+    )
+
+
+def build_test_mapper(cfg: CfgNode) -> Mapper:
+    """Detectron2's mapper of an evaluation, guarded against images that cannot be read."""
+    limit_pixels(cfg.INPUT.MAX_IMAGE_PIXELS)
+    return build_corrupt_image_guard(cfg, DetectionMapper(cfg, is_train=False), is_train=False)
+
+
+class RandomCrop(T.RandomCrop):
+    """Detectron2's, which cuts a part of less than half a pixel to nothing."""
+
+    def get_crop_size(self, image_size: tuple[int, int]) -> tuple[int, int]:
+        height, width = super().get_crop_size(image_size)
+        return max(height, 1), max(width, 1)
 
 
 def build_train_augmentation(cfg: CfgNode) -> list[T.Augmentation]:
-    """Detectron2's augmentations of training, or large-scale jitter in the place of its resizing.
+    """Detectron2's list: crop if ``INPUT.CROP.ENABLED``, resize the shortest edge, flip.
 
-    Without ``INPUT.LARGE_SCALE_JITTER`` it is the list that Detectron2's mapper makes from ``cfg``:
-    crop if ``INPUT.CROP.ENABLED``, resize the shortest edge, flip. With it, the resizing is that of
-    Detectron2's LSJ baselines (``new_baselines`` in its zoo), whose images are all of one size:
-    what is smaller is padded with gray.
-
-    Raises:
-        ValueError: a size or a range of scales that makes no sense.
+    With ``INPUT.LARGE_SCALE_JITTER`` the resizing is that of Detectron2's LSJ baselines
+    (``new_baselines`` in its zoo), whose images are all of one size: what is smaller is padded with
+    gray. ValueError: a size or a range of scales that makes no sense.
     """
     augmentations = utils.build_augmentation(cfg, is_train=True)
     if cfg.INPUT.LARGE_SCALE_JITTER.ENABLED:
         augmentations[:1] = _large_scale_jitter(cfg.INPUT.LARGE_SCALE_JITTER)
     if cfg.INPUT.CROP.ENABLED:
-        augmentations.insert(0, T.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE))
+        augmentations.insert(0, RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE))
     return augmentations
 
 
@@ -81,8 +83,9 @@ def _large_scale_jitter(node: CfgNode) -> list[T.Augmentation]:
     ]
 
 
-class TrainMapper(DatasetMapper):
-    """:class:`DatasetMapper` with crowds or with OpenCV.
+class DetectionMapper(DatasetMapper):
+    """:class:`DatasetMapper` for boxes, masks and keypoints, with images of
+    :func:`~.images.read_image`, with crowds or with OpenCV.
 
     Args:
         keep_crowds: keep crowd annotations (COCO's ``iscrowd``), which Detectron2's drops. Then
@@ -95,6 +98,8 @@ class TrainMapper(DatasetMapper):
         super().__init__(*args, **kwargs)
         self._keep_crowds = keep_crowds
         self._opencv = opencv
+        if self.proposal_topk:
+            raise ValueError("MODEL.LOAD_PROPOSALS: a dense detector has no proposals")
         if not opencv:
             return
         importlib.import_module("cv2")  # before the loader sets its threads and forks data workers
@@ -102,38 +107,40 @@ class TrainMapper(DatasetMapper):
             raise ValueError(
                 f"INPUT.MAPPER opencv reads BGR or RGB, INPUT.FORMAT is {self.image_format}"
             )
-        if self.use_instance_mask or self.use_keypoint or self.proposal_topk:
-            raise ValueError("INPUT.MAPPER opencv: boxes only, no masks, keypoints or proposals")
+        if self.use_instance_mask or self.use_keypoint:
+            raise ValueError("INPUT.MAPPER opencv: boxes only, no masks or keypoints")
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
-        """See :class:`DatasetMapper`.
-
-        Raises:
-            OSError: the file can't be read as an image, or is cut short.
-            SizeMismatchError: the image has another size than the annotation says.
-        """
-        if not self._opencv:
-            return super().__call__(dataset_dict)
+        """See :class:`DatasetMapper`. Errors are those of :func:`~.images.read_image`, and
+        SizeMismatchError: the image has another size than the annotation says."""
         sample = dict(dataset_dict)
-        if "height" not in sample or "width" not in sample:
-            utils.check_image_size(sample, _read(sample["file_name"], 1))  # fills them in
-        transforms = self.augmentations(_Size((sample["height"], sample["width"])))
-        shrink = _shrink(transforms)
-        image = _read(sample["file_name"], shrink)
-        annotated = sample["height"], sample["width"]
-        if image.shape[:2] != tuple(-(-side // shrink) for side in annotated):
-            utils.check_image_size(sample, _read(sample["file_name"], 1))
-        for transform in transforms.transforms:
-            image = _apply(transform, image)
-        if self.image_format == "RGB":
-            image = image[:, :, ::-1]
+        image, transforms = (self._by_opencv if self._opencv else self._by_pillow)(sample)
         sample["image"] = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
-
         annotations = sample.pop("annotations", None)
         if self.is_train and annotations is not None:
             sample["annotations"] = [dict(annotation) for annotation in annotations]
             self._transform_annotations(sample, transforms, image.shape[:2])
         return sample
+
+    def _by_pillow(self, sample: dict[str, Any]) -> tuple[np.ndarray, T.TransformList]:
+        """The augmented image (H, W, C) and what was done to it; fills in a missing size."""
+        image = read_image(sample["file_name"], self.image_format)
+        utils.check_image_size(sample, image)
+        augmented = T.AugInput(image)
+        transforms = self.augmentations(augmented)
+        return augmented.image, transforms
+
+    def _by_opencv(self, sample: dict[str, Any]) -> tuple[np.ndarray, T.TransformList]:
+        if "height" not in sample or "width" not in sample:
+            utils.check_image_size(sample, _read(sample["file_name"], 1)[0])  # fills them in
+        size = sample["height"], sample["width"]
+        transforms = self.augmentations(_Size(size))
+        image, shrink = _read(sample["file_name"], _shrink(transforms))
+        if image.shape[:2] != tuple(-(-side // shrink) for side in size):
+            utils.check_image_size(sample, _read(sample["file_name"], 1)[0])
+        for transform in transforms.transforms:
+            image = _apply(transform, image)
+        return image[:, :, ::-1] if self.image_format == "RGB" else image, transforms
 
     def _transform_annotations(
         self, dataset_dict: dict[str, Any], transforms: T.TransformList, image_shape: tuple
@@ -193,20 +200,23 @@ def _shrink(transforms: T.TransformList) -> int:
     return max(factor for factor in (1, 2, 4, 8) if factor <= max(room, 1))
 
 
-def _read(file_name: str, shrink: int) -> np.ndarray:
-    """BGR image (H, W, 3) uint8, turned by its EXIF orientation, each side ceil(side / shrink)."""
+def _read(file_name: str, shrink: int) -> tuple[np.ndarray, int]:
+    """BGR image (H, W, 3) uint8, turned by its EXIF orientation, each side ceil(side / shrink), and
+    by what it was shrunk: 1 if it is no JPEG, as OpenCV is not faster then."""
     import cv2  # the package is imported without OpenCV
 
     with PathManager.open(file_name, "rb") as file:
         data = file.read()
-    if data.startswith(b"\xff\xd8") and b"\xff\xd9" not in data[-64:]:
+    if not data.startswith(b"\xff\xd8"):
+        return read_image(file_name), 1
+    if b"\xff\xd9" not in data[-64:]:
         # A JPEG without its end, which OpenCV would fill with gray: Pillow says so, or reads it.
-        utils.read_image(file_name, "BGR")
+        read_image(file_name)
     flag = cv2.IMREAD_COLOR if shrink == 1 else getattr(cv2, f"IMREAD_REDUCED_COLOR_{shrink}")
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), flag) if data else None
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
     if image is None:
         raise OSError(f"{file_name}: not an image that OpenCV can read")
-    return image
+    return image, shrink
 
 
 def _apply(transform: T.Transform, image: np.ndarray) -> np.ndarray:
@@ -218,70 +228,3 @@ def _apply(transform: T.Transform, image: np.ndarray) -> np.ndarray:
     shrinks = transform.new_h * transform.new_w < height * width
     interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     return cv2.resize(image, (transform.new_w, transform.new_h), interpolation=interpolation)
-
-
-class CorruptImageError(ValueError):
-    """An image file that is missing, damaged, no image, or of another size than annotated."""
-
-
-class CorruptImageGuard:
-    """A mapper round a mapper, for images that cannot be read.
-
-    Whether it is the image's fault is found out by reading it, once the mapper has failed: so any
-    mapper can be wrapped, and an error of an augmentation is never taken for a corrupt image.
-
-    Args:
-        mapper: a dataset dict to a sample.
-        skip: return None for a corrupt image, for which Detectron2's loader and ours take another;
-            the log names each file once. False: raise CorruptImageError with its file and id.
-        image_format: as for :func:`detectron2.data.detection_utils.read_image`.
-    """
-
-    def __init__(self, mapper: Mapper, *, skip: bool, image_format: str):
-        self.num_skipped = 0  # times that an image was skipped, in this process
-        self._mapper = mapper
-        self._skip = skip
-        self._image_format = image_format
-        self._named: set[str] = set()
-
-    def __call__(self, record: dict[str, Any]) -> dict[str, Any] | None:
-        unread = dict(record)  # which mappers may change
-        try:
-            return self._mapper(record)
-        except Exception as error:
-            fault = _image_fault(unread, self._image_format)
-            if fault is None:
-                raise
-            message = f"{unread['file_name']} (image id {unread.get('image_id', 'none')}): {fault}"
-            if not self._skip:
-                raise CorruptImageError(
-                    f"{message}; repair or remove it, or set MODEL.FOCAL_RETINA.CORRUPT_IMAGES skip"
-                ) from error
-        self.num_skipped += 1
-        if message not in self._named:
-            self._named.add(message)
-            _logger.warning("skipped a corrupt image: %s", message)
-        return None
-
-
-def build_corrupt_image_guard(cfg: CfgNode, mapper: Mapper) -> CorruptImageGuard:
-    """Wrap the mapper of ``DATASETS.TRAIN`` as ``MODEL.FOCAL_RETINA.CORRUPT_IMAGES`` says."""
-    mode = cfg.MODEL.FOCAL_RETINA.CORRUPT_IMAGES
-    if mode not in ("stop", "skip"):
-        raise ValueError(f"MODEL.FOCAL_RETINA.CORRUPT_IMAGES is {mode!r}; it can be stop or skip")
-    return CorruptImageGuard(mapper, skip=mode == "skip", image_format=cfg.INPUT.FORMAT)
-
-
-def _image_fault(record: Mapping[str, Any], image_format: str) -> str | None:
-    """What is wrong with the image of a dataset dict; None if it reads well."""
-    if "file_name" not in record:
-        return None
-    try:
-        image = utils.read_image(record["file_name"], format=image_format)
-    except Exception as error:  # PIL's decoders raise OSError, SyntaxError, struct.error and more
-        return f"{type(error).__name__}: {error}"
-    height, width = image.shape[:2]
-    annotated = record.get("width", width), record.get("height", height)
-    if (width, height) != annotated:
-        return f"it is {width} × {height} pixels, annotated as {annotated[0]} × {annotated[1]}"
-    return None

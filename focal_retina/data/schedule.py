@@ -2,10 +2,9 @@
 
 n images in G groups (one group, or two by orientation), batches of B images over all processes.
 
-Epochs are permutations, laid end to end in one stream of images. Each group of images is a stream
-of its own within it; a batch is B consecutive images of one group, and batches follow one another
-in the order in which they become complete. That is what Detectron2's ``AspectRatioGroupedDataset``
-does, images left over at the end of an epoch being the first of a later batch. As the number of
+Epochs are permutations, laid end to end in one stream of images. Each group is a stream of its own
+within it; a batch is B consecutive images of one group, and batches follow one another in the order
+in which they become complete, as in Detectron2's ``AspectRatioGroupedDataset``. As the number of
 images that an epoch adds to a group is known beforehand, the batches before an epoch are counted,
 not made: any t costs one or two permutations.
 """
@@ -32,11 +31,8 @@ _SUBSET_STREAM = 2**63 + 1
 
 
 def orientation_groups(records: Records) -> NDArray[np.int64]:
-    """0 for images that are wider than high, else 1, as Detectron2 groups them: (n,).
-
-    Raises:
-        ValueError: a record without a size.
-    """
+    """0 for images that are wider than high, else 1, as Detectron2 groups them: (n,). ValueError: a
+    record has no size."""
     groups = np.empty(len(records), dtype=np.int64)
     for i, record in enumerate(records):
         if "width" not in record or "height" not in record:
@@ -56,10 +52,7 @@ class _Epoch:
 
 
 class TrainingSchedule:
-    """The images of any batch: a pure function of the arguments.
-
-    It does not depend on the number of processes: each takes its slice of the batch.
-    """
+    """The images of any batch: a pure function of the arguments. Each process takes its slice."""
 
     def __init__(
         self,
@@ -73,10 +66,8 @@ class TrainingSchedule:
         """
         Args:
             groups: (n,), the group of each image, 0 … G-1; a batch is from one group.
-            repeat_factors: (n,), how often an epoch has each image, on average; it may be a
-                fraction, and 0 leaves the image out. None: once each. Of a fraction every epoch
-                has its share: with 2.5 an image comes 2 and 3 times by turns, beginning with
-                either at random.
+            repeat_factors: (n,), how often an epoch has each image, on average; None: once. With
+                2.5 an image comes 2 and 3 times by turns, beginning with either at random.
             subset_size: train on that many of the images, which the seed chooses; None: on all.
             batch_size: B.
             seed: 0 or more.
@@ -173,11 +164,7 @@ class TrainingSchedule:
 
 def build_schedule(cfg: CfgNode, records: Records) -> Callable[..., TrainingSchedule]:
     """The order that ``DATALOADER.{SAMPLER_TRAIN, ASPECT_RATIO_GROUPING}`` ask for, as a function
-    of ``seed``. Each of Detectron2's samplers comes to how often an epoch has each image.
-
-    Raises:
-        ValueError: an unknown sampler, a subset of no images, an image without a size.
-    """
+    of ``seed``; ValueError: an unknown sampler, a subset of no images, an image without a size."""
     name = cfg.DATALOADER.SAMPLER_TRAIN
     if name not in _SAMPLERS:
         raise ValueError(f"DATALOADER.SAMPLER_TRAIN is {name!r}; it can be {', '.join(_SAMPLERS)}")

@@ -1,8 +1,12 @@
 """Is a data set what its annotation file says, and can a detector learn from it?"""
 
-from .anchor_coverage import warn_of_unreached_objects
 from .checks import CHECKS
-from .report import build_record_filter, check_dataset, check_datasets
+from .report import (
+    build_record_filter,
+    check_dataset,
+    check_datasets,
+    warn_of_unreached_objects,
+)
 
 __all__ = [
     "CHECKS",

@@ -1,19 +1,16 @@
 """How many objects no anchor reaches, and anchors that would reach them.
 
-An anchor reaches an object where their IoU is that of a positive (MODEL.RETINANET.IOU_THRESHOLDS);
-an object that none reaches is learned from its best anchors only, or, without their promotion, as
-background.
+An anchor reaches an object where their IoU is that of a positive (MODEL.RETINANET.IOU_THRESHOLDS).
+An object that none reaches is learned from its best anchors only, or as background.
 
-No grid is laid out for it: the best anchor of each shape is the one whose centre is nearest in x
-and nearest in y, as the IoU grows with the intersection, and this is a product of two overlaps,
-neither of which grows with the distance between the centres.
+No grid is laid out: the best anchor of each shape is the one whose centre is nearest in x and in y,
+as the intersection is a product of two overlaps, neither of which grows with the distance.
 
 Shapes: M objects, L levels, K classes, B = 3 buckets of size.
 """
 
 import itertools
-import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,16 +20,12 @@ from detectron2.modeling import build_anchor_generator, build_backbone
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 
 from .checks import CHECKS, box_faults
-from .report import DatasetReport
 from .table import AnnotationTable
-
-_logger = logging.getLogger(__name__)
 
 SIZE_BUCKETS = ("small", "medium", "large")
 _BUCKET_BORDERS = (32.0**2, 96.0**2)  # COCO's, here of the box's area in the original image
 _OBJECTS_AT_ONCE = 8192
 ENOUGH = 0.01  # share of the objects that may stay unreached
-_WORTH_A_WARNING = 0.05  # share of the objects
 
 # What is tried for a suggestion
 _NUM_SCALES = (1, 2, 3, 4)  # sizes a level
@@ -48,8 +41,7 @@ class AnchorGrid:
 
     strides: np.ndarray  # (L,), pixels of the network's input, ascending
     offset: float  # of the first centre, in strides
-    cell_anchors: tuple[np.ndarray, ...]
-    """A level's anchors around (0, 0), x1, y1, x2, y2, a row each."""
+    cell_anchors: tuple[np.ndarray, ...]  # of a level, around (0, 0): rows x1, y1, x2, y2
     size_divisibility: int  # what the backbone pads its input to
     threshold: float  # IoU from which on an anchor is positive
 
@@ -58,7 +50,7 @@ class AnchorGrid:
 class Coverage:
     """Objects of each class and size, and those that no anchor reaches."""
 
-    threshold: float  # IoU from which on an anchor is positive
+    threshold: float  # as in AnchorGrid
     counts: np.ndarray  # int64 (K, B)
     unreached: np.ndarray  # int64 (K, B)
 
@@ -109,30 +101,12 @@ def input_size(cfg: CfgNode, *, training: bool) -> tuple[int, int]:
     return edges[len(edges) // 2], cfg.INPUT.MAX_SIZE_TRAIN
 
 
-def warn_of_unreached_objects(cfg: CfgNode, reports: Iterable[DatasetReport]) -> None:
-    """Warn of each training set of which more than 5% of the objects reach no anchor.
-
-    Nothing is measured with a user's own anchor generator, or where no IoU makes anchors positive.
-    """
-    is_default = cfg.MODEL.ANCHOR_GENERATOR.NAME == "DefaultAnchorGenerator"
-    if not is_default or 1 not in cfg.MODEL.RETINANET.IOU_LABELS[1:]:
-        return
-    for report in reports:
-        if report.training:
-            size = input_size(cfg, training=True)
-            coverage = measure_coverage(report.table, build_anchor_grid(cfg), *size)
-            if coverage.unreached_share > _WORTH_A_WARNING:
-                advice = "the data check suggests other anchors"
-                _logger.warning("%s: %s; %s", report.name, coverage, advice)
-
-
 def resized_objects(
     table: AnnotationTable, short_edge: int, max_size: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The usable objects of a data set at the size in which the network sees them.
-
-    Crowds, and boxes that are faulty or of an unknown class, are left out. The arithmetic is that
-    of Detectron2's ``ResizeShortestEdge``; a ``short_edge`` of 0 keeps the images' size.
+    """The usable objects at the size in which the network sees them: no crowds, faulty boxes and
+    unknown classes. The arithmetic is that of Detectron2's ``ResizeShortestEdge``; a ``short_edge``
+    of 0 keeps the images' size.
 
     Returns:
         boxes, float64 (M, 4), x1, y1, x2, y2 after cutting at the image's border; the images'
@@ -151,17 +125,13 @@ def resized_objects(
     if short_edge > 0:
         new_sizes = sizes * (short_edge / sizes.min(axis=1, keepdims=True))
         new_sizes *= np.minimum(1, max_size / new_sizes.max(axis=1, keepdims=True))
-        new_sizes = np.floor(new_sizes + 0.5)
+        new_sizes = np.maximum(np.floor(new_sizes + 0.5), 1)
     return corners * np.tile(new_sizes / sizes, 2), new_sizes, indices
 
 
 def best_anchor_iou(boxes: np.ndarray, image_sizes: np.ndarray, grid: AnchorGrid) -> np.ndarray:
-    """The highest IoU of any anchor with each object, float64 (M,).
-
-    Args:
-        boxes: (M, 4), x1, y1, x2, y2 in pixels of the network's input.
-        image_sizes: (M, 2), width and height of the input before it is padded.
-    """
+    """The highest IoU of any anchor with each object, float64 (M,): boxes (M, 4), x1, y1, x2, y2 in
+    pixels of the network's input, and its width and height before it is padded, (M, 2)."""
     best = np.zeros(len(boxes))
     for start in range(0, len(boxes), _OBJECTS_AT_ONCE):
         part = slice(start, start + _OBJECTS_AT_ONCE)
@@ -220,15 +190,12 @@ class AnchorSuggestion:
 def suggest_anchors(
     boxes: np.ndarray, image_sizes: np.ndarray, grid: AnchorGrid
 ) -> AnchorSuggestion | None:
-    """Find the fewest anchors a cell that leave at most 1% of the objects unreached, else those
-    that leave the fewest; None if none that was tried is better than the model's own.
+    """The fewest anchors a cell that leave at most 1% of the objects unreached, else those that
+    leave the fewest; None if none that was tried is better than the model's own.
 
-    Sizes are tried in octaves, as in the paper (section 4), from several smallest ones on, and
-    spread over the objects' sizes; ratios are the objects' quantiles, or symmetric around 1. Of a
-    large data set 2,000 objects, drawn with a fixed seed, decide which are taken.
-
-    ``boxes`` and ``image_sizes`` are those of :func:`best_anchor_iou`; of the model's ``grid`` all
-    but the anchors' shapes is kept.
+    Sizes are tried in octaves, as in the paper (section 4), and spread over the objects' sizes;
+    ratios are the objects' quantiles, or symmetric around 1. Of a large data set 2,000 objects,
+    drawn with a fixed seed, decide. Arguments are those of :func:`best_anchor_iou`.
     """
     if len(boxes) == 0:
         return None

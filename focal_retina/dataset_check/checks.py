@@ -13,8 +13,11 @@ and reports quote it. Degrees:
 Shapes: M annotations.
 """
 
+import os
+import urllib.parse
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,7 +26,8 @@ from .table import AnnotationTable
 
 _THIN = 1e-5  # Detectron2's mapper drops boxes up to this wide or high
 _OVERHANG = 1.0  # pixels by which a box may reach over the border, which rounding explains
-_MOSTLY_OUTSIDE = 0.1  # share of boxes over the border that makes them look like [x1, y1, x2, y2]
+_MOSTLY_OUTSIDE = 0.1  # share of boxes over the border from which on they have another format
+_MOST = 0.95  # share of boxes that fit another format
 
 Indices = Sequence[int] | np.ndarray
 Describe = Callable[[int], str]
@@ -47,8 +51,8 @@ _BOX_TESTS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {}
 
 
 def check(title: str, degree: str, *, skipped: str = "", boxes: bool = False) -> Callable:
-    """Register a check. One of ``boxes`` alone takes what :func:`box_faults` takes, and returns a
-    mask, bool (M,)."""
+    """Register a check. One of ``boxes`` alone has the arguments of :func:`box_faults`, and returns
+    a mask."""
 
     def register(function: Callable) -> Callable:
         name, find = function.__name__, function
@@ -65,9 +69,8 @@ def check(title: str, degree: str, *, skipped: str = "", boxes: bool = False) ->
 
 
 def box_faults(boxes: np.ndarray, image_sizes: np.ndarray) -> dict[str, np.ndarray]:
-    """Sort boxes (M, 4), x, y, width, height, by the first box check that they fail: a mask for
-    each check, bool (M,). Where an image's size (M, 2) is NaN, as unknown, no box is outside.
-    """
+    """Sort boxes (M, 4) by the first box check that they fail: a mask for each check, bool (M,).
+    Where an image's size (M, 2) is NaN, as unknown, no box is outside."""
     rest = np.ones(len(boxes), dtype=bool)
     faults = {}
     with np.errstate(invalid="ignore", over="ignore"):
@@ -106,13 +109,19 @@ def image_size(table: AnnotationTable) -> Faults:
 @check("images without a file", "error", skipped="image")
 def missing_image(table: AnnotationTable) -> Faults:
     """reading one would stop the training"""
-    return _images(table, table.files.missing, lambda _: "no such file")
+    return _images(table, table.files.missing, lambda i: _why_missing(table.file_names[i]))
 
 
 @check("images that can't be decoded", "error", skipped="image")
 def unreadable_image(table: AnnotationTable) -> Faults:
     """reading one would stop the training"""
     return _images(table, list(table.files.unreadable), table.files.unreadable.__getitem__)
+
+
+@check("images of 16 bits", "warning")
+def deep_image(table: AnnotationTable) -> Faults:
+    """their upper 8 bits are read: stretch dark ones before the training"""
+    return _images(table, table.files.deep)
 
 
 @check("images whose size is not the annotated one", "error", skipped="image")
@@ -133,15 +142,22 @@ def duplicate_annotation_id(table: AnnotationTable) -> Faults:
 
 @check("annotation id 0", "warning")
 def annotation_id_zero(table: AnnotationTable) -> Faults:
-    """pycocotools takes a match with id 0 for no match, so the object counts as missed"""
-    zeros = np.array([x == 0 for x in table.annotation_ids])
+    """counted here as any other; pycocotools would count the object as missed"""
+    zeros = np.array([x == 0 for x in table.annotation_ids], dtype=bool)
     return _annotations(table, zeros, lambda _: "number them from 1")
 
 
 @check("annotations of images that are not listed", "error", skipped="object")
 def unknown_image(table: AnnotationTable) -> Faults:
     """Detectron2 drops these objects"""
-    return _annotations(table, table.image_index < 0, lambda _: "its image_id is not listed")
+    ids, listed = table.annotated_images, {str(x): x for x in table.image_ids}
+
+    def describe(index: int) -> str:
+        twin = listed.get(str(ids[index]))
+        hint = "" if twin is None else f", but {twin!r} is: write both as integers"
+        return f"its image_id {ids[index]!r} is not listed{hint}"
+
+    return _annotations(table, table.image_index < 0, describe)
 
 
 @check("annotations of categories that are not listed", "error")
@@ -187,14 +203,19 @@ def box_over_border(boxes: np.ndarray, image_sizes: np.ndarray) -> np.ndarray:
 def box_format(table: AnnotationTable) -> Faults:
     """COCO's are [x, y, width, height] in pixels of the image"""
     looks_like = _guess_format(table.boxes, table.sizes_of_images)
-    indices = range(len(table.boxes) if looks_like else 0)
-    return indices, lambda _: f"all boxes, they are {looks_like}"
+    return range(len(table.boxes) if looks_like else 0), lambda _: f"they look like {looks_like}"
 
 
 @check("objects whose polygons have fewer than three points", "tolerated", skipped="object")
 def no_polygon(table: AnnotationTable) -> Faults:
     """Detectron2 drops the object, box and all; remove the segmentation to keep it"""
     return _annotations(table, table.has_no_polygon)
+
+
+@check("areas that can't be true", "warning")
+def false_area(table: AnnotationTable) -> Faults:
+    """no positive numbers, or the same for all; APs, APm and APl go by the areas of the boxes"""
+    return _annotations(table, table.has_false_area, lambda _: "the area of its box counts")
 
 
 @check("no object to learn from", "needed")
@@ -256,18 +277,41 @@ def _images(table: AnnotationTable, indices: Indices, why: Describe | None = Non
 
 
 def _guess_format(boxes: np.ndarray, image_sizes: np.ndarray) -> str | None:
-    """What boxes look like that are not x, y, width, height in pixels; None where they may be."""
+    """What most boxes look like that are not x, y, width, height in pixels; None where they may
+    be."""
     known = np.isfinite(boxes).all(axis=1) & np.isfinite(image_sizes).all(axis=1)
     start, extent, sizes = boxes[known, :2], boxes[known, 2:], image_sizes[known]
     if len(start) == 0:
         return None
-    if (start >= 0).all() and (start + extent <= 1).all() and (extent > 0).all():
-        return "numbers between 0 and 1, fractions of the image's size"
-    over = (start + extent > sizes + _OVERHANG).any(axis=1).mean()
-    are_corners = (extent > start).all() and (extent <= sizes + _OVERHANG).all()
-    if over > _MOSTLY_OUTSIDE and are_corners:
-        return f"[x1, y1, x2, y2]: read as [x, y, width, height], {over:.0%} leave their image"
-    return None
+    are_small = (np.abs(boxes[known]) <= 1).all(axis=1) & (sizes > 2).all(axis=1)
+    are_fractions = are_small.mean() > 0.5
+    if are_fractions:
+        start, extent, sizes = start[are_small], extent[are_small], np.ones((1, 2))
+    border = sizes + (0.01 if are_fractions else _OVERHANG)
+    formats = {
+        "[x, y, width, height]": start + extent <= border,
+        "[center x, center y, width, height]": (start >= extent / 2 - (border - sizes))
+        & (start + extent / 2 <= border),
+        "[x1, y1, x2, y2]": (extent > start) & (extent <= border),
+    }
+    shares = {name: fits.all(axis=1).mean() for name, fits in formats.items()}
+    fitting = " or ".join(name for name, share in shares.items() if share > _MOST)
+    if are_fractions:
+        return f"{fitting or 'numbers'} in fractions of the image's size"
+    outside = 1 - shares["[x, y, width, height]"]
+    if outside <= _MOSTLY_OUTSIDE or not fitting:
+        return None
+    return f"{fitting}: read as [x, y, width, height], {outside:.0%} leave their image"
+
+
+def _why_missing(file_name: str) -> str:
+    """That there is no such file, and the name of the one that may be meant."""
+    plain = Path(urllib.parse.unquote(file_name.replace("\\", "/")))
+    parts = plain.parts
+    shorter = [Path(*parts[:i], *parts[i + 1 :]) for i in range(len(parts) - 2, 0, -1)]
+    suffixes = [plain.with_suffix(change(plain.suffix)) for change in (str.lower, str.upper)]
+    meant = next((path for path in [plain, *suffixes, *shorter] if os.path.isfile(path)), None)
+    return f"no such file, but {meant}: correct file_name" if meant else "no such file"
 
 
 def _repeated(
@@ -276,6 +320,8 @@ def _repeated(
     keep: Callable[[list[int]], bool] = lambda _: True,
 ) -> Faults:
     """Values that occur more than once; ``describe`` and ``keep`` take where."""
+    if len(set(values)) == len(values):
+        return [], str
     places = defaultdict(list)
     for index, value in enumerate(values):
         places[value].append(index)
@@ -290,8 +336,8 @@ def _repeated_files(table: AnnotationTable, *, agree: bool) -> Faults:
         i: [] for i, name in enumerate(table.file_names) if times[name] > 1
     }
     for index in np.flatnonzero(np.isin(table.image_index, list(contents))):
-        entry = (table.class_index[index], *table.boxes[index])
-        contents[table.image_index[index]].append(entry)
+        content = contents[table.image_index[index]]
+        content.append((table.class_index[index], *table.boxes[index]))
     return _repeated(
         table.file_names,
         lambda name, at: f"{name}, images {_join(ids, at[:5])}, {len(at)} times",

@@ -5,18 +5,22 @@ Shapes: N images, M annotations, K classes.
 
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-from detectron2.data import DatasetCatalog, MetadataCatalog, detection_utils
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
+from detectron2.utils.file_io import PathManager
+from PIL import Image
 from tqdm import tqdm
 
-from ..data.coco import raw_records, read_coco_json
+from ..data.coco import read_coco_json
+from ..data.images import has_16_bits, read_image
+from ..evaluation.coco_evaluator import has_false_area
 
 
 class NotRecordsError(ValueError):
@@ -29,8 +33,10 @@ class ImageFiles:
 
     missing: list[int] = field(default_factory=list)  # images without a regular file
     unreadable: dict[int, str] = field(default_factory=dict)  # why an image cannot be decoded
-    sizes: dict[int, tuple[int, int]] = field(default_factory=dict)
-    """Width and height of the images that were decoded."""
+    sizes: dict[int, tuple[int, int]] = field(
+        default_factory=dict
+    )  # width, height of those that can
+    deep: list[int] = field(default_factory=list)  # images of 16 bits
 
     @property
     def num_decoded(self) -> int:
@@ -48,15 +54,15 @@ class AnnotationTable:
     file_names: list[str]  # full paths, (N,)
     image_sizes: np.ndarray  # float64 (N, 2): width, height; NaN where not annotated
     annotation_ids: list[int | str]
+    annotated_images: list[int | str]  # image ids as they stand in the file, (M,)
     image_index: np.ndarray  # int64 (M,): the annotation's image, -1 if it is not listed
     annotated_categories: list[int]  # category ids as they stand in the file, (M,)
     class_index: np.ndarray  # int64 (M,), -1 if the category is not listed
     boxes: np.ndarray  # float64 (M, 4): x, y, width, height in pixels of the image
     is_crowd: np.ndarray  # bool (M,)
-    has_no_polygon: np.ndarray
-    """bool (M,): segmented, but no polygon has the three points that Detectron2 asks for."""
+    has_no_polygon: np.ndarray  # bool (M,): no polygon has the 3 points that Detectron2 asks for
+    has_false_area: np.ndarray  # bool (M,): there is an "area" that can't be one
     files: ImageFiles = field(default_factory=ImageFiles)
-    """What is known of the image files; by default nothing."""
 
     @cached_property
     def sizes_of_images(self) -> np.ndarray:
@@ -82,18 +88,13 @@ def is_generated(name: str) -> bool:
 
 def load_table(name: str) -> AnnotationTable:
     """Read a registered data set: a COCO file as it is, with everything that Detectron2's loader
-    would drop or refuse; of other sets the records that their loader returns.
-
-    Raises:
-        ValueError: the file is not COCO json, or a record lacks what Detectron2's format asks for.
-        FileNotFoundError: there is no annotation file.
+    would drop or refuse; of other sets the records that their loader returns. ValueError: a record
+    lacks what Detectron2's format asks for; and as :func:`.read_coco_json`.
     """
     metadata = MetadataCatalog.get(name)
     json_file = metadata.get("json_file")
     if metadata.get("evaluator_type") == "coco" and json_file and not is_generated(name):
-        content = read_coco_json(json_file)
-        categories = {x["id"]: x["name"] for x in content["categories"]}
-        return build_table(json_file, raw_records(content, metadata.image_root), categories)
+        return _coco_table(json_file, metadata.image_root)
     records = DatasetCatalog.get(name)
     if not isinstance(records, list):
         raise NotRecordsError(f"data set {name!r} is a {type(records).__name__}, not a list")
@@ -106,7 +107,7 @@ def load_table(name: str) -> AnnotationTable:
                 '"Use Custom Datasets" says what a record holds'
             )
     try:
-        return build_table(name, records, dict(enumerate(metadata.thing_classes)))
+        return record_table(name, records, metadata.thing_classes)
     except (KeyError, TypeError, ValueError, AssertionError, NotImplementedError) as error:
         raise ValueError(
             f"data set {name!r}: an annotation lacks bbox, bbox_mode or category_id, or has one "
@@ -114,19 +115,53 @@ def load_table(name: str) -> AnnotationTable:
         ) from error
 
 
-def build_table(
-    source: str, records: list[dict[str, Any]], categories: dict[int, str]
-) -> AnnotationTable:
-    """Turn records of Detectron2's format into columns.
+def _coco_table(json_file: str, image_root: str) -> AnnotationTable:
+    content = read_coco_json(json_file)
+    index_of = {image["id"]: index for index, image in enumerate(content["images"])}
+    annotated_images = [x["image_id"] for x in content["annotations"]]
+    return _build_table(
+        json_file,
+        {x["id"]: x["name"] for x in content["categories"]},
+        [{**x, "file_name": os.path.join(image_root, x["file_name"])} for x in content["images"]],
+        content["annotations"],
+        image_ids=[x["id"] for x in content["images"]],
+        annotated_images=annotated_images,
+        image_index=np.array([index_of.get(x, -1) for x in annotated_images], dtype=np.int64),
+        boxes=_matrix([x["bbox"] for x in content["annotations"]], 4),
+    )
 
-    Annotations of a last record without ``file_name`` belong to no listed image. ``categories``
-    are names by the ids that the annotations have.
-    """
+
+def record_table(
+    source: str, records: list[dict[str, Any]], class_names: Sequence[str]
+) -> AnnotationTable:
+    """The table of records in Detectron2's format, boxes of whatever ``bbox_mode``."""
     annotations = [x for record in records for x in record["annotations"]]
-    images = [record for record in records if "file_name" in record]
-    counts = np.array([len(record["annotations"]) for record in records], dtype=np.int64)
-    image_index = np.repeat(np.arange(len(records)), counts)
-    image_index[image_index == len(images)] = -1
+    boxes = _matrix([x["bbox"] for x in annotations], 4)
+    modes = np.array([x["bbox_mode"] for x in annotations], dtype=np.int64)
+    for mode in set(modes.tolist()):
+        rows = modes == mode
+        boxes[rows] = BoxMode.convert(boxes[rows], BoxMode(mode), BoxMode.XYWH_ABS)
+    image_ids = [x.get("image_id", index) for index, x in enumerate(records)]
+    image_index = np.repeat(np.arange(len(records)), [len(x["annotations"]) for x in records])
+    return _build_table(
+        source,
+        dict(enumerate(class_names)),
+        records,
+        annotations,
+        image_ids=image_ids,
+        annotated_images=[image_ids[i] for i in image_index],
+        image_index=image_index,
+        boxes=boxes,
+    )
+
+
+def _build_table(
+    source: str,
+    categories: dict[int, str],  # names by the ids that the annotations have
+    images: list[dict[str, Any]],
+    annotations: list[dict[str, Any]],
+    **columns: Any,
+) -> AnnotationTable:
     category_ids = sorted(categories)
     class_of = {category_id: index for index, category_id in enumerate(category_ids)}
     annotated = [int(x["category_id"]) for x in annotations]
@@ -134,27 +169,26 @@ def build_table(
         source=source,
         category_ids=category_ids,
         class_names=[categories[x] for x in category_ids],
-        image_ids=[x.get("image_id", index) for index, x in enumerate(images)],
         file_names=[os.fspath(x["file_name"]) for x in images],
         image_sizes=_matrix([(x.get("width", np.nan), x.get("height", np.nan)) for x in images], 2),
         annotation_ids=[x.get("id", number) for number, x in enumerate(annotations, 1)],
-        image_index=image_index,
         annotated_categories=annotated,
         class_index=np.array([class_of.get(x, -1) for x in annotated], dtype=np.int64),
-        boxes=_boxes(annotations),
-        is_crowd=np.array([bool(x.get("iscrowd", 0)) for x in annotations], dtype=bool),
-        has_no_polygon=np.array([x.get("has_no_polygon", False) for x in annotations], dtype=bool),
+        is_crowd=_bools(bool(x.get("iscrowd", 0)) for x in annotations),
+        has_no_polygon=_bools(_has_no_polygon(x.get("segmentation")) for x in annotations),
+        has_false_area=has_false_area(annotations) & _bools("area" in x for x in annotations),
+        **columns,
     )
 
 
-def _boxes(annotations: list[dict[str, Any]]) -> np.ndarray:
-    """x, y, width, height, (M, 4), of whatever ``bbox_mode`` they have."""
-    boxes = _matrix([x["bbox"] for x in annotations], 4)
-    modes = np.array([x["bbox_mode"] for x in annotations], dtype=np.int64)
-    for mode in set(modes.tolist()):
-        rows = modes == mode
-        boxes[rows] = BoxMode.convert(boxes[rows], BoxMode(mode), BoxMode.XYWH_ABS)
-    return boxes
+def _has_no_polygon(segmentation: Any) -> bool:
+    if not isinstance(segmentation, list) or not segmentation:
+        return False
+    return not any(len(x) >= 6 and len(x) % 2 == 0 for x in segmentation)
+
+
+def _bools(values: Iterable[bool]) -> np.ndarray:
+    return np.fromiter(values, dtype=bool)
 
 
 def _matrix(rows: Sequence[Sequence[float]], width: int) -> np.ndarray:
@@ -171,11 +205,18 @@ def inspect_images(file_names: list[str], num_decoded: int) -> ImageFiles:
         drawn = np.random.default_rng(0).choice(sample, num_decoded, replace=False)
         sample = sorted({*drawn.tolist(), *(i for i, size in enumerate(file_sizes) if size == 0)})
     files = ImageFiles([index for index, size in enumerate(file_sizes) if size is None])
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes without the GIL
-        outcomes = pool.map(_decode, [file_names[i] for i in sample])  # Ctrl-C cancels the rest
+    pool = ThreadPoolExecutor(os.cpu_count())  # Pillow decodes without the GIL
+    try:
+        outcomes = pool.map(_decode, [file_names[i] for i in sample])
         progress = tqdm(outcomes, "decoding images", len(sample), delay=5, unit="image")
-        for index, outcome in zip(sample, progress, strict=True):
-            (files.unreadable if isinstance(outcome, str) else files.sizes)[index] = outcome
+        for index, (size, depth) in zip(sample, progress, strict=True):
+            if isinstance(size, str):
+                files.unreadable[index] = size
+            else:
+                files.sizes[index] = size
+                files.deep.extend([index] * (depth > 8))
+    finally:
+        pool.shutdown(cancel_futures=True)  # after Ctrl-C, too
     return files
 
 
@@ -189,11 +230,11 @@ def _file_size(file_name: str) -> int | None:
     return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
-def _decode(file_name: str) -> tuple[int, int] | str:
-    """Width and height of an image, or why it cannot be decoded."""
+def _decode(file_name: str) -> tuple[tuple[int, int] | str, int]:
+    """Width and height of an image, or why it cannot be decoded; and its bits."""
     try:
-        # Detectron2's reader, so that it turns the image as the mapper will (EXIF).
-        height, width = detection_utils.read_image(file_name, format="BGR").shape[:2]
+        height, width = read_image(file_name).shape[:2]  # as the mapper will, turned by its EXIF
+        with PathManager.open(file_name, "rb") as file:
+            return (width, height), 16 if has_16_bits(Image.open(file)) else 8
     except Exception as error:  # Pillow's decoders raise whatever their format suggests
-        return " ".join(f"{type(error).__name__}: {error}".split())
-    return width, height
+        return " ".join(f"{type(error).__name__}: {error}".split()), 0

@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from detectron2.data import DatasetCatalog, get_detection_dataset_dicts
-from detectron2.data.detection_utils import read_image
+from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import Instances
 from torch.utils.benchmark import Timer
 from tqdm import tqdm
 
-from ..data import check_num_classes
-from ..evaluation import build_evaluator
+from ..data import check_num_classes, read_image
+from ..data.classes import index_in_dataset
+from ..evaluation import ClassSelector, build_evaluator
 from ..modeling import FocalRetinaNet
 from ..modeling.inference import inference_copy
 from .meta import ModelMeta
@@ -49,7 +50,8 @@ def load_all(model: FocalRetinaNet, meta: ModelMeta, files: Mapping[str, Path]) 
     """The model as it is, folded for inference, and in each exported file."""
     predictors = {"eager": Predictor(model, meta)}
     predictors["eager-folded"] = Predictor(inference_copy(model), meta)
-    return predictors | {name: load_predictor(path) for name, path in files.items()}
+    exported = {name: load_predictor(path, allow_code=True) for name, path in files.items()}
+    return predictors | exported
 
 
 def compare_all(predictors: Predictors, images: Sequence[np.ndarray]) -> bool:
@@ -67,11 +69,8 @@ def compare_all(predictors: Predictors, images: Sequence[np.ndarray]) -> bool:
 
 
 def compare(predictor: Predictor, reference: Predictor, images: Iterable[np.ndarray]) -> Agreement:
-    """Run both on each image (H, W, 3, uint8, BGR) alone.
-
-    Counterparts have the same class, scores within 1e-3, and boxes within 1e-3 pixels plus 1e-5 of
-    their largest coordinate.
-    """
+    """Run both on each image (H, W, 3, uint8, BGR) alone. Counterparts have the same class, scores
+    within 1e-3, and boxes within 1e-3 pixels plus 1e-5 of their largest coordinate."""
     agreement = Agreement()
     for image in images:
         (found,), (expected,) = predictor.predict([image]), reference.predict([image])
@@ -106,16 +105,13 @@ def sample_images(dataset_names: Sequence[str], count: int) -> Iterable[np.ndarr
         raise ValueError("no data set to take images from: set DATASETS.TEST")
     records = get_detection_dataset_dicts(list(dataset_names), filter_empty=False)
     records = random.Random(0).sample(records, min(count, len(records)))
-    return (read_image(record["file_name"], "BGR") for record in records)
+    return (read_image(record["file_name"]) for record in records)
 
 
 def ap_table(predictors: Predictors, datasets: Sequence[str], output_dir: Path) -> str:
     """AP of each (boxes, IoU .50:.05:.95, percent) on registered data sets, and its difference to
-    the first's. The evaluators' files go into ``output_dir``.
-
-    Raises:
-        ValueError: a data set is not registered, or has another number of classes.
-    """
+    the first's. The evaluators' files go into ``output_dir``. A ValueError: a data set is not
+    registered, or has another number of classes."""
     lines = ["| data set | model | AP | difference |", "| --- | --- | ---: | ---: |"]
     for dataset in datasets:
         first = None
@@ -127,28 +123,28 @@ def ap_table(predictors: Predictors, datasets: Sequence[str], output_dir: Path) 
 
 
 def _average_precision(predictor: Predictor, dataset: str, output_dir: Path) -> float:
-    check_num_classes(len(predictor.meta.classes), [dataset])
-    evaluator = build_evaluator(dataset, str(output_dir))
+    evaluator: DatasetEvaluator = build_evaluator(dataset, str(output_dir))
+    classes = predictor.meta.classes
+    if classes[0] == "class 0":  # without names
+        check_num_classes(len(classes), [dataset])
+    elif indices := index_in_dataset(classes, dataset):
+        evaluator = ClassSelector(evaluator, indices)
     evaluator.reset()
     for record in tqdm(DatasetCatalog.get(dataset), desc=output_dir.name, unit="image"):
-        (instances,) = predictor.predict([read_image(record["file_name"], "BGR")])
+        (instances,) = predictor.predict([read_image(record["file_name"])])
         evaluator.process([record], [{"instances": instances}])
     return float(evaluator.evaluate()["bbox"]["AP"])
 
 
 def time_table(predictors: Predictors, images: Sequence[np.ndarray]) -> str:
     """Median time of each for all images, one by one, resizing and NMS included."""
-    threads = torch.get_num_threads()
-    medians = {}
-    for name, predictor in predictors.items():
-        timer = Timer(
-            "for image in images: predictor.predict([image])",
-            globals={"images": images, "predictor": predictor},
-            num_threads=threads,
-        )
-        medians[name] = timer.blocked_autorange(min_run_time=2).median
-    first = next(iter(medians.values()))
+    threads, first = torch.get_num_threads(), None
     lines = [f"| {threads} threads | {len(images)} images | × eager |", "| --- | ---: | ---: |"]
-    for name, median in medians.items():
+    for name, predictor in predictors.items():
+        statement = "for image in images: predictor.predict([image])"
+        values = {"images": images, "predictor": predictor}
+        timer = Timer(statement, globals=values, num_threads=threads)
+        median = timer.blocked_autorange(min_run_time=2).median
+        first = median if first is None else first
         lines.append(f"| {name} | {1e3 * median:.0f} ms | {median / first:.2f} |")
     return "\n".join(lines)

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import Metadata, MetadataCatalog
 from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.modeling.box_regression import Box2BoxTransform
 from torch import Tensor
 
+from ..data.classes import model_classes
 from ..files import atomic_write
 from ..modeling import DensePostprocessor, FocalRetinaNet
 
@@ -108,8 +108,8 @@ class ModelMeta:
 
 
 def build_meta(cfg: CfgNode, model: FocalRetinaNet, *, with_nms: bool = True) -> "ModelMeta":
-    """Describe ``model``, which was built of ``cfg``. Class names are those of the registered data
-    sets DATASETS.TEST and TRAIN; where none fits they are ``class 0`` and so on."""
+    """Describe ``model``, which was built of ``cfg``. Its classes are those of
+    :func:`~focal_retina.data.classes.model_classes`; unknown, they are ``class 0`` and so on."""
     divisibility = model.backbone.size_divisibility
     coarsest = max(model.backbone.output_shape()[x].stride for x in model.head_in_features)
     postprocessor = model.postprocessor
@@ -133,17 +133,13 @@ def build_meta(cfg: CfgNode, model: FocalRetinaNet, *, with_nms: bool = True) ->
 
 
 def _class_names(cfg: CfgNode, num_classes: int) -> dict[str, Any]:
-    for name in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
-        metadata = MetadataCatalog.get(name) if name in MetadataCatalog.list() else Metadata()
-        classes = metadata.get("thing_classes", [])
-        if len(classes) == num_classes:
-            to_class = metadata.get("thing_dataset_id_to_contiguous_id", {})
-            to_category = {label: category for category, label in to_class.items()}
-            ids = [to_category.get(i, i + 1) for i in range(num_classes)]
-            return {"classes": list(classes), "category_ids": ids}
+    known = model_classes(cfg)
+    if known and len(known.names) == num_classes:
+        return {"classes": known.names, "category_ids": known.category_ids}
     _logger.warning(
-        "no data set of DATASETS.TEST and TRAIN is known here with %d classes, so they have no "
-        "names; --register NAME=ANNOTATIONS.json:IMAGE_DIR brings them",
+        "%s has no classes.json beside it, and no set of DATASETS.TRAIN is known here with %d "
+        "classes, so they have no names; --register NAME=ANNOTATIONS.json:IMAGE_DIR brings them",
+        cfg.MODEL.WEIGHTS,
         num_classes,
     )
     numbers = range(num_classes)

@@ -25,27 +25,21 @@ from .writers import CocoWriter, PictureWriter
 
 
 class Predictor:
-    """Images in, detections out, whatever runs the network."""
+    """Images in, detections out, whatever runs the network.
+
+    Args:
+        model: in evaluation mode, of Detectron2's interface, such as :class:`GraphModel`.
+        meta: classes, thresholds and preprocessing.
+    """
 
     def __init__(self, model: Callable[[list[dict]], list[dict]], meta: ModelMeta):
-        """
-        Args:
-            model: in evaluation mode, of Detectron2's interface, such as :class:`GraphModel`.
-            meta: classes, thresholds and preprocessing.
-        """
         self.model = model
         self.meta = meta
 
     @torch.inference_mode()
     def predict(self, images: Sequence[np.ndarray]) -> list[Instances]:
-        """
-        Args:
-            images: each (H, W, 3) uint8, BGR, of any size.
-
-        Returns:
-            Of each image Instances on the CPU with ``pred_boxes`` in its pixels, ``scores`` and
-            ``pred_classes``, the highest score first.
-        """
+        """Of images (H, W, 3) uint8, BGR, of any sizes, Instances on the CPU with ``pred_boxes`` in
+        the image's pixels, ``scores`` and ``pred_classes``, the highest score first."""
         resize = self.meta.preprocessing.resize
         batch = [{"image": resize(x), "height": x.shape[0], "width": x.shape[1]} for x in images]
         return [x["instances"].to("cpu") for x in self.model(batch)] if batch else []
@@ -63,20 +57,19 @@ class GraphModel:
     def __call__(self, batched_inputs: list[dict]) -> list[dict]:
         found = []
         for x in batched_inputs:
-            size = x["image"].shape[1], x["image"].shape[2]
-            outputs = self.graph(self.meta.preprocessing.pad(x["image"]))
-            detections = self._detections(outputs, size)
-            found.append({"instances": detector_postprocess(detections, x["height"], x["width"])})
+            instances = self._detections(x["image"])
+            found.append({"instances": detector_postprocess(instances, x["height"], x["width"])})
         return found
 
-    def _detections(self, outputs: Sequence[Tensor], size: tuple[int, int]) -> Instances:
+    def _detections(self, image: Tensor) -> Instances:
+        size = image.shape[1], image.shape[2]
+        outputs = self.graph(self.meta.preprocessing.pad(image))
         if self.meta.with_nms:
             boxes, scores, classes = outputs
             return Instances(size, pred_boxes=Boxes(boxes), scores=scores, pred_classes=classes)
         count = len(self.meta.levels)
-        logits, deltas, anchors = (outputs[i * count : (i + 1) * count] for i in range(3))
-        anchors = [Boxes(x) for x in anchors]
-        return self.postprocessor(anchors, list(logits), list(deltas), [size])[0]
+        logits, deltas, anchors = (list(outputs[i * count :][:count]) for i in range(3))
+        return self.postprocessor([Boxes(x) for x in anchors], logits, deltas, [size])[0]
 
 
 def load_predictor(
@@ -85,16 +78,18 @@ def load_predictor(
     *,
     register: Sequence[str] = (),
     imports: Sequence[str] = (),
+    allow_code: bool = False,
 ) -> Predictor:
     """
     Args:
-        source: an exported file, with its ``meta.json`` beside it; a training's folder; or a
-            config.
+        source: an exported file beside its ``meta.json``, a training's folder, or a config.
         opts, register, imports: see :func:`focal_retina.engine.load_config`. An exported file takes
             no ``opts``.
+        allow_code: open a ``.pt2``, too: PyTorch runs Python code that stands in it. An ``.onnx``
+            and a training's folder run none.
 
     Raises:
-        UserError: ``source`` is nothing of this, or a package is missing.
+        UserError: ``source`` is nothing of this or not allowed, or a package is missing.
         OSError, ValueError: a file is missing or damaged.
     """
     path = Path(source)
@@ -102,25 +97,27 @@ def load_predictor(
         cfg = load_config(path, opts, register=register, imports=imports)
         model = load_detector(cfg)
         return Predictor(build_inference_copy(cfg, model), build_meta(cfg, model))
-    if path.suffix not in (suffixes := {Path(x.file_name).suffix for x in TARGETS.values()}):
-        kinds = ", ".join(sorted(suffixes))
+    targets = {Path(x.file_name).suffix: x for x in TARGETS.values()}
+    if path.suffix not in targets:
+        kinds = ", ".join(sorted(targets))
         raise UserError(f"{path}: expected a training's folder, a config .yaml or a file {kinds}")
     if opts:
         raise UserError(f"{path} has its config in it: leave out {' '.join(map(str, opts))}")
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
+    if targets[path.suffix].runs_code and not allow_code:
+        raise UserError(
+            f"{path}: to open a {path.suffix} runs Python code that stands in it; if you trust the "
+            "file, add --allow-code (allow_code=True), else use an .onnx"
+        )
     prepare_process(imports, register)
     meta = ModelMeta.load(path.parent)
     return Predictor(GraphModel(load_graph(path), meta), meta)
 
 
 def load_detector(cfg: CfgNode) -> FocalRetinaNet:
-    """The model of ``cfg`` with the weights MODEL.WEIGHTS, in evaluation mode.
-
-    Raises:
-        UserError: there are none, or it is another kind of model.
-        ValueError: they don't fit.
-    """
+    """The model of ``cfg`` with the weights MODEL.WEIGHTS, in evaluation mode. A UserError: there
+    are none, or it is another kind of model; a ValueError: they don't fit."""
     if not cfg.MODEL.WEIGHTS:
         raise UserError("MODEL.WEIGHTS is empty: name a checkpoint")
     model = load_trained_model(cfg)
@@ -140,16 +137,11 @@ def predict_sources(
     batch_size: int = 1,
     threshold: float = 0.0,
 ) -> int:
-    """Run a predictor on everything, with a progress bar; detections score at least ``threshold``.
+    """Run a predictor on everything, with a progress bar; detections score at least ``threshold``,
+    which can't be below the predictor's own (UserError).
 
-    A source that can't be read is reported and passed over. Whatever ends the run, the writers are
-    closed, and hold what was done. A batch may have images of several sources.
-
-    Returns:
-        How many sources could not be read.
-
-    Raises:
-        UserError: the threshold is below that of the predictor.
+    A source that can't be read, or on which the model fails, is reported and passed over; their
+    number is returned. Whatever ends the run, the writers are closed, and hold what was done.
     """
     lowest = predictor.meta.score_thresh
     if 0 < threshold < lowest:
@@ -157,27 +149,47 @@ def predict_sources(
             f"--threshold {threshold:g} is below the model's own, {lowest:g}: that is "
             "MODEL.RETINANET.SCORE_THRESH_TEST, of the export if the file is one"
         )
-    unreadable: list[Source] = []
+    failed: set[Source] = set()
     lengths = [source.length() for source in sources]
     total = None if None in lengths else sum(x for x in lengths if x is not None)
     with contextlib.ExitStack() as stack:
         progress = stack.enter_context(tqdm(total=total, unit="image"))
         for writer in writers:
             stack.callback(writer.close)
-        frames = _frames(sources, unreadable)
+        frames = _frames(sources, failed)
         while batch := list(itertools.islice(frames, batch_size)):
-            found = predictor.predict([x.image for x in batch])
-            for frame, instances in zip(batch, found, strict=True):
+            for frame, instances in _detections(predictor, batch, failed):
                 for writer in writers:
                     writer.write(frame, instances[instances.scores >= threshold])
-                progress.update()
-    return len(unreadable)
+            progress.update(len(batch))
+    return len(failed)
 
 
-def _frames(sources: Iterable[Source], unreadable: list[Source]) -> Iterator[Frame]:
+def _frames(sources: Iterable[Source], failed: set[Source]) -> Iterator[Frame]:
     for source in sources:
         try:
             yield from source.frames()
         except UnreadableError as error:
-            unreadable.append(source)
-            tqdm.write(f"{source.name}: passed over: {error}", file=sys.stderr)
+            _pass_over(source, error, failed)
+
+
+def _detections(
+    predictor: Predictor, frames: list[Frame], failed: set[Source]
+) -> Iterator[tuple[Frame, Instances]]:
+    """What is found in each; an image on which the model fails costs no other of the batch."""
+    try:
+        found = predictor.predict([x.image for x in frames])
+    except Exception as error:  # onnxruntime's have no common base
+        if len(frames) == 1:
+            _pass_over(frames[0].source, error, failed)
+        else:
+            for frame in frames:
+                yield from _detections(predictor, [frame], failed)
+        return
+    yield from zip(frames, found, strict=True)
+
+
+def _pass_over(source: Source, error: Exception, failed: set[Source]) -> None:
+    failed.add(source)
+    message = " ".join(str(error).split())
+    tqdm.write(f"{source.name}: passed over: {message}", file=sys.stderr)

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from detectron2.data.detection_utils import read_image
 from PIL import Image
 
+from ..data import read_image
 from ..engine import UserError
 
 VIDEO_SUFFIXES = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"}
@@ -48,9 +48,8 @@ class Source:
 
     def _image(self) -> Iterator["Frame"]:
         try:
-            image = read_image(self.path, "BGR")  # turned upright as its EXIF says
-        # Pillow raises these for damaged files, depending on the format.
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            image = read_image(str(self.path))  # turned upright as its EXIF says
+        except Exception as error:  # Pillow's decoders raise nearly any
             reason = "no such file" if isinstance(error, FileNotFoundError) else str(error)
             raise UnreadableError(reason) from error
         yield Frame(image, self)
@@ -77,17 +76,12 @@ class Frame:
 
 
 def find_sources(inputs: Iterable[str]) -> list[Source]:
-    """
-    Args:
-        inputs: each a file, a folder (all images and videos in it and below), or, where there is
-            no such file or folder, the number of a webcam or a glob pattern.
+    """Each source once, in the order of ``inputs``, those of a folder or pattern sorted. A file
+    that does not exist is among them; it can't be read.
 
-    Returns:
-        Each source once, in the order of ``inputs``, those of a folder or pattern sorted. A file
-        that does not exist is among them; it can't be read.
-
-    Raises:
-        UserError: a folder or a pattern without an image or video.
+    An input is a file, a folder (all images and videos in it and below), or, where there is no such
+    file or folder, the number of a webcam or a glob pattern. A UserError: a folder or a pattern
+    without an image or video.
     """
     return list(dict.fromkeys(source for text in inputs for source in _expand(text)))
 

@@ -1,6 +1,5 @@
 """Exported files: how each kind is written and run. A new kind is an entry of :data:`TARGETS`."""
 
-import logging
 import re
 import tempfile
 import warnings
@@ -24,8 +23,6 @@ from .meta import ModelMeta
 Graph = Callable[[Tensor], Sequence[Tensor]]
 Images = Iterable[np.ndarray]
 
-_logger = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True)
 class Target:
@@ -35,6 +32,7 @@ class Target:
     write: Callable[[Path, ExportedProgram, ModelMeta, Images], None]
     load: Callable[[Path], Graph]
     packages: tuple[str, ...] = ()  # what writing needs beside PyTorch
+    runs_code: bool = False  # whether loading runs Python code that stands in the file
     # Writing needs images for calibration, and the file's detections differ from the model's.
     is_quantized: bool = False
 
@@ -53,15 +51,10 @@ class DetectorGraph(nn.Module):
         self.with_nms = with_nms
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """
-        Args:
-            image: (1, 3, H, W) float32, neither normalized nor scaled.
-
-        Returns:
-            With NMS boxes (D, 4) in pixels of ``image``, not clipped; scores (D,), the highest
-            first; classes (D,) int64. Without it per level the logits (1, R_l, K), per level the
-            deltas (1, R_l, 4), per level the anchors (R_l, 4).
-        """
+        """Of an image (1, 3, H, W) float32, neither normalized nor scaled, with NMS boxes (D, 4) in
+        its pixels, not clipped; scores (D,), the highest first; classes (D,) int64. Without it per
+        level the logits (1, R_l, K), per level the deltas (1, R_l, 4), per level the anchors
+        (R_l, 4)."""
         detector = self.detector
         anchors, logits, deltas = detector.dense_predictions(
             (image - detector.pixel_mean) / detector.pixel_std
@@ -80,16 +73,13 @@ def write_targets(
 ) -> dict[str, Path]:
     """Write ``meta.json`` and the file of each target, and return the paths.
 
-    Args:
-        model: on the device on which a ``.pt2`` is to run.
-        calibration: images (H, W, 3) uint8, BGR; a hundred like those to come are enough. None:
-            quantized targets are left out.
+    ``model`` is on the device on which a ``.pt2`` is to run. ``calibration`` are images (H, W, 3)
+    uint8, BGR; a hundred like those to come are enough. None: quantized targets are left out.
 
     Raises:
         UserError: a package is missing, or this PyTorch can't translate the model.
     """
-    is_calibrated = calibration is not None
-    chosen = {k: x for k, x in TARGETS.items() if is_calibrated or not x.is_quantized}
+    chosen = {k: x for k, x in TARGETS.items() if calibration is not None or not x.is_quantized}
     for package in (x for target in chosen.values() for x in target.packages):
         if find_spec(package) is None:
             raise _missing(package)
@@ -152,12 +142,9 @@ def _load_program(path: Path) -> Graph:
 
 def _write_onnx(path: Path, program: ExportedProgram, meta: ModelMeta, _: Images) -> None:
     try:
+        names = meta.output_names
         onnx_program = torch.onnx.export(
-            program,
-            input_names=["image"],
-            output_names=meta.output_names,
-            dynamo=True,
-            verbose=False,
+            program, input_names=["image"], output_names=names, dynamo=True, verbose=False
         )
     except OnnxExporterError as error:
         raise _untranslatable("ONNX", error) from error
@@ -217,7 +204,6 @@ def _write_int8(path: Path, _: ExportedProgram, meta: ModelMeta, images: Images)
 
 
 def _untranslatable(kind: str, error: Exception) -> UserError:
-    _logger.debug("export to %s", kind, exc_info=error)
     return UserError(
         f"PyTorch {torch.__version__} can't translate this model to {kind} "
         f"({str(error).splitlines()[0]}): try a newer one, or --no-nms"
@@ -225,12 +211,12 @@ def _untranslatable(kind: str, error: Exception) -> UserError:
 
 
 def _missing(package: str | None) -> UserError:
-    return UserError(f"{package} is not installed: pip install 'focal_retina[export]'")
+    return UserError(f"{package} is not installed: pip install -e '.[export]'")
 
 
 # In the order in which they are written.
 TARGETS = {
-    "torch.export": Target("model.pt2", _write_program, _load_program),
+    "torch.export": Target("model.pt2", _write_program, _load_program, runs_code=True),
     "onnx": Target("model.onnx", _write_onnx, _load_onnx, ("onnx", "onnxscript")),
     "onnx-int8": Target(
         "model_int8.onnx", _write_int8, _load_onnx, ("onnx", "onnxruntime"), is_quantized=True

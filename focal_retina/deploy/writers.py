@@ -6,6 +6,8 @@ too.
 
 import json
 import os
+import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,8 @@ from ..files import atomic_write
 from .meta import ModelMeta
 from .sources import Frame, Source, import_cv2
 
+_COLORS = colormap(rgb=True, maximum=1)
+
 
 class CocoWriter:
     """One json with COCO's ``images``, ``categories`` and ``annotations``; the latter have a
@@ -33,26 +37,37 @@ class CocoWriter:
         self._path = path
         self._category_ids = meta.category_ids
         names = zip(meta.category_ids, meta.classes, strict=True)
-        self._contents: dict[str, list[dict[str, Any]]] = {
-            "images": [],
-            "categories": [{"id": i, "name": name} for i, name in names],
-            "annotations": [],
+        self._categories = [{"id": i, "name": name} for i, name in names]
+        # On the disk until the end: thousands of images, or a day of a webcam, fill no memory.
+        self._sections = {
+            name: tempfile.TemporaryFile("w+", dir=path.parent)  # noqa: SIM115
+            for name in ("images", "annotations")
         }
+        self._counts = dict.fromkeys(self._sections, 0)
 
     def write(self, frame: Frame, instances: Instances) -> None:
-        images, annotations = self._contents["images"], self._contents["annotations"]
         height, width = frame.image.shape[:2]
-        record = {"id": len(images) + 1, "file_name": frame.source.name}
-        record |= {"width": width, "height": height}
-        images.append(record | ({"frame": frame.number} if frame.source.is_video else {}))
-        for result in instances_to_coco_json(instances, len(images)):
+        record = {"file_name": frame.source.name, "width": width, "height": height}
+        self._add("images", record | ({"frame": frame.number} if frame.source.is_video else {}))
+        for result in instances_to_coco_json(instances, self._counts["images"]):
             result["category_id"] = self._category_ids[result["category_id"]]
             area = result["bbox"][2] * result["bbox"][3]
-            annotations.append({"id": len(annotations) + 1, **result, "area": area, "iscrowd": 0})
+            self._add("annotations", {**result, "area": area, "iscrowd": 0})
+
+    def _add(self, section: str, entry: dict[str, Any]) -> None:
+        self._counts[section] += 1
+        text = json.dumps({"id": self._counts[section], **entry})
+        self._sections[section].write(text if self._counts[section] == 1 else f",\n{text}")
 
     def close(self) -> None:
         with atomic_write(self._path, "w") as file:
-            json.dump(self._contents, file)
+            file.write(f'{{"categories": {json.dumps(self._categories)}')
+            for name, entries in self._sections.items():
+                file.write(f',\n"{name}": [')
+                entries.seek(0)
+                shutil.copyfileobj(entries, file)
+                file.write("]")
+            file.write("}\n")
 
 
 class PictureWriter:
@@ -85,11 +100,10 @@ class PictureWriter:
         cv2 = import_cv2(f"writing {path}")
         code = cv2.VideoWriter_fourcc(*"mp4v")  # every build of OpenCV has it
         height, width = frame.image.shape[:2]
-        writer = cv2.VideoWriter(str(path), code, frame.rate, (width, height))
-        if not writer.isOpened():
+        self._video = frame.source, cv2.VideoWriter(str(path), code, frame.rate, (width, height))
+        if not self._video[1].isOpened():
             raise UserError(f"OpenCV can't write {path}: this build lacks MPEG-4 video")
-        self._video = frame.source, writer
-        return writer
+        return self._video[1]
 
     def close(self) -> None:
         if self._video is not None:
@@ -100,12 +114,11 @@ class PictureWriter:
 def draw_detections(image: np.ndarray, instances: Instances, classes: Sequence[str]) -> np.ndarray:
     """A copy of the image, (H, W, 3) uint8 BGR, with boxes, names and scores. A class always has
     the same color."""
-    labels = instances.pred_classes.tolist()
-    colors = colormap(rgb=True, maximum=1)
+    found = zip(instances.pred_classes.tolist(), instances.scores, strict=True)
     picture = Visualizer(image[:, :, ::-1]).overlay_instances(
         boxes=instances.pred_boxes,
-        labels=[f"{classes[i]} {s:.2f}" for i, s in zip(labels, instances.scores, strict=True)],
-        assigned_colors=[colors[i % len(colors)] for i in labels],
+        labels=[f"{classes[i]} {score:.2f}" for i, score in found],
+        assigned_colors=[_COLORS[i % len(_COLORS)] for i in instances.pred_classes.tolist()],
     )
     return np.ascontiguousarray(picture.get_image()[:, :, ::-1])
 

@@ -1,12 +1,17 @@
-"""Values that make no sense, keys that do nothing, and a learning rate that misfits the batch."""
+"""What no training can mean: another kind of model, keys that do nothing, values out of range."""
 
+import difflib
 import logging
 import math
 from functools import reduce
 from typing import Any
 
+import torch
 from detectron2.config import CfgNode, get_cfg
+from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
+from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 
+from ..modeling.backbones import feature_shapes_of
 from ..modeling.inference import INFERENCE_PRECISIONS
 
 _logger = logging.getLogger(__name__)
@@ -14,13 +19,8 @@ _logger = logging.getLogger(__name__)
 # Sections of two-stage and segmentation models: a one-stage detector reads nothing of them.
 _BOX_SECTIONS = ("RPN", "ROI_HEADS", "ROI_BOX_HEAD")
 _UNREAD_SECTIONS = (
-    "PROPOSAL_GENERATOR",
-    *_BOX_SECTIONS,
-    "ROI_BOX_CASCADE_HEAD",
-    "ROI_MASK_HEAD",
-    "ROI_KEYPOINT_HEAD",
-    "SEM_SEG_HEAD",
-    "PANOPTIC_FPN",
+    *("PROPOSAL_GENERATOR", *_BOX_SECTIONS, "ROI_BOX_CASCADE_HEAD", "ROI_MASK_HEAD"),
+    *("ROI_KEYPOINT_HEAD", "SEM_SEG_HEAD", "PANOPTIC_FPN"),
 )
 # What to set instead, for a box section's key where RETINANET has it under another name.
 _COUNTERPARTS = {
@@ -32,6 +32,27 @@ _COUNTERPARTS = {
     "RPN.SMOOTH_L1_BETA": "MODEL.RETINANET.SMOOTH_L1_LOSS_BETA",
     "SEM_SEG_HEAD.NUM_CLASSES": "MODEL.RETINANET.NUM_CLASSES",
 }
+
+
+def check_model(cfg: CfgNode) -> None:
+    """Refuse what is no dense detector, and a backbone without the features of its head.
+
+    Raises:
+        ValueError: the message names the model, or the features.
+    """
+    name, registered = cfg.MODEL.META_ARCHITECTURE, dict(META_ARCH_REGISTRY)
+    if name not in registered:
+        near = difflib.get_close_matches(name, registered)
+        hint = f" (near: {', '.join(near)})" if near else ""
+        raise ValueError(f"MODEL.META_ARCHITECTURE {name!r} is not a registered model{hint}")
+    if not issubclass(registered[name], DenseDetector):
+        raise ValueError(
+            f"MODEL.META_ARCHITECTURE {name} is no dense detector, such as FocalRetinaNet: start "
+            "from a RetinaNet config, such as configs/COCO/retinanet_R_50_FPN_1x.yaml"
+        )
+    with torch.device("meta"):  # without memory and random numbers
+        backbone = build_backbone(cfg)
+    feature_shapes_of(backbone, cfg.MODEL.RETINANET.IN_FEATURES)
 
 
 def check_keys(cfg: CfgNode) -> None:
@@ -67,7 +88,6 @@ def _as_tuple(value: Any) -> Any:
 
 
 def _are_sizes(value: Any) -> bool:
-    """Of a number, a list of them, or a list of lists."""
     if isinstance(value, (list, tuple)):
         return bool(value) and all(map(_are_sizes, value))
     return value > 0
@@ -77,31 +97,25 @@ def _are_sizes(value: Any) -> bool:
 _RANGES = {
     "a positive number": (
         lambda x: 0 < x < math.inf,
-        """
-        MODEL.RETINANET.NUM_CLASSES  MODEL.RETINANET.TOPK_CANDIDATES_TEST
-        INPUT.MAX_SIZE_TRAIN  INPUT.MAX_SIZE_TEST  TEST.DETECTIONS_PER_IMAGE
-        SOLVER.IMS_PER_BATCH  SOLVER.BASE_LR  SOLVER.MAX_ITER  SOLVER.CHECKPOINT_PERIOD
-        """,
+        """MODEL.RETINANET.NUM_CLASSES MODEL.RETINANET.TOPK_CANDIDATES_TEST INPUT.MAX_SIZE_TRAIN
+        INPUT.MAX_SIZE_TEST TEST.DETECTIONS_PER_IMAGE SOLVER.IMS_PER_BATCH SOLVER.BASE_LR
+        SOLVER.MAX_ITER SOLVER.CHECKPOINT_PERIOD""",
     ),
     "a number of 0 or more": (
         lambda x: 0 <= x < math.inf,
-        """
-        MODEL.RETINANET.NUM_CONVS  MODEL.RETINANET.SMOOTH_L1_LOSS_BETA
-        INPUT.MIN_SIZE_TEST  DATALOADER.NUM_WORKERS  TEST.EVAL_PERIOD  SOLVER.WEIGHT_DECAY
-        SOLVER.WARMUP_ITERS  SOLVER.WARMUP_FACTOR  SOLVER.REFERENCE_WORLD_SIZE
-        """,
+        """MODEL.RETINANET.NUM_CONVS MODEL.RETINANET.SMOOTH_L1_LOSS_BETA INPUT.MIN_SIZE_TEST
+        DATALOADER.NUM_WORKERS TEST.EVAL_PERIOD SOLVER.WEIGHT_DECAY SOLVER.WARMUP_ITERS
+        SOLVER.WARMUP_FACTOR SOLVER.REFERENCE_WORLD_SIZE""",
     ),
     "a number from 0 to 1": (
         lambda x: 0 <= x <= 1,
-        "MODEL.RETINANET.SCORE_THRESH_TEST  MODEL.RETINANET.NMS_THRESH_TEST  SOLVER.MOMENTUM",
+        "MODEL.RETINANET.SCORE_THRESH_TEST MODEL.RETINANET.NMS_THRESH_TEST SOLVER.MOMENTUM",
     ),
     "a number between 0 and 1": (lambda x: 0 < x < 1, "MODEL.RETINANET.PRIOR_PROB"),
     "one or more positive numbers": (
         _are_sizes,
-        """
-        MODEL.ANCHOR_GENERATOR.SIZES  MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS
-        MODEL.PIXEL_STD  INPUT.MIN_SIZE_TRAIN
-        """,
+        """MODEL.ANCHOR_GENERATOR.SIZES MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS MODEL.PIXEL_STD
+        INPUT.MIN_SIZE_TRAIN""",
     ),
     "auto or fp32 or bf16": (
         lambda x: x in ("auto", *INFERENCE_PRECISIONS),
@@ -130,12 +144,6 @@ def check_values(cfg: CfgNode) -> None:
         raise ValueError("; ".join(problems))
 
 
-def scaled_learning_rate(batch_size: int) -> float:
-    """The learning rate of SGD that fits a batch of so many images: the paper's (section 4.1), and
-    Detectron2's, 0.01 for 16, scaled linearly."""
-    return 0.01 * batch_size / 16
-
-
 def check_solver(cfg: CfgNode, world_size: int) -> None:
     """Compare batch size, number of processes and learning rate.
 
@@ -159,7 +167,7 @@ def check_solver(cfg: CfgNode, world_size: int) -> None:
             f"SOLVER.IMS_PER_BATCH {batch_size} can't be divided among {world_size} processes: "
             f"use a multiple of {world_size}"
         )
-    fitting = scaled_learning_rate(batch_size)
+    fitting = 0.01 * batch_size / 16  # the paper's rate (section 4.1), scaled linearly
     is_off = max(rate / fitting, fitting / rate) > 2  # less is not worth a word
     if cfg.MODEL.FOCAL_RETINA.OPTIMIZER == "SGD" and is_off:
         _logger.warning(

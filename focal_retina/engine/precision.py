@@ -22,7 +22,8 @@ from torch import Tensor, nn, optim
 
 from ..modeling import FocalRetinaNet
 from ..modeling.inference import fold_frozen_batch_norm, inference_copy
-from .checkpoint import SafeCheckpointer, read_torch_file
+from ..weight_reader import read_weights
+from .checkpoint import SafeCheckpointer
 
 _logger = logging.getLogger(__name__)
 
@@ -87,7 +88,7 @@ def precisions_of(cfg: CfgNode) -> dict[str, str]:
 def _precisions_of_checkpoint(output_dir: str) -> dict[str, str]:
     checkpointer = SafeCheckpointer(nn.Identity(), output_dir)
     path = checkpointer.last_intact() if checkpointer.has_checkpoint() else None
-    return read_torch_file(path, mmap=True).get("trainer", {}).get("precisions", {}) if path else {}
+    return read_weights(path, mmap=True).get("trainer", {}).get("precisions", {}) if path else {}
 
 
 def as_in_main_process(cfg: CfgNode) -> CfgNode:

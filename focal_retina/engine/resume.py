@@ -1,22 +1,36 @@
 """Exact resume: random states, and the hooks that save, stop, and keep metrics without gaps."""
 
+import contextlib
+import datetime
+import fcntl
 import json
+import logging
 import os
 import random
-from collections.abc import Sequence
+import socket
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import yaml
+from detectron2.config import CfgNode
 from detectron2.engine import hooks
+from detectron2.solver import LRMultiplier
+from detectron2.utils import comm
 from detectron2.utils.events import EventWriter, JSONWriter, TensorboardXWriter
 from fvcore.common.checkpoint import Checkpointer
 
 from .interrupt import Interrupted, StopRequest
+from .setup import UserError
+
+_logger = logging.getLogger(__name__)
 
 # Detectron2's writers take the median of so many iterations.
 _WINDOW = 20
+# Keys that decide the order of the images, and what the optimizer's state is
+_FIXED = {"SEED", "MODEL.FOCAL_RETINA.OPTIMIZER"}
 # Timings of a process are not those of the next.
 _CLOCKS = {"time", "data_time", "rank_data_time", "eta_seconds"}
 
@@ -36,16 +50,45 @@ class CheckpointHook(hooks.PeriodicCheckpointer):
         Raises:
             Interrupted: a signal came, and the iteration is saved.
         """
-        iteration = self.trainer.iter
         signum = self._stop.agreed()
-        is_due = (iteration + 1) % self.period == 0 or iteration >= self.max_iter - 1
-        if is_due or signum is not None:
+        if self._is_due() or signum is not None:
             self.trainer.gather_rng_states()
-        self.step(iteration)
+        self.step(self.trainer.iter)
         if signum is not None:
-            if not is_due:
-                self.save(f"{self.file_prefix}_{iteration:07d}", iteration=iteration)
+            self.save_unless_due()
             raise Interrupted(signum)
+
+    def save_unless_due(self) -> None:
+        """Save this iteration, if its number does not ask for that anyway."""
+        iteration = self.trainer.iter
+        if not self._is_due():
+            self.save(f"{self.file_prefix}_{iteration:07d}", iteration=iteration)
+
+    def _is_due(self) -> bool:
+        iteration = self.trainer.iter
+        return (iteration + 1) % self.period == 0 or iteration >= self.max_iter - 1
+
+
+class FirstEstimate(hooks.HookBase):
+    """A line after the first iteration, and one after a few: how long the training will take.
+
+    It stands behind Detectron2's IterationTimer, which leaves out the first 3 iterations.
+    """
+
+    ITERATIONS = 10
+
+    def after_step(self) -> None:
+        trainer = self.trainer
+        num_done = trainer.iter + 1 - trainer.start_iter
+        if num_done == 1:
+            _logger.info(f"iteration {trainer.iter + 1} of {trainer.max_iter} is done")
+        if num_done == self.ITERATIONS:
+            remaining = trainer.max_iter - trainer.iter - 1
+            seconds = remaining * trainer.storage.history("time").median(self.ITERATIONS)
+            _logger.info(
+                f"on this machine the other {remaining} iterations will take about "
+                f"{datetime.timedelta(seconds=round(seconds))}, without evaluations"
+            )
 
 
 class MetricsWriter(hooks.PeriodicWriter):
@@ -121,6 +164,88 @@ def _is_after(iteration: int, line: bytes) -> bool:
         return json.loads(line)["iteration"] > iteration or not line.endswith(b"\n")
     except (ValueError, KeyError, TypeError):
         return True
+
+
+@contextlib.contextmanager
+def only_training_in(folder: str | os.PathLike) -> Iterator[None]:
+    """Keep a second training out of OUTPUT_DIR; the kernel ends that when this process ends.
+
+    Raises:
+        UserError: another training writes there.
+    """
+    path = Path(folder, ".lock")
+    with contextlib.ExitStack() as stack:
+        if comm.is_main_process():
+            file = stack.enter_context(open(path, "a+"))
+            try:
+                # Unlike flock, it is not passed on to data workers, which may live a moment longer.
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError) as error:
+                raise UserError(
+                    f"OUTPUT_DIR {folder} is in use by another training, {path.read_text()}: wait "
+                    "for it, or set another OUTPUT_DIR"
+                ) from error
+            except OSError as error:
+                _logger.warning(f"{path} cannot be locked against another training: {error}")
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}")
+            file.flush()
+        yield
+
+
+def check_settings(begun_with: dict[str, Any], settings: dict[str, Any]) -> None:
+    """Compare the config and the like with those of the checkpoint: one line says what changes.
+
+    Raises:
+        ValueError: a change that a resumed run cannot obey.
+    """
+    changed = {
+        key: f"{key} {begun_with[key]} → {value}"
+        for key, value in settings.items()
+        if key in begun_with and begun_with[key] != value and key != "OUTPUT_DIR"
+    }
+    if refused := sorted(changed.keys() & _FIXED):
+        raise ValueError(
+            f"--resume cannot change {', '.join(changed[key] for key in refused)}: leave it, or "
+            "start anew in another OUTPUT_DIR"
+        )
+    if changed.pop("MODEL.WEIGHTS", None):
+        _logger.warning("--resume: the weights are the checkpoint's; MODEL.WEIGHTS is not read")
+    if changed:
+        _logger.warning(
+            f"--resume: changed from here on, so that the run is no longer the uninterrupted one: "
+            f"{', '.join(changed.values())}"
+        )
+
+
+def obey_solver(
+    optimizer: torch.optim.Optimizer, scheduler: Any, groups: list[dict[str, Any]]
+) -> None:
+    """Give a loaded optimizer the values of SOLVER: those of ``groups``, of a new one."""
+    for group, own in zip(optimizer.param_groups, groups, strict=True):
+        group.update({key: value for key, value in own.items() if key != "params"})
+    if isinstance(scheduler, LRMultiplier):
+        scheduler.base_lrs = [group["initial_lr"] for group in groups]
+        for group, rate in zip(optimizer.param_groups, scheduler.get_lr(), strict=True):
+            group["lr"] = rate
+
+
+def settings_of(cfg: CfgNode, num_images: int | None) -> dict[str, Any]:
+    """All that decides the course of a run, for a checkpoint and :func:`check_settings`."""
+
+    def flat(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+        for key, value in node.items():
+            if isinstance(value, dict):
+                yield from flat(value, f"{prefix}{key}.")
+            else:
+                yield prefix + key, value
+
+    return {
+        **dict(flat(yaml.safe_load(cfg.dump()))),  # where a tuple is a list
+        "training images": num_images,
+        "processes": comm.get_world_size(),
+        "threads": torch.get_num_threads(),
+    }
 
 
 def rng_state() -> dict[str, Any]:

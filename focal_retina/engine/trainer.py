@@ -1,6 +1,5 @@
 """Detectron2's default trainer: on CPU and in bf16 too, exactly resumed, with COCO evaluation."""
 
-import datetime
 import logging
 import weakref
 from collections.abc import Iterable
@@ -10,6 +9,7 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.data import build_detection_test_loader
 from detectron2.engine import DefaultTrainer, TrainerBase, create_ddp_model, hooks
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
@@ -20,14 +20,21 @@ from fvcore.nn.precise_bn import get_bn_modules
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ..data import TrainLoader, build_train_loader, build_train_mapper, prepare_data_worker
-from ..data.mapper import build_corrupt_image_guard
+from ..data import (
+    TrainLoader,
+    build_corrupt_image_guard,
+    build_test_mapper,
+    build_train_loader,
+    build_train_mapper,
+    prepare_data_worker,
+)
+from ..data.classes import index_in_dataset, training_classes
 from ..dataset_check import build_record_filter
-from ..evaluation import build_evaluator
+from ..evaluation import ClassSelector, build_evaluator
 from ..modeling.inference import compile_network
 from ..modeling.test_time_augmentation import build_detector_with_tta
 from .checkpoint import SafeCheckpointer
-from .interrupt import Interrupted, StopRequest
+from .interrupt import Interrupted, StopRequest, without_known_tracebacks
 from .nonfinite import NonFiniteGuard
 from .precision import (
     StepTrainer,
@@ -39,42 +46,28 @@ from .precision import (
     prepare_for_training,
     resolve_precision,
 )
-from .resume import CheckpointHook, MetricsWriter, rng_state, set_rng_state
+from .resume import (
+    CheckpointHook,
+    FirstEstimate,
+    MetricsWriter,
+    check_settings,
+    obey_solver,
+    rng_state,
+    set_rng_state,
+    settings_of,
+)
 from .training_pictures import TrainingPictures
 
 logger = logging.getLogger(__name__)
-
-
-class FirstEstimate(hooks.HookBase):
-    """After a few iterations, one line that says how long the training takes on this machine.
-
-    It stands behind Detectron2's IterationTimer, which leaves out the first 3 iterations.
-    """
-
-    ITERATIONS = 10
-
-    def after_step(self) -> None:
-        trainer = self.trainer
-        if trainer.iter + 1 - trainer.start_iter == self.ITERATIONS:
-            remaining = trainer.max_iter - trainer.iter - 1
-            seconds = remaining * trainer.storage.history("time").median(self.ITERATIONS)
-            logger.info(
-                f"on this machine the other {remaining} iterations will take about "
-                f"{datetime.timedelta(seconds=round(seconds))}, without evaluations"
-            )
 
 
 class Trainer(DefaultTrainer):
     """:class:`DefaultTrainer` with the step of ``MODEL.FOCAL_RETINA.PRECISION``, several processes
     on CPU, and runs that go on after an interruption as if there had been none.
 
-    Detectron2's constructor fixes the step trainer, the checkpointer and the ``device_ids`` of
-    DistributedDataParallel, so this one stands in for it.
-
     An iteration is the step, the checkpoint if one is due, then evaluation and writers. What
-    follows the checkpoint is done again at resume, as nobody knows how far it came. So a resumed
-    run has the losses, weights, evaluations and metrics of an uninterrupted one (bit for bit on
-    CPU with as many threads).
+    follows the checkpoint is done again at resume. So a resumed run has the losses, weights,
+    evaluations and metrics of an uninterrupted one (bit for bit on CPU with as many threads).
 
     Attributes:
         interrupted_by: the signal that ended :meth:`train` early, else None.
@@ -117,6 +110,8 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
         model = super().build_model(cfg)
+        classes = training_classes(cfg)
+        model.class_names = classes.names if classes else None
         if cfg.MODEL.FOCAL_RETINA.COMPILE:
             compile_network(model)
         return model
@@ -138,10 +133,19 @@ class Trainer(DefaultTrainer):
         evaluators: DatasetEvaluator | list[DatasetEvaluator] | None = None,
     ) -> dict[str, Any]:
         """Detectron2's; a dense detector is evaluated as a copy in
-        ``MODEL.FOCAL_RETINA.INFERENCE_PRECISION``, its batch normalization folded."""
+        ``MODEL.FOCAL_RETINA.INFERENCE_PRECISION``, its batch normalization folded. A set without
+        some of the model's ``class_names`` is evaluated on those that it has."""
         detector = model.module if isinstance(model, DistributedDataParallel) else model
+        class_names = getattr(detector, "class_names", None) or ()
         if isinstance(detector, DenseDetector):
             model = build_inference_copy(cfg, detector)
+        sets = cfg.DATASETS.TEST
+        indices = [index_in_dataset(class_names, x) if class_names else None for x in sets]
+        if evaluators is None and any(indices):
+            evaluators = [
+                ClassSelector(cls.build_evaluator(cfg, name), index or range(len(class_names)))
+                for name, index in zip(sets, indices, strict=True)
+            ]
         return super().test(cfg, model, evaluators)
 
     @classmethod
@@ -152,12 +156,15 @@ class Trainer(DefaultTrainer):
         cfg = cfg.clone()
         cfg.defrost()
         cfg.OUTPUT_DIR = str(Path(cfg.OUTPUT_DIR, "TTA"))
-        results = cls.test(cfg, build_detector_with_tta(cfg, detector))
+        with_tta: Any = build_detector_with_tta(cfg, detector)
+        with_tta.class_names = getattr(detector, "class_names", None)
+        results = cls.test(cfg, with_tta)
         return {f"{name}_TTA": metrics for name, metrics in results.items()}
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[list[dict]]:
-        loader = super().build_test_loader(cfg, dataset_name)
+        mapper = build_test_mapper(cfg)
+        loader = build_detection_test_loader(cfg, dataset_name, mapper=mapper)
         loader.worker_init_fn = prepare_data_worker
         return loader
 
@@ -176,13 +183,16 @@ class Trainer(DefaultTrainer):
         writers = self.build_writers() if comm.is_main_process() else []
         metrics_file = Path(cfg.OUTPUT_DIR, "metrics.json")
         self._metrics_writer = MetricsWriter(writers, self.WRITER_PERIOD, metrics_file)
+        self._checkpoint_hook = CheckpointHook(
+            self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, self._stop
+        )
         with_tta = partial(self.test_with_TTA, cfg, model)
         return [
             hooks.IterationTimer(),
             FirstEstimate(),
             hooks.LRScheduler(),
             self._build_precise_bn() if cfg.TEST.PRECISE_BN.ENABLED else None,
-            CheckpointHook(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, self._stop),
+            self._checkpoint_hook,
             hooks.EvalHook(cfg.TEST.EVAL_PERIOD, self._evaluate),
             hooks.EvalHook(0, with_tta) if cfg.TEST.AUG.ENABLED else None,
             pictures,
@@ -201,7 +211,13 @@ class Trainer(DefaultTrainer):
         return hooks.PreciseBN(period, self.model, loader, iterations)
 
     def _evaluate(self) -> dict[str, Any]:
-        self._last_eval_results = self.test(self.cfg, self.model)
+        self.gather_rng_states()
+        try:
+            with self._stop.evaluation():
+                self._last_eval_results = self.test(self.cfg, self.model)
+        except Interrupted:
+            self._checkpoint_hook.save_unless_due()
+            raise
         return self._last_eval_results
 
     def resume_or_load(self, resume: bool = True) -> None:
@@ -217,6 +233,9 @@ class Trainer(DefaultTrainer):
             if isinstance(self.data_loader, TrainLoader):
                 self.data_loader.start_iter = self.start_iter
         elif resume:
+            logger.warning(
+                f"--resume: no checkpoint is in {self.cfg.OUTPUT_DIR}: the training starts anew"
+            )
             self._metrics_writer.start_anew()
 
     def train(self) -> dict[str, Any] | None:
@@ -225,12 +244,14 @@ class Trainer(DefaultTrainer):
         Returns:
             Evaluation results, where ``TEST.EXPECTED_RESULTS`` asks for their check.
         """
-        with self._stop.listen():
+        with self._stop.listen(), without_known_tracebacks():
             try:
                 return super().train()
             except Interrupted as interruption:
                 self.interrupted_by = interruption.signum
                 return None
+            finally:
+                self._trainer._data_loader_iter_obj = None  # ends the data workers
 
     def before_train(self) -> None:
         super().before_train()
@@ -241,15 +262,17 @@ class Trainer(DefaultTrainer):
         else:
             logger.warning("the checkpoint has no random states for this process")
         self.iter = self.storage.iter = self.start_iter - 1
-        position = next(i for i, x in enumerate(self._hooks) if isinstance(x, CheckpointHook))
-        for hook in self._hooks[position + 1 :]:
+        for hook in self._hooks[self._hooks.index(self._checkpoint_hook) + 1 :]:
             hook.after_step()
 
     def after_train(self) -> None:
         if self.iter < self.max_iter:
             # Failed or stopped. In the last iteration, too, where the hook would evaluate.
             self._hooks[:] = [x for x in self._hooks if not isinstance(x, hooks.EvalHook)]
-        super().after_train()
+            super().after_train()
+        else:
+            with self._stop.evaluation():
+                super().after_train()
 
     def after_step(self) -> None:
         if (self.iter + 1) % self.WRITER_PERIOD == 0:
@@ -271,16 +294,28 @@ class Trainer(DefaultTrainer):
         state = super().state_dict()
         state["rng"] = self._rng_states
         state["precisions"] = precisions_of(self.cfg)
+        state["settings"] = self._settings()
         if isinstance(self.data_loader, TrainLoader):
-            state["data_loader"] = self.data_loader.state_dict()
+            state["data_loader"] = {"seed": self.data_loader.seed}
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a checkpoint, with this config.
+
+        Raises:
+            ValueError: see :func:`check_settings`.
+        """
+        # A checkpoint of Detectron2 has no settings, random states and seed.
+        check_settings(state_dict.get("settings", {}), self._settings())
+        groups = [{**group} for group in self.optimizer.param_groups]
         super().load_state_dict(state_dict)
-        # A checkpoint of Detectron2 has neither.
+        obey_solver(self.optimizer, self.scheduler, groups)
         self._rng_states = state_dict.get("rng", [])
         if "data_loader" in state_dict and isinstance(self.data_loader, TrainLoader):
-            self.data_loader.load_state_dict(state_dict["data_loader"])
+            self.data_loader.seed = state_dict["data_loader"]["seed"]
+
+    def _settings(self) -> dict[str, Any]:
+        return settings_of(self.cfg, getattr(self.data_loader, "num_images", None))
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:

@@ -30,17 +30,11 @@ _OBJECT_COLORS = ("#ffb000", "#00b7ff", "#ff4f9a", "#2bd96b", "#a57bff", "#e8e33
 class TrainingPictures(HookBase):
     """Puts :func:`draw_training_pictures` of the first image of the batch into the event storage.
 
-    It looks at the model as the iteration left it, in evaluation mode. It stands before the writers
-    among the hooks.
+    It looks at the model as the iteration left it, in evaluation mode. Among the hooks it stands
+    before the writers. ``input_format`` is the channel order of the model's images.
     """
 
     def __init__(self, model: nn.Module, *, period: int, input_format: str = "BGR"):
-        """
-        Args:
-            model: what the trainer trains, a FocalRetinaNet; DistributedDataParallel or not.
-            period: iterations between two sets of pictures.
-            input_format: channel order of the model's input images.
-        """
         self._model: Any = model.module if isinstance(model, DistributedDataParallel) else model
         self._period = period
         self._input_format = input_format
@@ -100,7 +94,7 @@ def draw_training_pictures(
         positive_iou: positive anchors with a lower IoU were promoted.
 
     Returns:
-        By title uint8 (H', W', 3), RGB. Objects are dotted and white where nothing else is said.
+        By title uint8 (H', W', 3), RGB, with objects dotted.
     """
     image = np.asarray(image)
     draw = partial(draw_outlines, image, longer_side=max(_MIN_SIDE, *image.shape[:2]))
@@ -155,7 +149,9 @@ def _judged(detections: Instances, gt: Instances) -> list[Outline]:
     """Detections by whether they overlap an object of their class by half."""
     iou = pairwise_iou(detections.pred_boxes, gt.gt_boxes)
     same_class = detections.pred_classes[:, None] == gt.gt_classes[None]
-    colors = [_BLUE if right else _ORANGE for right in (same_class & (iou >= 0.5)).any(dim=1)]
-    classes, scores = detections.pred_classes.tolist(), detections.scores.tolist()
-    labels = [f"{label} {score:.2f}" for label, score in zip(classes, scores, strict=True)]
-    return list(map(Outline, detections.pred_boxes.tensor, colors, labels))
+    is_right = (same_class & (iou >= 0.5)).any(dim=1)
+    fields = detections.pred_boxes, detections.pred_classes.tolist(), detections.scores, is_right
+    return [
+        Outline(box, _BLUE if right else _ORANGE, f"{label} {score:.2f}")
+        for box, label, score, right in zip(*fields, strict=True)
+    ]

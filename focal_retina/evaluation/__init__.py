@@ -1,3 +1,3 @@
-from .coco_evaluator import COCOEvaluator, build_evaluator
+from .coco_evaluator import ClassSelector, COCOEvaluator, build_evaluator
 
-__all__ = ["COCOEvaluator", "build_evaluator"]
+__all__ = ["COCOEvaluator", "ClassSelector", "build_evaluator"]

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator as Detectron2COCOEvaluator
 from detectron2.evaluation import DatasetEvaluator, LVISEvaluator
+from detectron2.structures import Instances
 from detectron2.utils.file_io import PathManager
 from pycocotools.cocoeval import COCOeval
 
@@ -26,8 +28,7 @@ PRECISION_CURVES_FILE = "coco_precision_curves.npz"
 
 
 class PrecisionCurves(NamedTuple):
-    """COCO's interpolated precision, of objects of all sizes: what average precision is the average
-    of."""
+    """COCO's interpolated precision, of objects of all sizes; AP is its average."""
 
     precision: np.ndarray  # (T, R, K) in [0, 1]; -1 throughout for a class without objects
     iou_thresholds: np.ndarray  # (T,): .5, .55 … .95
@@ -64,31 +65,60 @@ def load_precision_curves(path: str | Path) -> PrecisionCurves:
 class COCOEvaluator(Detectron2COCOEvaluator):
     """:class:`detectron2.evaluation.COCOEvaluator` with the metrics of :mod:`.box_metrics`.
 
-    Arguments, results and files are Detectron2's; several processes are gathered as there. Beside
-    its files stands ``coco_precision_curves.npz``, see :class:`PrecisionCurves`. Masks and
-    keypoints are left to Detectron2's own code.
+    Arguments, results and files are Detectron2's. Beside its files stands
+    ``coco_precision_curves.npz``, see :class:`PrecisionCurves`. Masks and keypoints are left to
+    Detectron2's own code.
 
-    An annotation without "iscrowd" is no crowd, and one without "area" has that of its box, which
-    the log says; Detectron2's fails at them after it has run the model.
+    Where objects exist and nothing was found, AP is 0, not NaN.
+
+    An annotation without "iscrowd" is no crowd, and one whose "area" is missing or false has that
+    of its box, which the log says. Detectron2's fails at them after it has run the model, or takes
+    the false areas. Images that could not be read (samples with ``is_unreadable``) count neither
+    way: the results say how many there are.
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, **kwargs, use_fast_impl=False)  # hotcoco is faster
         if self._do_evaluation:
             _complete(self._coco_api.dataset["annotations"], self._metadata.name)
+
+    def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
+        for sample, output in zip(inputs, outputs, strict=True):
+            super().process([sample], [output])
+            if sample.get("is_unreadable"):
+                self._predictions[-1].update(instances=[], is_unreadable=True)
 
     def _eval_predictions(
         self, predictions: list[dict[str, Any]], img_ids: Iterable[Hashable] | None = None
     ) -> None:
+        unread = {p["image_id"] for p in predictions if p.get("is_unreadable")}
+        if unread and self._do_evaluation:
+            img_ids = set(self._coco_api.imgs if img_ids is None else img_ids) - unread
+            _logger.warning("%d images could not be read and are not evaluated", len(unread))
         detections = list(itertools.chain.from_iterable(p["instances"] for p in predictions))
         tasks = self._tasks or self._tasks_from_predictions(detections)
-        if list(tasks) != ["bbox"] or not detections or not self._do_evaluation:
+        if list(tasks) != ["bbox"] or not self._do_evaluation:
             super()._eval_predictions(predictions, img_ids)
-            return
+        else:
+            self._eval_boxes(detections, img_ids)
+        if unread and "bbox" in self._results:
+            self._results["bbox"]["unreadable_images"] = len(unread)
+
+    def _eval_boxes(
+        self, detections: list[dict[str, Any]], img_ids: Iterable[Hashable] | None
+    ) -> None:
+        if not detections:
+            _logger.warning(
+                "%s: the model found nothing, so that AP is 0; look at the losses in metrics.json, "
+                "at SOLVER.BASE_LR and MAX_ITER, and at MODEL.RETINANET.SCORE_THRESH_TEST",
+                self._metadata.name,
+            )
         self._to_dataset_categories(detections)
         if self._output_dir:
-            self._write_json(detections)
-
+            path = os.path.join(self._output_dir, "coco_instances_results.json")
+            _logger.debug("Saving results to %s", path)
+            with PathManager.open(path, "w") as file:
+                file.write(json.dumps(detections))
         coco_eval = evaluate_boxes(
             self._coco_api, detections, image_ids=img_ids, max_dets=self._max_dets_per_image
         )
@@ -100,11 +130,8 @@ class COCOEvaluator(Detectron2COCOEvaluator):
             PrecisionCurves.from_coco_eval(coco_eval, names).save(path)
 
     def _to_dataset_categories(self, detections: list[dict[str, Any]]) -> None:
-        """Put the data set's category ids in place of the model's classes.
-
-        Raises:
-            ValueError: the model has more classes than the data set.
-        """
+        """Put the data set's category ids in place of the model's classes; ValueError where the
+        model has more classes than the data set."""
         to_class = self._metadata.get("thing_dataset_id_to_contiguous_id")
         if to_class is None:
             return
@@ -119,43 +146,78 @@ class COCOEvaluator(Detectron2COCOEvaluator):
                 )
             detection["category_id"] = to_category[label]
 
-    def _write_json(self, detections: list[dict[str, Any]]) -> None:
-        path = os.path.join(self._output_dir, "coco_instances_results.json")
-        _logger.info("Saving results to %s", path)
-        with PathManager.open(path, "w") as file:
-            file.write(json.dumps(detections))
-
 
 def _complete(annotations: list[dict[str, Any]], dataset_name: str) -> None:
     """Add the fields that COCO's metrics need, in place."""
-    without_area = 0
-    for annotation in annotations:
+    is_false = has_false_area(annotations)
+    for annotation, replace in zip(annotations, is_false, strict=True):
         annotation.setdefault("iscrowd", 0)
-        if "area" not in annotation:
+        if replace:
             _, _, width, height = annotation["bbox"]
             annotation["area"] = width * height
-            without_area += 1
-    if without_area:
+    if is_false.any():
         _logger.warning(
-            '%s: %d annotations have no "area"; APs, APm and APl go by the areas of their boxes',
+            '%s: %d annotations have no "area", or a false one; APs, APm and APl go by the areas '
+            "of their boxes",
             dataset_name,
-            without_area,
+            is_false.sum(),
         )
 
 
-_EVALUATORS = {"coco": COCOEvaluator, "lvis": LVISEvaluator}
+def has_false_area(annotations: Sequence[dict[str, Any]]) -> np.ndarray:
+    """Which annotations have an "area" that is missing or no positive number: bool (M,). All of
+    them, where it is a placeholder: the same for boxes of different areas, or at most 1."""
+    given: list[Any] = [x.get("area") for x in annotations]
+    areas = np.array([x if type(x) in (int, float) and abs(x) < 1e308 else np.nan for x in given])
+    boxes = np.array([x["bbox"] for x in annotations], np.float64).reshape(-1, 4)[:, 2:].prod(1)
+    with np.errstate(invalid="ignore"):
+        is_false = ~(areas > 0) & (areas != boxes)
+        areas, boxes = areas[~is_false], boxes[~is_false]
+        if len(areas) and (areas.max() <= 1 < boxes.max() or np.ptp(areas) == 0 < np.ptp(boxes)):
+            is_false[:] = True
+    return is_false
+
+
+class _LVISEvaluator(LVISEvaluator):
+    """Detectron2's, which finds nothing in images that could not be read."""
+
+    def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
+        for sample, output in zip(inputs, outputs, strict=True):
+            if not sample.get("is_unreadable"):
+                super().process([sample], [output])
+
+
+class ClassSelector(DatasetEvaluator):
+    """It hands an evaluator the detections of its data set's classes, numbered as there."""
+
+    def __init__(self, evaluator: DatasetEvaluator, indices: Sequence[int]):
+        """``indices``: of each class of the model in the data set; -1 where the set lacks it."""
+        self._evaluator = evaluator
+        self._indices = torch.tensor(indices)
+
+    def reset(self) -> None:
+        self._evaluator.reset()
+
+    def process(self, inputs: list[dict], outputs: list[dict]) -> None:
+        selected = [{**x, "instances": self._select(x["instances"].to("cpu"))} for x in outputs]
+        self._evaluator.process(inputs, selected)
+
+    def _select(self, instances: Instances) -> Instances:
+        classes = self._indices[instances.pred_classes]
+        selected = instances[classes >= 0]
+        selected.pred_classes = classes[classes >= 0]
+        return selected
+
+    def evaluate(self) -> Any:
+        return self._evaluator.evaluate()
+
+
+_EVALUATORS = {"coco": COCOEvaluator, "lvis": _LVISEvaluator}
 
 
 def build_evaluator(dataset_name: str, output_dir: str) -> DatasetEvaluator:
-    """Build the evaluator that ``MetadataCatalog.get(dataset_name).evaluator_type`` names.
-
-    Args:
-        dataset_name: a registered data set.
-        output_dir: where the predictions are written, as COCO results json.
-
-    Raises:
-        ValueError: there is no evaluator for the data set's type.
-    """
+    """The evaluator that the metadata's ``evaluator_type`` names; ValueError where there is none.
+    It writes the predictions to ``output_dir``, as COCO results json."""
     evaluator_type = MetadataCatalog.get(dataset_name).get("evaluator_type")
     if evaluator_type not in _EVALUATORS:
         raise ValueError(

@@ -3,6 +3,7 @@
 import colorsys
 import itertools
 import json
+import logging
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,13 +12,15 @@ from typing import Any
 
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.detection_utils import read_image
 from detectron2.structures import BoxMode
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
+from ..data import read_image
 from ..drawing import Outline, draw_outlines
 from .style import DPI
+
+_logger = logging.getLogger(__name__)
 
 _MAX_IMAGES = 12
 _PAIRS_PER_ROW = 3
@@ -49,7 +52,11 @@ def draw_detections(dataset_name: str, results_json: Path, out_png: Path) -> Non
     count = min(_MAX_IMAGES, len(records))
     pairs = []
     for record in (records[i * len(records) // count] for i in range(count)):
-        image = read_image(record["file_name"], format="RGB")
+        try:
+            image = read_image(record["file_name"], format="RGB")
+        except Exception as error:  # of Pillow's decoders; the evaluation may have left it out
+            _logger.warning("%s is not drawn: %s", record["file_name"], error)
+            continue
         objects = [
             Outline(
                 BoxMode.convert(list(x["bbox"]), x["bbox_mode"], BoxMode.XYXY_ABS),

@@ -10,7 +10,7 @@ import random
 from collections.abc import Iterable, Sequence
 from itertools import cycle
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,7 +23,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from ..data import TrainMapper
+from ..data import DetectionMapper
+from ..data.classes import index_in_dataset
 from ..engine import UserError
 from ..engine.checkpoint import load_trained_model
 from ..files import atomic_write
@@ -99,6 +100,12 @@ def measure_loss_cdf(
     if min(gammas) < 0 or len(set(gammas)) < len(gammas):
         raise ValueError(f"gammas are {list(gammas)}: give different numbers >= 0")
     model = load_trained_model(cfg)
+    names: Any = model.class_names
+    if names and index_in_dataset(names, cfg.DATASETS.TEST[0]):
+        raise ValueError(
+            f"{cfg.DATASETS.TEST[0]} must have the model's classes in their order: "
+            f"{', '.join(names[:10])}"
+        )
     if not isinstance(model, FocalRetinaNet):
         raise UserError(
             f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} has no anchor labeler: set it "
@@ -112,7 +119,7 @@ def measure_loss_cdf(
     cdfs = {sign: cumulate(sample.x_t, gammas) for sign, sample in samples.items()}
     measured = MeasuredCdfs(len(loader), seen, cdfs)
     contents = {
-        "weights": cfg.MODEL.WEIGHTS or "none: a new model",
+        "weights": cfg.MODEL.WEIGHTS,
         "datasets": list(cfg.DATASETS.TEST),
         "images": len(loader),
         "alpha": alpha,
@@ -141,7 +148,7 @@ def labeled_loader(cfg: CfgNode, max_images: int) -> DataLoader:
         raise UserError(f"DATASETS.TEST {cfg.DATASETS.TEST}: {bare} has no annotations to label by")
     records = random.Random(_SEED).sample(records, min(max_images, len(records)))
     resize = build_augmentation(cfg, False)
-    mapper = TrainMapper(cfg, is_train=True, augmentations=resize, keep_crowds=True)
+    mapper = DetectionMapper(cfg, is_train=True, augmentations=resize, keep_crowds=True)
     workers = cfg.DATALOADER.NUM_WORKERS
     return build_detection_test_loader(records, mapper=mapper, num_workers=workers)
 

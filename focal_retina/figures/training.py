@@ -127,8 +127,10 @@ def write_training_report(cfg: CfgNode) -> None:
             draw_pr_curves(precision, f"{name}: precision and recall", picture)
             lines.append(f"precision against recall        {picture}")
     lines += [
+        f"model                           {output / 'model_final.pth'}",
         f"training curves                 {output / 'training.png'}",
         f"numbers, one json a line        {output / 'metrics.json'}",
         f"TensorBoard                     tensorboard --logdir {output}",
+        f"to find objects in images: focal-retina predict --model {output} --output DIR IMAGES",
     ]
     _logger.info("Where to look:\n%s", "\n".join(lines))

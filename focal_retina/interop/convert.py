@@ -1,29 +1,48 @@
-"""Weights of one library to another's, by way of Detectron2's names and order."""
+"""Weights of one library to another's, by way of Detectron2's names and order: one pass there, one
+pass on."""
 
+import math
+import re
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any
 
+import numpy as np
 import torch
 from detectron2.config import CfgNode
+from torch import Tensor
 
-from .adapter import Adapter, Data, Tensors, read_head, write_head
+from .adapter import Adapter, Data, Tensors
 from .detectron2 import DETECTRON2
-from .spec import OUTPUTS, STEM, first_boxes, make_spec, read_architecture, tensor_names
+from .spec import (
+    BOX,
+    CLS,
+    STEM,
+    anchors_per_position,
+    check_count,
+    class_rows,
+    first_boxes,
+    make_spec,
+    output_channels,
+    read_architecture,
+    rows_with_background,
+    tensor_shapes,
+)
 
 BN_EPS = 1e-5  # of the batch norms of Detectron2, torchvision, mmdetection and ODTK
 _STEM = f"{STEM}.weight"
-_OUTPUTS = [f"{output}.{part}" for output in OUTPUTS.values() for part in ("weight", "bias")]
+_OUTPUTS = [f"{output}.{part}" for output in (CLS, BOX) for part in ("weight", "bias")]
+_UNUSED_LOGIT = -math.log(0.99 / 0.01)  # as untrained: a score of .01 (paper section 3.3)
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _SAME_PIXEL = 1e-4  # anchors nearer than this are the same
 _SAME_MEAN = 1e-2  # of values of 0 to 255
-_FIXED = {  # what a library computes one way
-    "norm of the subnets": "MODEL.RETINANET.NORM",
-    "norm of the FPN": "MODEL.FPN.NORM",
-    "convolutions of a subnet": "MODEL.RETINANET.NUM_CONVS",
-    "P6 from": "MODEL.FOCAL_RETINA.TOP_BLOCK.IN_FEATURE",
-    "ReLU between P6 and P7": "MODEL.FOCAL_RETINA.TOP_BLOCK.RELU",
-    "stride in the first 1x1 convolution": "MODEL.RESNETS.STRIDE_IN_1X1",
-}
+_FIXED = [  # what a library computes one way, unless it is free
+    "MODEL.RETINANET.NORM",
+    "MODEL.FPN.NORM",
+    "MODEL.RETINANET.NUM_CONVS",
+    "MODEL.FOCAL_RETINA.TOP_BLOCK.IN_FEATURE",
+    "MODEL.FOCAL_RETINA.TOP_BLOCK.RELU",
+]
 
 
 @dataclass
@@ -48,9 +67,9 @@ class Conversion:
     """Result of :func:`convert`, and what it works on."""
 
     tensors: Tensors  # by the target's names; on the way, by ours (see :mod:`.spec`)
-    names: list[str]  # ours of every tensor that the model has
     spec: CfgNode  # what the tensors mean
-    report: Report
+    report: Report = field(default_factory=Report)
+    names: list[str] = field(default_factory=list)  # ours of every tensor that the model has
     class_rows: int | None = None
     """Classification rows of an anchor in the file, where there is none of background, of a library
     that can have one; else None."""
@@ -68,110 +87,105 @@ def convert(
         ValueError: the file is not of this library, or has other numbers of classes or anchors than
             ``spec``.
     """
-    conversion = _read(data, source, spec.clone())
-    _to_detectron2(conversion, source, bn_eps)
-    if not target.needs_config:
+    conversion = _to_detectron2(data, source, spec.clone(), bn_eps)
+    if target is not DETECTRON2:
         _from_detectron2(conversion, target)
-
     ours, report, spec = conversion.tensors, conversion.report, conversion.spec
     conversion.tensors = {}
     for name in conversion.names:
         key = target.to_key(name, spec)
-        if key is None:
-            if name in ours and not _is_neutral(name, ours):
-                report.unused.append(source.to_key(name, spec) or name)
-        elif name in ours:
+        if key is not None and name in ours:
             conversion.tensors[key] = ours[name]
-        else:
+        elif key is not None:
             report.missing.append(key)
+        elif name in ours and not _is_neutral(name, ours[name]):
+            report.unused.append(source.to_key(name, spec) or name)
     conversion.data = target.wrap(conversion.tensors, spec)
-    if target.needs_config and conversion.class_rows:
+    if target is DETECTRON2 and conversion.class_rows:
         conversion.data["class_rows"] = conversion.class_rows  # for the way back
     return conversion
 
 
-def _read(data: Data, source: Adapter, spec: CfgNode) -> Conversion:
-    """The file's tensors under our names."""
-    report = Report()
-    tensors = _without_spare(source.unwrap(data, spec), source, report)
-    names = source.from_keys(tensors)
-    ours = {name: tensors[key] for key, name in names.items()}
+def _to_detectron2(data: Data, source: Adapter, spec: CfgNode, bn_eps: float) -> Conversion:
+    """The file's tensors by our names, with Detectron2's classes and order of anchors, and with
+    those that the source computes without."""
+    own_rows = data.get("class_rows")
+    conversion = Conversion({}, spec, class_rows=own_rows if type(own_rows) is int else None)
+    tensors = _read_tensors(source.unwrap(data, spec), source, conversion.report)
+    keys = {name: key for key, name in source.from_keys(tensors).items()}
     for name in (*_OUTPUTS, _STEM):
-        if name not in ours:
+        if name not in keys:
             key = source.to_key(name, spec)
             raise ValueError(f"there is no {key} in it: it is no RetinaNet of {source.name}")
-    read_architecture(ours, spec)
-    known = list(DETECTRON2.from_keys(tensor_names(spec)).values())
-    report.unused += sorted(key for key in tensors if names.get(key) not in known)
-    ours = {name: ours[name] for name in known if name in ours}
-    return Conversion(ours, known, spec, report, class_rows=data.get("class_rows"))
+    conversion.tensors = {name: tensors[key] for name, key in keys.items()}
+    read_architecture(conversion.tensors, spec)
+    _read_outputs(conversion, source, keys)
+    known = {keys[name] for name in conversion.names if name in keys}
+    conversion.report.unused += sorted(tensors.keys() - known)
+    _complete(conversion, source, bn_eps)
+    return conversion
 
 
-def _without_spare(values: Data, source: Adapter, report: Report) -> Tensors:
+def _read_tensors(values: Data, source: Adapter, report: Report) -> Tensors:
+    spare = [key for key in values if re.fullmatch(source.spare, key)]
+    if spare:
+        report.changed.append(f"left out {len(spare)} tensors of no use, such as {spare[0]}")
     tensors = {}
-    left_out: dict[str, list[str]] = {}
     for key, value in values.items():
-        reasons = [reason for prefix, reason in source.spare.items() if key.startswith(prefix)]
-        if key.endswith(".num_batches_tracked"):
-            reasons = ["counters of the training"]
-        if reasons:
-            left_out.setdefault(reasons[0], []).append(key)
+        if key in spare or key.endswith(".num_batches_tracked"):
             continue
         try:
-            tensors[key] = torch.as_tensor(value)
+            tensors[key] = torch.as_tensor(value, device="cpu")
         except (TypeError, ValueError, RuntimeError) as error:
             found = type(value).__name__
             raise ValueError(f"{key} is a {found}, and no array of numbers") from error
-    report.changed += [
-        f"left out {', '.join(keys[:2])}{', …' * (len(keys) > 2)} ({len(keys)}): {reason}"
-        for reason, keys in left_out.items()
-    ]
     return tensors
 
 
-def _to_detectron2(conversion: Conversion, source: Adapter, bn_eps: float) -> None:
-    """To Detectron2's classes and order of anchors, and with tensors that the source omits."""
+def _read_outputs(conversion: Conversion, source: Adapter, keys: dict[str, str]) -> None:
+    """To Detectron2's classes and order of anchors, after all tensors have the right shapes."""
     ours, report, spec = conversion.tensors, conversion.report, conversion.spec
-    _check_top_block(ours, source, spec)
-    num_rows, rows = read_head(ours, source, spec)
-    if left_out := sorted(set(range(num_rows)) - set(rows)):
-        report.changed.append(
-            f"left out rows {', '.join(map(str, left_out))} of each anchor's {num_rows} classes: "
-            "they are of no class"
-        )
+    num_anchors, num_classes = anchors_per_position(spec), spec.MODEL.RETINANET.NUM_CLASSES
+    found = ours[f"{BOX}.bias"].numel() / 4
+    check_count("its box output is of {:g} anchors a position", found, num_anchors, "--num-anchors")
+    num_rows = ours[f"{CLS}.bias"].numel() // num_anchors
+    rows = class_rows(num_rows, num_classes, has_background_row=source.has_background_row)
+    shapes = tensor_shapes(spec, num_rows)
+    names = DETECTRON2.from_keys(shapes)  # from its keys to ours
+    conversion.names = list(names.values())
+    for name, shape in zip(conversion.names, shapes.values(), strict=True):
+        tensor = ours.get(name)
+        if tensor is not None and (tensor.dtype not in _FLOATS or list(tensor.shape) != shape):
+            its = f"{tensor.dtype} {list(tensor.shape)}"
+            raise ValueError(f"{keys[name]} is {its}, and not floating-point {shape}")
+
+    channels = output_channels(spec, rows, num_rows, sizes_vary_fastest=source.sizes_vary_fastest)
+    for name in _OUTPUTS:
+        ours[name] = ours[name][channels[name.rpartition(".")[0]]]
+    if unclassed := sorted(set(range(num_rows)) - set(rows)):
+        report.changed.append(f"left out rows of no class of each anchor's {num_rows}: {unclassed}")
     elif source.has_background_row:
         conversion.class_rows = num_rows
     if source.sizes_vary_fastest:
         report.changed.append("anchors in Detectron2's order: aspect ratios vary fastest")
+
+
+def _complete(conversion: Conversion, source: Adapter, bn_eps: float) -> None:
+    """Add the tensors that the source computes without, and make up for its epsilon."""
+    ours, report, spec = conversion.tensors, conversion.report, conversion.spec
     if bn_eps != BN_EPS:
         report.changed.append(f"variances of batch norms by {bn_eps:g} - {BN_EPS:g}, for epsilon")
-        for name in [name for name in ours if name.endswith("running_var")]:
-            ours[name] = ours[name] + (bn_eps - BN_EPS)
-    added = []
+    for name in [name for name in ours if name.endswith("running_var")]:
+        ours[name] = ours[name] + (bn_eps - BN_EPS)
+    neutral = {}
     for name in conversion.names:
         weight = ours.get(name.rpartition(".")[0] + ".weight")
         if name not in ours and weight is not None and source.to_key(name, spec) is None:
-            ours[name] = weight.new_full((len(weight),), _neutral_value(name))
-            added.append(name)
-    if added:
-        report.changed.append(
-            f"added {len(added)} tensors that {source.name} computes without, such as {added[0]}: "
-            "they change nothing"
-        )
-
-
-def _check_top_block(ours: Tensors, source: Adapter, spec: CfgNode) -> None:
-    """P6 from P5 or from C5 shows in the channels that its convolution takes."""
-    p6, lateral = ours.get("backbone.top_block.p6.weight"), ours.get("backbone.fpn_lateral5.weight")
-    if p6 is None or lateral is None:
-        return
-    p6_from = spec.MODEL.FOCAL_RETINA.TOP_BLOCK.IN_FEATURE
-    channels = lateral.shape[0] if p6_from == "p5" else lateral.shape[1]
-    if p6.shape[1] != channels:
-        raise ValueError(
-            f"P6 is computed from {p6.shape[1]} channels in it, but {source.name} has {channels} "
-            f"({p6_from})"
-        )
+            neutral[name] = weight.new_full((len(weight),), _neutral_value(name))
+    if neutral:
+        first = next(iter(neutral))
+        report.changed.append(f"added {len(neutral)} tensors that change nothing, such as {first}")
+    ours.update(neutral)
 
 
 def _neutral_value(name: str) -> float:
@@ -179,9 +193,9 @@ def _neutral_value(name: str) -> float:
     return 1 - BN_EPS if name.endswith("running_var") else 0.0
 
 
-def _is_neutral(name: str, ours: Tensors) -> bool:
-    value = ours[name].new_tensor(_neutral_value(name))
-    return not name.endswith("weight") and bool((ours[name] == value).all())
+def _is_neutral(name: str, tensor: Tensor) -> bool:
+    value = tensor.new_tensor(_neutral_value(name))
+    return not name.endswith("weight") and bool((tensor == value).all())
 
 
 def _from_detectron2(conversion: Conversion, target: Adapter) -> None:
@@ -191,36 +205,48 @@ def _from_detectron2(conversion: Conversion, target: Adapter) -> None:
     report.differs += _differences(spec, theirs, target)
     _write_stem(conversion, theirs, target)
     if spec.MODEL.RETINANET.BBOX_REG_WEIGHTS != theirs.MODEL.RETINANET.BBOX_REG_WEIGHTS:
-        weights = torch.tensor(spec.MODEL.RETINANET.BBOX_REG_WEIGHTS)
+        weights = torch.tensor(spec.MODEL.RETINANET.BBOX_REG_WEIGHTS * anchors_per_position(spec))
         for name in _OUTPUTS[2:]:
-            by_coordinate = ours[name].unflatten(0, (-1, 4)).transpose(1, -1)
-            ours[name] = (by_coordinate / weights).transpose(1, -1).flatten(0, 1)
+            ours[name] = (ours[name].transpose(0, -1) / weights).transpose(0, -1)
         report.changed.append("box output divided by MODEL.RETINANET.BBOX_REG_WEIGHTS")
-    num_classes = spec.MODEL.RETINANET.NUM_CLASSES
-    num_rows = write_head(ours, target, spec, conversion.class_rows)
-    if num_rows != num_classes:
-        report.changed.append(
-            f"{num_rows} rows of classes an anchor for {num_classes} classes: the others always "
-            "score .01"
-        )
-    if target.sizes_vary_fastest:
-        report.changed.append(f"anchors in the order of {target.name}: sizes vary fastest")
+        spec.MODEL.RETINANET.BBOX_REG_WEIGHTS = theirs.MODEL.RETINANET.BBOX_REG_WEIGHTS
+    _write_outputs(conversion, target)
     if target.to_key(f"{STEM}.norm.running_mean", spec) is None:
         _fold_batch_norms(ours)
         report.changed.append("statistics of batch norms folded into their scale and bias")
-    spec.MODEL.RETINANET.BBOX_REG_WEIGHTS = theirs.MODEL.RETINANET.BBOX_REG_WEIGHTS
+
+
+def _write_outputs(conversion: Conversion, target: Adapter) -> None:
+    """The target's classes and order of anchors; a row of no class always scores .01."""
+    ours, report, spec = conversion.tensors, conversion.report, conversion.spec
+    num_rows = num_classes = spec.MODEL.RETINANET.NUM_CLASSES
+    if target.has_background_row:
+        num_rows = conversion.class_rows or rows_with_background(num_classes)
+    rows = class_rows(num_rows, num_classes, has_background_row=target.has_background_row)
+    channels = output_channels(spec, rows, num_rows, sizes_vary_fastest=target.sizes_vary_fastest)
+    for name in _OUTPUTS:
+        output, _, part = name.rpartition(".")
+        count = anchors_per_position(spec) * (num_rows if output == CLS else 4)
+        unused = _UNUSED_LOGIT if part == "bias" else 0.0
+        written = ours[name].new_full((count, *ours[name].shape[1:]), unused)
+        written[channels[output]] = ours[name]
+        ours[name] = written
+    if num_rows != num_classes:
+        report.changed.append(f"added {num_rows - num_classes} rows an anchor that score .01")
+    if target.sizes_vary_fastest:
+        report.changed.append(f"anchors in the order of {target.name}: sizes vary fastest")
 
 
 def _differences(spec: CfgNode, theirs: CfgNode, target: Adapter) -> list[str]:
     """What the target would do otherwise with the same weights. Sets its anchors in ``spec``."""
+    keys = [key for key in _FIXED if key not in target.free]
+    if spec.MODEL.RESNETS.DEPTH >= 50:
+        keys.append("MODEL.RESNETS.STRIDE_IN_1X1")
     found = []
-    for what, key in _FIXED.items():
-        value = attrgetter(key)(spec)
-        known = target.choices.get(key, (attrgetter(key)(theirs),)) or (value,)
-        is_read = key != "MODEL.RESNETS.STRIDE_IN_1X1" or spec.MODEL.RESNETS.DEPTH >= 50
-        if value not in known and is_read:
-            names = " or ".join(map(_word, known))
-            found.append(f"{what}: {_word(value)} here, {names} in {target.name}")
+    for key in keys:
+        here, there = map(attrgetter(key), (spec, theirs))
+        if here != there:
+            found.append(f"{key}: {here!r} here, {there!r} in {target.name}")
     boxes = first_boxes(spec)
     for name in ("NAME", "OFFSET"):
         spec.MODEL.ANCHOR_GENERATOR[name] = theirs.MODEL.ANCHOR_GENERATOR[name]
@@ -230,40 +256,35 @@ def _differences(spec: CfgNode, theirs: CfgNode, target: Adapter) -> list[str]:
     return found
 
 
-def _word(value: Any) -> str:
-    return {"True": "yes", "False": "no", "": "none"}.get(str(value), str(value))
-
-
 def _write_stem(conversion: Conversion, theirs: CfgNode, target: Adapter) -> None:
     """Make up for other pixels in the first convolution. No bias can make up for another mean,
     because the padding is 0 whatever the mean."""
     ours, report, spec = conversion.tensors, conversion.report, conversion.spec
-    order, their_mean = theirs.INPUT.FORMAT, theirs.MODEL.PIXEL_MEAN
-    step = 1 if order == spec.INPUT.FORMAT else -1
-    mean, std = spec.MODEL.PIXEL_MEAN[::step], spec.MODEL.PIXEL_STD[::step]
+    order, their_std = theirs.INPUT.FORMAT, theirs.MODEL.PIXEL_STD
+    mean, std = spec.MODEL.PIXEL_MEAN, spec.MODEL.PIXEL_STD
     if order != spec.INPUT.FORMAT:
+        mean, std = mean[::-1], std[::-1]
         ours[_STEM] = ours[_STEM].flip(1)
         report.changed.append(f"first convolution: {spec.INPUT.FORMAT} to {order}")
-    if std != theirs.MODEL.PIXEL_STD:
-        scale = torch.tensor(theirs.MODEL.PIXEL_STD) / torch.tensor(std)
+    if std != their_std:
+        scale = torch.tensor(their_std) / torch.tensor(std)
         ours[_STEM] = ours[_STEM] * scale.to(ours[_STEM].dtype).view(1, 3, 1, 1)
-        report.changed.append(
-            f"first convolution: for pixels divided by {theirs.MODEL.PIXEL_STD}, not by {std}"
-        )
-    if max(abs(a - b) for a, b in zip(mean, their_mean, strict=True)) > _SAME_MEAN:
-        message = f"pixel mean {mean} ({order}), not {their_mean}"
+        report.changed.append(f"first convolution: for pixels divided by {their_std}, not by {std}")
+    if not np.allclose(mean, theirs.MODEL.PIXEL_MEAN, rtol=0, atol=_SAME_MEAN):
+        message = f"pixel mean {mean} ({order}), not {theirs.MODEL.PIXEL_MEAN}"
         if target.has_fixed_mean:
             report.differs.append(message)
         else:
             report.changed.append(f"{message}: set it there")
-    spec.INPUT.FORMAT = order
-    spec.MODEL.PIXEL_MEAN, spec.MODEL.PIXEL_STD = mean, theirs.MODEL.PIXEL_STD
+    spec.INPUT.FORMAT, spec.MODEL.PIXEL_MEAN, spec.MODEL.PIXEL_STD = order, mean, their_std
 
 
 def _fold_batch_norms(ours: Tensors) -> None:
     for mean in [name for name in ours if name.endswith(".running_mean")]:
         norm = mean.removesuffix(".running_mean")
         weight, bias, variance = f"{norm}.weight", f"{norm}.bias", f"{norm}.running_var"
+        if not {weight, bias, variance} <= ours.keys():
+            continue  # the report says what is missing
         scale = ours[weight] * (ours[variance] + BN_EPS).rsqrt()
         ours[bias] = ours[bias] - ours[mean] * scale
         ours[weight] = scale

@@ -1,12 +1,7 @@
 """Blobs of Detectron's (Caffe2) RetinaNet: ``_w`` and ``_b`` of convolutions, ``_s`` and ``_b`` of
 AffineChannel, which stands for a batch norm. The subnets are named after level 3."""
 
-from dataclasses import dataclass
-from typing import Any
-
-from detectron2.config import CfgNode
-
-from .adapter import Adapter, Data, Tensors, inner
+from .adapter import Adapter
 
 _BLOCK = "backbone.bottom_up.res{stage}.{block}"
 _RESNET = {
@@ -40,17 +35,7 @@ KEYS = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class DetectronAdapter(Adapter):
-    def unwrap(self, data: Data, spec: CfgNode) -> Data:
-        blobs = inner(data, "blobs").items()
-        return {name: blob for name, blob in blobs if not name.endswith("_momentum")}
-
-    def wrap(self, tensors: Tensors, spec: CfgNode) -> dict[str, Any]:
-        return {"blobs": tensors}
-
-
-DETECTRON = DetectronAdapter(
+DETECTRON = Adapter(
     name="detectron",
     keys=KEYS,
     config={
@@ -60,9 +45,7 @@ DETECTRON = DetectronAdapter(
         "MODEL.RETINANET.SMOOTH_L1_LOSS_BETA": 0.11,
         "MODEL.FOCAL_RETINA.NORMALIZER.MODE": "batch",
     },
-    choices={"MODEL.RETINANET.NUM_CONVS": ()},
-    spare={  # Detectron keeps what it does not use of the ImageNet weights
-        "fc1000_": "the ImageNet classifier",
-        "conv1_b": "the first convolution has no bias in Detectron",
-    },
+    free=["MODEL.RETINANET.NUM_CONVS"],
+    place="blobs",
+    spare="fc1000_.*|conv1_b|.*_momentum",  # of the ImageNet weights, and of the training
 )

@@ -3,11 +3,10 @@
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from detectron2.config import CfgNode
 
-from .adapter import Adapter, Tensors
+from .adapter import Adapter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,20 +31,14 @@ class Detectron2Adapter(Adapter):
 
         return re.sub(r"_subnet\.(\d+)\.(norm\.)?", position, name)
 
-    def wrap(self, tensors: Tensors, spec: CfgNode) -> dict[str, Any]:
-        return {"model": tensors, "__author__": "focal_retina", "matching_heuristics": False}
-
 
 DETECTRON2 = Detectron2Adapter(
     name="detectron2",
     keys={},  # see from_keys and to_key
     config={},
     needs_config=True,
-    has_bias_before_norm=True,
-    spare={
-        "pixel_mean": "in the config",
-        "pixel_std": "in the config",
-        "anchor_generator.": "computed from the config",
-        "loss_normalizer.": "of the training alone",
-    },
+    place="model",
+    beside={"__author__": "focal_retina", "matching_heuristics": False},
+    # Of the config, computed from it, and of the training alone
+    spare=r"pixel_mean|pixel_std|anchor_generator\..*|loss_normalizer\..*",
 )

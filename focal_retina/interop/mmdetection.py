@@ -1,12 +1,12 @@
 """mmdetection's ``RetinaNet`` with ``ResNet``, ``FPN`` and ``RetinaHead`` (2.0 to 3.3)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 from detectron2.config import CfgNode
 
-from .adapter import Adapter, Data, Tensors, check_count, fpn_keys, inner, of_modules, resnet_keys
-from .spec import TOP_BLOCK_BACKBONE, TORCHVISION_RESNET
+from .adapter import Adapter, Data, fpn_keys, of_modules, resnet_keys
+from .spec import TOP_BLOCK_BACKBONE, TORCHVISION_RESNET, check_count
 
 KEYS = of_modules(
     {
@@ -34,20 +34,14 @@ class MmdetectionAdapter(Adapter):
         return super().to_key(name, spec)
 
     def unwrap(self, data: Data, spec: CfgNode) -> Data:
-        meta = data.get("meta") or {}
-        dataset = meta.get("dataset_meta") or meta  # 3.x or 2.x
-        classes = dataset.get("CLASSES") or dataset.get("classes")
-        if classes:
-            check_count(
-                "the file is of {} classes",
-                len(classes),
-                spec.MODEL.RETINANET.NUM_CLASSES,
-                "--num-classes",
-            )
-        return inner(data, "state_dict")
-
-    def wrap(self, tensors: Tensors, spec: CfgNode) -> dict[str, Any]:
-        return {"meta": {}, "state_dict": tensors}
+        meta, stated = data.get("meta"), spec.MODEL.RETINANET.NUM_CLASSES
+        dataset = meta.get("dataset_meta") if isinstance(meta, Mapping) else None  # 3.x
+        for node in (meta, dataset):
+            classes = node.get("CLASSES", node.get("classes")) if isinstance(node, Mapping) else ()
+            if isinstance(classes, (list, tuple)) and classes:
+                what = "the file is of {} classes"
+                check_count(what, len(classes), stated, "--num-classes")
+        return super().unwrap(data, spec)
 
 
 MMDET_CAFFE = MmdetectionAdapter(
@@ -59,11 +53,8 @@ MMDET_CAFFE = MmdetectionAdapter(
         "MODEL.RETINANET.SMOOTH_L1_LOSS_BETA": 0.0,
         "MODEL.FOCAL_RETINA.NORMALIZER.MODE": "batch",
     },
-    choices={
-        "MODEL.RETINANET.NORM": ("", "GN"),
-        "MODEL.RETINANET.NUM_CONVS": (),
-        "MODEL.FPN.NORM": ("", "BN", "GN"),
-    },
+    place="state_dict",
+    free=["MODEL.RETINANET.NORM", "MODEL.RETINANET.NUM_CONVS", "MODEL.FPN.NORM"],
     sizes_vary_fastest=True,
 )
 MMDET = replace(MMDET_CAFFE, name="mmdet", config={**MMDET_CAFFE.config, **TORCHVISION_RESNET})

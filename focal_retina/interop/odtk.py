@@ -5,8 +5,8 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
-from .adapter import Adapter, Data, Tensors, check_count, inner, of_modules, resnet_keys
-from .spec import BLOCKS, STRIDES, TORCHVISION_RESNET, anchors_per_position
+from .adapter import Adapter, Data, Tensors, of_modules, resnet_keys
+from .spec import STRIDES, TORCHVISION_RESNET, anchors_per_position, check_count, set_anchors
 
 _BACKBONE = "backbones.ResNet{depth}FPN"
 KEYS = of_modules(
@@ -29,15 +29,14 @@ class OdtkAdapter(Adapter):
     def unwrap(self, data: Data, spec: CfgNode) -> Data:
         if "angles" in data:
             raise ValueError("it detects rotated boxes, which RetinaNet of Detectron2 does not")
-        num_classes = spec.MODEL.RETINANET.NUM_CLASSES
-        check_count("the file is of {} classes", data.get("classes"), num_classes, "--num-classes")
+        found, stated = data.get("classes"), spec.MODEL.RETINANET.NUM_CLASSES
+        check_count("the file is of {!r:.40} classes", found, stated, "--num-classes")
         if "ratios" in data and "scales" in data:
-            stated, generator = anchors_per_position(spec), spec.MODEL.ANCHOR_GENERATOR
-            generator.SIZES = [[scale * stride for scale in data["scales"]] for stride in STRIDES]
-            generator.ASPECT_RATIOS = [list(data["ratios"])]
+            stated = anchors_per_position(spec)
+            set_anchors(spec, data["scales"], data["ratios"])
             found = anchors_per_position(spec)
             check_count("the file is of {} anchors a position", found, stated, "--num-anchors")
-        return inner(data, "state_dict")
+        return super().unwrap(data, spec)
 
     def wrap(self, tensors: Tensors, spec: CfgNode) -> dict[str, Any]:
         return {
@@ -58,10 +57,9 @@ ODTK = OdtkAdapter(
         "MODEL.RETINANET.SMOOTH_L1_LOSS_BETA": 0.11,
         "MODEL.FOCAL_RETINA.NORMALIZER.MODE": "batch",
     },
+    place="state_dict",
     has_fixed_mean=True,
-    spare={
-        f"backbones.ResNet{depth}FPN.features.fc.": "the ImageNet classifier" for depth in BLOCKS
-    },
+    spare=r"backbones\.\w+\.features\.fc\..*",  # the ImageNet classifier
 )
 # And before: 0.2.1 changed the anchors
 ODTK_0_2_0 = replace(

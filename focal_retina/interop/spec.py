@@ -1,26 +1,32 @@
-"""What a RetinaNet's weights mean: a config of Detectron2, as spec, and the tensors it has.
+"""What a RetinaNet's weights mean: a config of Detectron2, as spec, the tensors that it has, and
+their output channels.
 
 Names here are Detectron2's, but for the subnets: their convolutions are counted, and a norm is
 named after its convolution, as in Detectron2's backbones (``head.cls_subnet.1.norm.weight``).
+
+Shapes: K classes, A anchors a position. A classification output has A x rows channels, a box output
+A x 4; there may be more rows than classes.
 """
 
 import itertools
 import json
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode, get_cfg
+from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_anchor_generator, build_backbone
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..config import add_focal_retina_config
 from ..modeling import build_dense_head
 
 STEM = "backbone.bottom_up.stem.conv1"
-OUTPUTS = {"head.cls_subnet": "head.cls_score", "head.bbox_subnet": "head.bbox_pred"}
+CLS, BOX = "head.cls_score", "head.bbox_pred"
 # Residual blocks of the stages 2 to 5, of a depth
 BLOCKS = {
     18: (2, 2, 2, 2),
@@ -44,19 +50,19 @@ _RETINANET = {
     "MODEL.RESNETS.OUT_FEATURES": ["res3", "res4", "res5"],
     "MODEL.FPN.IN_FEATURES": ["res3", "res4", "res5"],
 }
-# In a written config even if it is the default: what a reader looks for first
-_ALWAYS_STATED = (
-    ("RESNETS", "DEPTH"),
-    ("RESNETS", "STRIDE_IN_1X1"),
-    ("RETINANET", "NUM_CLASSES"),
-    ("ANCHOR_GENERATOR", "ASPECT_RATIOS"),
-)
+_COCO_IDS = [category["id"] for category in COCO_CATEGORIES if category["isthing"]]
+_COCO_ROWS = 91  # row 0, and 1 to 90 for category numbers, eleven of which nothing has
+
+
+def _default_config() -> CfgNode:
+    cfg = get_cfg()
+    add_focal_retina_config(cfg)
+    return cfg
 
 
 def make_spec(values: Mapping[str, Any]) -> CfgNode:
     """Detectron2's RetinaNet with other values of some keys."""
-    spec = get_cfg()
-    add_focal_retina_config(spec)
+    spec = _default_config()
     spec.merge_from_list(list(itertools.chain(*(_RETINANET | dict(values)).items())))
     return spec
 
@@ -85,24 +91,34 @@ def spec_from_config(cfg: CfgNode) -> CfgNode:
 
 def settings_of(spec: CfgNode) -> dict[str, Any]:
     """What a yaml has to state so that Detectron2's default config becomes ``spec``."""
-    default = get_cfg()
-    add_focal_retina_config(default)
-    different = _difference(spec.MODEL, default.MODEL)
-    different.pop("WEIGHTS", None)
-    different.pop("DEVICE", None)
-    for node, name in _ALWAYS_STATED:
-        different.setdefault(node, {})[name] = spec.MODEL[node][name]
-    model = json.loads(json.dumps(different))  # without tuples
-    return {"VERSION": 2, "INPUT": {"FORMAT": spec.INPUT.FORMAT}, "MODEL": model}
+    model = _difference(spec.MODEL, _default_config().MODEL)
+    model.pop("WEIGHTS", None)
+    model.pop("DEVICE", None)
+    settings = {"VERSION": 2, "INPUT": {"FORMAT": spec.INPUT.FORMAT}, "MODEL": model}
+    return json.loads(json.dumps(settings))  # without tuples
 
 
 def _difference(node: CfgNode, default: CfgNode) -> dict[str, Any]:
     """What ``node`` has otherwise than ``default``."""
-    different = {key: value for key, value in node.items() if value != default[key]}
     return {
         key: _difference(value, default[key]) if isinstance(value, CfgNode) else value
-        for key, value in different.items()
+        for key, value in node.items()
+        if value != default[key]
     }
+
+
+def set_anchors(spec: CfgNode, scales: Any, ratios: Any, *, whole_sizes: bool = False) -> None:
+    """Sizes in strides of a level, and aspect ratios; ValueError if any is no positive number."""
+    for values in (scales, ratios):
+        is_list = isinstance(values, (list, tuple)) and values
+        if not is_list or not all(isinstance(x, (int, float)) and 0 < x < math.inf for x in values):
+            found = f"{values}"
+            raise ValueError(f"anchor scales and aspect ratios are positive, not {found:.80}")
+    sizes = [[scale * stride for scale in scales] for stride in STRIDES]
+    if whole_sizes:
+        sizes = [[float(int(size)) for size in level] for level in sizes]
+    spec.MODEL.ANCHOR_GENERATOR.SIZES = sizes
+    spec.MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS = [list(ratios)]
 
 
 def anchors_per_position(spec: CfgNode) -> int:
@@ -117,8 +133,12 @@ def first_boxes(spec: CfgNode) -> Tensor:
     return torch.stack(list(generator.cell_anchors)) + offsets.view(-1, 1, 1)
 
 
-def read_architecture(ours: dict[str, Tensor], spec: CfgNode) -> None:
-    """Set depth, norms, numbers of convolutions and channels of ``spec`` to those of a file."""
+def read_architecture(ours: Mapping[str, Tensor], spec: CfgNode) -> None:
+    """Set depth, norms, numbers of convolutions and channels of ``spec`` to those of a file.
+
+    Raises:
+        ValueError: no ResNet has these blocks, or a convolution another number of dimensions.
+    """
     names, resnets, retinanet = "\n".join(ours), spec.MODEL.RESNETS, spec.MODEL.RETINANET
     has_bottlenecks = re.search(r"\.res\d\.\d+\.conv3\.", names) is not None
     blocks = _count(r"\.res4\.(\d+)\.", names)
@@ -134,29 +154,78 @@ def read_architecture(ours: dict[str, Tensor], spec: CfgNode) -> None:
     spec.MODEL.FPN.NORM = "GN" if re.search(r"\.fpn_\w+\.norm\.", names) else ""
     if re.search(r"\.fpn_\w+\.norm\.running_", names):
         spec.MODEL.FPN.NORM = "BN"
-    shapes = {name: tuple(x.shape) for name, x in ours.items()}
-    resnets.STEM_OUT_CHANNELS = shapes.get(f"{STEM}.weight", (64,))[0]
-    block = "backbone.bottom_up.res2.0"
-    last_conv = f"{block}.conv{3 if has_bottlenecks else 2}.weight"
-    resnets.RES2_OUT_CHANNELS = shapes.get(last_conv, (256 if has_bottlenecks else 64,))[0]
+
+    def shape_of(name: str, default: tuple[int, ...]) -> tuple[int, ...]:
+        shape = tuple(ours[name].shape) if name in ours else default
+        if len(shape) != len(default) or 0 in shape:
+            raise ValueError(f"{name} has the shape {shape}, which no convolution has")
+        return shape
+
+    resnets.STEM_OUT_CHANNELS = shape_of(f"{STEM}.weight", (64, 3, 7, 7))[0]
+    resnets.RES2_OUT_CHANNELS = 64
     if has_bottlenecks:
-        channels, channels_of_group = shapes.get(f"{block}.conv2.weight", (64, 64))[:2]
-        resnets.NUM_GROUPS = channels // channels_of_group
-        resnets.WIDTH_PER_GROUP = channels_of_group
-    spec.MODEL.FPN.OUT_CHANNELS = shapes.get("backbone.fpn_output5.weight", (256,))[0]
+        block = "backbone.bottom_up.res2.0"
+        resnets.RES2_OUT_CHANNELS = shape_of(f"{block}.conv3.weight", (256, 64, 1, 1))[0]
+        inner, resnets.WIDTH_PER_GROUP = shape_of(f"{block}.conv2.weight", (64, 64, 3, 3))[:2]
+        resnets.NUM_GROUPS = inner // resnets.WIDTH_PER_GROUP
+    spec.MODEL.FPN.OUT_CHANNELS = shape_of("backbone.fpn_output5.weight", (256, 256, 3, 3))[0]
 
 
-def tensor_names(spec: CfgNode) -> list[str]:
+def _count(pattern: str, names: str) -> int:
+    """How many numbers the pattern finds."""
+    return len(set(re.findall(pattern, names)))
+
+
+def tensor_shapes(spec: CfgNode, num_rows: int) -> dict[str, list[int]]:
     """Every tensor of the network that ``spec`` describes, under Detectron2's names."""
+    spec = spec.clone()
+    spec.MODEL.RETINANET.NUM_CLASSES = num_rows
     with torch.device("meta"):  # shapes without memory
         backbone = build_backbone(spec)
         shapes = backbone.output_shape()
         head = build_dense_head(spec, [shapes[x] for x in spec.MODEL.RETINANET.IN_FEATURES])
-    names = [f"backbone.{name}" for name in backbone.state_dict()]
-    names += [f"head.{name}" for name in head.state_dict()]
-    return [name for name in names if not name.endswith(".num_batches_tracked")]
+    tensors = nn.ModuleDict({"backbone": backbone, "head": head}).state_dict()
+    counters = ".num_batches_tracked"
+    return {name: list(x.shape) for name, x in tensors.items() if not name.endswith(counters)}
 
 
-def _count(pattern: str, names: str) -> int:
-    """One more than the highest number that the pattern finds."""
-    return max(map(int, re.findall(pattern, names)), default=-1) + 1
+def check_count(what: str, found: object, stated: int, option: str) -> None:
+    """Compare a count that a file may show with that of the spec."""
+    is_number = isinstance(found, (int, float))
+    if found is not None and not (is_number and found == stated):
+        raise ValueError(
+            f"{what.format(found)}, and not the {stated} that are stated ({option}, or the config)"
+        )
+
+
+def class_rows(num_rows: int, num_classes: int, *, has_background_row: bool) -> list[int]:
+    """The row, of an anchor's in the file, of each of Detectron2's K contiguous classes.
+
+    Row 0 may be a background that nothing is assigned to (torchvision).
+    """
+    if has_background_row and num_rows == num_classes + 1:
+        return list(range(1, num_rows))
+    if has_background_row and (num_rows, num_classes) == (_COCO_ROWS, len(_COCO_IDS)):
+        return list(_COCO_IDS)
+    check_count("the file has {} classes an anchor", num_rows, num_classes, "--num-classes")
+    return list(range(num_rows))
+
+
+def rows_with_background(num_classes: int) -> int:
+    """How many rows an anchor has, one of background among them."""
+    return _COCO_ROWS if num_classes == len(_COCO_IDS) else num_classes + 1
+
+
+def output_channels(
+    spec: CfgNode, rows: Sequence[int], num_rows: int, *, sizes_vary_fastest: bool
+) -> dict[str, Tensor]:
+    """Of each output, a library's channel for each of ours, whose aspect ratios vary fastest.
+    ``rows`` are those of an anchor's ``num_rows`` that we have, in our order."""
+    anchors = torch.arange(anchors_per_position(spec))
+    if sizes_vary_fastest:
+        num_ratios = len(spec.MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS[0])
+        anchors = anchors.view(num_ratios, -1).t().flatten()
+    return {
+        output: (anchors[:, None] * count + torch.tensor(used)).flatten()
+        for output, used, count in ((CLS, rows, num_rows), (BOX, range(4), 4))
+    }

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from detectron2.config import CfgNode
 
-from .adapter import Adapter, Data, fpn_keys, inner, of_modules, resnet_keys
+from .adapter import Adapter, Data, fpn_keys, of_modules, resnet_keys
 from .spec import TOP_BLOCK_BACKBONE, TORCHVISION_RESNET
 
 _FPN = "backbone.fpn"
@@ -28,8 +28,7 @@ KEYS = of_modules(
 @dataclass(frozen=True, kw_only=True)
 class TorchvisionAdapter(Adapter):
     def unwrap(self, data: Data, spec: CfgNode) -> Data:
-        tensors = inner(data, "model")  # its reference training script saves {"model": …}
-        return {_todays_key(key): value for key, value in tensors.items()}
+        return {_todays_key(key): value for key, value in super().unwrap(data, spec).items()}
 
 
 def _todays_key(key: str) -> str:
@@ -50,7 +49,7 @@ TORCHVISION_V2 = TorchvisionAdapter(
         "MODEL.RETINANET.BBOX_REG_LOSS_TYPE": "giou",
         "MODEL.FOCAL_RETINA.NORMALIZER.MODE": "image",
     },
-    choices={"MODEL.FPN.NORM": ("", "BN", "GN")},
+    free=["MODEL.FPN.NORM"],
     whole_sizes=True,
     sizes_vary_fastest=True,
     has_background_row=True,

@@ -1,7 +1,7 @@
 """Files of weights: converted, read without executing what they hold, written all at once."""
 
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,11 @@ import yaml
 from torch import Tensor
 
 from ..engine import load_config
-from ..engine.checkpoint import read_weights, refusal_in_one_line
 from ..files import atomic_write
+from ..weight_reader import read_weights
 from . import ADAPTERS
 from .convert import BN_EPS, Conversion, convert
-from .spec import anchors_per_position, settings_of, spec_from_config
+from .spec import settings_of, spec_from_config
 
 _ENDINGS = (".pth", ".pt", ".pkl", ".safetensors")
 
@@ -25,37 +25,27 @@ def convert_file(
     source: str,
     target: str,
     *,
-    num_classes: int | None = None,
-    num_anchors: int | None = None,
-    aspect_ratios: Sequence[float] | None = None,
     config_file: Path | None = None,
     bn_eps: float = BN_EPS,
+    **stated: Any,
 ) -> Conversion:
-    """Read a file of weights and convert what it holds; ``source`` and ``target`` are names in
-    ``ADAPTERS``. What is stated else is of the source. Where it is not, the config tells, or the
-    source has 80 classes, 9 anchors and aspect ratios .5, 1, 2.
+    """Read a file of weights and convert what it holds; a ValueError if it is not what is stated.
 
-    Raises:
-        ValueError: the file is not what is stated.
+    ``source`` and ``target`` are names in ``ADAPTERS``. ``config_file``, where the source is
+    Detectron2, says what the weights mean; else ``stated``, see :meth:`.adapter.Adapter.spec_of`.
     """
     adapter = ADAPTERS[source]
     if config_file is None:
-        classes = 80 if num_classes is None else num_classes
-        anchors = 9 if num_anchors is None else num_anchors
-        spec = adapter.spec_of(classes, anchors, aspect_ratios or (0.5, 1.0, 2.0))
-    elif adapter.needs_config:
-        spec = spec_from_config(load_config(config_file))
-        ratios = spec.MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS[0]
-        for option, stated, found in (
-            ("--num-classes", num_classes, spec.MODEL.RETINANET.NUM_CLASSES),
-            ("--num-anchors", num_anchors, anchors_per_position(spec)),
-            ("--aspect-ratios", aspect_ratios and list(aspect_ratios), list(ratios)),
-        ):
-            if stated not in (None, found):
-                raise ValueError(f"{option} {stated}, but {found} in the config")
-    else:
+        spec = adapter.spec_of(**stated)
+    elif not adapter.needs_config:
         raise ValueError(f"--config-file is for weights from detectron2, not from {source}")
-    data = load_weights(path)
+    elif stated:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in stated)
+        raise ValueError(f"{config_file} says what the weights mean: leave out {options}")
+    else:
+        spec = spec_from_config(load_config(config_file))
+    _check_ending(path)
+    data = read_weights(path)
     try:
         return convert(data, adapter, ADAPTERS[target], spec, bn_eps=bn_eps)
     except ValueError as error:
@@ -70,20 +60,6 @@ def write_conversion(conversion: Conversion, path: Path, config_out: Path | None
         settings = settings_of(conversion.spec)
         text = yaml.safe_dump(settings, sort_keys=False, default_flow_style=None)
         config_out.write_text(f"# What {path.name} needs of its model.\n{text}")
-
-
-def load_weights(path: Path) -> Mapping[str, Any]:
-    """Tensors or arrays by name, within what their library saved around them.
-
-    Raises:
-        ValueError: the file is damaged, holds other things, or has a name of unknown ending.
-    """
-    _check_ending(path)
-    with refusal_in_one_line(path):
-        data = read_weights(path)
-    if not isinstance(data, Mapping):
-        raise ValueError(f"{path} holds a {type(data).__name__}, not tensors by name")
-    return data
 
 
 def save_weights(path: Path, data: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:

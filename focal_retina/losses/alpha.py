@@ -31,9 +31,8 @@ def balanced_alpha(class_counts: Sequence[float], alpha: float) -> list[float]:
     the geometric mean of all counts.
 
     The paper (section 3.1) names inverse class frequency as a way to set α. Applied to the odds, it
-    keeps each α_k within (0, 1), and classes of equal size all get ``alpha``. The square root
-    tempers it, as in LVIS's repeat factors (Gupta et al., CVPR 2019): the plain inverse would
-    almost remove the positives of a class that is 1000 times as frequent.
+    keeps each α_k within (0, 1). The square root is that of LVIS's repeat factors (Gupta et al.,
+    CVPR 2019): without it, positives of a class 1000 times as frequent would weigh almost nothing.
 
     Raises:
         ValueError: a class without objects, or an ``alpha`` outside (0, 1).
@@ -53,11 +52,8 @@ def balanced_alpha(class_counts: Sequence[float], alpha: float) -> list[float]:
 
 
 def count_objects(records: Iterable[dict], num_classes: int) -> list[int]:
-    """Objects of each of the K classes in Detectron2's records of images, crowds left out.
-
-    Raises:
-        ValueError: an object of a class outside 0 … K-1.
-    """
+    """Objects of each of the K classes in Detectron2's records of images, without crowds;
+    ValueError for a class outside 0 … K-1."""
     objects = [x for record in records for x in record["annotations"] if not x.get("iscrowd", 0)]
     counts = Counter(x["category_id"] for x in objects)
     outside = sorted(k for k in counts if not 0 <= k < num_classes)

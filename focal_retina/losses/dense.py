@@ -39,7 +39,7 @@ def build_cls_loss(cfg: Any, class_counts: Sequence[int] | None = None) -> nn.Mo
         known = ", ".join(sorted(key for key, _ in CLS_LOSS_REGISTRY))
         raise ValueError(
             f"MODEL.FOCAL_RETINA.CLS_LOSS.NAME is {name!r}, but the registered losses are {known}. "
-            "Import the file of a loss of your own before the model is built."
+            "Import the file of a loss of your own before you build the model."
         )
     loss_class: Any = CLS_LOSS_REGISTRY.get(name)
     if not hasattr(loss_class, "from_config"):

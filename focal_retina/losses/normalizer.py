@@ -35,13 +35,8 @@ class BatchNormalizer(nn.Module):
 
     @torch.no_grad()
     def forward(self, num_positives: Tensor) -> Tensor:
-        """
-        Args:
-            num_positives: (N,), the positive anchors of each image.
-
-        Returns:
-            0-dim fp32: divide the loss of this worker's images by it.
-        """
+        """The positive anchors of each image, (N,), to the divisor of this worker's losses, 0-dim
+        fp32."""
         return (_total_positives(num_positives) / world_size()).float()
 
 
@@ -105,11 +100,7 @@ class ImageNormalizer(nn.Module):
 
 
 def build_loss_normalizer(cfg: Any) -> nn.Module:
-    """Build what ``MODEL.FOCAL_RETINA.NORMALIZER`` describes.
-
-    Raises:
-        ValueError: an unknown mode, or values that the normalizer refuses.
-    """
+    """Build what ``MODEL.FOCAL_RETINA.NORMALIZER`` describes; ValueError for senseless values."""
     node = cfg.MODEL.FOCAL_RETINA.NORMALIZER
     ema = partial(EmaNormalizer, initial=node.INITIAL, momentum=node.MOMENTUM)
     modes: dict[str, Any] = {"batch": BatchNormalizer, "ema": ema, "image": ImageNormalizer}

@@ -114,7 +114,7 @@ class AnchorLabeler:
         if labels.numel() == 0 or not any(map(len, gt_instances)):
             return labels, matched_idxs
         pairs_of = _Blocks if anchors[0].device.type == "cpu" else _AllPairs
-        pairs = pairs_of(_columns(Boxes.cat(list(anchors)).tensor))
+        pairs = pairs_of(_columns(Boxes.cat(anchors).tensor))
         pairs.match(gt_instances, self._kinds, self.promotion_floor, labels, matched_idxs)
         if self.crowd_ioa_threshold is not None and any(x.has("gt_is_crowd") for x in gt_instances):
             covered = pairs.highest_ioa(gt_instances) >= self.crowd_ioa_threshold
@@ -145,7 +145,7 @@ def check_gt_instances(
     """
     if not gt_instances:
         return
-    # A coordinate that is NaN or infinite makes the area so too: one vector tells of all four.
+    # A NaN or infinite coordinate makes the area NaN or infinite, too: the areas check all four.
     areas = torch.cat([gt.gt_boxes.area() for gt in gt_instances])
     classes = torch.cat([gt.gt_classes for gt in gt_instances])
     if bool((areas.isfinite() & (classes >= 0) & (classes < num_classes)).all()):
@@ -352,7 +352,7 @@ class _Blocks(_Pairs):
     def attain(self, objects: Tensor, block_iou: Tensor, floor: float) -> Tensor:
         """(R,) bool: anchors whose IoU with an object is that object's highest, and ≥ ``floor``.
 
-        Only blocks that hold an object's highest IoU, as ``block_iou`` (B, M) tells, are looked at.
+        Only the blocks with an object's highest IoU, by ``block_iou`` (B, M), are computed again.
         """
         highest = block_iou.amax(0)
         attained = torch.zeros_like(self.columns[0], dtype=torch.bool)

@@ -5,6 +5,7 @@ Shapes: N images of H x W pixels; C channels.
 """
 
 import logging
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,19 @@ from detectron2.modeling.backbone.resnet import build_resnet_backbone
 from torch import Tensor, nn
 
 from ..config import with_focal_retina_defaults
+
+
+def feature_shapes_of(backbone: Backbone, names: Sequence[str]) -> list[ShapeSpec]:
+    """The shapes of some of the backbone's feature maps; ValueError if it lacks one of them."""
+    shapes = backbone.output_shape()
+    missing = [name for name in names if name not in shapes]
+    if missing:
+        raise ValueError(
+            f"MODEL.RETINANET.IN_FEATURES has {', '.join(missing)}, but the backbone "
+            f"{type(backbone).__name__} has {', '.join(shapes)}; if the config is that of another "
+            "architecture, start from a RetinaNet's (build_retinanet_resnet_fpn_backbone)"
+        )
+    return [shapes[name] for name in names]
 
 
 def _build_fpn(cfg: CfgNode, bottom_up: Backbone, top_block: nn.Module | None = None) -> FPN:

@@ -12,7 +12,6 @@ from typing import NamedTuple
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.data import DatasetCatalog
-from detectron2.layers import ShapeSpec
 from detectron2.modeling import META_ARCH_REGISTRY, build_anchor_generator, build_backbone
 from detectron2.modeling.backbone import Backbone
 from detectron2.modeling.box_regression import Box2BoxTransform
@@ -29,6 +28,7 @@ from ..losses.alpha import count_objects
 from ..losses.normalizer import build_loss_normalizer, normalized_loss
 from .anchor_labeling import AnchorLabeler, check_gt_instances
 from .anchors import paper_anchors
+from .backbones import feature_shapes_of
 from .box_loss import BoxLoss, SmoothL1BoxLoss, build_box_loss
 from .head import DenseHead, build_dense_head
 from .patches import to_device
@@ -78,7 +78,8 @@ class FocalRetinaNet(DenseDetector):
 
     With the default config it has the state dict, losses, gradients and detections of Detectron2's
     model, with two exceptions: an object of zero area matches no anchor, and a class outside [0, K)
-    is an error.
+    is an error. That holds for yaml and weights. The constructor's arguments are its own, so in a
+    LazyConfig take the model of ``configs/lazy``: a new ``_target_`` alone won't do.
     """
 
     @configurable
@@ -118,7 +119,7 @@ class FocalRetinaNet(DenseDetector):
         if head_in_features is None:
             shapes = backbone.output_shape()
             head_in_features = sorted(shapes, key=lambda name: shapes[name].stride)
-        strides = [x.stride for x in _feature_shapes(backbone, head_in_features)]
+        strides = [x.stride for x in feature_shapes_of(backbone, head_in_features)]
         super().__init__(
             backbone, head, head_in_features, pixel_mean=pixel_mean, pixel_std=pixel_std
         )
@@ -143,7 +144,7 @@ class FocalRetinaNet(DenseDetector):
             class_counts = count_objects(records, retinanet.NUM_CLASSES)
         # In Detectron2's order, so that one seed gives both models the same initial weights.
         backbone = build_backbone(cfg)
-        feature_shapes = _feature_shapes(backbone, retinanet.IN_FEATURES)
+        feature_shapes = feature_shapes_of(backbone, retinanet.IN_FEATURES)
         box2box_transform = Box2BoxTransform(weights=retinanet.BBOX_REG_WEIGHTS)
         return {
             "backbone": backbone,
@@ -280,23 +281,6 @@ class FocalRetinaNet(DenseDetector):
         box_losses = self.box_loss(deltas, Boxes.cat(anchors).tensor[anchor_idxs], gt_boxes)
         loss_box_reg = (box_losses / normalizer.expand(len(labels))[image_idxs]).sum()
         return {"loss_cls": loss_cls, "loss_box_reg": loss_box_reg}
-
-
-def _feature_shapes(backbone: Backbone, names: Sequence[str]) -> list[ShapeSpec]:
-    """The shapes of some of the backbone's feature maps.
-
-    Raises:
-        ValueError: the backbone lacks one of them.
-    """
-    shapes = backbone.output_shape()
-    missing = [name for name in names if name not in shapes]
-    if missing:
-        raise ValueError(
-            f"MODEL.RETINANET.IN_FEATURES has {', '.join(missing)}, but the backbone "
-            f"{type(backbone).__name__} has {', '.join(shapes)}; if the config is that of another "
-            "architecture, start from a RetinaNet's (build_retinanet_resnet_fpn_backbone)"
-        )
-    return [shapes[name] for name in names]
 
 
 def _image_name(x: dict) -> str:

@@ -1,6 +1,5 @@
-"""focal-retina convert, and the commands of docs/convert_weights.md."""
+"""focal-retina convert as a user calls it."""
 
-import shlex
 from pathlib import Path
 
 import pytest
@@ -12,10 +11,10 @@ from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from focal_retina.commands import main
+from focal_retina.commands.convert import LIBRARIES
 from focal_retina.engine import SafeCheckpointer, load_config
-from focal_retina.interop.weight_files import load_weights
-
-DOCS = Path(__file__).parents[2] / "docs" / "convert_weights.md"
+from focal_retina.interop import ADAPTERS
+from focal_retina.weight_reader import read_weights
 
 
 @pytest.fixture(scope="module")
@@ -60,9 +59,13 @@ def test_the_files_that_it_writes_are_loaded_by_a_model_of_the_config(arguments,
     back += ["--to", "torchvision-v1", "--output", "back.pkl", "--config-out", "theirs.yaml"]
     assert convert(back) == 0
     name = "head.regression_head.bbox_reg.weight"
-    assert torch.equal(torch.as_tensor(load_weights(Path("back.pkl"))[name]), weights[name])
+    assert torch.equal(torch.as_tensor(read_weights(Path("back.pkl"))[name]), weights[name])
     settings = yaml.safe_load(Path("theirs.yaml").read_text())
     assert settings["INPUT"] == {"FORMAT": "RGB"}
+
+
+def test_the_help_names_all_libraries():
+    assert sorted(ADAPTERS) == LIBRARIES
 
 
 def test_nothing_is_written_that_is_not_complete(arguments, weights, capsys):
@@ -89,18 +92,3 @@ def test_user_errors_are_one_line_and_status_2(arguments, capsys):
         assert convert(["--output", "o.pth"], *words) == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert message in line
-
-
-def test_commands_of_the_page(weights, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    torch.save(weights, "retinanet_resnet50_fpn_coco.pth")
-    lines = DOCS.read_text().replace("\\\n", " ").splitlines()
-    commands = [shlex.split(line) for line in lines if line.startswith("./run ")]
-    there, evaluate, back = commands
-    assert main(there[3:]) == 0
-    build_from(
-        evaluate[evaluate.index("--config-file") + 1], evaluate[evaluate.index("MODEL.WEIGHTS") + 1]
-    )
-    assert main(back[3:]) == 0
-    name = "head.regression_head.bbox_reg.weight"
-    assert torch.equal(load_weights(Path("back.safetensors"))[name], weights[name])

@@ -76,7 +76,7 @@ def test_user_errors(export, run_dir, register_tiny, tmp_path):
     for arguments, message in [
         (["--model", tmp_path], "there is no file"),
         (["--model", run_dir], "'tiny'"),
-        (config, "MODEL.WEIGHTS is empty"),
+        ([*config, "MODEL.WEIGHTS", ""], "MODEL.WEIGHTS is empty"),
         ([*config, "MODEL.WEIGHTS", other], "MODEL.WEIGHTS and the config don't belong together"),
         ([*config, "--int8", 0], "--int8: at least 1"),
     ]:

@@ -10,7 +10,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from focal_retina.commands import main
-from focal_retina.deploy import sources
+from focal_retina.deploy import Predictor, sources
 from focal_retina.deploy.writers import output_paths
 
 
@@ -137,6 +137,32 @@ def test_unreadable_files_are_passed_over(predict, photos, clip, tmp_path):
     assert [x[:2] for x in records(found)] == [*pictures, *((str(clip), i) for i in range(5))]
 
 
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_an_image_on_which_the_model_fails_costs_no_other(
+    predict, photos, tmp_path, monkeypatch, batch_size
+):
+    def forward(self, images, read=Predictor.predict):
+        if any(x.shape[0] == 33 for x in images):
+            raise RuntimeError("too\nthin")
+        return read(self, images)
+
+    monkeypatch.setattr(Predictor, "predict", forward)
+    Image.fromarray(noise(33)).save(photos / "b.png")
+    found = tmp_path / "found.json"
+    status, err = predict("--json", found, "--batch-size", batch_size, photos)
+    assert status == 1 and f"{photos / 'b.png'}: passed over: too thin" in err
+    assert [x[0] for x in records(found)] == [str(photos / x) for x in ("a.png", "below/a.png")]
+
+
+def test_thin_images(predict, tmp_path):
+    """Resized, a side of them would have no pixel."""
+    for i, size in enumerate([(1, 3000), (3000, 1), (700, 2), (1, 1)]):
+        Image.fromarray(noise(*size)).save(tmp_path / f"{i}.png")
+    found = tmp_path / "found.json"
+    assert predict("--json", found, "--output", tmp_path / "out", tmp_path)[0] == 0
+    assert len(records(found)) == 4
+
+
 def test_interruption_leaves_what_is_done(predict, clip, tmp_path, monkeypatch):
     """Ctrl-C at the third frame: two are in the json and in the video, which is whole."""
     read = sources.Source.frames
@@ -161,9 +187,10 @@ def test_interruption_leaves_what_is_done(predict, clip, tmp_path, monkeypatch):
         (["--json", "x.json", "*.none"], r"*.none: no image and no video there"),
         (["--json", "x.json", "--threshold", "0.01", "a.png"], "is below the model's own, 0.05"),
         (["--output", ".", "a.png"], "a.png would be overwritten"),
+        (["--model", "a.pt2", "--json", "x.json", "a.png"], "runs Python code that stands in it"),
         (["--model", "none.onnx", "--json", "x.json", "a.png"], "there is no file none.onnx"),
         (["--model", "empty", "--json", "x.json", "a.png"], "there is no file empty/config.yaml"),
-        (["--json", "x.json", "a.png", "--opts", "MODEL.NONE", "1"], "MODEL.NONE"),
+        (["a.png", "MODEL.NONE", "1", "--json", "x.json"], "MODEL.NONE"),
         (["a.png"], "nothing to write: name --output, --json or both"),
         (["--json", "x.json", "--threshold", "2", "a.png"], "--threshold: from 0 to 1"),
         (["--json", "x.json", "--batch-size", "0", "a.png"], "--batch-size: at least 1"),
@@ -173,6 +200,7 @@ def test_user_errors(predict, tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     Image.fromarray(noise()).save("a.png")
+    (tmp_path / "a.pt2").touch()
     status, err = predict(*arguments)
     assert status == 2
     assert message in err and "Traceback" not in err

@@ -9,9 +9,9 @@ from detectron2.utils.events import EventStorage
 from helpers import make_batch, toy_cfg
 
 from focal_retina.commands import main
-from focal_retina.commands.replay import replay
 from focal_retina.engine import Trainer
 from focal_retina.engine.nonfinite import NonFiniteGuard
+from focal_retina.engine.replay import replay
 
 NUM_LEVELS = 5
 

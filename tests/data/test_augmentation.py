@@ -4,24 +4,16 @@ import cv2
 import numpy as np
 import pytest
 from detectron2 import model_zoo
-from detectron2.config import get_cfg
 from detectron2.data import DatasetMapper
 from detectron2.data import transforms as T
 from detectron2.structures import BoxMode
+from helpers import default_cfg
 
-from focal_retina import add_focal_retina_config
 from focal_retina.data.mapper import build_train_augmentation
 
 
-def make_cfg(*options):
-    cfg = get_cfg()
-    add_focal_retina_config(cfg)
-    cfg.merge_from_list(list(options))
-    return cfg
-
-
 def jitter(*options):
-    return make_cfg("INPUT.LARGE_SCALE_JITTER.ENABLED", True, *options)
+    return default_cfg("INPUT.LARGE_SCALE_JITTER.ENABLED", True, *options)
 
 
 def describe(augmentations):
@@ -40,7 +32,7 @@ def describe(augmentations):
     ],
 )
 def test_is_what_detectron2s_mapper_makes(options):
-    cfg = make_cfg(*options)
+    cfg = default_cfg(*options)
     stock = DatasetMapper(cfg, is_train=True).augmentations.augs
     assert describe(build_train_augmentation(cfg)) == describe(stock)
 
@@ -58,8 +50,8 @@ def test_jitter_is_that_of_detectron2s_baselines():
 
 def test_jitter_leaves_crop_and_flip_as_they_are():
     cfg = jitter("INPUT.CROP.ENABLED", True, "INPUT.RANDOM_FLIP", "none")
-    kinds = [type(x) for x in build_train_augmentation(cfg)]
-    assert kinds == [T.RandomCrop, T.ResizeScale, T.FixedSizeCrop]
+    kinds = [type(x).__name__ for x in build_train_augmentation(cfg)]
+    assert kinds == ["RandomCrop", "ResizeScale", "FixedSizeCrop"]
 
 
 @pytest.mark.parametrize("scale", [0.1, 0.7, 2.0])

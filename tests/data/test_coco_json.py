@@ -5,6 +5,7 @@ import json
 import pytest
 from coco_content import coco
 from detectron2.data import DatasetCatalog
+from detectron2.evaluation import COCOEvaluator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -68,6 +69,19 @@ def test_malformed_files_are_named_with_entry_and_field(write, content, message)
     with pytest.raises(ValueError, match=message) as error:
         read_coco_json(path)
     assert path in str(error.value)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
+def test_other_encodings_are_read(tmp_path, monkeypatch, encoding):
+    """By Detectron2's loader and evaluator, too, which know UTF-8 alone."""
+    monkeypatch.setattr("focal_retina.data.coco.get_cache_dir", lambda: str(tmp_path))
+    path = tmp_path / "set.json"
+    path.write_text(json.dumps(coco()), encoding=encoding)
+    assert read_coco_json(str(path)) == coco()
+    for _ in range(2):  # the same again changes nothing
+        register_coco_json("encoded", str(path), str(tmp_path))
+    assert len(DatasetCatalog.get("encoded")[0]["annotations"]) == 1
+    assert COCOEvaluator("encoded")._coco_api.imgs.keys() == {1}
 
 
 def test_numbers_that_are_not_finite_are_numbers(write):

@@ -7,17 +7,18 @@ import zlib
 import cv2
 import numpy as np
 import pytest
-from detectron2.config import get_cfg
 from detectron2.data import DatasetMapper, MapDataset
+from helpers import default_cfg
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from focal_retina import add_focal_retina_config
-from focal_retina.data.mapper import (
+from focal_retina.data.images import (
+    UNREADABLE,
     CorruptImageError,
     CorruptImageGuard,
     build_corrupt_image_guard,
 )
+from focal_retina.data.mapper import build_test_mapper
 
 
 def jpeg(width=80, height=60, extension=".jpg"):
@@ -38,9 +39,7 @@ def make_record(folder, content, name="a.jpg"):
 
 
 def make_guard(mode="stop"):
-    cfg = get_cfg()
-    add_focal_retina_config(cfg)
-    cfg.MODEL.FOCAL_RETINA.CORRUPT_IMAGES = mode
+    cfg = default_cfg("MODEL.FOCAL_RETINA.CORRUPT_IMAGES", mode)
     return build_corrupt_image_guard(cfg, DatasetMapper(cfg, is_train=True))
 
 
@@ -102,6 +101,15 @@ def test_detectron2s_loader_takes_another_image(tmp_path):
 def test_an_unknown_mode_lists_the_known_ones():
     with pytest.raises(ValueError, match="'ignore'; it can be stop or skip"):
         make_guard("ignore")
+
+
+def test_in_an_evaluation_a_gray_sample_stands_in(tmp_path):
+    """Another image would count twice. DATA_CHECK.MODE skip asks for it, too."""
+    cfg = default_cfg("MODEL.FOCAL_RETINA.DATA_CHECK.MODE", "skip")
+    record = make_record(tmp_path, jpeg()[:900])
+    sample = build_test_mapper(cfg)(record)
+    assert sample[UNREADABLE] and sample["image_id"] == 42 and sample["image"].shape[0] == 3
+    assert UNREADABLE not in build_test_mapper(cfg)(make_record(tmp_path, jpeg(), "b.jpg"))
 
 
 @settings(max_examples=40, deadline=None)

@@ -6,16 +6,14 @@ import shlex
 import numpy as np
 import pytest
 import torch
-from detectron2.config import get_cfg
 from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_anchor_generator
 from detectron2.structures import Boxes, pairwise_iou
+from helpers import load
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from focal_retina.config import add_focal_retina_config
-from focal_retina.config_file import get_config_file, merge_config_file
 from focal_retina.dataset_check import anchor_coverage, check_datasets, warn_of_unreached_objects
 from focal_retina.dataset_check.anchor_coverage import (
     ENOUGH,
@@ -31,7 +29,7 @@ from focal_retina.dataset_check.table import load_table
 
 @pytest.fixture(scope="module")
 def grid():
-    return build_anchor_grid(config("Base-FocalRetinaNet.yaml"))
+    return build_anchor_grid(load("Base-FocalRetinaNet.yaml"))
 
 
 @pytest.fixture
@@ -39,13 +37,6 @@ def tiny(register):
     """tiny_coco, registered: six boxes of 28×28 in images of 64×64."""
     register()
     return "tiny"
-
-
-def config(name="quickstart/shapes.yaml"):
-    cfg = get_cfg()
-    add_focal_retina_config(cfg)
-    merge_config_file(cfg, get_config_file(name))
-    return cfg
 
 
 def test_grid_of_retinanet(grid):
@@ -65,7 +56,7 @@ def test_grid_of_retinanet(grid):
     ),
 )
 def test_best_iou_is_that_over_all_anchors(offset, size, boxes):
-    cfg = config("Base-FocalRetinaNet.yaml")
+    cfg = load("Base-FocalRetinaNet.yaml")
     cfg.MODEL.ANCHOR_GENERATOR.OFFSET = offset
     strides = [8, 16, 32, 64, 128]
     generator = build_anchor_generator(cfg, [ShapeSpec(stride=s) for s in strides])
@@ -127,7 +118,7 @@ def test_counts_by_class_and_size(tiny, grid):
 
 
 def test_positive_band_and_input_size():
-    cfg = config()
+    cfg = load("quickstart/shapes.yaml")
     assert build_anchor_grid(cfg).threshold == 0.5
     cfg.MODEL.RETINANET.IOU_LABELS, cfg.MODEL.RETINANET.IOU_THRESHOLDS = [0, 1, 1], [0.3, 0.6]
     assert build_anchor_grid(cfg).threshold == 0.3
@@ -148,7 +139,7 @@ def test_a_suggestion_reaches_what_it_says(grid):
     assert (best_anchor_iou(boxes, sizes, grid) < 0.4).mean() > 0.9
     suggestion = suggest_anchors(boxes, sizes, dataclasses.replace(grid, threshold=0.4))
     assert suggestion.unreached_share <= ENOUGH and suggestion.num_anchors < 9
-    cfg = config("Base-FocalRetinaNet.yaml")
+    cfg = load("Base-FocalRetinaNet.yaml")
     cfg.merge_from_list(
         shlex.split(suggestion.as_options())  # as a shell would
     )
@@ -163,7 +154,7 @@ def test_no_suggestion_where_nothing_is_better(grid):
 
 
 def test_warning_before_a_training(tiny, caplog):
-    cfg = config()
+    cfg = load("quickstart/shapes.yaml")
     reports = check_datasets([tiny, "focal_shapes_train"], [], mode="error", num_decoded=0)
     warn_of_unreached_objects(cfg, reports)
     assert not caplog.text

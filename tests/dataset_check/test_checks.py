@@ -8,6 +8,7 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from focal_retina.data import register_coco_json
 from focal_retina.dataset_check import CHECKS, check_dataset, check_datasets
@@ -51,9 +52,27 @@ def as_corners(content):
         annotation["bbox"] = [30, 32, 60, 62]
 
 
-def as_fractions(content):
+def as_fractions(content, box=(0.1, 0.2, 0.3, 0.4)):
+    """All but one: a format is guessed from most of the boxes."""
+    for annotation in content["annotations"][1:]:
+        annotation["bbox"] = list(box)
+
+
+def as_yolo(content):
+    as_fractions(content, (0.75, 0.8, 0.3, 0.4))
+
+
+def as_centers(content):
     for annotation in content["annotations"]:
-        annotation["bbox"] = [0.1, 0.2, 0.3, 0.4]
+        annotation["bbox"] = [50, 52, 28, 24]
+
+
+def areas(*values):
+    def change(content):
+        for annotation, value in zip(content["annotations"], values, strict=False):
+            annotation["area"] = value
+
+    return change
 
 
 def twice_the_file(content):
@@ -75,16 +94,23 @@ FAULTS = [
     (box([-9, 5, 9, 4]), "box_outside", "annotation 3"),
     (box([50, 5, 20, 4]), "box_over_border", "annotation 3"),
     (as_corners, "box_format", "[x1, y1, x2, y2]"),
-    (as_fractions, "box_format", "fractions"),
+    (as_fractions, "box_format", "in fractions"),
+    (as_yolo, "box_format", "look like [center x, center y, width, height] in fractions"),
+    (as_centers, "box_format", "look like [center x, center y, width, height]: "),
+    *((areas(x), "false_area", "annotation 1") for x in (None, float("nan"), "784", 0, -1, [])),
+    (areas(*[1] * 6), "false_area", "annotation 1"),
     (lambda c: c["annotations"][0].update(id=2), "duplicate_annotation_id", "annotation 2"),
     (lambda c: c["annotations"][0].update(id=0), "annotation_id_zero", "annotation 0"),
     (lambda c: c["annotations"][0].update(image_id=99), "unknown_image", "annotation 1"),
+    (lambda c: c["annotations"][0].update(image_id="1"), "unknown_image", "not listed, but 1 is"),
     (lambda c: c["annotations"][0].update(category_id=4), "unknown_category", "category 4"),
     (lambda c: c["annotations"][0].update(segmentation=[[]]), "no_polygon", "annotation 1"),
     (lambda c: c["images"][0].update(id=2), "duplicate_image_id", "image 2, 2 times"),
     (lambda c: c["images"][0].update(width=-64), "image_size", "0.jpg, image 1, -64×64"),
     (lambda c: c["images"][0].update(width=65), "wrong_size", "annotated as 65×64, is 64×64"),
     (lambda c: c["images"][0].update(file_name="x"), "missing_image", "x, image 1, no such file"),
+    (lambda c: c["images"][0].update(file_name="images\\0.jpg"), "missing_image", "images/0.jpg:"),
+    (lambda c: c["images"][0].update(file_name="%30.JPG"), "missing_image", "/0.jpg: correct"),
     (lambda c: c["images"][0].update(file_name="\0"), "missing_image", "no such file"),
     (twice_the_file, "conflicting_image", "images 1, 2"),
     (same_image_again, "repeated_image", "images 1, 70"),
@@ -96,28 +122,24 @@ FAULTS = [
 
 
 @pytest.mark.parametrize("change, kind, case", FAULTS)
-def test_each_fault_is_found_and_named(register, change, kind, case):
+def test_each_fault_is_named_and_errors_stop(register, caplog, change, kind, case):
     register(change)
-    finding = found_in(check())[kind]
-    assert finding.count >= 1
-    assert case in str(finding.cases[0])
+    report = check()
+    finding = found_in(report)[kind]
+    assert finding.count >= 1 and case in finding.cases[0]
+    if finding.degree == "error":
+        with pytest.raises(ValueError, match="data set 'tiny'") as error:
+            check_datasets(["tiny"], [], mode="error", num_decoded=-1)
+        assert CHECKS[kind].title in str(error.value) and case in str(error.value)
+    elif not report.of_degree("error"):
+        check_datasets(["tiny"], [], mode="error", num_decoded=-1)
+        assert (case in caplog.text) == (finding.degree == "warning")
+    assert len(str(report).splitlines()) <= 8
 
 
 def test_every_check_but_those_of_files_is_among_these_tests():
-    assert {kind for _, kind, _ in FAULTS} | {"unreadable_image", "category_gaps"} == set(CHECKS)
-
-
-@pytest.mark.parametrize("change, kind, case", FAULTS)
-def test_errors_stop_and_warnings_do_not(register, caplog, change, kind, case):
-    register(change)
-    degree = found_in(check())[kind].degree
-    if degree == "error":
-        with pytest.raises(ValueError, match="data set 'tiny'") as error:
-            check_datasets(["tiny"], [], mode="error", num_decoded=-1)
-        assert CHECKS[kind].title in str(error.value)
-    elif not check().of_degree("error"):
-        check_datasets(["tiny"], [], mode="error", num_decoded=-1)
-    assert (case in caplog.text) == (degree != "note")
+    others = {"unreadable_image", "deep_image", "category_gaps"}
+    assert {kind for _, kind, _ in FAULTS} | others == set(CHECKS)
 
 
 @pytest.mark.parametrize(
@@ -128,6 +150,17 @@ def test_images_that_cannot_be_decoded(register, content):
     (folder / "4.jpg").write_bytes(content)
     finding = found_in(check())["unreadable_image"]
     assert (finding.count, finding.cases[0].split(", ")[1]) == (1, "image 5")
+
+
+def test_images_of_more_than_8_bits(register):
+    """16 are read by halves, 32 not at all: a finding each."""
+    folder = register()
+    for name, dtype in (("3.jpg", np.uint16), ("4.jpg", np.float32)):
+        pixels = Image.fromarray(np.zeros((64, 64), dtype))
+        pixels.save(folder / name, "PNG" if dtype is np.uint16 else "TIFF")
+    found = found_in(check())
+    assert found["deep_image"].cases[0].endswith("3.jpg, image 4")
+    assert "32 bits" in found["unreadable_image"].cases[0]
 
 
 def test_truncated_image_and_a_pipe(register):
@@ -153,8 +186,6 @@ def test_a_sample_is_decoded_but_every_file_is_looked_for(register):
 
 def test_rotated_images_are_compared_as_the_mapper_reads_them(register):
     """A camera's JPEG, stored lying and marked (EXIF) to be turned; the json gives it upright."""
-    from PIL import Image
-
     folder = register(lambda c: c["images"][0].update(width=40, height=64))
     exif = Image.Exif()
     exif[274] = 6

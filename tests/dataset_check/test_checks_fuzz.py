@@ -12,13 +12,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
 from detectron2.structures import Boxes
+from helpers import default_cfg
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from focal_retina.config import add_focal_retina_config
 from focal_retina.data import register_coco_json
 from focal_retina.dataset_check import build_record_filter, check_dataset, check_datasets
 from focal_retina.modeling import anchor_labeling
@@ -114,22 +113,13 @@ def not_coco(content, data, folder):
     )
 
 
+# fmt: off
 FAULTS = [
-    box_not_finite,
-    negative_size,
-    zero_area,
-    box_outside,
-    unknown_category,
-    unknown_image,
-    duplicate_annotation_id,
-    duplicate_image_id,
-    missing_image,
-    image_size,
-    wrong_size,
-    unreadable_image,
-    malformed,
-    not_coco,
+    box_not_finite, negative_size, zero_area, box_outside, unknown_category, unknown_image,
+    duplicate_annotation_id, duplicate_image_id, missing_image, image_size, wrong_size,
+    unreadable_image, malformed, not_coco,
 ]
+# fmt: on
 CONTENT = {
     "images": [
         {"id": i, "file_name": f"{i}.png", "width": SIZE, "height": SIZE} for i in (1, 2, 3)
@@ -153,17 +143,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def cfg():
-    cfg = get_cfg()
-    add_focal_retina_config(cfg)
-    cfg.MODEL.FOCAL_RETINA.DATA_CHECK.MODE = "skip"
-    cfg.DATASETS.TRAIN = (NAME,)
-    return cfg
-
-
-def forget():
-    if NAME in DatasetCatalog:
-        DatasetCatalog.remove(NAME)
-    MetadataCatalog.pop(NAME, None)
+    return default_cfg("MODEL.FOCAL_RETINA.DATA_CHECK.MODE", "skip", "DATASETS.TRAIN", (NAME,))
 
 
 def train_on(cfg, records):
@@ -190,7 +170,8 @@ def test_no_fault_goes_unseen(data, folder, cfg, tmp_path, catalogs):
     fault(content, data, folder)
     json_file = tmp_path / "set.json"
     json_file.write_text(json.dumps(content))
-    forget()
+    for catalog in (DatasetCatalog, MetadataCatalog):
+        catalog.pop(NAME, None)
     try:
         register_coco_json(NAME, str(json_file), str(folder))
         report = check_dataset(NAME, num_decoded=-1)

@@ -3,10 +3,9 @@
 from pathlib import Path
 
 import pytest
-from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog
+from helpers import default_cfg
 
-from focal_retina.config import add_focal_retina_config
 from focal_retina.dataset_check import build_record_filter, check_datasets, report
 
 pytestmark = pytest.mark.usefixtures("catalogs")
@@ -17,13 +16,10 @@ def spoil_a_box(content):
 
 
 def skipping(filter_empty=True):
-    cfg = get_cfg()
-    add_focal_retina_config(cfg)
-    cfg.MODEL.FOCAL_RETINA.DATA_CHECK.MODE = "skip"
-    cfg.MODEL.FOCAL_RETINA.DATA_CHECK.NUM_DECODED = -1
-    cfg.DATASETS.TRAIN = ("tiny",)
-    cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = filter_empty
-    return cfg
+    node = "MODEL.FOCAL_RETINA.DATA_CHECK"
+    options = {f"{node}.MODE": "skip", f"{node}.NUM_DECODED": -1, "DATASETS.TRAIN": ("tiny",)}
+    options["DATALOADER.FILTER_EMPTY_ANNOTATIONS"] = filter_empty
+    return default_cfg(*(x for pair in options.items() for x in pair))
 
 
 def test_skip_leaves_out_and_counts(register, caplog):

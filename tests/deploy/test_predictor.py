@@ -51,13 +51,13 @@ def test_what_is_no_model(tmp_path, meta, name):
         load_predictor(tmp_path / name)
     (tmp_path / name).write_bytes(b"nonsense")
     with pytest.raises(FileNotFoundError, match=r"no .*meta.json: it belongs beside"):
-        load_predictor(tmp_path / name)
+        load_predictor(tmp_path / name, allow_code=True)
     (tmp_path / "meta.json").write_text("[]")
     with pytest.raises(ValueError, match="does not describe an exported model"):
-        load_predictor(tmp_path / name)
+        load_predictor(tmp_path / name, allow_code=True)
     meta.save(tmp_path)
     assert ModelMeta.load(tmp_path) == meta
     with pytest.raises(ValueError, match=f"{name} is not"):
-        load_predictor(tmp_path / name)
+        load_predictor(tmp_path / name, allow_code=True)
     with pytest.raises(UserError, match="has its config in it: leave out A 1"):
         load_predictor(tmp_path / name, ["A", 1])

@@ -1,6 +1,5 @@
 """Exported files run on their own, and find what the model finds; what counts as the same."""
 
-import json
 import sys
 from types import SimpleNamespace
 
@@ -24,7 +23,7 @@ def test_same_detections_as_eager(exported, toy_model, images, name):
     # Nothing, a single object, and many: counts that a graph might take for cases of their own.
     counts = {len(eager.predict([image])[0]) for image in images}
     assert {0, 1} < counts and max(counts) > 50
-    agreement = compare(load_predictor(folder / name), eager, images)
+    agreement = compare(load_predictor(folder / name, allow_code=True), eager, images)
     assert (agreement.images, agreement.unmatched) == (20, 0), agreement
     assert agreement.score_error <= 1e-3 and agreement.box_error <= 1e-3
 
@@ -44,23 +43,6 @@ def test_nms_for_export_is_that_of_eager(toy_model, score_thresh, monkeypatch):
     monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
     for output, reference in zip(graph(image), expected, strict=True):
         assert torch.equal(output, reference)
-
-
-def test_meta_json(exported, toy_cfg):
-    folder, meta = exported
-    contents = json.loads((folder / "meta.json").read_text())
-    assert contents["classes"] == ["class 0", "class 1"]
-    assert contents["with_nms"] is meta.with_nms
-    assert contents["score_thresh"] == toy_cfg.MODEL.RETINANET.SCORE_THRESH_TEST
-    assert contents["preprocessing"] == {
-        "input_format": "BGR",
-        "min_size": 64,
-        "max_size": 112,
-        "pixel_mean": toy_cfg.MODEL.PIXEL_MEAN,
-        "pixel_std": toy_cfg.MODEL.PIXEL_STD,
-        "size_divisibility": 16,
-        "smallest_side": 32,
-    }
 
 
 def test_onnx_by_itself(exported):

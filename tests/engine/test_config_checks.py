@@ -1,46 +1,25 @@
 """Keys that do nothing, values that make no sense, and the learning rate."""
 
 import re
-from pathlib import Path
 
 import pytest
 from detectron2 import model_zoo
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import get_cfg
 from detectron2.engine import DefaultTrainer
+from helpers import MODELS, default_cfg, name_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from focal_retina.config import add_focal_retina_config
-from focal_retina.config_file import merge_config_file
+from focal_retina.config_file import _keys_of, merge_config_file
 from focal_retina.engine import config_checks
-from focal_retina.engine.config_checks import (
-    check_keys,
-    check_solver,
-    check_values,
-    scaled_learning_rate,
-)
+from focal_retina.engine.config_checks import check_keys, check_solver, check_values
 
-CONFIGS = Path(__file__).parents[2] / "configs"
-OUR_CONFIGS = [p for p in sorted(CONFIGS.rglob("*.yaml")) if p.parent.name != "sweeps"]
 ZOO = ["retinanet_R_50_FPN_1x", "retinanet_R_50_FPN_3x", "retinanet_R_101_FPN_3x"]
 
 
 def config(*options):
-    cfg = get_cfg()
-    add_focal_retina_config(cfg)
-    cfg.MODEL.META_ARCHITECTURE = "FocalRetinaNet"
-    cfg.SOLVER.BASE_LR = 0.01
-    cfg.merge_from_list(list(options))
-    return cfg
-
-
-def leaves(node, prefix=""):
-    for name, value in node.items():
-        key = f"{prefix}{name}"
-        if isinstance(value, CfgNode):
-            yield from leaves(value, f"{key}.")
-        else:
-            yield key
+    model = ("MODEL.META_ARCHITECTURE", "FocalRetinaNet", "SOLVER.BASE_LR", 0.01)
+    return default_cfg(*model, *options)
 
 
 # --- keys that do nothing ---
@@ -77,7 +56,7 @@ def test_defaults_are_no_error_whether_tuple_or_list():
 
 
 def test_counterparts_are_keys_that_exist():
-    known = set(leaves(config()))
+    known = set(_keys_of(config()))
     for key, instead in config_checks._COUNTERPARTS.items():
         assert f"MODEL.{key}" in known
         assert instead in known
@@ -91,7 +70,7 @@ def test_the_zoos_configs_pass(name):
     check_values(cfg)
 
 
-@pytest.mark.parametrize("path", OUR_CONFIGS, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", MODELS, ids=name_of)
 def test_our_own_configs_pass(path):
     cfg = config()
     merge_config_file(cfg, str(path))
@@ -131,12 +110,6 @@ def test_values_that_no_training_can_mean(key, value):
 
 
 # --- batch size, processes, learning rate ---
-
-
-def test_linear_scaling():
-    """Detectron2's Base-RetinaNet: 0.01 for 16 images."""
-    assert scaled_learning_rate(16) == 0.01
-    assert scaled_learning_rate(2) == 0.00125
 
 
 def test_a_rate_that_misfits_the_batch_is_a_warning_with_the_scaled_value(caplog):

@@ -12,7 +12,7 @@ import torch
 from detectron2.engine import SimpleTrainer
 from tiny_training import assert_same_run, finish, metrics, start, train
 
-from focal_retina.engine import Trainer, checkpoint
+from focal_retina.engine import Trainer, checkpoint, only_training_in
 
 
 def kill():
@@ -85,6 +85,14 @@ def interrupt():
     send(signal.SIGINT, 9)
 
 
+def interrupt_in_evaluation():
+    def test(*args):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(60)
+
+    Trainer.test = test
+
+
 def interrupt_twice():
     send(signal.SIGINT, 0)
     send(signal.SIGINT, 0)
@@ -127,18 +135,23 @@ def test_killed_runs_go_on_exactly(training, tmp_path):
 
 
 def test_stopped_runs_say_so_and_go_on_exactly(training, tmp_path):
-    training("expected")
+    said = training("expected")
+    assert "the training starts anew" in said and "iteration 1 of 12 is done" in said
+    assert "the other 2 iterations will take about 0:00:0" in said
     training("out", before=interrupt_twice, status=-signal.SIGINT)
+    training("out", before=interrupt_in_evaluation, status=130)
+    assert (tmp_path / "out" / "last_checkpoint").read_text() == "model_0000003.pth"
     said = training("out", before=terminate, status=0)
-    assert "saving after this iteration" in said and "--resume goes on" in said
+    assert "finishing this iteration, then saving" in said and "--resume goes on" in said
     assert (tmp_path / "out" / "last_checkpoint").read_text() == "model_0000008.pth"
     training("out", before=interrupt, status=130)
     assert (tmp_path / "out" / "last_checkpoint").read_text() == "model_0000009.pth"
 
     # The disk lost the end of the last checkpoint, and the one before it is taken.
     (tmp_path / "out" / "model_0000009.pth").write_bytes(b"PK\x03\x04")
-    said = training("out")
+    said = training("out", before=interrupt_in_evaluation, status=130)
     assert "model_0000009.pth is damaged" in said
+    training("out")
     assert_same_run(tmp_path / "out", tmp_path / "expected")
 
 
@@ -209,13 +222,37 @@ def test_killed_at_twenty_random_moments(tiny_coco, training, tmp_path):
     assert_same_run(tmp_path / "out", tmp_path / "expected")
 
 
-def test_random_seed_is_kept(training, tmp_path):
-    """SEED -1: another order in every run, but the same one after a resume."""
+def test_changes_at_resume_are_obeyed_or_refused(training, tmp_path):
     options = {"SEED": -1}
     training("out", options=options, before=terminate)
     seed = load_seed(tmp_path / "out" / "model_0000008.pth")
-    training("out", options=options)
+    for key, value in {"SEED": 3, "MODEL.FOCAL_RETINA.OPTIMIZER": "AdamW"}.items():
+        said = training("out", options={**options, key: value}, status=2)
+        assert f"--resume cannot change {key} " in said.splitlines()[-1]
+    said = training("out", options={**options, "MODEL.FPN.OUT_CHANNELS": 16}, status=2)
+    assert "in another shape" in said.splitlines()[-1]
+    options |= {"SOLVER.BASE_LR": 0.001, "SOLVER.MOMENTUM": 0.5, "SOLVER.IMS_PER_BATCH": 4}
+    said = training("out", options=options)
+    assert "SOLVER.BASE_LR 0.01 → 0.001" in said and "IMS_PER_BATCH 2 → 4" in said
     assert load_seed(tmp_path / "out" / "model_final.pth") == seed
+    # After the step of the learning rate at iteration 8
+    rates = [x["lr"] for x in metrics(tmp_path / "out") if x["iteration"] > 8 and "lr" in x]
+    assert rates == pytest.approx([1e-4] * 2)
+    final = torch.load(tmp_path / "out" / "model_final.pth", weights_only=True)["trainer"]
+    assert final["_trainer"]["optimizer"]["param_groups"][0]["momentum"] == 0.5
+
+
+def test_one_training_a_folder(training, tmp_path):
+    (tmp_path / "out").mkdir()
+    with only_training_in(tmp_path / "out"):
+        said = training("out", status=2)
+    assert f"in use by another training, process {os.getpid()} on " in said.splitlines()[-1]
+    assert [x.name for x in (tmp_path / "out").iterdir()] == [".lock"]
+
+
+def test_ctrl_c_in_an_evaluation_alone_promises_nothing(training):
+    said = training("out", before=interrupt_in_evaluation, flag="--eval-only", status=130)
+    assert said.splitlines()[-1].endswith(": interrupted")
 
 
 def load_seed(path):

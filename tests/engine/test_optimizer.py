@@ -4,21 +4,16 @@ import copy
 
 import pytest
 import torch
-from detectron2.config import get_cfg
 from detectron2.solver import build_optimizer as build_stock_optimizer
+from helpers import default_cfg
 from torch import nn
 
-from focal_retina import add_focal_retina_config
 from focal_retina.engine.trainer import build_optimizer
 
 
 @pytest.fixture
 def cfg():
-    cfg = get_cfg()
-    add_focal_retina_config(cfg)
-    cfg.SOLVER.WEIGHT_DECAY_NORM = 0.0
-    cfg.SOLVER.BASE_LR = 0.01
-    return cfg
+    return default_cfg("SOLVER.WEIGHT_DECAY_NORM", 0.0, "SOLVER.BASE_LR", 0.01)
 
 
 @pytest.fixture

@@ -1,16 +1,16 @@
 """From a command line to a checked config: errors are UserErrors, whatever was typed."""
 
 import json
-from pathlib import Path
 
 import pytest
+import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from helpers import QUICKSTART, ZOO, make_run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from focal_retina.engine import UserError, load_config, setup_config
 
-CONFIG = Path(__file__).parents[2] / "configs" / "quickstart" / "shapes.yaml"
 TINY = ["DATASETS.TRAIN", "('tiny',)", "DATASETS.TEST", "()", "MODEL.RETINANET.NUM_CLASSES", "2"]
 
 
@@ -21,7 +21,7 @@ def set_up(tiny_coco, tmp_path):
 
     def call(*options, **changes):
         defaults = {
-            "source": CONFIG,
+            "source": QUICKSTART,
             "register": [f"tiny={json_file}:{folder}"],
             "imports": [],
         }
@@ -59,9 +59,10 @@ def test_by_flag_they_do_not(set_up, spoil, mode):
 
 
 def test_only_what_is_evaluated_is_checked_for_an_evaluation(set_up, spoil):
-    set_up(eval_only=True)
+    weights = ("MODEL.WEIGHTS", str(QUICKSTART))
+    set_up(*weights, eval_only=True)
     with pytest.raises(UserError, match="boxes with NaN"):
-        set_up("DATASETS.TEST", "('tiny',)", eval_only=True)
+        set_up(*weights, "DATASETS.TEST", "('tiny',)", eval_only=True)
 
 
 def test_one_process_a_machine_checks(set_up, spoil, monkeypatch):
@@ -84,11 +85,53 @@ def test_torchruns_processes_share_the_batch(set_up, monkeypatch):
         (("MODEL.DEVICE.X", "1"), "MODEL.DEVICE.X"),
         (("MODEL.WEIGHTS", "{[]: 1}"), "unhashable"),
         (("MODEL.FOCAL_RETINA.DATA_CHECK.MODE", "no"), "one of error, skip, off"),
+        (("MODEL.RETINANET.NUM_CLASES", "2"), "near: MODEL.RETINANET.NUM_CLASSES"),
+        (("MODEL.META_ARCHITECTURE", "GeneralizedRCNN"), "GeneralizedRCNN is no dense detector"),
+        (("MODEL.META_ARCHITECTURE", "FocalRetinanet"), "near: FocalRetinaNet"),
+        (("MODEL.BACKBONE.NAME", "build_resnet_backbone"), "has p3, p4, but .* has res3"),
     ],
 )
 def test_wrong_options(set_up, options, message):
     with pytest.raises(UserError, match=message):
         set_up(*options)
+
+
+@pytest.fixture
+def no_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+
+
+def test_only_the_default_device_falls_back(no_gpu, caplog, tmp_path):
+    caplog.set_level("INFO")
+    assert load_config(ZOO).MODEL.DEVICE == "cpu"
+    assert "no GPU" in caplog.text
+    yaml = tmp_path / "gpu.yaml"
+    yaml.write_text("MODEL: {DEVICE: cuda}")
+    wrong = [(yaml, ()), (ZOO, ("MODEL.DEVICE", "cuda:1")), (ZOO, ("MODEL.DEVICE", "gpu"))]
+    for source, opts in wrong:
+        with pytest.raises(UserError, match="MODEL.DEVICE"):
+            load_config(source, opts)
+    with pytest.raises(UserError, match="2 processes .* need as many GPUs: 0"):
+        load_config(ZOO, num_processes=2)
+    assert load_config(ZOO, ("MODEL.DEVICE", "cpu"), num_processes=2).MODEL.DEVICE == "cpu"
+
+
+def test_a_trainings_folder_is_its_config_and_its_weights(no_gpu, tmp_path):
+    make_run(tmp_path / "run")
+    run = (tmp_path / "run").rename(tmp_path / "moved")
+    config = run / "config.yaml"
+    config.write_text(config.read_text().replace("DEVICE: cpu", "DEVICE: cuda"))  # trained there
+    for source in (run, config):
+        cfg = load_config(source)
+        assert str(run / "model_final.pth") == cfg.MODEL.WEIGHTS
+        assert (str(run), 64, "cpu") == (cfg.OUTPUT_DIR, cfg.INPUT.MIN_SIZE_TEST, cfg.MODEL.DEVICE)
+    assert load_config(run, ["MODEL.WEIGHTS", "other.pth"]).MODEL.WEIGHTS == "other.pth"
+    cfg = load_config(run, trained=False)  # to train again, or to go on
+    assert ("", str(run)) == (cfg.MODEL.WEIGHTS, cfg.OUTPUT_DIR)
+    (run / "model_final.pth").unlink()
+    with pytest.raises(UserError, match="no finished training: there is no file"):
+        load_config(run)
 
 
 _WORD = st.sampled_from(
@@ -103,6 +146,6 @@ _VALUE = st.text(alphabet="()[]{}:,'\"0123456789.eE+-x# \n", max_size=12)
 def test_any_options_are_read_or_a_user_error(options):
     typed = [word for pair in options for word in pair]
     try:
-        assert load_config(CONFIG, typed).is_frozen()
+        assert load_config(QUICKSTART, typed).is_frozen()
     except UserError as error:
         assert "\n" not in str(error) and str(error)  # noqa: PT017, either outcome is right

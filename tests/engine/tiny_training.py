@@ -10,13 +10,13 @@ import multiprocessing
 import os
 import signal
 import sys
-import traceback
 from pathlib import Path
 
 import torch
 from detectron2.utils.env import seed_all_rng
 
 from focal_retina.commands import main
+from focal_retina.engine import Trainer
 
 ROOT = Path(__file__).parents[2]
 MAX_ITER = 12
@@ -82,19 +82,11 @@ def _logged(function, arguments, log):
     torch.set_num_threads(1)
     # Data workers as in a process that a user starts
     multiprocessing.set_start_method("fork", force=True)
-    try:
-        status = function(*arguments)
-    except BaseException:
-        traceback.print_exc()
-        status = 70
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # Skips the clean-up of multiprocessing, which would hide a status.
-    os._exit(status or 0)
+    sys.exit(function(*arguments))
 
 
-def train(tiny_coco, out, options=(), before=None, environment=()):
-    """Train with ``--resume`` through the command line, metrics every 2 iterations.
+def train(tiny_coco, out, options=(), before=None, environment=(), flag="--resume"):
+    """Train through the command line, metrics every 2 iterations.
 
     Args:
         tiny_coco: the fixture.
@@ -102,6 +94,7 @@ def train(tiny_coco, out, options=(), before=None, environment=()):
         options: config keys that differ from ``OPTIONS``.
         before: called first; it plants what kills the run.
         environment: variables to set.
+        flag: of the command line.
 
     Returns:
         train_net.py's exit status.
@@ -109,15 +102,15 @@ def train(tiny_coco, out, options=(), before=None, environment=()):
     os.chdir(ROOT)
     os.environ.update(environment)
     train = importlib.import_module("focal_retina.commands.train")
-    train.Trainer.WRITER_PERIOD = 2
+    Trainer.WRITER_PERIOD = 2
     # Pictures and the listing of libraries take longer than the training.
-    train.write_training_report = lambda cfg: None
-    train.default_setup = lambda cfg, args: seed_all_rng(cfg.SEED if cfg.SEED >= 0 else None)
+    train.report_if_finished = lambda trainer: None
+    train.set_up = lambda args, cfg: seed_all_rng(cfg.SEED if cfg.SEED >= 0 else None)
     if before is not None:
         before()
     json_file, folder = tiny_coco
     values = {**OPTIONS, "OUTPUT_DIR": str(out), **dict(options)}
-    argv = ["train", "--config-file", "configs/Base-FocalRetinaNet.yaml", "--resume"]
+    argv = ["train", "--config-file", "configs/Base-FocalRetinaNet.yaml", flag]
     argv += ["--register", f"tiny={json_file}:{folder}"]
     argv += [str(x) for item in values.items() for x in item]
     return main(argv)

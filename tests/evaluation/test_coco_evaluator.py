@@ -1,6 +1,7 @@
 """COCOEvaluator against Detectron2's: the same results and files from the same outputs."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -79,7 +80,11 @@ def test_curves_hold_the_ap_of_each_class(json_file, tmp_path):
     )
 
 
-def test_no_predictions_give_nan_as_in_detectron2(json_file, tmp_path):
+@pytest.mark.parametrize("library", ["hotcoco", "pycocotools"])
+def test_nothing_found_is_an_ap_of_0(library, json_file, tmp_path, caplog, monkeypatch):
+    """As in a sweep; NaN, as in Detectron2, is for sizes and classes without objects."""
+    if library == "pycocotools":
+        monkeypatch.setitem(sys.modules, "hotcoco", None)
     nothing = Instances((64, 64))
     nothing.pred_boxes = Boxes(torch.zeros(0, 4))
     nothing.scores, nothing.pred_classes = torch.zeros(0), torch.zeros(0, dtype=torch.int64)
@@ -88,18 +93,49 @@ def test_no_predictions_give_nan_as_in_detectron2(json_file, tmp_path):
     assert evaluator.evaluate() == {}
     evaluator.process([{"image_id": 1}], [{"instances": nothing}])
     results = evaluator.evaluate()["bbox"]
-    assert list(results) == ["AP", "AP50", "AP75", "APs", "APm", "APl"]
-    assert np.isnan(list(results.values())).all()
+    assert [results[x] for x in ("AP", "AP50", "AP75", "APs", "AP-cat", "AP-dog")] == [0] * 6
+    assert np.isnan([results["APm"], results["APl"]]).all()
+    assert "the model found nothing" in caplog.text
 
 
-def test_annotations_without_area_and_iscrowd(json_file, caplog):
-    expected = evaluate(COCOEvaluator(NAME))
+def change_annotations(json_file, **changes):
     content = json.loads(json_file.read_text())
     for annotation in content["annotations"]:
         del annotation["area"], annotation["iscrowd"]
+        annotation.update(changes)
     json_file.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, *({"area": x} for x in (None, float("nan"), "784", 0, 1, -1, True, 10**400))]
+)
+def test_annotations_without_iscrowd_and_of_no_or_a_false_area(json_file, changes, caplog):
+    expected = evaluate(COCOEvaluator(NAME))
+    change_annotations(json_file, **changes)
     assert_same(evaluate(COCOEvaluator(NAME)), expected)
-    assert '6 annotations have no "area"' in caplog.text
+    assert '6 annotations have no "area", or a false one' in caplog.text
+
+
+def test_images_that_could_not_be_read_count_neither_way(json_file, caplog):
+    expected = evaluate(COCOEvaluator(NAME), image_ids=(1, 2, 4, 5, 6), img_ids=[1, 2, 4, 5, 6])
+    evaluator = COCOEvaluator(NAME)
+    evaluator.reset()
+    for image_id in range(1, 7):
+        sample = {"image_id": image_id, "is_unreadable": image_id == 3}
+        evaluator.process([sample], [outputs_of(image_id)])
+    results = evaluator.evaluate()
+    assert results["bbox"].pop("unreadable_images") == 1
+    assert_same(results, expected)
+    assert "1 images could not be read" in caplog.text
+
+
+def test_without_annotations_the_results_are_written(json_file, tmp_path):
+    """As COCO's test-dev."""
+    content = json.loads(json_file.read_text())
+    del content["annotations"]
+    json_file.write_text(json.dumps(content))
+    assert evaluate(COCOEvaluator(NAME, output_dir=str(tmp_path))) == {}
+    assert len(json.loads((tmp_path / "coco_instances_results.json").read_text())) == 6 * 9
 
 
 def test_more_classes_than_the_data_set_has(json_file):

@@ -8,6 +8,7 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
+from focal_retina.drawing import Outline, draw_outlines
 from focal_retina.figures import detections
 from focal_retina.figures.detections import break_even_threshold, draw_detections
 
@@ -81,3 +82,14 @@ def test_break_even_shows_as_many_detections_as_objects():
     assert break_even_threshold(predictions[:2], records) == 0.2
     assert break_even_threshold([], records) == 1.0
     assert break_even_threshold(predictions, [record(1)]) == 1.0
+
+
+@pytest.mark.parametrize("height, width", [(1, 3000), (3000, 1), (900, 1200)])
+def test_drawings_of_thin_and_of_large_images(height, width):
+    """They have a pixel at least, and the box where it is."""
+    image = np.zeros((height, width, 3), np.uint8)
+    box = (0, 0, width / 2, height / 2)
+    drawing = draw_outlines(image, [Outline(box, "#ff0000")], longer_side=120)
+    assert max(drawing.shape) == 120 and min(drawing.shape) >= 1
+    if height == 900:
+        assert drawing[45, 30:32].max() > 100 and drawing[60:].max() == 0

@@ -3,6 +3,7 @@
 import itertools
 
 import pytest
+from helpers import CONFIGS
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -30,7 +31,8 @@ def measure(tmp_path, monkeypatch):
     weights = tmp_path / "model.pth"
     weights.write_text("weights")
     config = tmp_path / "config.yaml"
-    config.write_text("DATASETS:\n  TEST: ('focal_shapes_val',)\n")
+    base = CONFIGS / "Base-FocalRetinaNet.yaml"
+    config.write_text(f"_BASE_: {base}\nDATASETS: {{TEST: [focal_shapes_val]}}\n")
     measured = []
 
     def stand_in(cfg, name, size, num_images, digest):

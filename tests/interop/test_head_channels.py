@@ -4,19 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from focal_retina.interop.adapter import channels_of, class_rows, count_rows
-from focal_retina.interop.spec import make_spec
-
-
-def test_720_channels_are_9_x_80_or_12_x_60():
-    assert count_rows(720, 36, 9) == 80
-    assert count_rows(720, 48, 12) == 60
-    with pytest.raises(ValueError, match=r"36 channels, which is 9 anchors .* not the 12"):
-        count_rows(720, 36, 12)
-    with pytest.raises(ValueError, match="80 classes an anchor, and not the 60"):
-        class_rows(80, 60, has_background_row=False)
-    with pytest.raises(ValueError, match="no multiple of 9"):
-        count_rows(721, 36, 9)
+from focal_retina.interop.spec import BOX, CLS, class_rows, make_spec, output_channels
 
 
 def test_torchvisions_rows():
@@ -43,5 +31,6 @@ def test_each_class_and_anchor_has_the_librarys_channel(num_sizes, num_ratios):
         True: [(r * num_sizes + s) * num_rows + row for s, r, row in triples],
     }
     for order, channels in expected.items():
-        found = channels_of(spec, rows, num_rows, sizes_vary_fastest=order)
-        assert found.tolist() == channels
+        found = output_channels(spec, rows, num_rows, sizes_vary_fastest=order)
+        assert found[CLS].tolist() == channels
+        assert found[BOX][::4].tolist() == [4 * (x // num_rows) for x in channels[::2]]

@@ -135,15 +135,11 @@ def test_finite_where_fvcore_and_torchvision_are_not(peer, gamma):
     assert gradient.item() == pytest.approx(exact, rel=1e-5)
 
 
-def test_cross_entropy_is_a_case_of_both(make_batch):
-    batch = make_batch()
-    for alpha in (-1.0, 0.25, [0.1, 0.2, 0.3, 0.4, 0.5]):
-        ce = CrossEntropy(alpha=alpha)(*batch)[0]
-        for loss in (
-            FocalLoss(alpha=alpha, gamma=0.0),
-            FocalLossStar(alpha=alpha, gamma=1.0, beta=0.0),
-        ):
-            torch.testing.assert_close(loss(*batch)[0], ce, rtol=1e-6, atol=0)
+@pytest.mark.parametrize("alpha", [-1.0, 0.25, [0.1, 0.2, 0.3, 0.4, 0.5]])
+def test_cross_entropy_is_a_case_of_both(make_batch, alpha):
+    ce, _ = CrossEntropy(alpha=alpha)(*make_batch())
+    for case in (FocalLoss(alpha=alpha, gamma=0), FocalLossStar(alpha=alpha, gamma=1, beta=0)):
+        torch.testing.assert_close(case(*make_batch())[0], ce, rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("gamma", [-0.1, math.nan, math.inf, 1e300, 1e39])

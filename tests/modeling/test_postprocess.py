@@ -40,18 +40,17 @@ def detectron2_inference(anchors, logits, deltas, options):
 @given(
     seed=st.integers(0, 2**31),
     num_classes=st.integers(1, 5),
-    score_thresh=st.sampled_from([0.0, 0.05, 0.5, 0.999, 1.0]),
-    topk_candidates=st.sampled_from([1, 10, 1000]),
-    max_detections=st.sampled_from([1, 100]),
+    options=st.fixed_dictionaries(
+        {
+            "score_thresh": st.sampled_from([0.0, 0.05, 0.5, 0.999, 1.0]),
+            "topk_candidates": st.sampled_from([1, 10, 1000]),
+            "nms_thresh": st.sampled_from([0.3, 0.5]),
+            "max_detections": st.sampled_from([1, 100]),
+        }
+    ),
 )
 @settings(deadline=None, max_examples=60)
-def test_equals_detectron2(seed, num_classes, score_thresh, topk_candidates, max_detections):
-    options = {
-        "score_thresh": score_thresh,
-        "topk_candidates": topk_candidates,
-        "nms_thresh": 0.5,
-        "max_detections": max_detections,
-    }
+def test_equals_detectron2(seed, num_classes, options):
     predictions = make_predictions(seed, num_classes)
     expected = detectron2_inference(*predictions, options)
     postprocessor = DensePostprocessor(box2box_transform=TRANSFORM, **options)

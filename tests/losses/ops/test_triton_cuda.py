@@ -85,8 +85,11 @@ def test_every_dtype_and_class_count(assert_equal_to_reference, num_classes, dty
 
 @on_device
 @pytest.mark.parametrize("formula", FORMULAS, ids=str)
-def test_every_formula(assert_equal_to_reference, formula):
-    assert_equal_to_reference(*make_batch(80, torch.float32, sizes=[60, 7]), formula)
+@pytest.mark.parametrize("per_class", [False, True])
+def test_every_formula_and_weights_of_classes(assert_equal_to_reference, formula, per_class):
+    weights = (torch.rand(80, device=DEVICE), torch.rand(80, device=DEVICE))
+    batch = make_batch(80, torch.float32, sizes=[60, 7])
+    assert_equal_to_reference(*batch, formula, weights if per_class else (0.25, 0.75))
 
 
 @on_device
@@ -96,13 +99,6 @@ def test_strides(assert_equal_to_reference, dims):
     inverse = torch.tensor(dims).argsort().tolist()
     logits = [x.permute(dims).contiguous().permute(inverse) for x in logits]
     assert_equal_to_reference(logits, labels)
-
-
-@on_device
-def test_weights_of_classes(assert_equal_to_reference):
-    logits, labels = make_batch(7, torch.float32, sizes=[30, 9])
-    weights = torch.rand(7).to(DEVICE), torch.rand(7).to(DEVICE)
-    assert_equal_to_reference(logits, labels, ("focal_star", 4.0, 0.0), weights)
 
 
 @on_device

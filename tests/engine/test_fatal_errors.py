@@ -1,0 +1,161 @@
+"""Whatever ends a training: its process and its data workers end too, in seconds, with a status."""
+
+import multiprocessing
+import os
+import re
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.engine import HookBase
+from tiny_training import finish, metrics, start, train
+from torch import nn
+
+from focal_retina.engine import Trainer
+from focal_retina.engine.checkpoint import is_intact
+from focal_retina.evaluation import COCOEvaluator
+from focal_retina.modeling import FocalRetinaNet
+
+
+def fail(*args):
+    raise RuntimeError("a mistake")
+
+
+def error_in_the_model(out, images):
+    FocalRetinaNet.losses = fail
+
+
+def hook_that_raises(out, images):
+    fail()
+
+
+def error_in_the_evaluation(out, images):
+    COCOEvaluator.process = fail
+
+
+def loss_that_is_not_finite(out, images):
+    FocalRetinaNet.losses = lambda self, *args: {
+        "loss_cls": self.head.cls_score.weight.sum() * torch.nan
+    }
+
+
+def worker_killed(out, images):
+    os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+    time.sleep(1)
+
+
+def corrupt_image(out, images):
+    for path in images.iterdir():
+        path.write_bytes(path.read_bytes()[:-300])
+
+
+def killed(out, images):
+    signal.raise_signal(signal.SIGKILL)
+
+
+def full_disk(out, images):
+    Path(out, ".model_0000005.pth.tmp").symlink_to("/dev/full")
+
+
+def out_of_memory(out, images):
+    FocalRetinaNet.losses = lambda *args: torch.empty(2**60)
+
+
+def one_value_per_channel(out, images):
+    FocalRetinaNet.losses = lambda *args: nn.BatchNorm1d(2)(torch.ones(1, 2))
+
+
+def run(tiny_coco, out, num_workers, act):
+    """``act`` in the main process in the midst of a training, when the data workers are busy."""
+
+    class Act(HookBase):
+        def before_step(self):
+            if self.trainer.iter == 4:
+                act(out, tiny_coco[1])
+
+    build_hooks = Trainer.build_hooks
+    Trainer.build_hooks = lambda self: [*build_hooks(self), Act()]
+    options = {"DATALOADER.NUM_WORKERS": num_workers, "SOLVER.MAX_ITER": 60, "TEST.EVAL_PERIOD": 0}
+    return train(tiny_coco, out, options)
+
+
+def train_without_objects(tiny_coco, out):
+    forward = FocalRetinaNet.forward
+
+    def forward_without_objects(self, batch):
+        return forward(self, [{**x, "instances": x["instances"][:0]} for x in batch])
+
+    FocalRetinaNet.forward = forward_without_objects
+    return train(
+        tiny_coco, out, {"SOLVER.MAX_ITER": 200, "TEST.EVAL_PERIOD": 0, "DATASETS.TEST": ()}
+    )
+
+
+@pytest.mark.slow
+def test_200_batches_without_objects(tiny_coco, tmp_path):
+    log = tmp_path / "log.txt"
+    finish(start(train_without_objects, tiny_coco, tmp_path / "out", log=log), log)
+    losses = [x["total_loss"] for x in metrics(tmp_path / "out")]
+    assert len(losses) == 100 and max(losses) < 0.01  # NaN would be a string
+
+
+def processes_that_write_to(log):
+    """Those whose standard output it is."""
+    found = set()
+    for path in Path("/proc").glob("[0-9]*/fd/1"):
+        try:
+            found |= {int(path.parts[2])} if path.samefile(log) else set()
+        except OSError:  # it has just ended, or is another user's
+            continue
+    return found
+
+
+def wait_until_gone(log, seconds):
+    end = time.monotonic() + seconds
+    while processes_that_write_to(log) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not processes_that_write_to(log)
+
+
+UNEXPLAINED = {error_in_the_model, error_in_the_evaluation, hook_that_raises}
+LAST_LINES = {
+    error_in_the_model: "a mistake",
+    error_in_the_evaluation: "a mistake",
+    hook_that_raises: "a mistake",
+    loss_that_is_not_finite: "loss is not finite at iteration 4",
+    worker_killed: "a data worker was killed",
+    corrupt_image: "jpg .image id .*truncated",
+    full_disk: "the disk is full.*model_0000005.pth cannot be written",
+    one_value_per_channel: "set SOLVER.IMS_PER_BATCH or INPUT.MIN_SIZE_TRAIN higher",
+    out_of_memory: "there is not enough memory",
+}
+
+
+@pytest.mark.parametrize("num_workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("act, message", LAST_LINES.items())
+def test_fatal_error(act, message, num_workers, tiny_coco, tmp_path):
+    """In one line where the user can mend it, else with its traceback."""
+    log, out = tmp_path / "log.txt", tmp_path / "out"
+    process = start(run, tiny_coco, out, num_workers, act, log=log)
+    process.join(timeout=60)
+    assert process.exitcode == (1 if act in UNEXPLAINED else 2), log.read_text()
+    wait_until_gone(log, seconds=1)
+    assert time.time() - log.stat().st_mtime < 5
+    said = log.read_text()
+    assert ("Traceback" in said) == (act in UNEXPLAINED), said
+    assert re.search(message, said.strip().splitlines()[-1])
+    # What was saved before is there, and nothing by halves.
+    saved = {x.name for x in out.iterdir() if "model_" in x.name}
+    assert (out / "last_checkpoint").read_text() == max(saved)
+    assert all(is_intact(out / name) for name in saved)
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_data_workers_end_with_a_killed_parent(num_workers, tiny_coco, tmp_path):
+    log = tmp_path / "log.txt"
+    process = start(run, tiny_coco, tmp_path / "out", num_workers, killed, log=log)
+    process.join(timeout=60)
+    assert process.exitcode == -signal.SIGKILL
+    wait_until_gone(log, seconds=5)
