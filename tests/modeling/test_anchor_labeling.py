@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.inputs import make_anchors
-from focal_retina.modeling import anchor_labeling
+from focal_retina.modeling import anchor_labeling, anchor_matching
 from focal_retina.modeling.anchor_labeling import AnchorLabeler, check_gt_instances
 
 K = 5
@@ -41,10 +41,10 @@ blocks = st.sampled_from([(1, 1), (4, 3), (4000, 8)])
 few_examples = settings(deadline=None, max_examples=60)
 
 
-@pytest.fixture(params=["_Blocks", "_AllPairs"], autouse=True)
+@pytest.fixture(params=["Blocks", "AllPairs"], autouse=True)
 def pairs(request, monkeypatch):
     """On a CPU too, both ways hold the same laws."""
-    monkeypatch.setattr(anchor_labeling, "_Blocks", getattr(anchor_labeling, request.param))
+    monkeypatch.setattr(anchor_labeling, "Blocks", getattr(anchor_labeling, request.param))
 
 
 def make_gt(boxes, classes=None, **fields) -> Instances:
@@ -105,7 +105,7 @@ def assert_same(actual, expected):
 def test_equals_detectron2(anchors, objects, bands, promote, block):
     levels, gt = make_levels(anchors), make_gt(objects)
     promotion = "any" if promote else "none"
-    with mock.patch.object(anchor_labeling, "CPU_BLOCK", block):
+    with mock.patch.object(anchor_matching, "CPU_BLOCK", block):
         actual = label(
             levels, gt, iou_thresholds=bands[0], iou_labels=bands[1], promotion=promotion
         )
@@ -129,7 +129,7 @@ def test_min_iou_promotes_ties_of_the_best_anchor_from_that_iou_on(anchors, obje
     promoted = ((iou == best) & (best >= floor)).any(0)
     without, matched_idxs = label_with_detectron2(levels, gt, promote=False)
     expected = torch.where(promoted, gt.gt_classes[matched_idxs], without)
-    with mock.patch.object(anchor_labeling, "CPU_BLOCK", block):
+    with mock.patch.object(anchor_matching, "CPU_BLOCK", block):
         actual = label(levels, gt, promotion="min_iou", promotion_min_iou=floor)
     assert_same(actual, (expected, matched_idxs))
 
