@@ -88,7 +88,7 @@ class DenseLoss(nn.Module):
         Args:
             alpha: weight of positives; negatives weigh 1 - alpha. One number in [0, 1], one per
                 class (K numbers), or a negative number for no weights.
-            kernel: ``"numba"`` (CPU; fp32 and bf16), ``"triton"`` (CUDA), ``"plain"``, or
+            kernel: ``"numba"`` (CPU; fp32 and bf16), ``"triton"`` (CUDA; not fp64), ``"plain"``, or
                 ``"auto"``: the first that can compute the logits. All give the same numbers.
                 Only the plain form has derivatives of any order. It costs time and memory: FL
                 keeps 7 times the bytes of fp32 logits for backward (15 times those of fp16); the

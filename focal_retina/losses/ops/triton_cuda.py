@@ -20,8 +20,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# Elements of a program, and of a thread of its 128: 16.
+# Elements of a program: 16 of each of its 128 threads.
 _BLOCK = 2048
+# Few programs, because usually they have nothing to do.
+_SCALE_BLOCK = 8192
 # fp16 gradients are kept times 2^12 until backward: those of easy negatives would round to zero
 # before a loss scaler multiplies them. The steepest slope is below 2: weights up to 8 have room.
 _FP16_SCALE = 2.0**12
@@ -37,7 +39,7 @@ def loss_and_gradients(
     """See :mod:`focal_retina.losses.ops`; the gradients of fp16 are times ``_FP16_SCALE``."""
     name, gamma, beta = formula
     num_images, _, num_classes = logits[0].shape
-    num_programs = sum(triton.cdiv(x.shape[1] * num_classes, _BLOCK) for x in logits)
+    num_programs = sum(-(-x.shape[1] * num_classes // _BLOCK) for x in logits)  # rounded up
     sums = weights.new_empty(num_images, num_programs)
     gradients = [torch.empty_like(x) for x in logits] if needs_grad else []
     if sums.numel() > 0:
@@ -64,20 +66,20 @@ def loss_and_gradients(
 
 def scale_(gradients: list[Tensor], factor: Tensor) -> None:
     """See :mod:`focal_retina.losses.ops`; the factor stays on the device."""
-    num_programs = sum(triton.cdiv(x.numel(), _BLOCK) for x in gradients)
+    num_programs = sum(-(-x.numel() // _SCALE_BLOCK) for x in gradients)
     if num_programs == 0:
         return
     if gradients[0].dtype == torch.float16:
         factor = factor / _FP16_SCALE
     with torch.cuda.device_of(factor):
         sizes = _unspecialized(x.numel() for x in gradients)
-        _scale_kernel[num_programs,](tuple(gradients), factor, sizes, block=_BLOCK)
+        _scale_kernel[num_programs,](tuple(gradients), factor, sizes, block=_SCALE_BLOCK)
 
 
 def _unspecialized(numbers: Iterable[int]) -> tuple[int, ...]:
-    """Numbers as odd ones. Triton compiles anew for 1 and for multiples of 16, and in a tuple it
-    can't be told not to: levels of images of any size would mean many kernels."""
-    return tuple(2 * number + 1 for number in numbers)
+    """Numbers times 4, plus 2. Triton compiles anew for 1 and for multiples of 16, and in a tuple
+    it can't be told not to: levels of images of any size would mean many kernels."""
+    return tuple(4 * number + 2 for number in numbers)
 
 
 @triton.jit
@@ -91,19 +93,20 @@ def _select(entries, index):
 
 @triton.jit
 def _find_level(numbers, factor: tl.constexpr, block: tl.constexpr):
-    """Of the level that this program works at: its index, its number, the sum of the numbers of the
-    levels before, and the programs before; of ``numbers`` (L,), see :func:`_unspecialized`.
-    """
-    level, before, programs_before = 0, 0, 0
-    numbers_end, programs_end = 0, 0
+    """The level that this program computes: its index, its number of elements / ``factor``, and of
+    the levels before it the sum of these numbers, and the programs. ``numbers``: see
+    :func:`_unspecialized`; a program computes ``block`` elements."""
+    level, before, programs_before = 0, tl.cast(0, tl.int64), tl.cast(0, tl.int64)
+    numbers_end, programs_end = before, programs_before
     for i in tl.static_range(len(numbers)):
         is_reached = tl.program_id(0) >= programs_end
         level = tl.where(is_reached, i, level)
         before = tl.where(is_reached, numbers_end, before)
         programs_before = tl.where(is_reached, programs_end, programs_before)
-        numbers_end += numbers[i] // 2
-        programs_end += tl.cdiv(numbers[i] // 2 * factor, block)
-    return level, _select(numbers, level) // 2, before, programs_before
+        number = numbers[i].to(tl.int64) // 4
+        numbers_end += number
+        programs_end += tl.cdiv(number * factor, block)
+    return level, _select(numbers, level).to(tl.int64) // 4, before, programs_before
 
 
 # log(1 + e) / e by e, for 0 <= e <= 1, to 8e-8, by least squares on Chebyshev nodes.
@@ -172,8 +175,8 @@ def _loss_kernel(
         nums_anchors, num_classes, block
     )
     image = tl.program_id(1).to(tl.int64)
-    size = num_anchors.to(tl.int64) * num_classes
-    start = (tl.program_id(0) - programs_before).to(tl.int64) * block
+    size = num_anchors * num_classes
+    start = (tl.program_id(0) - programs_before) * block
 
     # 64-bit division once a program, for the start of its block; 32-bit for the groups.
     first = tl.arange(0, block // group) * group
@@ -212,7 +215,7 @@ def _scale_kernel(gradients, factor, sizes, block: tl.constexpr):
     # Where the factor is already in the weights, nothing is read or written.
     if number != 1:
         level, size, _, programs_before = _find_level(sizes, 1, block)
-        start = (tl.program_id(0) - programs_before).to(tl.int64) * block
+        start = (tl.program_id(0) - programs_before) * block
         lane = tl.arange(0, block)
         gradient = _select(gradients, level) + start + lane
         x = tl.load(gradient, mask=start + lane < size)

@@ -124,8 +124,9 @@ def test_fp16_keeps_the_gradient_of_easy_negatives(reference_sum):
     labels = [torch.full((1, 4), 3, device=DEVICE)]
     truth = x.detach().double().requires_grad_()
     scale = 2.0**20
-    (scale * dense_loss_sum([x], labels, FOCAL, (1.0, 1.0), kernel="triton")).backward()
-    (scale * reference_sum([truth], labels, FOCAL)).backward()
+    normalizer = torch.tensor(1000.0, device=DEVICE)
+    (scale * dense_loss_sum([x], labels, FOCAL, (1.0, 1.0), "triton", normalizer)).backward()
+    (scale * reference_sum([truth], labels, FOCAL) / normalizer).backward()
     torch.testing.assert_close(x.grad.double(), truth.grad, rtol=0.05, atol=0)
 
 
