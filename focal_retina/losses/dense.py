@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .alpha import Alpha, alpha_from_config, check_alpha
-from .ops import KERNELS, check_levels, choose_kernel, dense_loss_sum
+from .ops import KERNELS, choose_kernel, dense_loss_sum
 
 CLS_LOSS_REGISTRY = Registry("CLS_LOSS")
 CLS_LOSS_REGISTRY.__doc__ = "Classification losses; focal_retina.losses has their contract."
@@ -25,14 +25,12 @@ _LARGEST = 1e4
 
 
 def build_cls_loss(cfg: Any, class_counts: Sequence[int] | None = None) -> nn.Module:
-    """Build the loss that ``MODEL.FOCAL_RETINA.CLS_LOSS.NAME`` names.
+    """Build the loss that ``MODEL.FOCAL_RETINA.CLS_LOSS.NAME`` names; ValueError for an unknown
+    name, or values that the loss refuses.
 
-    Its classmethod ``from_config(cfg, class_counts)`` returns the keyword arguments. Without that
-    method there are none. Only ``CLS_LOSS.CLASS_ALPHA: auto`` needs ``class_counts``, the objects
-    of each class in the training set.
-
-    Raises:
-        ValueError: an unknown name, or values that the loss refuses.
+    Its classmethod ``from_config(cfg, class_counts)``, if it has one, returns the keyword
+    arguments. ``class_counts``, the objects of each class in the training set, are needed for
+    ``CLS_LOSS.CLASS_ALPHA: auto``.
     """
     name = cfg.MODEL.FOCAL_RETINA.CLS_LOSS.NAME
     if name not in CLS_LOSS_REGISTRY:
@@ -42,9 +40,8 @@ def build_cls_loss(cfg: Any, class_counts: Sequence[int] | None = None) -> nn.Mo
             "Import the file of a loss of your own before you build the model."
         )
     loss_class: Any = CLS_LOSS_REGISTRY.get(name)
-    if not hasattr(loss_class, "from_config"):
-        return loss_class()
-    return loss_class(**loss_class.from_config(cfg, class_counts))
+    from_config = getattr(loss_class, "from_config", lambda cfg, class_counts: {})
+    return loss_class(**from_config(cfg, class_counts))
 
 
 def dense_loss(
@@ -141,8 +138,24 @@ class DenseLoss(nn.Module):
         return total if normalizer is None else total / normalizer, None
 
     def check_inputs(self, logits: list[Tensor], labels: list[Tensor]) -> None:
-        check_levels(logits, labels, self.weights)
+        fits = not isinstance(logits, Tensor) and 0 < len(logits) == len(labels)
+        if not fits or not all(
+            x.dim() == 3
+            and x.shape[2] > 0
+            and x.shape == (*y.shape, logits[0].shape[-1])
+            and x.is_floating_point()
+            and (x.dtype, x.device) == (logits[0].dtype, logits[0].device)
+            and (y.dtype, y.device) == (torch.int64, x.device)
+            for x, y in zip(logits, labels, strict=True)
+        ):
+            raise ValueError(
+                "a loss needs a list of logits (N, R_l, K), of one floating dtype and one K >= 1, "
+                "and a list of int64 labels (N, R_l), for at least one level and on one device; "
+                f"got {_describe(logits)} and {_describe(labels)}"
+            )
         num_classes = logits[0].shape[-1]
+        if isinstance(self.alpha, Tensor) and len(self.alpha) != num_classes:
+            raise ValueError(f"{len(self.alpha)} class alphas, but logits of {num_classes} classes")
         for y in labels:
             if y.device.type != "cpu" or torch.compiler.is_compiling() or y.numel() == 0:
                 continue
@@ -152,6 +165,12 @@ class DenseLoss(nn.Module):
                     f"labels from {lowest} to {highest}, but NUM_CLASSES allows -1 (ignored), "
                     f"0 … {num_classes - 1} (classes) and {num_classes} (background)"
                 )
+
+
+def _describe(levels: Any) -> str:
+    if isinstance(levels, Tensor):
+        return f"{levels.dtype} {tuple(levels.shape)} on {levels.device}"
+    return f"[{', '.join(map(_describe, levels))}]"
 
 
 @CLS_LOSS_REGISTRY.register()
@@ -175,13 +194,11 @@ class CrossEntropy(DenseLoss):
 def focal_loss(x_t: Tensor, gamma: float) -> Tensor:
     """FL = -(1 - p_t)^γ·log p_t, elementwise, with p_t = σ(x_t).
 
-    Computed in log space, where both p_t and 1 - p_t keep their digits: finite, with a finite
-    gradient, for every γ ≥ 0 and every finite x_t. As a power of 1 - p_t, which rounds to 0 at
-    x_t ≈ 17 in fp32, its gradient would be NaN there for γ < 1.
+    Computed in log space, where p_t and 1 - p_t keep their digits: finite, with a finite gradient.
+    As a power of 1 - p_t, which rounds to 0 at x_t ≈ 17 in fp32, its gradient would be NaN there
+    for γ < 1.
     """
-    log_p_t = F.logsigmoid(x_t)
-    log_1_minus_p_t = F.logsigmoid(-x_t)
-    return -(gamma * log_1_minus_p_t).exp() * log_p_t
+    return -(gamma * F.logsigmoid(-x_t)).exp() * F.logsigmoid(x_t)
 
 
 @CLS_LOSS_REGISTRY.register()

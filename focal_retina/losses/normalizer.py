@@ -8,7 +8,7 @@ divided by W: then W workers of N images train as one worker of W·N images does
 """
 
 import math
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import torch
@@ -127,23 +127,18 @@ def normalized_loss(
 
     ``normalizer`` is what a normalizer returned: 0-dim, or (N,) for dividing image by image.
     """
-    takes_normalizer = getattr(loss, "takes_normalizer", False)
     extra = {"anchors": anchors} if getattr(loss, "needs_anchors", False) else {}
-
-    def quotient(
-        logits: list[Tensor], labels: list[Tensor], divisor: Tensor, num_images: int = 1
-    ) -> Tensor:
-        if takes_normalizer:
-            return loss(logits, labels, normalizer=divisor, **extra)[0]
-        total, count = loss(logits, labels, **extra)
-        return total / (divisor if count is None else count * num_images)
-
-    if normalizer.dim() == 0:
-        return quotient(logits, labels, normalizer)
-    of_images = [
-        quotient(
-            [x[i : i + 1] for x in logits], [y[i : i + 1] for y in labels], own, len(normalizer)
-        )
-        for i, own in enumerate(normalizer)
-    ]
-    return torch.stack(of_images).sum()
+    parts = [(logits, labels, normalizer)]
+    if normalizer.dim() == 1:
+        parts = [
+            ([x[i : i + 1] for x in logits], [y[i : i + 1] for y in labels], own)
+            for i, own in enumerate(normalizer)
+        ]
+    quotients = []
+    for x, y, divisor in parts:
+        if getattr(loss, "takes_normalizer", False):
+            quotients.append(loss(x, y, normalizer=divisor, **extra)[0])
+        else:
+            total, count = loss(x, y, **extra)
+            quotients.append(total / (divisor if count is None else count * len(parts)))
+    return reduce(torch.add, quotients)

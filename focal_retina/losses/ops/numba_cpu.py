@@ -13,7 +13,6 @@ import contextlib
 import functools
 import itertools
 import math
-import mmap
 import os
 import weakref
 from collections.abc import Callable, Iterator
@@ -111,7 +110,7 @@ if hasattr(os, "register_at_fork"):
 # The memory of smaller tensors is kept by malloc itself.
 _SMALLEST_BLOCK = 4 << 20
 # For the levels of a few losses; older blocks go back to the system.
-_free_blocks: collections.deque[mmap.mmap] = collections.deque(maxlen=8)
+_free_blocks: collections.deque[np.ndarray] = collections.deque(maxlen=8)
 
 
 def _empty_like(logits: Tensor) -> Tensor:
@@ -120,26 +119,23 @@ def _empty_like(logits: Tensor) -> Tensor:
     malloc would give it fresh pages in each iteration. The first touch of a page takes as long as
     computing its part of the gradient.
     """
-    if logits.nbytes < _SMALLEST_BLOCK or not hasattr(mmap, "MAP_PRIVATE"):
+    if logits.nbytes < _SMALLEST_BLOCK:
         return torch.empty_like(logits)
     block = _take_block(logits.nbytes)
-    array = np.frombuffer(block, dtype=np.uint8, count=logits.nbytes)
+    array = block[: logits.nbytes]
     # The tensor keeps the array; when both are gone, the block is free again.
     weakref.finalize(array, _free_blocks.append, block).atexit = False
     return torch.from_numpy(array).view(logits.dtype).view(logits.shape)
 
 
-def _take_block(size: int) -> mmap.mmap:
-    for block in list(_free_blocks):
-        if size <= len(block) <= 2 * size:
-            with contextlib.suppress(ValueError):  # another thread may have been faster
-                _free_blocks.remove(block)
+def _take_block(size: int) -> np.ndarray:
+    with contextlib.suppress(IndexError):  # another thread may have been faster
+        for _ in range(len(_free_blocks)):
+            block = _free_blocks.popleft()
+            if size <= len(block) <= 2 * size:
                 return block
-    # Private, because a process and its forks would share shared pages.
-    block = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    with contextlib.suppress(AttributeError, OSError):  # not every system knows this advice
-        block.madvise(mmap.MADV_HUGEPAGE)
-    return block
+            _free_blocks.append(block)
+    return np.empty(size, np.uint8)  # in huge pages, for which NumPy asks the system
 
 
 _F, _I = np.float32, np.int32
