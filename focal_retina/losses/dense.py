@@ -40,8 +40,8 @@ def build_cls_loss(cfg: Any, class_counts: Sequence[int] | None = None) -> nn.Mo
             "Import the file of a loss of your own before you build the model."
         )
     loss_class: Any = CLS_LOSS_REGISTRY.get(name)
-    from_config = getattr(loss_class, "from_config", lambda cfg, class_counts: {})
-    return loss_class(**from_config(cfg, class_counts))
+    from_config = getattr(loss_class, "from_config", None)
+    return loss_class(**(from_config(cfg, class_counts) if from_config else {}))
 
 
 def dense_loss(
@@ -51,17 +51,9 @@ def dense_loss(
     positive_weight: float | Tensor = 1.0,
     negative_weight: float | Tensor = 1.0,
 ) -> Tensor:
-    """α_t·f(x_t) of every anchor and class, and 0 where the anchor is ignored.
-
-    Args:
-        f: elementwise function of x_t.
-        logits: (…, R, K), of any floating dtype; narrower ones than fp32 become fp32.
-        labels: int64 (…, R).
-        positive_weight, negative_weight: α_t for y = +1 and y = -1, one number or (K,).
-
-    Returns:
-        (…, R, K), fp32 or wider.
-    """
+    """α_t·f(x_t) of every anchor and class, (…, R, K) in fp32 or wider, and 0 where the anchor is
+    ignored; of logits (…, R, K), labels (…, R), f elementwise, and the α_t of y = +1 and y = -1,
+    each one number or (K,)."""
     x = logits.to(torch.promote_types(logits.dtype, torch.float32))
     is_own_class = labels.unsqueeze(-1) == torch.arange(x.shape[-1], device=labels.device)
     is_ignored = (labels < 0).unsqueeze(-1)
@@ -87,9 +79,8 @@ class DenseLoss(nn.Module):
                 class (K numbers), or a negative number for no weights.
             kernel: ``"numba"`` (CPU; fp32 and bf16), ``"triton"`` (CUDA; not fp64), ``"plain"``, or
                 ``"auto"``: the first that can compute the logits. All give the same numbers.
-                Only the plain form has derivatives of any order. It costs time and memory: FL
-                keeps 7 times the bytes of fp32 logits for backward (15 times those of fp16); the
-                other kernels keep them once.
+                Only the plain form has derivatives of any order. FL then keeps 7 times the bytes
+                of fp32 logits for backward (15 times those of fp16); other kernels keep them once.
         """
         super().__init__()
         check_alpha(alpha)
@@ -128,12 +119,11 @@ class DenseLoss(nn.Module):
                 the check would wait for the device; there, only the ground truth is checked.)
         """
         self.check_inputs(logits, labels)
-        kernel = choose_kernel(self.kernel, logits[0])
+        kernel, weights = choose_kernel(self.kernel, logits[0]), self.weights
         if self.formula is not None and kernel != "plain":
-            weights = self.weights
             return dense_loss_sum(logits, labels, self.formula, weights, kernel, normalizer), None
         levels = zip(logits, labels, strict=True)
-        sums = [dense_loss(self.elementwise, x, y, *self.weights).sum() for x, y in levels]
+        sums = [dense_loss(self.elementwise, x, y, *weights).sum() for x, y in levels]
         total = torch.stack(sums).sum()
         return total if normalizer is None else total / normalizer, None
 
@@ -156,10 +146,8 @@ class DenseLoss(nn.Module):
         num_classes = logits[0].shape[-1]
         if isinstance(self.alpha, Tensor) and len(self.alpha) != num_classes:
             raise ValueError(f"{len(self.alpha)} class alphas, but logits of {num_classes} classes")
-        for y in labels:
-            if y.device.type != "cpu" or torch.compiler.is_compiling() or y.numel() == 0:
-                continue
-            lowest, highest = (int(extreme) for extreme in y.aminmax())
+        are_read = labels[0].device.type == "cpu" and not torch.compiler.is_compiling()
+        for lowest, highest in (map(int, y.aminmax()) for y in labels if are_read and y.numel()):
             if lowest < -1 or highest > num_classes:
                 raise ValueError(
                     f"labels from {lowest} to {highest}, but NUM_CLASSES allows -1 (ignored), "
@@ -203,10 +191,7 @@ def focal_loss(x_t: Tensor, gamma: float) -> Tensor:
 
 @CLS_LOSS_REGISTRY.register()
 class FocalLoss(DenseLoss):
-    """-α_t·(1 - p_t)^γ·log p_t; γ = 0 is α-CE (section 3.2, Tables 1b and 1e).
-
-    The larger γ, the faster easy examples lose their weight.
-    """
+    """-α_t·(1 - p_t)^γ·log p_t; γ = 0 is α-CE (section 3.2, Tables 1b and 1e)."""
 
     def __init__(self, *, alpha: Alpha = 0.25, gamma: float = 2.0, kernel: str = "auto"):
         if not 0 <= gamma <= _LARGEST:
@@ -231,10 +216,8 @@ def focal_loss_star(x_t: Tensor, gamma: float, beta: float) -> Tensor:
 
 @CLS_LOSS_REGISTRY.register()
 class FocalLossStar(DenseLoss):
-    """-α_t·log(σ(γ·x_t + β)) / γ; γ = 1, β = 0 is α-CE (appendix A, Table 3).
-
-    γ > 0 is the steepness, β the shift. The paper's Table 3 has (γ, β) = (2, 1) and (4, 0).
-    """
+    """-α_t·log(σ(γ·x_t + β)) / γ; γ = 1, β = 0 is α-CE (appendix A; its Table 3 has (γ, β) =
+    (2, 1) and (4, 0))."""
 
     def __init__(
         self, *, alpha: Alpha = 0.25, gamma: float = 2.0, beta: float = 1.0, kernel: str = "auto"

@@ -45,24 +45,20 @@ class EmaNormalizer(nn.Module):
 
     In training each call first updates the average. The state dict has it for exact resume, but
     only once it differs from its initial value: a new model has exactly the keys of Detectron2's.
-
-    It is the average of the whole batch, so that a run may go on with another number of workers.
-    In Detectron2 each worker averages over its own images: the first few dozen iterations differ.
+    It averages over all workers, whose number may change; in Detectron2 each has its own average.
     """
 
     ema: Tensor
 
     def __init__(self, *, initial: float = 100.0, momentum: float = 0.9):
-        """
-        Args:
-            initial: the average before the first iteration, in anchors of the whole batch.
-            momentum: how much of the old average stays at each iteration, in [0, 1).
-        """
+        """initial: the average before the first iteration, in anchors of the whole batch;
+        momentum: how much of the old average stays at each iteration."""
         super().__init__()
-        if not 0 < initial < math.inf:
-            raise ValueError(f"initial is {initial}: a normalizer is positive and finite")
-        if not 0 <= momentum < 1:
-            raise ValueError(f"momentum is {momentum}, outside [0, 1)")
+        if not (0 < initial < math.inf and 0 <= momentum < 1):
+            raise ValueError(
+                f"initial is {initial} and momentum {momentum}: a normalizer is positive and "
+                "finite, a momentum in [0, 1)"
+            )
         self.initial, self.momentum = float(initial), float(momentum)
         # fp64, as are the Python floats that Detectron2 keeps
         self.register_buffer("ema", torch.tensor(self.initial, dtype=torch.float64))

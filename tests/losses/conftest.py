@@ -1,14 +1,9 @@
-"""Random batches, configs, and an independent definition of the losses."""
+"""Configs, and an independent definition of the losses."""
 
 import pytest
 import torch
-from helpers import default_cfg, make_dense_batch
+from helpers import default_cfg
 from torch.nn import functional as F
-
-
-@pytest.fixture(scope="session")
-def make_batch():
-    return make_dense_batch
 
 
 @pytest.fixture

@@ -97,7 +97,7 @@ def test_config_asks_for_class_alphas(cfg):
 def test_config_errors_name_the_key(cfg):
     cfg.MODEL.RETINANET.NUM_CLASSES = 2
     for value, counts, message in (
-        ("auto", None, 'is "auto".*class_counts'),
+        ("auto", None, "is 'auto'.*class_counts"),
         ("auto", [1, 2, 3], "has 3 values, but MODEL.RETINANET.NUM_CLASSES is 2"),
         ([0.5], None, "has 1 values"),
         ("inverse", None, "is 'inverse'"),

@@ -86,10 +86,8 @@ def _as_numpy(tensor: Tensor) -> np.ndarray:
 
 
 def _on_each_thread(work: Callable[[], list]) -> list[list]:
-    """The results of ``work``, called at once on as many threads as ATen uses.
-
-    They wait for each other only once: a wait lasts milliseconds while a data loader holds a core.
-    """
+    """The results of ``work``, called at once on as many threads as ATen uses. They wait for each
+    other only once: a wait lasts milliseconds while a data loader holds a core."""
     num_threads = torch.get_num_threads()
     if num_threads == 1:
         return [work()]
@@ -114,11 +112,8 @@ _free_blocks: collections.deque[np.ndarray] = collections.deque(maxlen=8)
 
 
 def _empty_like(logits: Tensor) -> Tensor:
-    """An uninitialised tensor like ``logits``, row-major, in the memory of earlier gradients.
-
-    malloc would give it fresh pages in each iteration. The first touch of a page takes as long as
-    computing its part of the gradient.
-    """
+    """An uninitialised tensor like ``logits``, row-major, in the memory of earlier gradients: the
+    first touch of a page takes as long as computing its part of the gradient."""
     if logits.nbytes < _SMALLEST_BLOCK:
         return torch.empty_like(logits)
     block = _take_block(logits.nbytes)
@@ -145,10 +140,9 @@ _LN2_HIGH, _LN2_LOW = _F(0.693359375), _F(-2.12194440e-4)
 _SMALLEST_EXPONENT = _F(-87.0)
 # By least squares on Chebyshev nodes: (e^r - 1) / r by r for |r| <= ln(2) / 2, to 6e-9, and
 # 2·artanh(s) / s by s² for s <= 1/3, to 8e-9.
-_EXP = (1.00000001, 0.500000005, 0.166665052, 0.0416663527, 0.00836915816, 0.00139411214)
-_EXP = tuple(map(_F, _EXP))
-_ARTANH = (2.00000001, 0.666663159, 0.400248537, 0.279614188, 0.281746573)
-_ARTANH = tuple(map(_F, _ARTANH))
+_EXP = 1.00000001, 0.500000005, 0.166665052, 0.0416663527, 0.00836915816, 0.00139411214
+_ARTANH = 2.00000001, 0.666663159, 0.400248537, 0.279614188, 0.281746573
+_EXP, _ARTANH = tuple(map(_F, _EXP)), tuple(map(_F, _ARTANH))
 
 
 @njit(inline="always")

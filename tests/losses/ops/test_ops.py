@@ -21,26 +21,20 @@ LAYOUTS = {
 }
 
 
-def make_batch(sizes=(40, 9, 1), num_images=2, num_classes=7, dtype=torch.float32, seed=0):
-    options = {"num_images": num_images, "dtype": dtype, "background": 0.5, "seed": seed}
-    return make_dense_batch(sizes, num_classes, **options)
+def make_batch(sizes=(40, 9, 1), num_classes=7, **options):
+    return make_dense_batch(sizes, num_classes, background=0.5, **options)
 
 
 def loss_of(logits, labels, formula=FOCAL, weights=(1.0, 1.0)):
     return ops.dense_loss_sum(logits, labels, formula, weights, kernel="numba")
 
 
-def assert_gradients_close(logits, truth, dtype, factor=1.0, slack=1.0):
+def assert_gradients_close(logits, truth, dtype=torch.float32, slack=1.0):
     for x, expected in zip(logits, truth, strict=True):
         assert x.grad.dtype == dtype
         # Below the smallest normal number, digits go missing one by one.
-        atol = 2 * torch.finfo(dtype).tiny
-        torch.testing.assert_close(
-            x.grad.double(),
-            factor * expected.grad,
-            rtol=slack * GRADIENT_TOLERANCE[dtype],
-            atol=atol,
-        )
+        tolerance = {"rtol": slack * GRADIENT_TOLERANCE[dtype], "atol": 2 * torch.finfo(dtype).tiny}
+        torch.testing.assert_close(x.grad.double(), expected.grad, **tolerance)
 
 
 @settings(deadline=None, max_examples=60, derandomize=True)
@@ -58,7 +52,8 @@ def assert_gradients_close(logits, truth, dtype, factor=1.0, slack=1.0):
 def test_equals_float64_autograd(
     reference_sum, sizes, num_images, num_classes, formula, dtype, layout, per_class, seed
 ):
-    logits, labels = make_batch(sizes, num_images, num_classes, dtype, seed)
+    options = {"num_images": num_images, "dtype": dtype, "seed": seed}
+    logits, labels = make_batch(sizes, num_classes, **options)
     logits = [LAYOUTS[layout](x.detach()).requires_grad_() for x in logits]
     weights = (torch.rand(num_classes), torch.rand(num_classes)) if per_class else (0.25, 0.75)
     truth = [x.detach().double().requires_grad_() for x in logits]
@@ -99,7 +94,7 @@ def test_blocks_and_threads_leave_no_trace(reference_sum):
             totals.append(loss_of(logits, labels))
             totals[-1].backward()
             assert torch.get_num_threads() == threads
-            assert_gradients_close(logits, truth, torch.float32)
+            assert_gradients_close(logits, truth)
     finally:
         torch.set_num_threads(num_threads)
     assert len({total.item() for total in totals}) == 1
@@ -118,7 +113,7 @@ def test_levels_that_need_no_gradient_get_none(reference_sum):
     loss_of(logits, labels).backward()
     reference_sum(truth, labels, FOCAL).backward()
     assert logits[1].grad is None
-    assert_gradients_close(logits[::2], truth[::2], torch.float32)
+    assert_gradients_close(logits[::2], truth[::2])
 
 
 def test_backward_twice():
