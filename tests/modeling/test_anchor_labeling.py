@@ -48,9 +48,8 @@ def pairs(request, monkeypatch):
 
 
 def make_gt(boxes, classes=None, **fields) -> Instances:
-    return make_instances(
-        boxes, torch.arange(len(boxes)) % K if classes is None else classes, **fields
-    )
+    classes = torch.arange(len(boxes)) % K if classes is None else classes
+    return make_instances(boxes, classes, **fields)
 
 
 def feature_grid_anchors(height: int, width: int) -> list[Boxes]:
@@ -59,10 +58,8 @@ def feature_grid_anchors(height: int, width: int) -> list[Boxes]:
 
 
 def make_levels(anchors) -> list[Boxes]:
-    """Two levels, the second with an anchor that overlaps all objects.
-
-    With it, no object is left at IoU 0, where Detectron2 would make every anchor positive.
-    """
+    """Two levels, and an anchor that overlaps all objects: no object is left at IoU 0, where
+    Detectron2 would make every anchor positive."""
     anchors = torch.tensor([*anchors, [-1, -1, 30, 30]], dtype=torch.float32)
     return [Boxes(anchors[: len(anchors) // 2]), Boxes(anchors[len(anchors) // 2 :])]
 
@@ -104,11 +101,9 @@ def assert_same(actual, expected):
 @given(anchor_lists, object_lists, st.sampled_from(BANDS), st.booleans(), blocks)
 def test_equals_detectron2(anchors, objects, bands, promote, block):
     levels, gt = make_levels(anchors), make_gt(objects)
-    promotion = "any" if promote else "none"
+    options = {"iou_thresholds": bands[0], "iou_labels": bands[1]}
     with mock.patch.object(anchor_matching, "CPU_BLOCK", block):
-        actual = label(
-            levels, gt, iou_thresholds=bands[0], iou_labels=bands[1], promotion=promotion
-        )
+        actual = label(levels, gt, promotion="any" if promote else "none", **options)
     assert_same(actual, label_with_detectron2(levels, gt, *bands, promote))
 
 
@@ -140,11 +135,10 @@ def test_objects_without_area_and_crowds_count_as_absent(anchors, objects, data,
     levels = make_levels(anchors)
     intruders = data.draw(st.lists(st.sampled_from(EMPTY_BOXES), min_size=1, max_size=3))
     crowds = data.draw(st.lists(whole_boxes, max_size=2))
-    kinds = data.draw(
-        st.permutations([0] * len(objects) + [1] * len(intruders) + [2] * len(crowds))
-    )
-    sources = [iter(objects), iter(intruders), iter(crowds)]
-    mixed = [next(sources[kind]) for kind in kinds]
+    sources = [objects, intruders, crowds]
+    kinds = data.draw(st.permutations([i for i in range(3) for _ in sources[i]]))
+    remaining = list(map(iter, sources))
+    mixed = [next(remaining[kind]) for kind in kinds]
     kept = torch.tensor([i for i, kind in enumerate(kinds) if kind == 0], dtype=torch.int64)
     classes = torch.arange(len(mixed)) % K
     options = {"iou_thresholds": bands[0], "iou_labels": bands[1]}
@@ -186,12 +180,7 @@ def test_objects_without_anchors(anchors):
 
 @pytest.mark.parametrize(
     ("threshold", "expected"),
-    [
-        (None, [1, -1, K, K, K]),
-        (0.5, [1, -1, -1, K, -1]),
-        (0.7, [1, -1, K, K, K]),
-        (0.2, [1, -1, -1, -1, -1]),
-    ],
+    [(None, [K, K, K]), (0.5, [-1, K, -1]), (0.7, [K, K, K]), (0.2, [-1, -1, -1])],
 )
 def test_crowds_make_background_ignored_by_share_of_the_anchor(threshold, expected):
     """An anchor that is its object, one in the ignored band, one half in a crowd, one 2 × 40 % in
@@ -202,7 +191,7 @@ def test_crowds_make_background_ignored_by_share_of_the_anchor(threshold, expect
     ]
     objects = [[0, 0, 10, 10], [0, 0, 100, 60], [190, 0, 198, 60], [200, 0, 220, 60]]
     gt = make_gt(objects, classes=[1, 3, 3, 3], gt_is_crowd=[False, True, True, True])
-    assert label(anchors, gt, crowd_ioa_threshold=threshold)[0].tolist() == expected
+    assert label(anchors, gt, crowd_ioa_threshold=threshold)[0].tolist() == [1, -1, *expected]
 
 
 def test_memory_does_not_grow_with_objects():

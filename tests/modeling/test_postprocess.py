@@ -29,11 +29,9 @@ def detectron2_inference(anchors, logits, deltas, options):
     """The stock model's method on a stand-in for the model: it needs these attributes only."""
     model = RetinaNet.__new__(RetinaNet)
     torch.nn.Module.__init__(model)
-    model.box2box_transform = TRANSFORM
-    model.test_score_thresh = options["score_thresh"]
-    model.test_topk_candidates = options["topk_candidates"]
-    model.test_nms_thresh = options["nms_thresh"]
+    vars(model).update({f"test_{name}": value for name, value in options.items()})
     model.max_detections_per_image = options["max_detections"]
+    model.box2box_transform = TRANSFORM
     return model.inference_single_image(anchors, [x.sigmoid() for x in logits], deltas, (100, 120))
 
 
