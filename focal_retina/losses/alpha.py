@@ -12,16 +12,6 @@ from typing import Any
 Alpha = float | Sequence[float]
 
 
-def check_alpha(alpha: Alpha) -> None:
-    """Raise ValueError if ``alpha`` is above 1, or has a class's value outside [0, 1]."""
-    if isinstance(alpha, Sequence):
-        wrong = {k: a for k, a in enumerate(alpha) if not 0 <= a <= 1}
-        if wrong or not alpha:
-            raise ValueError(f"each class's alpha is in [0, 1]; of {len(alpha)}, wrong: {wrong}")
-    elif not alpha <= 1:
-        raise ValueError(f"alpha is {alpha}: it must be in [0, 1], or negative for no weighting")
-
-
 def balanced_alpha(class_counts: Sequence[float], alpha: float) -> list[float]:
     """α of each class from its frequency: the rarer the class, the more its positives weigh.
 

@@ -7,6 +7,7 @@ section 3). The formulas here are the readable ones, with ordinary autograd.
 """
 
 from collections.abc import Callable, Sequence
+from inspect import signature
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from fvcore.common.registry import Registry
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .alpha import Alpha, alpha_from_config, check_alpha
+from .alpha import Alpha, alpha_from_config
 from .ops import KERNELS, choose_kernel, dense_loss_sum
 
 CLS_LOSS_REGISTRY = Registry("CLS_LOSS")
@@ -83,20 +84,30 @@ class DenseLoss(nn.Module):
                 of fp32 logits for backward (15 times those of fp16); other kernels keep them once.
         """
         super().__init__()
-        check_alpha(alpha)
         if kernel not in KERNELS:
             raise ValueError(f"no loss kernel {kernel!r}: choose one of {', '.join(KERNELS)}")
         self.kernel = kernel
         self.alpha: float | Tensor
         if isinstance(alpha, Sequence):
+            wrong = {k: a for k, a in enumerate(alpha) if not 0 <= a <= 1}
+            if wrong or not alpha:
+                raise ValueError(
+                    f"each class's alpha is in [0, 1]; of {len(alpha)}, wrong: {wrong}"
+                )
             # Not persistent: the state dict of a model has Detectron2's keys, whatever its loss.
             self.register_buffer("alpha", torch.tensor(list(alpha)), persistent=False)
-        else:
+        elif alpha <= 1:
             self.alpha = float(alpha)
+        else:
+            raise ValueError(f"alpha is {alpha}: it is in [0, 1], or negative for no weighting")
 
     @classmethod
     def from_config(cls, cfg: Any, class_counts: Sequence[int] | None = None) -> dict[str, Any]:
-        return {"alpha": alpha_from_config(cfg, class_counts)}
+        """The constructor's arguments alpha, gamma, beta and kernel, as far as it has them."""
+        retinanet, node = cfg.MODEL.RETINANET, cfg.MODEL.FOCAL_RETINA.CLS_LOSS
+        values = {"gamma": retinanet.FOCAL_LOSS_GAMMA, "beta": node.BETA, "kernel": node.KERNEL}
+        values["alpha"] = alpha_from_config(cfg, class_counts)
+        return {name: values[name] for name in signature(cls).parameters if name in values}
 
     @property
     def weights(self) -> tuple[float, float] | tuple[Tensor, Tensor]:
@@ -170,11 +181,6 @@ class CrossEntropy(DenseLoss):
 
     formula = ("focal", 0.0, 0.0)
 
-    @classmethod
-    def from_config(cls, cfg: Any, class_counts: Sequence[int] | None = None) -> dict[str, Any]:
-        kernel = cfg.MODEL.FOCAL_RETINA.CLS_LOSS.KERNEL
-        return {**super().from_config(cfg, class_counts), "kernel": kernel}
-
     def elementwise(self, x_t: Tensor) -> Tensor:
         return -F.logsigmoid(x_t)
 
@@ -199,11 +205,6 @@ class FocalLoss(DenseLoss):
         super().__init__(alpha=alpha, kernel=kernel)
         self.gamma = float(gamma)
         self.formula = ("focal", self.gamma, 0.0)
-
-    @classmethod
-    def from_config(cls, cfg: Any, class_counts: Sequence[int] | None = None) -> dict[str, Any]:
-        gamma = cfg.MODEL.RETINANET.FOCAL_LOSS_GAMMA
-        return {**CrossEntropy.from_config(cfg, class_counts), "gamma": gamma}
 
     def elementwise(self, x_t: Tensor) -> Tensor:
         return focal_loss(x_t, self.gamma)
@@ -230,11 +231,6 @@ class FocalLossStar(DenseLoss):
         super().__init__(alpha=alpha, kernel=kernel)
         self.gamma, self.beta = float(gamma), float(beta)
         self.formula = ("focal_star", self.gamma, self.beta)
-
-    @classmethod
-    def from_config(cls, cfg: Any, class_counts: Sequence[int] | None = None) -> dict[str, Any]:
-        beta = cfg.MODEL.FOCAL_RETINA.CLS_LOSS.BETA
-        return {**FocalLoss.from_config(cfg, class_counts), "beta": beta}
 
     def elementwise(self, x_t: Tensor) -> Tensor:
         return focal_loss_star(x_t, self.gamma, self.beta)

@@ -16,7 +16,7 @@ from torch import Tensor, distributed, nn
 
 
 def world_size() -> int:
-    """W, the size of the default process group; 1 where there is none."""
+    """W; 1 without a process group."""
     is_distributed = distributed.is_available() and distributed.is_initialized()
     return distributed.get_world_size() if is_distributed else 1
 
@@ -83,10 +83,8 @@ class EmaNormalizer(nn.Module):
 
 
 class ImageNormalizer(nn.Module):
-    """Each image's own positive anchors, at least 1; the losses of the images are averaged.
-
-    Workers exchange nothing: each has N images, so the mean of their means is that of all images.
-    """
+    """Each image's own positive anchors, at least 1; the losses of the images are averaged. Workers
+    exchange nothing: each has N images, so the mean of their means is that of all images."""
 
     @torch.no_grad()
     def forward(self, num_positives: Tensor) -> Tensor:
@@ -119,10 +117,8 @@ def normalized_loss(
     normalizer: Tensor,
     anchors: list[Tensor],
 ) -> Tensor:
-    """Call a loss (contract: :mod:`focal_retina.losses`) and divide; returns a 0-dim tensor.
-
-    ``normalizer`` is what a normalizer returned: 0-dim, or (N,) for dividing image by image.
-    """
+    """Call a loss (contract: :mod:`focal_retina.losses`) and divide by what a normalizer returned,
+    0-dim, or (N,) image by image; returns a 0-dim tensor."""
     extra = {"anchors": anchors} if getattr(loss, "needs_anchors", False) else {}
     parts = [(logits, labels, normalizer)]
     if normalizer.dim() == 1:

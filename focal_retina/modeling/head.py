@@ -24,16 +24,14 @@ class DenseHead(nn.Module):
     def predict_positives(
         self, features: list[Tensor], image_idxs: Tensor, anchor_idxs: Tensor, groups: Tensor
     ) -> tuple[list[Tensor], Tensor]:
-        """All logits, but box deltas of P anchors alone: only positives have a box loss.
+        """Per level logits (N, A x K, H, W), but box deltas (P, 4) of P anchors alone: only
+        positives have a box loss.
 
         Args:
             features: per level (N, C, H, W).
             image_idxs, anchor_idxs: (P,) int64, anchors counted over all levels of an image.
             groups: (P,) int64, such as each anchor's object: anchors of one image, level and group
                 are likely to be neighbours.
-
-        Returns:
-            per level logits (N, A x K, H, W), and deltas (P, 4).
         """
         logits, deltas = self(features)
         dense_deltas = torch.cat([permute_to_N_HWA_K(x, 4) for x in deltas], dim=1)

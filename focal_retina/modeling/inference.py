@@ -23,11 +23,7 @@ INFERENCE_PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 def compile_network(model: DenseDetector, *, backend: str = "inductor") -> None:
     """Compile backbone and subnets (not labeling, losses or NMS) in place, at their first call. The
-    state dict keeps its keys.
-
-    Raises:
-        RuntimeError: on a CPU inductor needs a C++ compiler, and there is none.
-    """
+    state dict keeps its keys. RuntimeError if inductor lacks its C++ compiler on a CPU."""
     if backend == "inductor" and model.device.type == "cpu":
         compilers = [os.environ.get("CXX", "g++"), "clang++"]
         if not any(map(shutil.which, compilers)):
@@ -108,19 +104,11 @@ def _convolutions_and_norms(network: nn.Module) -> Iterator[tuple[Any, Any, nn.M
 
 
 def inference_copy(model: DenseDetector, precision: str = "fp32") -> DenseDetector:
-    """
-    Args:
-        model: a FocalRetinaNet or Detectron2's RetinaNet; it stays as it is.
-        precision: of backbone and head, ``fp32`` or ``bf16``. Scores, boxes and NMS are computed in
-            fp32 in both cases.
+    """A copy of a FocalRetinaNet or Detectron2's RetinaNet for inference alone: channels_last, with
+    norms folded for good, and other keys in its state dict.
 
-    Returns:
-        A model with weights of its own, in evaluation mode. In fp32 its dense predictions are the
-        original's to rounding (1e-5 relative). It has other keys in its state dict, and can't be
-        trained.
-
-    Raises:
-        ValueError: an unknown precision.
+    ``precision`` is that of backbone and head, ``fp32`` or ``bf16``; scores, boxes and NMS are
+    computed in fp32. In fp32 its dense predictions are the original's to rounding (1e-5 relative).
     """
     if precision not in INFERENCE_PRECISIONS:
         raise ValueError(

@@ -53,8 +53,8 @@ def run_on_patches(
 
     Args:
         features: per level (N, C, H, W).
-        image_idxs: (P,) int64, the image of each wanted cell.
-        cell_idxs: (P,) int64 in [0, S), counted row by row and level after level.
+        image_idxs, cell_idxs: (P,) int64, the image of each wanted cell, and the cell in [0, S),
+            counted row by row and level after level.
         groups: (P,) int64. Cells of one image, level and group are taken for neighbours (such as
             the positives of one object), which only decides how patches are laid.
 

@@ -14,10 +14,8 @@ from torch import Tensor
 
 
 class DensePostprocessor:
-    """Detectron2's RetinaNet inference, on logits.
-
-    The threshold first applies to the logits, with a margin, so that the sigmoid and the exact
-    comparison run on few candidates. The detections are the same.
+    """Detectron2's RetinaNet inference, on logits: the threshold first applies to them, with a
+    margin, so that the sigmoid and the exact comparison run on few candidates.
 
     ``torch.export`` and ``torch.jit.trace`` can follow :meth:`candidates` and :meth:`nms`: no
     number of boxes becomes a Python number, which they would freeze.
@@ -58,17 +56,9 @@ class DensePostprocessor:
         deltas: list[Tensor],
         image_sizes: list[tuple[int, int]],
     ) -> list[Instances]:
-        """
-        Args:
-            anchors: per level, R_l boxes in pixels.
-            logits: per level, (N, R_l, K).
-            deltas: per level, (N, R_l, 4).
-            image_sizes: per image (height, width), before padding.
-
-        Returns:
-            Per image, Instances with ``pred_boxes``, ``scores`` and ``pred_classes``, the highest
-            score first.
-        """
+        """Per image, Instances with ``pred_boxes``, ``scores`` and ``pred_classes``, the highest
+        score first; from R_l boxes in pixels, logits (N, R_l, K) and deltas (N, R_l, 4) per level,
+        and (height, width) of each image before padding."""
         detections = []
         for i, image_size in enumerate(image_sizes):
             of_image = [x[i] for x in logits], [x[i] for x in deltas]

@@ -30,9 +30,6 @@ class DenseDetectorWithTTA(nn.Module):
                 :class:`detectron2.modeling.DatasetMapperTTA`.
             batch_size: at most so many augmented images are in a batch, and all of one size, so
                 that padding does not change the detections.
-
-        Raises:
-            ValueError: another kind of model.
         """
         super().__init__()
         if isinstance(model, DistributedDataParallel):

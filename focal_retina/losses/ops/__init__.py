@@ -69,19 +69,12 @@ def dense_loss_sum(
     Args:
         logits: list over levels of (N, R_l, K), all of one dtype that the kernel computes, of any
             strides. fp16 and bf16 are computed in fp32; their gradient is kept in their dtype.
-        labels: list over levels of int64 (N, R_l). The caller has checked all of it.
+        labels: list over levels of int64 (N, R_l). The caller has checked both.
         formula: the loss of one logit, ("focal" or "focal_star", γ, β).
         weights: of an anchor's own class and of every other, two numbers or two tensors (K,).
         kernel: "numba" or "triton".
         normalizer: 0-dim; the sum is divided by it. To divide the sum afterwards means another pass
             over the gradients.
-
-    Returns:
-        0-dim fp32.
-
-    Raises:
-        ValueError: weights that require a gradient.
-        RuntimeError: forward-mode differentiation, which the kernels do not have.
     """
     tensors = [x for x in [*logits, *weights] if isinstance(x, Tensor)]
     if forward_ad._current_level >= 0 and any(
