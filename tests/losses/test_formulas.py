@@ -8,6 +8,7 @@ import torch
 import torchvision
 from fvcore.nn import sigmoid_focal_loss
 from fvcore.nn.focal_loss import sigmoid_focal_loss_star
+from helpers import default_cfg
 from helpers import make_dense_batch as make_batch
 from torch.nn import functional as F
 
@@ -161,7 +162,8 @@ def test_star_golden_values():
     assert focal_loss_star(zero, 4.0, 0.0).item() == pytest.approx(0.17328680, abs=1e-8)
 
 
-def test_from_config(cfg):
+def test_from_config():
+    cfg = default_cfg()
     cfg.MODEL.RETINANET.FOCAL_LOSS_ALPHA = 0.5
     cfg.MODEL.RETINANET.FOCAL_LOSS_GAMMA = 1.5
     cfg.MODEL.FOCAL_RETINA.CLS_LOSS.KERNEL = "plain"

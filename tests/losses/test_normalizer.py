@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
+from helpers import default_cfg
 from helpers import make_dense_batch as make_batch
 from torch import distributed, nn
 
@@ -70,7 +71,8 @@ def test_checkpoint_without_average_loads_strictly_and_starts_anew():
     assert not given  # the caller's own dict is left alone
 
 
-def test_build_passes_values_and_names_the_key(cfg):
+def test_build_passes_values_and_names_the_key():
+    cfg = default_cfg()
     node = cfg.MODEL.FOCAL_RETINA.NORMALIZER
     built = {"batch": BatchNormalizer, "image": ImageNormalizer, "ema": EmaNormalizer}
     for mode, expected in built.items():
