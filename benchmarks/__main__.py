@@ -2,21 +2,44 @@
 
 ./run -m benchmarks train
 ./run -m benchmarks inference --size 1 800 1344 80 --runs 5
-./run -m benchmarks labeling --scaling --json labeling.json
+./run -m benchmarks labeling --scaling
 """
 
 import argparse
-import importlib
-import json
-from collections.abc import Sequence
-from dataclasses import asdict
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from itertools import starmap
+from typing import Any
 
 import torch
 
+from . import evaluation, labeling, loader, loss, models
+from .inputs import Size
 from .timing import machine, markdown, measure
 
-SUBJECTS = ["train", "inference", "formats", "loader", "loss", "labeling", "evaluation"]
+_BATCHES = ((2, 800, 1344, 80), (1, 480, 640, 80), (2, 800, 1344, 1), (1, 480, 640, 1203))
+_SIDES = ((200, 336), (400, 672), (800, 1344), (1600, 2688))
+# What is measured, which yields the candidates at each size; and the sizes.
+SUBJECTS: dict[str, tuple[Callable, list[Any]]] = {
+    "train": (models.train, [Size(2, 480, 640, 80)]),
+    "inference": (models.inference, [Size(1, 480, 640, 80)]),
+    "formats": (models.formats, [Size(4, 288, 384, 6), Size(2, 480, 640, 80)]),
+    "loader": (loader.cases, [Size(16, 480, 640, 80)]),
+    "loss": (loss.cases, [*starmap(Size, _BATCHES)]),
+    "labeling": (labeling.cases, [labeling.Size(n) for n in (0, 8, 100, 1000)]),
+    "evaluation": (evaluation.cases, [evaluation.Size(n, 100, 80) for n in (1000, 5000)]),
+}
+# The sizes of --scaling: one quantity alone, then another.
+SCALING: dict[str, list[Any]] = {
+    "loss": [
+        *(Size(n, 800, 1344, 80) for n in (1, 2, 4)),
+        *(Size(1, *hw, 80) for hw in _SIDES),
+        *(Size(1, 400, 672, k) for k in (1, 20, 80, 365, 1203)),
+    ],
+    "labeling": [
+        *map(labeling.Size, (0, 8, 30, 100, 300, 1000, 3000)),
+        *(labeling.Size(100, *hw) for hw in _SIDES),
+    ],
+}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -26,40 +49,26 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("subject", choices=SUBJECTS)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--runs", type=int, default=7, help="timed calls of each candidate")
-    parser.add_argument(
-        "--size", type=int, nargs="+", metavar="N", help="such as IMAGES HEIGHT WIDTH CLASSES"
-    )
+    parser.add_argument("--size", type=int, nargs="+", help="such as IMAGES HEIGHT WIDTH CLASSES")
     parser.add_argument("--scaling", action="store_true", help="ours alone, as the input grows")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to FILE, too")
     args = parser.parse_args(argv)
-    subject = importlib.import_module(f".{args.subject}", __package__)
-    sizes = getattr(subject, "SCALING", ()) if args.scaling else subject.SIZES
-    if args.runs < 1 or min(args.size or [1]) < 1:
-        parser.error("--runs and --size: at least 1")
-    if not sizes:
-        parser.error(f"{args.subject} has no --scaling")
+    cases, sizes = SUBJECTS[args.subject]
     if args.size:
-        size_type = type(sizes[0])
-        if len(args.size) != len(size_type._fields):
-            parser.error(f"--size of {args.subject}: {' '.join(size_type._fields).upper()}")
-        sizes = [size_type(*args.size)]
-    if args.device == "cuda" and not torch.cuda.is_available():
-        parser.error("--device cuda: PyTorch sees no CUDA device here")
-
+        fields = type(sizes[0])._fields
+        if len(args.size) != len(fields):
+            parser.error(f"--size of {args.subject}: {' '.join(fields).upper()}")
+        sizes = [type(sizes[0])(*args.size)]
+    elif args.scaling:
+        if args.subject not in SCALING:
+            parser.error(f"--scaling is for {' and '.join(SCALING)}")
+        sizes = SCALING[args.subject]
     device = torch.device(args.device)
-    description = machine(device)
-    print(", ".join(f"{name}: {value}" for name, value in description.items()), flush=True)
-    rows = []
-    for title, candidates in subject.cases(device, sizes):
+    print(machine(device), flush=True)
+    for title, candidates in cases(device, sizes):
         if args.scaling:
             ours = ("ours", "copy")
             candidates = {name: x for name, x in candidates.items() if name.startswith(ours)}
-        (case_rows,) = measure([(title, candidates)], device, args.runs)
-        print(f"\n{markdown(case_rows)}", flush=True)
-        rows += case_rows
-    if args.json:
-        contents = {"machine": description, "rows": [asdict(row) for row in rows]}
-        args.json.write_text(json.dumps(contents, indent=2) + "\n")
+        print(f"\n{markdown(measure(title, candidates, device, args.runs))}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,17 +1,14 @@
-"""What the subjects work on, the same at every run: random anchors, objects, images and files, and
+"""What the subjects work on, the same at every run: random anchors, objects and images, and
 detectors of random weights."""
 
-from pathlib import Path
 from typing import NamedTuple
 
-import cv2
-import numpy as np
 import torch
 from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
 from detectron2.model_zoo import get_config_file
-from detectron2.modeling import build_model
-from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
-from detectron2.structures import Boxes, BoxMode, Instances
+from detectron2.modeling import build_anchor_generator, build_model
+from detectron2.structures import Boxes, Instances
 from torch import nn
 
 from focal_retina.engine import load_config
@@ -36,13 +33,9 @@ class Size(NamedTuple):
 def make_anchors(image_size: tuple[int, int], device: torch.device) -> list[Boxes]:
     """The anchors of Detectron2's RetinaNet on P3…P7: 9 a cell (paper, section 4)."""
     strides = [8, 16, 32, 64, 128]
-    generator = DefaultAnchorGenerator(
-        sizes=[[4 * stride * 2 ** (k / 3) for k in range(3)] for stride in strides],
-        aspect_ratios=[[0.5, 1.0, 2.0]],
-        strides=strides,
-    ).to(device)
+    generator = build_anchor_generator(load_config(R50), [ShapeSpec(stride=s) for s in strides])
     cells = [[-(-side // stride) for side in image_size] for stride in strides]
-    return generator([torch.empty(1, 1, *hw, device=device) for hw in cells])
+    return generator.to(device)([torch.empty(1, 1, *hw, device=device) for hw in cells])
 
 
 def make_gt(objects: int, image_size: tuple[int, int], classes: int, seed: int = 0) -> Instances:
@@ -50,8 +43,7 @@ def make_gt(objects: int, image_size: tuple[int, int], classes: int, seed: int =
     generator = torch.Generator().manual_seed(seed)
     scale = 10 * 30 ** torch.rand(objects, 1, generator=generator)
     stretch = torch.exp(0.4 * torch.randn(objects, 1, generator=generator))
-    height, width = image_size
-    room = torch.tensor([[width, height]])
+    room = torch.tensor([image_size[::-1]])
     sides = torch.cat([scale * stretch, scale / stretch], dim=1).minimum(room)
     corners = torch.rand(objects, 2, generator=generator) * (room - sides)
     return Instances(
@@ -63,55 +55,22 @@ def make_gt(objects: int, image_size: tuple[int, int], classes: int, seed: int =
 
 def make_batch(size: Size) -> list[dict]:
     """What Detectron2's mapper would make, with 8 objects an image."""
-    generator = torch.Generator().manual_seed(0)
     hw = size.height, size.width
-    return [
-        {
-            "image": torch.randint(256, (3, *hw), generator=generator, dtype=torch.uint8),
-            "instances": make_gt(OBJECTS_PER_IMAGE, hw, size.classes, seed=image),
-        }
-        for image in range(size.images)
-    ]
-
-
-def write_jpegs(size: Size, folder: Path) -> list[dict]:
-    """Write random images with detail at all scales, as photographs have it.
-
-    Returns:
-        Their entries in Detectron2's dataset format, with 8 objects an image.
-    """
-    rng = np.random.default_rng(0)
-    records = []
-    for index, sample in enumerate(make_batch(size)):
-        image = np.full((size.height, size.width, 3), 128, np.float32)
-        for cells in (2, 8, 32, 128):
-            noise = rng.standard_normal((cells, cells, 3), dtype=np.float32) * 60 / cells**0.4
-            image += cv2.resize(noise, (size.width, size.height), interpolation=cv2.INTER_CUBIC)
-        path = str(folder / f"{index}.jpg")
-        cv2.imwrite(path, image.clip(0, 255).astype(np.uint8), [cv2.IMWRITE_JPEG_QUALITY, 90])
-        gt = sample["instances"]
-        objects = zip(gt.gt_boxes.tensor.tolist(), gt.gt_classes.tolist(), strict=True)
-        annotations = [
-            {"bbox": box, "bbox_mode": BoxMode.XYXY_ABS, "category_id": label, "iscrowd": 0}
-            for box, label in objects
-        ]
-        hw = {"height": size.height, "width": size.width}
-        records.append({"file_name": path, **hw, "annotations": annotations})
-    return records
+    generator = torch.Generator().manual_seed(0)
+    shape = size.images, 3, *hw
+    images = torch.randint(256, shape, generator=generator, dtype=torch.uint8)
+    gt = [make_gt(OBJECTS_PER_IMAGE, hw, size.classes, seed=i) for i in range(size.images)]
+    return [{"image": x, "instances": y} for x, y in zip(images, gt, strict=True)]
 
 
 def make_cfg(
     size: Size, device: torch.device, *, meta_arch: str = "FocalRetinaNet", config: str = R50
 ) -> CfgNode:
     """R50-FPN of Detectron2's zoo or another config, without weights from a file."""
-    options = {
-        "MODEL.META_ARCHITECTURE": meta_arch,
-        "MODEL.DEVICE": device.type,
-        "MODEL.WEIGHTS": "",
-        "MODEL.RETINANET.NUM_CLASSES": size.classes,
-        "SOLVER.BASE_LR": 1e-6,  # a random network must not diverge on random images
-    }
-    return load_config(config, [x for pair in options.items() for x in pair])
+    opts = ["MODEL.META_ARCHITECTURE", meta_arch, "MODEL.DEVICE", device.type, "MODEL.WEIGHTS", ""]
+    opts += ["MODEL.RETINANET.NUM_CLASSES", size.classes]
+    # A random network must not diverge on random images.
+    return load_config(config, [*opts, "SOLVER.BASE_LR", 1e-6])
 
 
 def make_detector(cfg: CfgNode, size: Size) -> nn.Module:
@@ -132,20 +91,7 @@ def spread_outputs(
     features = model.eval().backbone(model.preprocess_image(batch).tensor)
     outputs = model.head([features[name] for name in model.head_in_features])
     layers = model.head.cls_score, model.head.bbox_pred
-    for layer, levels, center, spread in zip(
-        layers, outputs, (bias, 0.0), (logits, deltas), strict=True
-    ):
+    wanted = (bias, logits), (0.0, deltas)
+    for layer, levels, (center, spread) in zip(layers, outputs, wanted, strict=True):
         layer.weight.mul_(spread / levels[0].std())
         layer.bias.fill_(center)
-
-
-def make_stock(size: Size, device: torch.device) -> nn.Module:
-    """Detectron2's RetinaNet."""
-    return make_detector(make_cfg(size, device, meta_arch="RetinaNet"), size)
-
-
-def make_ours(stock: nn.Module, size: Size, device: torch.device) -> nn.Module:
-    """FocalRetinaNet with the weights of ``stock``."""
-    model = build_model(make_cfg(size, device))
-    model.load_state_dict(stock.state_dict())
-    return model

@@ -25,20 +25,10 @@ class Size(NamedTuple):
     width: int = 1344
 
 
-SIZES = tuple(map(Size, (0, 8, 100, 1000)))
-# Objects alone, then anchors alone, each a few times the one before.
-SCALING = (
-    *map(Size, (0, 8, 30, 100, 300, 1000, 3000)),
-    *(Size(100, h, w) for h, w in ((200, 336), (400, 672), (800, 1344), (1600, 2688))),
-)
-
-
 def cases(device: torch.device, sizes: Sequence[Size]) -> Iterator[Case]:
+    matcher = Matcher([0.4, 0.5], [0, -1, 1], allow_low_quality_matches=True)
     # RetinaNet.label_anchors without the model round it
-    stock = SimpleNamespace(
-        anchor_matcher=Matcher([0.4, 0.5], [0, -1, 1], allow_low_quality_matches=True),
-        num_classes=NUM_CLASSES,
-    )
+    stock = SimpleNamespace(anchor_matcher=matcher, num_classes=NUM_CLASSES)
     for objects, height, width in sizes:
         anchors = make_anchors((height, width), device)
         gt = [make_gt(objects, (height, width), NUM_CLASSES).to(device)]

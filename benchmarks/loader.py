@@ -1,50 +1,55 @@
 """JPEG files to training samples, in one process."""
 
+import itertools
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from itertools import cycle
 from pathlib import Path
 
+import cv2
+import numpy as np
 import torch
 from detectron2.data import DatasetMapper
+from detectron2.structures import BoxMode
 
 from focal_retina.data.mapper import build_train_mapper
 
-from .inputs import Size, make_cfg, write_jpegs
+from .inputs import Size, make_batch, make_cfg
 from .timing import Case
 
-SIZES = (Size(16, 480, 640, 80),)
 # Shortest sides that training resizes to: the zoo's, which enlarge, and one that shrinks.
 SHORTEST_SIDES = ((640, 672, 704, 736, 768, 800), (240,))
 
 
 def cases(device: torch.device, sizes: Sequence[Size]) -> Iterator[Case]:
     """The mapper on OpenCV and Detectron2's default mapper, each of which maps all the images."""
-    for size in sizes:
+    for size, sides in itertools.product(sizes, SHORTEST_SIDES):
         with tempfile.TemporaryDirectory() as folder:
             records = write_jpegs(size, Path(folder))
-            for sides in SHORTEST_SIDES:
-                ours, stock = batches_of_both(records, size, sides)
-                title = (
-                    f"{size.images} JPEGs of {size.width} × {size.height} px "
-                    f"to shortest side {'/'.join(map(str, sides))}"
-                )
-                yield title, {"ours, opencv": ours, "Detectron2": stock}
+            cfg = make_cfg(size, torch.device("cpu"))
+            cfg.defrost()
+            cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAPPER = sides, "opencv"
+            mappers = {"ours, opencv": build_train_mapper(cfg)}
+            mappers["Detectron2"] = DatasetMapper(cfg, is_train=True)
+            title = f"{size.title}, JPEG, to shortest side {'/'.join(map(str, sides))}"
+            yield title, {name: partial(_map, x, records) for name, x in mappers.items()}
 
 
-def batches_of_both(
-    records: list[dict], size: Size, shortest_sides: tuple[int, ...]
-) -> list[Callable[[], list[dict]]]:
-    """By the mapper on OpenCV and by Detectron2's, functions that map the next ``size.images``
-    images at each call."""
-    cfg = make_cfg(size, torch.device("cpu")).clone()
-    cfg.defrost()
-    cfg.INPUT.MIN_SIZE_TRAIN = shortest_sides
-    cfg.INPUT.MAPPER = "opencv"
-    mappers = build_train_mapper(cfg), DatasetMapper(cfg, is_train=True)
-    return [partial(_next_batch, mapper, cycle(records), size.images) for mapper in mappers]
+def write_jpegs(size: Size, folder: Path) -> list[dict]:
+    """Write images of smooth noise with 8 objects each; returns Detectron2's records of them."""
+    rng, records = np.random.default_rng(0), []
+    for index, sample in enumerate(make_batch(size)):
+        noise = rng.integers(256, size=(128, 128, 3), dtype=np.uint8)
+        image = cv2.resize(noise, (size.width, size.height), interpolation=cv2.INTER_CUBIC)
+        path = str(folder / f"{index}.jpg")
+        cv2.imwrite(path, image, [cv2.IMWRITE_JPEG_QUALITY, 90])
+        objects = {"bbox_mode": BoxMode.XYXY_ABS, "category_id": 0, "iscrowd": 0}
+        boxes = sample["instances"].gt_boxes.tensor.tolist()
+        annotations = [{"bbox": box, **objects} for box in boxes]
+        hw = {"height": size.height, "width": size.width}
+        records.append({"file_name": path, **hw, "annotations": annotations})
+    return records
 
 
-def _next_batch(mapper: Callable[[dict], dict], records: Iterator[dict], size: int) -> list[dict]:
-    return [mapper(next(records)) for _ in range(size)]
+def _map(mapper: Callable[[dict], dict], records: list[dict]) -> list[dict]:
+    return [mapper(record) for record in records]

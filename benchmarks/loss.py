@@ -15,45 +15,32 @@ from focal_retina.modeling.anchor_labeling import AnchorLabeler
 from .inputs import Size, make_anchors, make_batch
 from .timing import COPY, Case
 
+Loss = Callable[[list[Tensor], list[Tensor]], Tensor]
 PAPER = {"alpha": 0.25, "gamma": 2.0}
 NORMALIZER = 100.0  # of a model's loss
-
-SIZES = (
-    Size(2, 800, 1344, 80),
-    Size(1, 480, 640, 80),
-    Size(2, 800, 1344, 1),
-    Size(1, 480, 640, 1203),  # LVIS
-)
-# Images alone, then anchors alone, then classes alone.
-SCALING = (
-    *(Size(n, 800, 1344, 80) for n in (1, 2, 4)),
-    *(Size(1, h, w, 80) for h, w in ((200, 336), (400, 672), (800, 1344), (1600, 2688))),
-    *(Size(1, 400, 672, k) for k in (1, 20, 80, 365, 1203)),
-)
 
 
 def cases(device: torch.device, sizes: Sequence[Size]) -> Iterator[Case]:
     """Ours, on logits in bf16 too (also where bf16 is emulated: the loss computes in fp32, and
     reads half the bytes), and the peers."""
-    losses = {
+    peers = {
         "Detectron2 (fvcore, jit)": partial(_one_hot_loss, sigmoid_focal_loss_jit),
         "fvcore, eager": partial(_one_hot_loss, sigmoid_focal_loss),
         "torchvision": partial(_one_hot_loss, torchvision_focal_loss),
-        "plain form of ours": partial(_our_loss, "plain", torch.tensor(NORMALIZER, device=device)),
+        "plain form of ours": _our_loss("plain", device),
     }
     for size in sizes:
         logits, labels = make_inputs(size, device)
         bf16_logits = [x.detach().bfloat16().requires_grad_() for x in logits]
         copies = [torch.zeros_like(x) for x in logits]
-        # The model's is computed on its device.
-        ours = partial(_our_loss, "auto", torch.tensor(NORMALIZER, device=device))
+        ours = _our_loss("auto", device)
         candidates = {
             "ours": partial(_step, ours, logits, labels),
             "ours, bf16 logits": partial(_step, ours, bf16_logits, labels),
             COPY: partial(_copy, logits, copies),
             "copy into new memory": lambda logits=logits: [x.detach().clone() for x in logits],
-            **{name: partial(_step, loss, logits, labels) for name, loss in losses.items()},
         }
+        candidates |= {name: partial(_step, loss, logits, labels) for name, loss in peers.items()}
         yield size.title, candidates
 
 
@@ -71,9 +58,7 @@ def make_inputs(size: Size, device: torch.device) -> tuple[list[Tensor], list[Te
     return [x.requires_grad_() for x in logits], list(labels.split(counts, dim=1))
 
 
-def _step(
-    loss: Callable[..., Tensor], logits: list[Tensor], labels: list[Tensor]
-) -> tuple[Tensor, ...]:
+def _step(loss: Loss, logits: list[Tensor], labels: list[Tensor]) -> tuple[Tensor, ...]:
     """Forward and backward."""
     return torch.autograd.grad(loss(logits, labels), logits)
 
@@ -82,10 +67,9 @@ def _copy(logits: list[Tensor], copies: list[Tensor]) -> list[Tensor]:
     return [copy.copy_(x.detach()) for copy, x in zip(copies, logits, strict=True)]
 
 
-def _our_loss(
-    kernel: str, normalizer: Tensor, logits: list[Tensor], labels: list[Tensor]
-) -> Tensor:
-    return FocalLoss(**PAPER, kernel=kernel)(logits, labels, normalizer)[0]
+def _our_loss(kernel: str, device: torch.device) -> Loss:
+    loss, normalizer = FocalLoss(**PAPER, kernel=kernel), torch.tensor(NORMALIZER, device=device)
+    return lambda logits, labels: loss(logits, labels, normalizer)[0]
 
 
 def _one_hot_loss(

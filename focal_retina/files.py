@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,6 +37,12 @@ def atomic_write(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO[Any]]
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def write_json(path: Path, content: object, *, indent: int | None = 1) -> None:
+    """Write a json file, whole or not at all."""
+    with atomic_write(path, "w") as file:
+        file.write(json.dumps(content, indent=indent, ensure_ascii=False) + "\n")
 
 
 @contextlib.contextmanager

@@ -98,7 +98,7 @@ def test_a_training_step_needs_no_tensor_larger_than_the_logits_of_a_level(cfg, 
         for leaf in leaves:
             leaf.grad = None
 
-    ((row,),) = measure([("step", {"ours": loss_and_gradient})], torch.device("cpu"), runs=1)
+    (row,) = measure("step", {"ours": loss_and_gradient}, torch.device("cpu"), runs=1)
     assert row.saved_bytes == sum(level_bytes)
     if row.peak_bytes is not None:  # it is read from Linux's /proc
         assert row.peak_bytes < 0.5 * sum(level_bytes)

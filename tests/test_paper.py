@@ -4,25 +4,66 @@ configs/sweeps/: the paper's rows and numbers, and rows that make a config and a
 import json
 import re
 from collections import defaultdict
+from itertools import chain
 
 import pytest
 from helpers import CONFIGS, SWEEPS, commands, differences, header, load, name_of
-from paper_tables import ALPHA, GAMMA, LOSS, TABLES
 
 from focal_retina.figures.speed_accuracy import PAPER_RETINANET
 from focal_retina.losses import build_cls_loss
-from focal_retina.sweep.grid import flatten_overrides, read_sweep
+from focal_retina.sweep.grid import read_sweep
 
 PAPER = CONFIGS / "paper"
-ROWS = [(table, row) for table, rows in TABLES.items() for row in rows]
+ALPHA = "MODEL.RETINANET.FOCAL_LOSS_ALPHA"
+GAMMA = "MODEL.RETINANET.FOCAL_LOSS_GAMMA"
+LOSS = "MODEL.FOCAL_RETINA.CLS_LOSS.NAME"
+# Files, and the numbers of their rows in the order of the paper: AP/AP50/AP75[/APs/APm/APl], in
+# percent; from arXiv 1708.02002v2.
+NUMBERS = {
+    "table1a_alpha/alpha_{}": """
+        0.1 0/0/0  0.25 10.8/16.0/11.7  0.5 30.2/46.7/32.8  0.75 31.1/49.4/33.0
+        0.9 30.8/49.7/32.3  0.99 28.7/47.4/29.9  0.999 25.1/41.7/26.1""",
+    "table1b_gamma/gamma_{}": """
+        0 31.1/49.4/33.0  0.1 31.4/49.9/33.1  0.2 31.9/50.7/33.4  0.5 32.9/51.7/35.2
+        1 33.7/52.0/36.2  2 34.0/52.5/36.5  5 32.2/49.6/34.8""",
+    "table1c_anchors/scales_{}": """
+        1_ratios_1 30.3/49.0/31.8  2_ratios_1 31.9/50.0/34.0  3_ratios_1 31.8/49.4/33.7
+        1_ratios_3 32.4/52.3/33.9  2_ratios_3 34.2/53.1/36.5  3_ratios_3 34.0/52.5/36.5
+        4_ratios_3 33.8/52.1/36.2""",
+    "table1d_ohem/{}": """
+        ohem_128_nms_0.7 31.1/47.2/33.2  ohem_256_nms_0.7 31.8/48.8/33.9
+        ohem_512_nms_0.7 30.6/47.0/32.6  ohem_128_nms_0.5 32.8/50.3/35.1
+        ohem_256_nms_0.5 31.0/47.4/33.0  ohem_512_nms_0.5 27.6/42.0/29.2
+        ohem_1to3_128_nms_0.5 31.1/47.2/33.2  ohem_1to3_256_nms_0.5 28.3/42.4/30.3
+        ohem_1to3_512_nms_0.5 24.0/35.5/25.8  focal_loss 36.0/54.9/38.7""",
+    "table1e_speed/R50_{}": """
+        400 30.5/47.8/32.7/11.2/33.8/46.1  500 32.5/50.9/34.8/13.9/35.8/46.7
+        600 34.3/53.2/36.9/16.2/37.4/47.4  700 35.1/54.2/37.7/18.0/39.3/46.4
+        800 35.7/55.0/38.5/18.9/38.9/46.3""",
+    "table1e_speed/R101_{}": """
+        400 31.9/49.5/34.1/11.6/35.8/48.5  500 34.4/53.1/36.8/14.7/38.5/49.1
+        600 36.0/55.2/38.7/17.4/39.6/49.7  700 37.1/56.6/39.8/19.1/40.6/49.4
+        800 37.8/57.5/40.8/20.2/41.1/49.2""",
+    "table2_state_of_the_art/{}_800": """
+        R101 39.1/59.1/42.3/21.8/42.7/50.2  X101_32x8d 40.8/61.1/44.1/24.1/44.2/51.2""",
+    "table3_focal_star/{}": """
+        cross_entropy 31.1/49.4/33.0  focal_loss 34.0/52.5/36.5
+        focal_star_gamma_2_beta_1 33.8/52.7/36.3  focal_star_gamma_4_beta_0 33.9/51.8/36.4""",
+    "prior_init/{}_prior": "without -  with 30.2",
+}
 
 
-def row_name(value):
-    return getattr(value, "file", value)
+def rows_of_tables():
+    """(path, metrics) of each row; those of a row that the paper describes in words are empty."""
+    for pattern, text in NUMBERS.items():
+        words = text.split()
+        for name, numbers in zip(words[::2], words[1::2], strict=True):
+            values = [float(x) for x in numbers.split("/") if x != "-"]
+            metrics = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+            yield PAPER / f"{pattern.format(name)}.yaml", dict(zip(metrics, values, strict=False))
 
 
-def path_of(table, row):
-    return PAPER / table / f"{row.file}.yaml"
+ROWS = list(rows_of_tables())
 
 
 @pytest.fixture(scope="module")
@@ -32,40 +73,44 @@ def base():
 
 def test_every_row_has_a_file_and_every_file_a_row():
     files = {p for p in PAPER.rglob("*.yaml") if not p.name.startswith("Base-")}
-    assert files == {path_of(table, row) for table, row in ROWS}
+    assert files == {path for path, _ in ROWS}
 
 
-@pytest.mark.parametrize("table, row", ROWS, ids=row_name)
-def test_differs_from_the_base_only_in_what_the_row_is_about(table, row, base):
-    expected = base.clone()
-    for key, value in row.values.items():
-        expected.merge_from_list([key, value])
-    cfg = load(path_of(table, row))
-    if (table, row.file) == ("table1b_gamma", "gamma_0"):  # table 1a's CE, which is FL with γ 0
-        assert (cfg.MODEL.FOCAL_RETINA.CLS_LOSS.NAME, row.values[GAMMA]) == ("CrossEntropy", 0)
-        expected.merge_from_list(
-            [LOSS, "CrossEntropy", GAMMA, base.MODEL.RETINANET.FOCAL_LOSS_GAMMA]
-        )
-    expected.OUTPUT_DIR = cfg.OUTPUT_DIR
-    assert differences(cfg, expected) == {}
-
-
-@pytest.mark.parametrize("table, row", ROWS, ids=row_name)
-def test_header_says_what_the_row_is_and_what_the_paper_has(table, row):
-    path = path_of(table, row)
-    cfg, lines = load(path), header(path)
+@pytest.mark.parametrize("path, paper", ROWS, ids=lambda x: getattr(x, "stem", ""))
+def test_header_says_what_the_row_is_and_what_the_paper_has(path, paper):
+    cfg, lines, table = load(path), header(path), path.parent.name
     place = f"Table {table[5:].partition('_')[0]}:" if table.startswith("table") else "Section 5.1:"
     assert lines[0].startswith(place)
-    assert lines[0].endswith(f"({cfg.DATASETS.TEST[0]}).")
+    dataset = f"coco_2017_{'test-dev' if place in ('Table 1e:', 'Table 2:') else 'val'}"
+    assert (dataset,) == cfg.DATASETS.TEST and lines[0].endswith(f"({dataset}).")
     depth, size = cfg.MODEL.RESNETS.DEPTH, cfg.INPUT.MIN_SIZE_TEST
     assert f"{depth}-" in lines[0] and f" {size} px" in lines[0]
     said, ours = lines[2].removeprefix("Paper: ").split(". Ours: ")
     assert ours == "not run."
     numbers = {name: float(x) for name, x in re.findall(r"(AP\w*) ([\d.]+)", said)}
-    assert numbers == row.paper and (numbers or said == "diverges early")
-    if table == "table1e_speed":
+    assert numbers == paper and (numbers or said == "diverges early")
+    if place == "Table 1e:":
         time, ap = PAPER_RETINANET[f"RetinaNet-{depth}"][size // 100 - 4]
-        assert lines[3] == f"{time} ms an image on an M40." and ap == row.paper["AP"]
+        assert lines[3] == f"{time} ms an image on an M40." and ap == paper["AP"]
+
+
+def test_table_2_is_the_largest_model_of_table_1e_trained_for_longer():
+    longer = {
+        "INPUT.MIN_SIZE_TRAIN": (640, 672, 704, 736, 768, 800),
+        "SOLVER.STEPS": (90000, 120000),
+        "SOLVER.MAX_ITER": 135000,
+    }
+    resnext = {
+        "MODEL.WEIGHTS": "detectron2://ImageNetPretrained/FAIR/X-101-32x8d.pkl",
+        "MODEL.PIXEL_STD": [57.375, 57.120, 58.395],
+        "MODEL.RESNETS.NUM_GROUPS": 32,
+        "MODEL.RESNETS.WIDTH_PER_GROUP": 8,
+        "MODEL.RESNETS.STRIDE_IN_1X1": False,
+    }
+    largest = load("paper/table1e_speed/R101_800.yaml")
+    for name, expected in {"R101_800": longer, "X101_32x8d_800": longer | resnext}.items():
+        changed = differences(load(f"paper/table2_state_of_the_art/{name}.yaml"), largest)
+        assert changed.pop("OUTPUT_DIR") and changed == expected
 
 
 def test_one_output_folder_is_one_training():
@@ -106,9 +151,8 @@ RECIPE = """
 def test_base_is_the_papers_recipe(base):
     assert base.MODEL.RETINANET.NORM == ""
     assert base == load("paper/Base-Paper.yaml", *RECIPE.split())
-    assert header(PAPER / "Base-Paper.yaml")[2] == (
-        "Paper: AP 34.0, AP50 52.5, AP75 36.5 on COCO minival. Ours: not run."
-    )
+    paper = "Paper: AP 34.0, AP50 52.5, AP75 36.5 on COCO minival. Ours: not run."
+    assert header(PAPER / "Base-Paper.yaml")[2] == paper
 
 
 def test_choices_where_the_paper_is_silent(base):
@@ -140,7 +184,7 @@ TEXT_ROWS = {"CE, π .1", "CE, π .001"}
 
 def row_config(sweep, row, base):
     cfg = load(base)
-    cfg.merge_from_list(flatten_overrides({**sweep.overrides, **row.overrides}))
+    cfg.merge_from_list([*chain(*sweep.overrides.items(), *row.overrides.items())])
     return cfg
 
 
@@ -153,8 +197,11 @@ def base_of(path):
 def test_every_row_makes_a_config_and_a_loss(path):
     sweep = read_sweep(path)
     configs = [row_config(sweep, row, base_of(path)) for row in sweep.rows]
-    for cfg in configs:
+    for row, cfg in zip(sweep.rows, configs, strict=True):
         build_cls_loss(cfg)
+        # The weights of every loss, which are .25 where nobody sets them
+        if cfg.MODEL.FOCAL_RETINA.CLS_LOSS.NAME in ("CrossEntropy", "OHEM"):
+            assert (cfg.MODEL.RETINANET.FOCAL_LOSS_ALPHA == -1) == ("α" not in row.name), row.name
     assert len({cfg.dump() for cfg in configs}) == len(configs)
     if sweep.tuning is not None:
         for value in sweep.tuning.values:
@@ -174,12 +221,11 @@ def test_rows_and_numbers_are_those_of_configs_paper(path):
     assert f"configs/{base}" in "\n".join(header(path))
     sweep = read_sweep(path)
     rows = [row for row in sweep.rows if row.name not in TEXT_ROWS]
-    for row, paper in zip(rows, TABLES[path.stem], strict=True):
-        assert row.paper == paper.paper
-        assert bool(row.paper) or row.paper_note == "diverges early"
+    expected = [x for x in ROWS if x[0].parent.name == path.stem]
+    for row, (file, paper) in zip(rows, expected, strict=True):
+        assert row.paper == paper and (paper or row.paper_note == "diverges early")
         ours = with_ce_as_focal_loss(row_config(sweep, row, base))
-        theirs = with_ce_as_focal_loss(load(f"paper/{path.stem}/{paper.file}.yaml"))
-        changed = differences(ours, theirs)
+        changed = differences(ours, with_ce_as_focal_loss(load(file)))
         # A sweep needs annotations, which test-dev doesn't give out.
         assert set(changed) <= {"OUTPUT_DIR", "DATASETS.TEST"}, row.name
         assert ours.DATASETS.TEST == ("coco_2017_val",)
@@ -190,16 +236,6 @@ def test_the_figures_axis_is_what_the_rows_change(name, key):
     sweep = read_sweep(CONFIGS / "sweeps" / f"{name}.yaml")
     assert sweep.figure is not None
     assert [row.x for row in sweep.rows] == [row.overrides[key] for row in sweep.rows]
-
-
-@pytest.mark.parametrize("path", SWEEPS, ids=name_of)
-def test_losses_without_a_word_on_weights_have_none(path):
-    """FOCAL_LOSS_ALPHA weighs every loss, and is .25 where nobody sets it."""
-    sweep = read_sweep(path)
-    for row in sweep.rows:
-        overrides = {**sweep.overrides, **row.overrides}
-        if overrides.get(LOSS) in ("CrossEntropy", "OHEM"):
-            assert (overrides[ALPHA] == -1) == ("α" not in row.name), row.name
 
 
 @pytest.mark.parametrize("path", REAL_SWEEPS, ids=name_of)

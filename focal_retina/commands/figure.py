@@ -54,7 +54,7 @@ def _losses(args: argparse.Namespace) -> None:
 
 def _loss_cdf(args: argparse.Namespace) -> None:
     from ..engine import setup_config
-    from ..figures.loss_cdf import measure_loss_cdf, summary
+    from ..figures.loss_cdf import hardest_shares, measure_loss_cdf
 
     if args.alpha is not None and args.alpha > 1:
         raise ValueError(f"--alpha {args.alpha:g}: at most 1")
@@ -68,7 +68,11 @@ def _loss_cdf(args: argparse.Namespace) -> None:
         alpha=cfg.MODEL.RETINANET.FOCAL_LOSS_ALPHA if args.alpha is None else args.alpha,
         max_images=args.images or 500,
     )
-    print(f"{summary(measured)}\npictures and numbers: {output}")
+    counts = "".join(f", {count:,} {sign}" for sign, count in measured["samples"].items())
+    print(f"{measured['images']} images{counts}")
+    for share, held in hardest_shares(measured).items():
+        print(f"{share}: {held} of their loss")
+    print(f"pictures and numbers: {output}")
 
 
 def _speed_accuracy(args: argparse.Namespace) -> None:

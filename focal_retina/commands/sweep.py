@@ -9,6 +9,7 @@ The same command again goes on where it stopped. Exit status 1: a trial failed.
 import argparse
 import shlex
 import sys
+from itertools import chain
 from pathlib import Path
 
 from . import add_config_arguments
@@ -33,15 +34,15 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from ..engine import setup_config, user_errors
-    from ..sweep.grid import flatten_overrides, read_sweep
-    from ..sweep.plan import CodeInputs
-    from ..sweep.runner import TrialRunner, connect
-    from ..sweep.sweep import git_commit, run_sweep
 
     gpus = args.gpus_per_trial
     with user_errors():
+        from ..sweep.grid import CodeInputs, read_sweep
+        from ..sweep.runner import TrialRunner, connect
+        from ..sweep.sweep import git_commit, run_sweep
+
         sweep = read_sweep(args.sweep_file)
-        opts = [*flatten_overrides(sweep.overrides), *args.opts]
+        opts = [*chain.from_iterable(sweep.overrides.items()), *args.opts]
         cfg = setup_config(args.config_file, opts, register=args.register, imports=args.imports)
         runner = TrialRunner(
             root=args.output.resolve(),

@@ -2,3 +2,18 @@
 
 Matplotlib's ``Figure`` is used without pyplot, so no picture needs a display.
 """
+
+from matplotlib.axes import Axes
+
+DPI = 120
+
+# Okabe and Ito's, told apart by readers who confuse red with green; without their yellow, which is
+# too light for a line on white.
+SERIES_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+
+
+def style_axes(axes: Axes, title: str) -> None:
+    """Title on the left, a faint grid, no frame at the top and on the right."""
+    axes.set_title(title, loc="left", fontsize=10)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)

@@ -18,15 +18,13 @@ from matplotlib.figure import Figure
 
 from ..data import read_image
 from ..drawing import Outline, draw_outlines
-from .style import DPI
+from . import DPI
 
 _logger = logging.getLogger(__name__)
 
 _MAX_IMAGES = 12
 _PAIRS_PER_ROW = 3
 _SIDE = 320  # pixels of an image's longer side
-_GAP = 12
-_HEADER = 40  # pixels for the title
 _GOLDEN = (5**0.5 - 1) / 2  # multiples of it spread hues evenly, for any number of classes
 
 
@@ -89,17 +87,14 @@ def _color(label: int) -> str:
 
 
 def _save_sheet(pairs: Sequence[Sequence[np.ndarray]], title: str, out_png: Path) -> None:
-    """One pixel of a drawing is one of the sheet, so that the labels stay sharp."""
-    pictures = list(itertools.chain.from_iterable(pairs))
-    num_columns = 2 * min(_PAIRS_PER_ROW, len(pairs))
-    row_height = _GAP + max((x.shape[0] for x in pictures), default=0)
-    width = num_columns * (_SIDE + _GAP) + _GAP
-    height = _HEADER + math.ceil(len(pairs) / _PAIRS_PER_ROW) * row_height
-    figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
-    for index, picture in enumerate(pictures):
-        row, column = divmod(index, num_columns)
-        x = _GAP + column * (_SIDE + _GAP) + (_SIDE - picture.shape[1]) // 2
-        y = height - _HEADER - row * row_height - (row_height - _GAP + picture.shape[0]) // 2
-        figure.figimage(picture, x, y)
-    figure.text(_GAP / width, 1 - _HEADER / 2 / height, title, weight="bold", va="center")
+    rows = max(1, math.ceil(len(pairs) / _PAIRS_PER_ROW))
+    columns = max(1, min(_PAIRS_PER_ROW, len(pairs)))
+    inches = _SIDE / DPI  # so that a pixel of a drawing is about one of the sheet
+    figure = Figure((2 * columns * inches, rows * inches), dpi=DPI, layout="constrained")
+    figure.suptitle(title, x=0.01, ha="left", weight="bold")
+    panels = figure.subplots(rows, 2 * columns, squeeze=False).flat
+    for panel, picture in itertools.zip_longest(panels, itertools.chain.from_iterable(pairs)):
+        panel.set_axis_off()
+        if picture is not None:
+            panel.imshow(picture)
     figure.savefig(out_png)

@@ -1,13 +1,16 @@
-"""The loss of positives and of negatives, cumulated from easy to hard: the paper's figure 4.
+"""The loss of positives and of negatives, cumulated from easy to hard: the paper's figure 4; and
+which levels and classes hold it.
 
 A logit of an anchor that is not ignored is a positive for the anchor's own class and a negative for
 every other class. As in the paper (section 5.1), a trained model predicts many images, a fixed
 number of logits is drawn at random, sorted by loss and cumulated.
+
+Shapes: M drawn logits, G gammas, C parts of a whole. Of the dimension 2 negatives come first.
 """
 
 import json
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,52 +30,40 @@ from ..data import DetectionMapper
 from ..data.classes import index_in_dataset
 from ..engine import UserError
 from ..engine.checkpoint import load_trained_model
-from ..files import atomic_write
+from ..files import write_json
 from ..losses import focal_loss
 from ..modeling import FocalRetinaNet
-from .loss_shares import SIGNS, LogitSample, draw_loss_shares, loss_shares
-from .style import DPI, SERIES_COLORS, style_axes
+from . import DPI, SERIES_COLORS, style_axes
 
+SIGNS = ("negatives", "positives")
 _NUMBERS_FILE = "loss_distribution.json"
 _SEED = 0
 _CURVE_POINTS = 300  # evenly spaced, and as many more towards the hardest logits
-_HARDEST = (("positives", 0.2), ("negatives", 0.2), ("negatives", 0.01))  # in the summary
+_HARDEST = (("positives", 0.2), ("negatives", 0.01))
+_MAX_NAMES = 12  # of more classes the picture shows those that hold most
 
 
-class LossCdf(NamedTuple):
-    """Loss of one sign, cumulated from its lowest to its highest and normalised to 1."""
+class LogitSample(NamedTuple):
+    """Logits of one sign, drawn at random."""
 
-    samples: list[float]  # share of the logits, from 0 to 1
-    loss: list[float]  # share of the loss that these logits of the lowest loss hold, from 0 to 1
-
-    def hardest(self, share: float) -> float:
-        """Share of the loss in the ``share`` of logits with the highest loss."""
-        return float(1 - np.interp(1 - share, self.samples, self.loss))
+    x_t: Tensor  # fp32 (M,)
+    cells: Tensor  # int32 (M,): level · K + class
+    seen: int  # how many there were to draw from
 
 
-class MeasuredCdfs(NamedTuple):
-    """Figure 4 of one model."""
-
-    images: int  # how many it was measured on
-    samples: dict[str, int]  # sign -> how many logits there are in these images
-    cdfs: dict[str, dict[float, LossCdf | None]]  # sign -> γ -> curve, None where there is no loss
+# "samples": shares of the logits, from 0 to 1; "loss": the share of the loss that these hold, which
+# are those of the lowest loss.
+Cdf = dict[str, list[float]]
 
 
-def read_loss_cdf(folder: Path) -> MeasuredCdfs:
-    """Read what :func:`measure_loss_cdf` left in ``folder``.
-
-    Raises:
-        OSError: the folder has no loss_distribution.json.
-        ValueError: that file is of another kind, or cut off.
-    """
+def read_loss_cdf(folder: Path) -> dict[str, Any]:
+    """Read what :func:`measure_loss_cdf` left in ``folder``; an OSError or ValueError if there is
+    no loss_distribution.json, or one of another kind."""
     path = folder / _NUMBERS_FILE
     try:
         content = json.loads(path.read_text())
-        cdfs = {
-            sign: {float(g): cdf and LossCdf(cdf["samples"], cdf["loss"]) for g, cdf in its.items()}
-            for sign, its in content["cdf"].items()
-        }
-        return MeasuredCdfs(content["images"], content["samples"], cdfs)
+        hardest_shares(content)
+        return content
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} holds no loss distribution ({error}): remove it") from error
 
@@ -85,19 +76,18 @@ def measure_loss_cdf(
     alpha: float = 0.25,
     max_images: int = 500,
     sample_size: int = 10_000_000,
-) -> MeasuredCdfs:
-    """Write fig4.png, loss_shares.png and loss_distribution.json.
+) -> dict[str, Any]:
+    """Write fig4.png, loss_shares.png and loss_distribution.json, whose content is returned: the
+    number of "images" and of "samples" in them by sign; "cdf", by sign and γ; "shares".
 
     At most ``max_images`` of DATASETS.TEST are looked at, at random, and ``sample_size`` logits of
-    each sign are drawn, as many of each image. ``alpha`` is that of
-    :func:`~focal_retina.figures.loss_shares.loss_shares`.
+    each sign are drawn, as many of each image. ``alpha`` is that of :func:`loss_shares`.
 
     Raises:
-        UserError: another kind of model, a data set without annotations, or logits that are not
-            finite.
-        ValueError: bad gammas, or bad ground truth.
+        UserError, ValueError: another kind of model, a data set without annotations, logits that
+            are not finite, bad gammas, bad ground truth.
     """
-    if min(gammas) < 0 or len(set(gammas)) < len(gammas):
+    if min(gammas) < 0 or len({f"{gamma:g}" for gamma in gammas}) < len(gammas):
         raise ValueError(f"gammas are {list(gammas)}: give different numbers >= 0")
     model = load_trained_model(cfg)
     names: Any = model.class_names
@@ -115,28 +105,21 @@ def measure_loss_cdf(
     samples = draw_logits(model, loader, max(1, sample_size // len(loader)))
     class_names = MetadataCatalog.get(cfg.DATASETS.TEST[0]).thing_classes
     shares = loss_shares(samples, gammas, alpha, model.head_in_features, class_names)
-    seen = {sign: sample.seen for sign, sample in samples.items()}
-    cdfs = {sign: cumulate(sample.x_t, gammas) for sign, sample in samples.items()}
-    measured = MeasuredCdfs(len(loader), seen, cdfs)
-    contents = {
+    content = {
         "weights": cfg.MODEL.WEIGHTS,
         "datasets": list(cfg.DATASETS.TEST),
         "images": len(loader),
         "alpha": alpha,
         "gammas": list(gammas),
-        "samples": seen,
+        "samples": {sign: sample.seen for sign, sample in samples.items()},
         "drawn": {sign: len(sample.x_t) for sign, sample in samples.items()},
-        "cdf": {
-            sign: {f"{g:g}": cdf and cdf._asdict() for g, cdf in its.items()}
-            for sign, its in cdfs.items()
-        },
-        "shares": {kind: its._asdict() for kind, its in shares.items()},
+        "cdf": {sign: cumulate(sample.x_t, gammas) for sign, sample in samples.items()},
+        "shares": shares,
     }
-    with atomic_write(output / _NUMBERS_FILE, "w") as file:
-        file.write(json.dumps(contents) + "\n")
-    draw_loss_cdfs(measured, output / "fig4.png")
+    write_json(output / _NUMBERS_FILE, content, indent=None)
+    draw_loss_cdfs(content, output / "fig4.png")
     draw_loss_shares(shares, gammas, alpha, output / "loss_shares.png")
-    return measured
+    return content
 
 
 def labeled_loader(cfg: CfgNode, max_images: int) -> DataLoader:
@@ -183,65 +166,120 @@ def draw_logits(
             if len(index) > per_image:
                 index = index[torch.randint(len(index), (per_image,), generator=generator)]
             drawn[sign].append((x_t.flatten()[index], cells.flatten()[index].int()))
-    samples = {}
-    for sign, parts in drawn.items():
-        x_t, cells = map(torch.cat, zip(*parts, strict=True))
-        samples[sign] = LogitSample(x_t, cells, seen[sign])
-    return samples
+    joined = {sign: map(torch.cat, zip(*parts, strict=True)) for sign, parts in drawn.items()}
+    return {sign: LogitSample(x_t, cells, seen[sign]) for sign, (x_t, cells) in joined.items()}
 
 
-def cumulate(x_t: Tensor, gammas: Sequence[float]) -> dict[float, LossCdf | None]:
+def cumulate(x_t: Tensor, gammas: Sequence[float]) -> dict[str, Cdf | None]:
     """γ -> curve of the logits ``x_t`` (M,), None where they have no loss."""
     # FL falls with x_t, whatever γ: one order serves all.
     x_t = x_t.sort(descending=True).values
     even = np.linspace(0, len(x_t), _CURVE_POINTS + 1)
     near_the_hardest = len(x_t) - np.geomspace(1, max(1, len(x_t)), _CURVE_POINTS)
     ranks = torch.as_tensor(np.unique(np.rint([*even, *near_the_hardest])).astype(np.int64))
-    cdfs: dict[float, LossCdf | None] = {}
+    samples = (ranks.double() / max(1, len(x_t))).tolist()
+    cdfs: dict[str, Cdf | None] = {}
     for gamma in gammas:
         cumulated = torch.zeros(len(x_t) + 1, dtype=torch.float64)
         torch.cumsum(focal_loss(x_t, gamma), 0, dtype=torch.float64, out=cumulated[1:])
-        cdfs[gamma] = None
-        if cumulated[-1] > 0:
-            loss = (cumulated[ranks] / cumulated[-1]).tolist()
-            cdfs[gamma] = LossCdf((ranks.double() / len(x_t)).tolist(), loss)
+        loss = (cumulated[ranks] / cumulated[-1]).tolist()
+        cdfs[f"{gamma:g}"] = {"samples": samples, "loss": loss} if cumulated[-1] > 0 else None
     return cdfs
 
 
-def summary(measured: MeasuredCdfs) -> str:
-    """A few lines on what was found."""
-    counts = ", ".join(f"{measured.samples[sign]:,} {sign}" for sign in SIGNS)
-    lines = [f"{measured.images} images, {counts}"]
-    for sign, share in _HARDEST:
-        held = ", ".join(
-            f"{'no loss' if cdf is None else format(cdf.hardest(share), '.1%')} (γ = {gamma:g})"
-            for gamma, cdf in measured.cdfs[sign].items()
-        )
-        lines.append(f"hardest {share:.0%} of {sign} hold, of the {sign}' loss: {held}")
-    return "\n".join(lines)
+def loss_shares(
+    samples: Mapping[str, LogitSample],
+    gammas: Sequence[float],
+    alpha: float,
+    level_names: Sequence[str],
+    class_names: Sequence[str],
+) -> dict[str, dict[str, list]]:
+    """What each "level" and each "class" holds of the focal loss and its gradient.
+
+    ``samples`` holds the logits of each sign, which stand for as many as there were to draw from.
+    ``alpha`` weighs positives, and 1 - alpha negatives; < 0: no weights.
+
+    Returns:
+        "level" and "class" -> "names" (C); "loss" (G, 2, C), shares of α_t·FL, of which those of
+        one γ sum to 1, or 0 without a loss; and "gradient" (G, 2, C), the same of |d α_t·FL / dx|.
+    """
+    shape = len(level_names), len(class_names)
+    sums = torch.zeros(2, len(gammas), 2, *shape, dtype=torch.float64)
+    weights = (1 - alpha, alpha) if alpha >= 0 else (1, 1)
+    for s, (sign, weight) in enumerate(zip(SIGNS, weights, strict=True)):
+        x_t, cells, seen = samples[sign]
+        x_t = x_t.detach().requires_grad_()
+        for g, gamma in enumerate(gammas):
+            loss = focal_loss(x_t, gamma)
+            (slope,) = torch.autograd.grad(loss.sum(), x_t)
+            for q, values in enumerate((loss.detach(), slope.abs())):
+                total = torch.bincount(cells, values.double(), minlength=sums[0, 0, 0].numel())
+                sums[q, g, s] = weight * seen / max(1, len(x_t)) * total.view(shape)
+    wholes = sums.sum(dim=(2, 3, 4), keepdim=True)
+    shares = sums / wholes.where(wholes > 0, 1)
+    by_kind = {"level": (level_names, shares.sum(4)), "class": (class_names, shares.sum(3))}
+    return {
+        kind: {"names": list(names), "loss": x[0].tolist(), "gradient": x[1].tolist()}
+        for kind, (names, x) in by_kind.items()
+    }
 
 
-def draw_loss_cdfs(measured: MeasuredCdfs, out_png: Path) -> None:
-    """Draw figure 4, positives on the left; below, the same from the side of the hardest logits."""
-    figure = Figure(figsize=(11, 8), dpi=DPI, layout="constrained")
-    panels = figure.subplots(2, 2)
-    for sign, (above, below) in zip(("positives", "negatives"), panels.T, strict=True):
-        count = measured.samples[sign]
-        style_axes(above, f"{count:,} {sign}")
-        style_axes(below, f"the hardest {sign}")
-        for (gamma, cdf), color in zip(measured.cdfs[sign].items(), cycle(SERIES_COLORS)):
-            if cdf is not None:
-                samples, loss = np.array(cdf.samples), np.array(cdf.loss)
-                above.plot(samples, loss, color=color, label=f"γ = {gamma:g}")
-                below.plot(1 - samples, 1 - loss, color=color, label=f"γ = {gamma:g}")
-        above.set(xlim=(0, 1), xlabel=f"fraction of {sign}, from low to high loss")
-        above.set(ylim=(0, 1.02), ylabel="cumulative loss")
-        below.set(xscale="log", xlim=(min(0.1, 1 / max(1, count)), 1))
-        below.set(xlabel=f"fraction of {sign}, hardest first")
-        below.set(ylim=(0, 1.02), ylabel="their share of the loss")
-        for panel in (above, below):
-            if panel.lines:
-                panel.legend(frameon=False, loc="upper left")
-            else:
-                panel.text(0.5, 0.5, f"no loss of {sign}", transform=panel.transAxes, ha="center")
+def hardest_share(cdf: Cdf, share: float) -> float:
+    """Share of the loss in the ``share`` of logits with the highest loss."""
+    return float(1 - np.interp(1 - share, cdf["samples"], cdf["loss"]))
+
+
+def hardest_shares(measured: Mapping[str, Any]) -> dict[str, str]:
+    """What the hardest logits hold of the loss of their sign, by heading."""
+    return {
+        f"hardest {share:.0%} of {sign}, γ {g}": f"{hardest_share(cdf, share):.0%}" if cdf else "–"
+        for sign, share in _HARDEST
+        for g, cdf in measured["cdf"][sign].items()
+    }
+
+
+def draw_loss_cdfs(measured: Mapping[str, Any], out_png: Path) -> None:
+    """Draw figure 4, positives on the left."""
+    figure = Figure(figsize=(11, 4.5), dpi=DPI, layout="constrained")
+    panels = figure.subplots(1, 2, subplot_kw={"xlim": (0, 1), "ylim": (0, 1.02)})
+    for sign, axes in zip(("positives", "negatives"), panels, strict=True):
+        style_axes(axes, f"{measured['samples'][sign]:,} {sign}")
+        axes.set(xlabel=f"fraction of {sign}, from low to high loss", ylabel="cumulative loss")
+        for (gamma, cdf), color in zip(measured["cdf"][sign].items(), cycle(SERIES_COLORS)):
+            curve = (cdf["samples"], cdf["loss"]) if cdf else ([], [])
+            label = f"γ = {gamma}" if cdf else f"γ = {gamma}: no loss"
+            axes.plot(*curve, color=color, label=label)
+        axes.legend(frameon=False, loc="upper left")
+    figure.savefig(out_png)
+
+
+def draw_loss_shares(
+    shares: Mapping[str, Mapping[str, list]], gammas: Sequence[float], alpha: float, out_png: Path
+) -> None:
+    """Draw a column for levels and one for classes: shares of the loss above, of the gradient
+    below. A bar is a γ, its lower segment negatives, its upper, hatched one positives."""
+    figure = Figure(figsize=(12, 8), dpi=DPI, layout="constrained")
+    panels = figure.subplots(2, len(shares), sharex="col", width_ratios=(1, 2))
+    width = 0.84 / len(gammas)
+    for (kind, its), column in zip(shares.items(), panels.T, strict=True):
+        largest = np.argsort(-np.sum(its["loss"], axis=(0, 1)), kind="stable")
+        kept = np.sort(largest[:_MAX_NAMES])
+        selection = f": the largest of {len(largest)}" if len(kept) < len(largest) else ""
+        for axes, quantity in zip(column, ("loss", "gradient"), strict=True):
+            style_axes(axes, f"share of the {quantity} by {kind}, %{selection}")
+            values = 100 * np.array(its[quantity])[..., kept]
+            for g, (gamma, color) in enumerate(zip(gammas, cycle(SERIES_COLORS))):
+                x = np.arange(len(kept)) + (g - (len(gammas) - 1) / 2) * width
+                style: dict[str, Any] = {"width": 0.9 * width, "edgecolor": color}
+                negatives, positives = (f"γ = {gamma:g}, {sign}" for sign in SIGNS)
+                axes.bar(x, values[g, 0], facecolor=color, label=negatives, **style)
+                style |= {"bottom": values[g, 0], "facecolor": "w", "hatch": "//////"}
+                axes.bar(x, values[g, 1], label=positives, **style)
+            axes.grid(axis="x", visible=False)
+            names = [its["names"][k] for k in kept]
+            axes.set_xticks(range(len(kept)), names, rotation=0 if kind == "level" else 40)
+    weights = f"α = {alpha:g}" if alpha >= 0 else "not weighted by α"
+    title = f"shares of the whole focal loss, {weights}"
+    handles = panels[0, 0].get_legend_handles_labels()
+    figure.legend(*handles, title=title, loc="outside upper center", ncols=len(gammas))
     figure.savefig(out_png)

@@ -4,25 +4,21 @@ The numbers come from the loss modules themselves: values from their readable fo
 the backward pass that a training calls.
 """
 
-import json
 from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from torch import Tensor
 
+from ..files import write_json
 from ..losses import CrossEntropy, DenseLoss, FocalLoss, FocalLossStar
 from ..losses.dense import dense_loss
-from .style import DPI, SERIES_COLORS, style_axes
+from . import DPI, SERIES_COLORS, style_axes
 
-_UNWEIGHTED = -1.0
-_Y_LABELS = {"loss": "loss", "gradient": "derivative of the loss by $x_t$"}
-# Where the curves are not
-_LEGEND_PLACES: dict[str, Any] = {"loss": "upper right", "gradient": "lower right"}
-_DASHES = ("-", "--", ":")
+_NONE = -1.0  # no weights
 
 # The paper does not list what its figure 7 shows. This grid holds α-CE, which is (γ, β) = (1, 0),
 # and both settings of Table 3, (2, 1) and (4, 0).
@@ -33,8 +29,7 @@ _FIGURE_7_BETAS = (0.0, 1.0, 2.0)
 class LossCurve(NamedTuple):
     """One loss, for a positive, over the figure's x."""
 
-    family: str
-    variant: str  # empty where the family's name suffices
+    label: str
     parameters: dict[str, float]
     loss: list[float]
     gradient: list[float]  # derivative by x_t
@@ -50,8 +45,7 @@ class LossFigure(NamedTuple):
 
 
 def evaluate(loss: DenseLoss, x_t: Tensor) -> tuple[Tensor, Tensor]:
-    """Value and derivative by x_t of the loss of positives, α included. Their logits are ``x_t``
-    (M,), fp32 or fp64."""
+    """Value and derivative by x_t of the loss of positives with logits ``x_t`` (M,), α included."""
     logits = x_t.detach().clone()[:, None].requires_grad_()
     labels = torch.zeros(len(x_t), dtype=torch.int64, device=x_t.device)
     total, _ = loss([logits[None]], [labels[None]])
@@ -64,20 +58,16 @@ def figures() -> list[LossFigure]:
     """Figures 1, over p_t, and 5, 6 and 7, over x_t = y·x."""
     p_t = torch.linspace(0.005, 0.995, 397, dtype=torch.float64)
     x_t = torch.linspace(-5, 5, 401, dtype=torch.float64)
-    focal = {
-        (f"γ = {gamma:g}", ""): FocalLoss(alpha=_UNWEIGHTED, gamma=gamma)
-        for gamma in (0, 0.5, 1, 2, 5)
-    }
+    focal = {f"γ = {gamma:g}": FocalLoss(alpha=_NONE, gamma=gamma) for gamma in (0, 0.5, 1, 2, 5)}
     compared = {
-        ("CE", ""): CrossEntropy(alpha=_UNWEIGHTED),
-        ("FL, γ = 2", ""): FocalLoss(alpha=_UNWEIGHTED, gamma=2),
-        ("FL*, γ = 2, β = 1", ""): FocalLossStar(alpha=_UNWEIGHTED, gamma=2, beta=1),
-        ("FL*, γ = 4, β = 0", ""): FocalLossStar(alpha=_UNWEIGHTED, gamma=4, beta=0),
+        "CE": CrossEntropy(alpha=_NONE),
+        "FL, γ = 2": FocalLoss(alpha=_NONE, gamma=2),
+        "FL*, γ = 2, β = 1": FocalLossStar(alpha=_NONE, gamma=2, beta=1),
+        "FL*, γ = 4, β = 0": FocalLossStar(alpha=_NONE, gamma=4, beta=0),
     }
     star = {
-        (f"γ = {gamma:g}", f"β = {beta:g}"): FocalLossStar(alpha=0.25, gamma=gamma, beta=beta)
-        for gamma in _FIGURE_7_GAMMAS
-        for beta in _FIGURE_7_BETAS
+        f"γ = {gamma:g}, β = {beta:g}": FocalLossStar(alpha=0.25, gamma=gamma, beta=beta)
+        for gamma, beta in product(_FIGURE_7_GAMMAS, _FIGURE_7_BETAS)
     }
     title = "Focal loss: the larger γ, the less an easy example counts"
     p_label, x_label = "probability of the true class, $p_t$", "$x_t = y \\cdot x$"
@@ -90,42 +80,30 @@ def figures() -> list[LossFigure]:
     ]
 
 
-def _curves(losses: Mapping[tuple[str, str], DenseLoss], x_t: Tensor) -> list[LossCurve]:
+def _curves(losses: Mapping[str, DenseLoss], x_t: Tensor) -> list[LossCurve]:
     curves = []
-    for names, loss in losses.items():
+    for label, loss in losses.items():
         values, gradient = evaluate(loss, x_t)
         parameters = {x: getattr(loss, x) for x in ("alpha", "gamma", "beta") if hasattr(loss, x)}
-        curves.append(LossCurve(*names, parameters, values.tolist(), gradient.tolist()))
+        curves.append(LossCurve(label, parameters, values.tolist(), gradient.tolist()))
     return curves
 
 
 def write_loss_figure(data: LossFigure, folder: Path) -> Path:
-    """Write the figure's numbers as NAME.json, and as NAME.png, which is returned, its picture: a
-    colour for each family and a dash for each variant."""
-    families = dict.fromkeys(curve.family for curve in data.curves)
-    variants = dict.fromkeys(curve.variant for curve in data.curves)
-    colors = dict(zip(families, SERIES_COLORS, strict=False))
-    dashes: dict[str, Any] = dict(zip(variants, _DASHES, strict=False))
+    """Write the figure's numbers as NAME.json, and as NAME.png, which is returned, its picture."""
     figure = Figure(figsize=(6.5, 4.5), dpi=DPI, layout="constrained")
-    axes = figure.add_subplot(xlabel=data.x_label, ylabel=_Y_LABELS[data.quantity])
+    axes = figure.add_subplot(xlabel=data.x_label)
     style_axes(axes, data.title)
-    for curve in data.curves:
-        axes.plot(
-            data.x,
-            getattr(curve, data.quantity),
-            color=colors[curve.family],
-            linestyle=dashes[curve.variant],
-            linewidth=1.8,
-        )
-    axes.margins(x=0)
+    dashes = ("-", "--", ":") if len(data.curves) > len(SERIES_COLORS) else ("-",)
+    for curve, (color, dash) in zip(data.curves, product(SERIES_COLORS, dashes), strict=False):
+        values = getattr(curve, data.quantity)
+        axes.plot(data.x, values, color=color, linestyle=dash, linewidth=1.8, label=curve.label)
+    axes.set(xmargin=0, ylabel="derivative of the loss by $x_t$")
     if data.quantity == "loss":
-        axes.set_ylim(bottom=0)
-    lines = [Line2D([], [], color=color, label=family) for family, color in colors.items()]
-    lines += [Line2D([], [], color="k", ls=x, label=name) for name, x in dashes.items() if name]
-    place = _LEGEND_PLACES[data.quantity]
-    axes.legend(handles=lines, frameon=False, loc=place, ncols=min(2, len(variants)))
+        axes.set(ylim=(0, None), ylabel="loss")
+    axes.legend(frameon=False, ncols=len(dashes))
     picture = folder / f"{data.name}.png"
     figure.savefig(picture)
     numbers = {**data._asdict(), "curves": [curve._asdict() for curve in data.curves]}
-    picture.with_suffix(".json").write_text(json.dumps(numbers) + "\n")
+    write_json(picture.with_suffix(".json"), numbers, indent=None)
     return picture

@@ -1,15 +1,13 @@
 """Precision against recall, over all classes and by class."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from matplotlib import colormaps
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..evaluation.coco_evaluator import PrecisionCurves
-from .style import DPI, style_axes
+from . import DPI, style_axes
 
 # As many classes as lines and bars can be told apart; with more, half of them are the best and half
 # the worst.
@@ -33,7 +31,14 @@ def draw_pr_curves(curves: PrecisionCurves, title: str, out_png: Path) -> None:
     figure = Figure(figsize=(13, height), dpi=DPI, layout="constrained")
     figure.suptitle(title, x=0.01, ha="left", fontsize=11, weight="bold")
     by_iou, by_class, bars = figure.subplots(1, 3)
-    _draw_by_iou(by_iou, curves, ranking)
+    style_axes(by_iou, f"mean of {len(ranking)} classes, by IoU")
+    for t, threshold in enumerate(curves.iou_thresholds if ranking else ()):
+        mean = curves.precision[t][:, ranking].mean(axis=1)
+        style = {"color": colormaps["viridis"](0.92 * t / len(curves.iou_thresholds))}
+        label = f"IoU {threshold:.2f}: AP {100 * mean.mean():.1f}"
+        by_iou.plot(curves.recall_thresholds, mean, label=label, **style)
+        by_iou.legend(edgecolor="none", fontsize=8)
+
     colors = colormaps["viridis"](np.linspace(0, 0.92, len(shown)))
     style_axes(by_class, f"each class at IoU .5{selection}")
     for k, color in zip(shown, colors, strict=True):
@@ -49,17 +54,3 @@ def draw_pr_curves(curves: PrecisionCurves, title: str, out_png: Path) -> None:
     bars.set_xlim(0, 105)
     bars.grid(visible=False, axis="y")
     figure.savefig(out_png)
-
-
-def _draw_by_iou(axes: Axes, curves: PrecisionCurves, classes: Sequence[int]) -> None:
-    style_axes(axes, f"mean of {len(classes)} classes, by IoU")
-    if not classes:
-        axes.text(0.5, 0.5, "no objects", transform=axes.transAxes, ha="center")
-        return
-    thresholds = curves.iou_thresholds
-    colors = colormaps["viridis"](np.linspace(0, 0.92, len(thresholds)))
-    for precision, threshold, color in zip(curves.precision, thresholds, colors, strict=True):
-        mean = precision[:, list(classes)].mean(axis=1)
-        label = f"{threshold:.2f}: {100 * mean.mean():.1f}"
-        axes.plot(curves.recall_thresholds, mean, color=color, label=label)
-    axes.legend(title="IoU: AP, %", edgecolor="none", fontsize=8, title_fontsize=8)

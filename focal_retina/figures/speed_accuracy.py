@@ -1,6 +1,5 @@
 """AP against inference time of trained models at several image sizes: the paper's figure 2."""
 
-import functools
 import itertools
 import json
 import math
@@ -9,7 +8,7 @@ import platform
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from detectron2.config import CfgNode
@@ -17,14 +16,13 @@ from detectron2.evaluation.evaluator import inference_context
 from detectron2.utils.file_io import PathManager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from torch import nn
 from torch.utils import benchmark
 
 from ..config_file import config_hash
-from ..engine import Trainer, UserError, setup_config, user_errors
+from ..engine import Trainer, UserError, setup_config
 from ..engine.checkpoint import load_trained_model
-from ..files import atomic_write
-from .style import DPI, SERIES_COLORS, style_axes
+from ..files import write_json
+from . import DPI, SERIES_COLORS, style_axes
 
 # (ms an image on an M40, AP on COCO test-dev), from the paper's table 1e.
 PAPER_SIZES = (400, 500, 600, 700, 800)
@@ -41,20 +39,8 @@ PAPER_OTHERS = {
     "DSSD513": (156, 33.2),
     "FPN FRCN": (172, 36.2),
 }
-_OTHERS_COLOR = "#777777"
-# Where a point's size is written, in points: curves near each other on different sides.
-_SIZE_OFFSETS = ((3, -13), (-22, 5))
-
+Run = tuple[str, str, str]  # its name, its config file or folder, its weights ("": the folder's)
 _Point = tuple[float, float]
-
-
-class Run(NamedTuple):
-    """A trained model: its name in the figure, its config file or its training's folder, and its
-    weights (empty: those of the folder)."""
-
-    name: str
-    source: str
-    weights: str = ""
 
 
 class Measurement(NamedTuple):
@@ -62,9 +48,7 @@ class Measurement(NamedTuple):
 
     run: str
     size: int  # the images' shorter side, pixels
-    # Median over the images, from the resized image on the CPU to the final boxes; each image has
-    # passed before.
-    milliseconds: float
+    milliseconds: float  # median over the images, from the resized image to the final boxes
     timed_images: int
     metrics: dict[str, float]  # the evaluator's, percent, without those that are not defined
     dataset: str  # AP and time were measured on it
@@ -73,18 +57,14 @@ class Measurement(NamedTuple):
 
 
 def parse_run(spec: str) -> Run:
-    """Read ``NAME=CONFIG:WEIGHTS``, or ``NAME=FOLDER`` for what train_net.py leaves.
-
-    Raises:
-        ValueError: it is neither.
-    """
+    """Read ``NAME=CONFIG:WEIGHTS``, or ``NAME=FOLDER`` for what a training leaves."""
     name, _, value = spec.partition("=")
     if name and os.path.isdir(value):
-        return Run(name, value)
+        return name, value, ""
     config_file, _, weights = value.partition(":")
     if not (name and config_file and weights):
         raise ValueError(f"--run {spec}: expected NAME=CONFIG:WEIGHTS or NAME=FOLDER")
-    return Run(name, config_file, weights)
+    return name, config_file, weights
 
 
 def measure_runs(
@@ -100,39 +80,36 @@ def measure_runs(
     """Measure each run at each size, but not what ``output``/speed_accuracy.json has already.
 
     That file is written after each measurement, so that an interrupted call goes on where it was.
-    ``num_images`` are timed; ``opts``, ``register`` and ``imports`` are those of
-    :func:`~focal_retina.engine.load_config`.
-
-    Returns:
-        All measurements in the json, those of earlier calls among them.
-
-    Raises:
-        UserError: bad configs, two runs of one name, a data set without objects.
+    All its measurements are returned, those of earlier calls among them. ``num_images`` are timed;
+    the other options are those of :func:`~focal_retina.engine.load_config`. A UserError or
+    ValueError says what is wrong: a config, a data set without objects, a foreign json.
     """
-    if len({run.name for run in runs}) < len(runs):
-        raise UserError("two runs have the same name")
+    if len({name for name, _, _ in runs}) < len(runs):
+        raise ValueError("two runs have the same name")
     path = output / "speed_accuracy.json"
-    with user_errors():
-        results = {(x.run, x.size): x for x in read_measurements(path)}
+    results = {(x.run, x.size): x for x in read_measurements(path)}
     # Every config is read before the first measurement, so that a mistake shows at once.
     configs = {}
-    for run in runs:
-        weights = ["MODEL.WEIGHTS", run.weights] if run.weights else []
-        words = [*opts, *weights, "OUTPUT_DIR", str(output / run.name)]
-        cfg = setup_config(run.source, words, register=register, imports=imports, eval_only=True)
+    for name, source, weights in runs:
+        words = [*opts, "OUTPUT_DIR", str(output / name)]
+        words += ["MODEL.WEIGHTS", weights] if weights else []
+        cfg = setup_config(source, words, register=register, imports=imports, eval_only=True)
         if len(cfg.DATASETS.TEST) != 1:
-            raise UserError(f"{run.source}: DATASETS.TEST {cfg.DATASETS.TEST} must name one set")
-        configs[run.name] = cfg
+            raise UserError(f"{source}: DATASETS.TEST {cfg.DATASETS.TEST} must name one set")
+        configs[name] = cfg
     for (name, base), size in itertools.product(configs.items(), sizes):
         cfg = _at_size(base, size)
-        digest = config_hash(cfg, *_weights_state(cfg), _device_name(cfg), num_images)[:16]
-        found = results.get((name, size))
-        if found is not None and found.config_hash == digest:
+        file = os.stat(PathManager.get_local_path(cfg.MODEL.WEIGHTS.partition("?")[0]))
+        state = file.st_size, file.st_mtime_ns, _device_name(cfg), num_images
+        digest = config_hash(cfg, *state)[:16]
+        if (name, size) in results and results[name, size].config_hash == digest:
             print(f"{name} at {size}: measured before")
             continue
         x = results[name, size] = _measure(cfg, name, size, num_images, digest)
         print(f"{name} at {size}: {x.milliseconds:.1f} ms, AP {x.metrics['AP']:.1f}", flush=True)
-        write_measurements(path, results.values())
+        paper = {"retinanet": PAPER_RETINANET, "others": PAPER_OTHERS}
+        contents = {"measurements": [x._asdict() for x in results.values()], "paper": paper}
+        write_json(path, contents)
     return list(results.values())
 
 
@@ -147,12 +124,6 @@ def _at_size(cfg: CfgNode, size: int) -> CfgNode:
     return cfg
 
 
-def _weights_state(cfg: CfgNode) -> tuple[int, int]:
-    """Size and time of change of the weights file."""
-    weights = os.stat(PathManager.get_local_path(cfg.MODEL.WEIGHTS.partition("?")[0]))
-    return weights.st_size, weights.st_mtime_ns
-
-
 def _device_name(cfg: CfgNode) -> str:
     if cfg.MODEL.DEVICE.startswith("cuda"):
         return torch.cuda.get_device_name(cfg.MODEL.DEVICE)
@@ -160,52 +131,31 @@ def _device_name(cfg: CfgNode) -> str:
 
 
 def _measure(cfg: CfgNode, name: str, size: int, num_images: int, digest: str) -> Measurement:
-    with user_errors():
-        model = load_trained_model(cfg)
+    model = load_trained_model(cfg)
     (dataset,) = cfg.DATASETS.TEST
-    batches = list(itertools.islice(Trainer.build_test_loader(cfg, dataset), num_images))
-    milliseconds = median_milliseconds(model, batches)
+    times, num_threads = [], torch.get_num_threads()
+    with inference_context(model), torch.no_grad():
+        for batch in itertools.islice(Trainer.build_test_loader(cfg, dataset), num_images):
+            names = {"model": model, "batch": batch}
+            # It warms up with the batch, and waits for the GPU.
+            timer = benchmark.Timer("model(batch)", globals=names, num_threads=num_threads)
+            times.append(1e3 * timer.timeit(1).median)
     metrics = Trainer.test(cfg, model)["bbox"]
     if not math.isfinite(metrics["AP"]):
         raise UserError(f"{dataset} has no object to be found, and so no AP")
     finite = {key: float(x) for key, x in metrics.items() if math.isfinite(x)}
-    device = _device_name(cfg)
-    return Measurement(name, size, milliseconds, len(batches), finite, dataset, device, digest)
-
-
-def median_milliseconds(model: nn.Module, batches: Iterable[list[dict]]) -> float:
-    """Median time of a batch. PyTorch's timer warms up with it, and waits for the GPU."""
-    times, num_threads = [], torch.get_num_threads()
-    with inference_context(model), torch.no_grad():
-        for batch in batches:
-            call = {"call": functools.partial(model, batch)}
-            timer = benchmark.Timer("call()", globals=call, num_threads=num_threads)
-            times.append(1e3 * timer.timeit(1).median)
-    return statistics.median(times)
+    median, device = statistics.median(times), _device_name(cfg)
+    return Measurement(name, size, median, len(times), finite, dataset, device, digest)
 
 
 def read_measurements(path: Path) -> list[Measurement]:
-    """What :func:`write_measurements` wrote; nothing if the file does not exist.
-
-    Raises:
-        ValueError: the file holds something else.
-    """
+    """What :func:`measure_runs` wrote; nothing if the file does not exist."""
     if not path.exists():
         return []
     try:
         return [Measurement(**x) for x in json.loads(path.read_text())["measurements"]]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} holds no measurements ({error}): move it away") from error
-
-
-def write_measurements(path: Path, measurements: Iterable[Measurement]) -> None:
-    """Write the measurements, and the paper's points, as json."""
-    contents = {
-        "measurements": [x._asdict() for x in measurements],
-        "paper": {"retinanet": PAPER_RETINANET, "others": PAPER_OTHERS},
-    }
-    with atomic_write(path, "w") as file:
-        file.write(json.dumps(contents, indent=1) + "\n")
 
 
 def upper_envelope(points: Iterable[_Point]) -> list[_Point]:
@@ -218,43 +168,34 @@ def upper_envelope(points: Iterable[_Point]) -> list[_Point]:
 
 
 def draw_speed_accuracy(measurements: Sequence[Measurement], out_png: Path) -> None:
-    """Draw the measured runs, at least one, and the paper's points in a panel of their own: they
-    come from another GPU and perhaps from other data."""
+    """Draw the measured runs, at least one, and beside them the paper's points, which come from
+    another GPU and perhaps from other data."""
     figure = Figure(figsize=(13, 5.5), dpi=DPI, layout="constrained")
     measured, paper = figure.subplots(1, 2)
-    curves: dict[str, dict[int, _Point]] = {}
+    curves: dict[str, dict[str, _Point]] = {}
     for x in sorted(measurements, key=lambda x: x.size):
-        curves.setdefault(x.run, {})[x.size] = (x.milliseconds, x.metrics["AP"])
-    _draw_curves(measured, curves, {})
+        curves.setdefault(x.run, {})[str(x.size)] = (x.milliseconds, x.metrics["AP"])
     circumstances = dict.fromkeys(y for x in measurements for y in (x.dataset, x.device))
-    style_axes(measured, f"measured: {', '.join(circumstances)}")
-    in_paper = {x: dict(zip(PAPER_SIZES, y, strict=True)) for x, y in PAPER_RETINANET.items()}
-    _draw_curves(paper, in_paper, PAPER_OTHERS)
-    style_axes(paper, "the paper: COCO test-dev, M40")
+    _draw_curves(measured, f"measured: {', '.join(circumstances)}", curves)
+    sizes = list(map(str, PAPER_SIZES))
+    in_paper = {x: dict(zip(sizes, y, strict=True)) for x, y in PAPER_RETINANET.items()}
+    in_paper["other systems"] = PAPER_OTHERS
+    _draw_curves(paper, "the paper: COCO test-dev, M40", in_paper)
     figure.savefig(out_png)
 
 
-def _draw_curves(
-    axes: Axes, curves: Mapping[str, Mapping[int, _Point]], others: Mapping[str, _Point]
-) -> None:
-    """A curve for each name, a marker for each size, and the envelope of all points behind."""
-
-    def note(text: str, point: _Point, offset: _Point, color: str) -> None:
-        axes.annotate(text, point, offset, textcoords="offset points", fontsize=8, color=color)
-
-    points = [point for curve in curves.values() for point in curve.values()]
-    envelope = upper_envelope([*points, *others.values()])
-    axes.plot(*zip(*envelope, strict=True), "#bbbbbb", lw=6, zorder=1, label="upper envelope")
-    if others:
-        places = zip(*others.values(), strict=True)
-        axes.plot(*places, "s", color=_OTHERS_COLOR, label="other systems")
-    for name, point in others.items():
-        note(name, point, (6, -10), _OTHERS_COLOR)
-    for i, (name, curve) in enumerate(curves.items()):
-        color = SERIES_COLORS[i % len(SERIES_COLORS)]
-        axes.plot(*zip(*curve.values(), strict=True), "o-", color=color, label=name)
-        for size, point in curve.items():
-            note(str(size), point, _SIZE_OFFSETS[i % 2], color)
+def _draw_curves(axes: Axes, title: str, curves: Mapping[str, Mapping[str, _Point]]) -> None:
+    """A curve for each name, a note at each point, and the envelope of all points behind."""
+    style_axes(axes, title)
     axes.set(xlabel="inference time, ms an image", ylabel="COCO box AP, %")
     axes.margins(0.1)
+    points = [point for curve in curves.values() for point in curve.values()]
+    envelope = zip(*upper_envelope(points), strict=True)
+    axes.plot(*envelope, "#bbbbbb", lw=6, zorder=1, label="upper envelope")
+    for (name, curve), color in zip(curves.items(), itertools.cycle(SERIES_COLORS)):
+        line = "s" if name == "other systems" else "o-"
+        axes.plot(*zip(*curve.values(), strict=True), line, color=color, label=name)
+        for text, point in curve.items():
+            style: dict[str, Any] = {"textcoords": "offset points", "fontsize": 8, "color": color}
+            axes.annotate(text, point, (3, -13), **style)
     axes.legend(frameon=False, loc="lower right")

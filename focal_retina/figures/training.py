@@ -1,8 +1,8 @@
 """The course of a training, from Detectron2's metrics.json, and the pictures at its end."""
 
+import bisect
 import json
 import logging
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -12,9 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..evaluation.coco_evaluator import PRECISION_CURVES_FILE, load_precision_curves
+from . import DPI, style_axes
 from .detections import draw_detections
 from .pr_curves import draw_pr_curves
-from .style import DPI, style_axes
 
 _logger = logging.getLogger(__name__)
 
@@ -29,12 +29,8 @@ class Series(NamedTuple):
 def read_metrics(metrics_json: Path) -> dict[str, Series]:
     """Read a metrics.json, one json object a line, each with its "iteration": series by name.
 
-    A resumed training appends to the file and starts at its last checkpoint. Where a scalar's
-    iterations jump back, the resumed run replaces what the interrupted one had written from there.
-    A line that is cut off (its writer was killed) is left out, with a warning.
-
-    Raises:
-        ValueError: the file holds no metrics at all.
+    Where a scalar's iterations jump back, a resumed training replaces what the interrupted one had
+    written from there. A line that is cut off (its writer was killed) is left out, with a warning.
     """
     metrics: dict[str, Series] = {}
     with open(metrics_json, encoding="utf-8", errors="replace") as file:
@@ -47,45 +43,30 @@ def read_metrics(metrics_json: Path) -> dict[str, Series]:
                 continue
             for name, value in row.items():
                 if isinstance(value, (int, float)):
-                    _append(metrics.setdefault(name, Series([], [])), iteration, float(value))
+                    iterations, values = metrics.setdefault(name, Series([], []))
+                    kept = bisect.bisect_left(iterations, iteration)
+                    iterations[kept:], values[kept:] = [iteration], [float(value)]
     if not metrics:
         raise ValueError(f"{metrics_json} holds no metrics")
     return metrics
-
-
-def _append(series: Series, iteration: int, value: float) -> None:
-    while series.iterations and series.iterations[-1] >= iteration:
-        series.iterations.pop()
-        series.values.pop()
-    series.iterations.append(iteration)
-    series.values.append(value)
 
 
 def draw_training_curves(metrics: Mapping[str, Series], out_png: Path) -> None:
     """Draw losses, AP where it was evaluated, and learning rate, over the iterations."""
     figure = Figure(figsize=(11, 5.5), dpi=DPI, layout="constrained")
     panels = figure.subplot_mosaic([["loss", "ap"], ["loss", "rate"]], width_ratios=(3, 2))
-    total = [name for name in ("total_loss",) if name in metrics]
-    losses = [*total, *sorted(name for name in metrics if name.startswith("loss"))]
-    _draw(panels["loss"], "training loss", {name: metrics[name] for name in losses})
+    losses = ["total_loss", *sorted(name for name in metrics if name.startswith("loss"))]
+    _draw(panels["loss"], "training loss", {x: metrics[x] for x in losses if x in metrics})
     panels["loss"].set(ylim=(0, None), xlabel="iteration")
 
     precision = {
-        name.replace("bbox/", ""): series
+        f"{name.replace('bbox/', '')}: {series.values[-1]:.1f} at last": series
         for name, series in metrics.items()
         if name.endswith(("bbox/AP", "bbox/AP50", "bbox/AP75"))
     }
-    _draw(panels["ap"], "COCO box AP, %", precision, marker="o")
+    title = "COCO box AP, %" if precision else "COCO box AP: not evaluated"
+    _draw(panels["ap"], title, precision, marker="o")
     panels["ap"].set_ylim(0, 100)
-    for iterations, values in precision.values():
-        if math.isfinite(values[-1]):  # NaN: the data set has no objects
-            last = (iterations[-1], values[-1])
-            panels["ap"].annotate(
-                f"{values[-1]:.1f}", last, (5, 3), textcoords="offset points", fontsize=8
-            )
-    if not precision:
-        panels["ap"].text(0.5, 0.5, "not evaluated", transform=panels["ap"].transAxes, ha="center")
-
     _draw(panels["rate"], "learning rate", {"lr": metrics["lr"]} if "lr" in metrics else {})
     panels["rate"].set(ylim=(0, None), xlabel="iteration")
     end = max(series.iterations[-1] for series in metrics.values())
@@ -104,28 +85,25 @@ def _draw(axes: Axes, title: str, curves: Mapping[str, Series], marker: str = ""
 
 def write_training_report(cfg: CfgNode) -> None:
     """Write training.png, and of each evaluated data set detections.png and pr_curves.png, to
-    cfg.OUTPUT_DIR.
+    cfg.OUTPUT_DIR, and log where everything is.
 
-    The log then says where everything is. With several sets in DATASETS.TEST the names hold their
-    set's: detections_NAME.png. Precision and recall are those of COCO's metrics. A data set that
-    is evaluated by others has no pr_curves.png.
+    With several sets in DATASETS.TEST the names hold their set's: detections_NAME.png. A data set
+    without COCO's metrics has no pr_curves.png.
     """
     output = Path(cfg.OUTPUT_DIR)
     draw_training_curves(read_metrics(output / "metrics.json"), output / "training.png")
     lines = []
     for name in cfg.DATASETS.TEST:
-        suffix = f"_{name}" if len(cfg.DATASETS.TEST) > 1 else ""
+        suffix = f"_{name}.png" if len(cfg.DATASETS.TEST) > 1 else ".png"
         folder = output / "inference" / name
         # One file, called coco_… or lvis_instances_results.json after the evaluator.
         for results in folder.glob("*_instances_results.json"):
-            picture = output / f"detections{suffix}.png"
-            draw_detections(name, results, picture)
-            lines.append(f"detections beside ground truth  {picture}")
-        if (folder / PRECISION_CURVES_FILE).exists():
-            precision = load_precision_curves(folder / PRECISION_CURVES_FILE)
-            picture = output / f"pr_curves{suffix}.png"
-            draw_pr_curves(precision, f"{name}: precision and recall", picture)
-            lines.append(f"precision against recall        {picture}")
+            lines.append(f"detections beside ground truth  {output}/detections{suffix}")
+            draw_detections(name, results, output / f"detections{suffix}")
+        for path in folder.glob(PRECISION_CURVES_FILE):
+            lines.append(f"precision against recall        {output}/pr_curves{suffix}")
+            title = f"{name}: precision and recall"
+            draw_pr_curves(load_precision_curves(path), title, output / f"pr_curves{suffix}")
     lines += [
         f"model                           {output / 'model_final.pth'}",
         f"training curves                 {output / 'training.png'}",

@@ -1,11 +1,26 @@
-"""A sweep file: the rows of one table, what each changes, and the paper's numbers beside them."""
+"""A sweep file, which describes one table, and the trials that its rows and seeds make."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import difflib
+import hashlib
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin
 
 import yaml
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+
+from ..config_file import config_hash
+
+# Tuning draws other seeds than the test does, so that the test is of fresh ones.
+_FIRST_TUNING_SEED = 1001
+_CHECKPOINTS_PER_TRIAL = 5
+_NAMES = {str: "text", int: "a whole number", float: "a number", list: "a list", dict: "a mapping"}
 
 
 @dataclass(frozen=True)
@@ -13,7 +28,7 @@ class Row:
     """One row of the table."""
 
     name: str  # as the table prints it, such as "γ 2, α .25"
-    overrides: dict[str, Any]  # config keys and their values, merged over the base config
+    overrides: dict[str, Any] = field(default_factory=dict)  # config keys and this row's values
     paper: dict[str, float] = field(default_factory=dict)  # in percent: "AP", "AP50", …
     paper_note: str = ""  # what the paper says in words, such as "diverges"
     x: float | None = None  # the row's place on the figure's x axis
@@ -38,7 +53,7 @@ class Tuning:
 
 @dataclass(frozen=True)
 class Sweep:
-    """One table."""
+    """One table: the keys of its file, which docs/redo_the_paper.md describes."""
 
     name: str  # of the file, without its ending
     title: str  # headline of the report
@@ -51,59 +66,150 @@ class Sweep:
 
 
 def read_sweep(path: Path | str) -> Sweep:
-    """Read a sweep file.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is not a sweep file; the message names the file and what is wrong in it.
-    """
+    """Read a sweep file. A FileNotFoundError or ValueError names it, and what is wrong in it."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no sweep file {path}")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not yaml: {error}") from error
-    try:
-        return _build_sweep(path.stem, content)
-    except (TypeError, AttributeError, ValueError) as error:
-        raise ValueError(f"{path} is not a sweep file: {error}") from error
-
-
-def flatten_overrides(overrides: Mapping[str, Any]) -> list[Any]:
-    """``[key, value, key, value, …]``, as ``CfgNode.merge_from_list`` takes it."""
-    return [part for pair in overrides.items() for part in pair]
-
-
-def _build_sweep(name: str, content: Any) -> Sweep:
-    _require(isinstance(content, dict), "its top level is not a mapping")
-    rows, figure, tuning = (content.get(key) for key in ("rows", "figure", "tuning"))
-    _require(isinstance(rows, list) and bool(rows), 'it has no list "rows"')
-    # A row's name may be read as a number, such as 512.
-    content["rows"] = [Row(**{**row, "name": str(row.get("name", ""))}) for row in rows]
-    content["figure"] = None if figure is None else Figure(**figure)
-    content["tuning"] = None if tuning is None else Tuning(**tuning)
-    sweep = Sweep(name=name, **content)
-    _check(sweep)
+        sweep = _build(Sweep, content, "", name=path.stem)
+        _check(sweep)
+    except (yaml.YAMLError, ValueError) as error:
+        problem = " ".join(str(error).split())
+        raise ValueError(f"{path} is not a sweep file: {problem}") from error
     return sweep
+
+
+def _build(cls: Any, content: Any, where: str, **given: Any) -> Any:
+    """A dataclass from a mapping; ``where`` says of what in the file, such as "rows[2]."."""
+    known = {x.name: x for x in fields(cls) if x.name not in given}
+    place = where.rstrip(".") or "its top level"
+    _require(isinstance(content, dict), f"{place} is not a mapping of {', '.join(known)}")
+    for key, value in content.items():
+        near = "".join(difflib.get_close_matches(str(key), known, n=1))
+        hint = f"is it {near!r}?" if near else f"the keys are {', '.join(known)}"
+        _require(key in known, f"{where}{key}: there is no such key; {hint}")
+        given[key] = _convert(known[key].type, value, f"{where}{key}")
+    for key, x in known.items():
+        is_optional = x.default is not MISSING or x.default_factory is not MISSING
+        _require(is_optional or key in content, f"{place} has no key {key!r}")
+    return cls(**given)
+
+
+def _convert(kind: Any, value: Any, where: str) -> Any:
+    """The value as the type of its field."""
+    origin, arguments = get_origin(kind) or kind, get_args(kind)
+    if origin is UnionType:  # of a type and None
+        return None if value is None else _convert(arguments[0], value, where)
+    if is_dataclass(kind):
+        return _build(kind, value, f"{where}.")
+    if kind is str and isinstance(value, (int, float)):  # a name such as 512
+        return str(value)
+    expected: Any = {Any: object, float: (int, float)}.get(kind, origin)
+    _require(isinstance(value, expected), f"{where} is {value!r}, not {_NAMES.get(origin)}")
+    if origin is list:
+        return [_convert(arguments[0], x, f"{where}[{i}]") for i, x in enumerate(value, start=1)]
+    if origin is dict:
+        return {str(k): _convert(arguments[1], x, f"{where}.{k}") for k, x in value.items()}
+    return value
 
 
 def _check(sweep: Sweep) -> None:
     names = [row.name for row in sweep.rows]
-    _require("" not in names, "a row has no name")
+    _require(names and all(names), "'rows' is empty, or a row has no name")
     _require(len(set(names)) == len(names), "two rows have the same name")
-    _require(sweep.reference in names, f'"reference" is {sweep.reference!r}, which is not a row')
-    _require(isinstance(sweep.overrides, dict), '"overrides" is not a mapping of config keys')
-    for row in sweep.rows:
-        for key, value in (("overrides", row.overrides), ("paper", row.paper)):
-            _require(isinstance(value, dict), f'"{key}" of {row.name!r} is not a mapping')
-        if sweep.figure is not None and not isinstance(row.x, (int, float)):
-            raise ValueError(f'the figure needs a number "x" in row {row.name!r}')
+    _require(sweep.reference in names, f"'reference' is {sweep.reference!r}, which is not a row")
+    for row in sweep.rows if sweep.figure else ():
+        _require(row.x is not None, f"the figure needs a number 'x' in row {row.name!r}")
     if sweep.tuning is not None:
-        _require(bool(sweep.tuning.values), '"tuning" has no "values"')
-        _require(sweep.tuning.seeds >= 1, '"seeds" of "tuning" is not positive')
+        _require(sweep.tuning.values, "tuning.values is empty")
+        _require(sweep.tuning.seeds >= 1, f"tuning.seeds is {sweep.tuning.seeds}, below 1")
 
 
-def _require(condition: bool, message: str) -> None:
+def _require(condition: object, message: str) -> None:
     if not condition:
         raise ValueError(message)
+
+
+@dataclass(frozen=True)
+class CodeInputs:
+    """What a trial's result depends on beside its config, each as the command line has it."""
+
+    register: tuple[str, ...] = ()  # --register
+    imports: tuple[str, ...] = ()  # --import
+
+    def arguments(self) -> list[str]:
+        return [f"--register={x}" for x in self.register] + [f"--import={x}" for x in self.imports]
+
+    def fingerprint(self, cfg: CfgNode) -> list[str]:
+        """--register, and the contents of the imported files and of the data sets' annotations."""
+        datasets = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
+        annotations = [MetadataCatalog.get(name).get("json_file", "") for name in datasets]
+        paths = [Path(x) for x in (*self.imports, *annotations)]
+        return [*self.register, *(_sha256(x, x.stat().st_mtime_ns) for x in paths if x.is_file())]
+
+
+@cache
+def _sha256(path: Path, mtime_ns: int) -> str:
+    """Of a file's contents, which are read once as long as they do not change."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training to run."""
+
+    row: str  # its name
+    seed: int  # SEED
+    stage: str  # "tune" or "test"; only the latter is the table's
+    tuned: Any  # the tuned key's value, None where nothing is tuned
+    cfg: CfgNode
+    config_hash: str  # of all that decides the numbers
+    directory: str  # relative to the folder of all sweeps
+
+
+def plan_tuning(sweep: Sweep, base: CfgNode, inputs: CodeInputs) -> list[Trial]:
+    """Trials of every row with every value of ``sweep.tuning``; none where nothing is tuned."""
+    tuning = sweep.tuning or Tuning("", [])
+    seeds = range(_FIRST_TUNING_SEED, _FIRST_TUNING_SEED + tuning.seeds)
+    every = itertools.product(seeds, sweep.rows, tuning.values)
+    return [_plan_trial(sweep, r, base, inputs, "tune", value, s) for s, r, value in every]
+
+
+def plan_tests(
+    sweep: Sweep, base: CfgNode, inputs: CodeInputs, seeds: Sequence[int], chosen: Mapping[str, Any]
+) -> list[Trial]:
+    """Trials of every row with every seed, the first seed of all rows first.
+
+    The rows' overrides are merged into ``base``, and a row's tuned value, which ``chosen`` holds by
+    the row's name. A ValueError names an override that is no key of the config or of another type.
+    """
+    every = itertools.product(seeds, sweep.rows)
+    return [_plan_trial(sweep, r, base, inputs, "test", chosen.get(r.name), s) for s, r in every]
+
+
+def _plan_trial(
+    sweep: Sweep, row: Row, base: CfgNode, inputs: CodeInputs, stage: str, tuned: Any, seed: int
+) -> Trial:
+    overrides = dict(row.overrides)
+    if sweep.tuning is not None and tuned is not None:
+        overrides[sweep.tuning.key] = tuned
+        if stage == "tune" and sweep.tuning.datasets is not None:
+            overrides["DATASETS.TEST"] = tuple(sweep.tuning.datasets)
+    # A trial's AP is its result, whatever the base config expects.
+    overrides |= {"SEED": seed, "TEST.EXPECTED_RESULTS": []}
+    cfg = base.clone()
+    cfg.defrost()
+    for key, value in overrides.items():
+        try:
+            cfg.merge_from_list([key, value])
+        except (AssertionError, KeyError, ValueError) as error:
+            place = f"row {row.name!r} of {sweep.name}: {key} {value!r}"
+            raise ValueError(f"{place}: {error}") from error
+    period = max(1, cfg.SOLVER.MAX_ITER // _CHECKPOINTS_PER_TRIAL)
+    cfg.SOLVER.CHECKPOINT_PERIOD = min(cfg.SOLVER.CHECKPOINT_PERIOD, period)
+
+    digest = config_hash(cfg, inputs.fingerprint(cfg))
+    parts = [row.name, f"tune-{tuned}" if stage == "tune" else "test", f"seed{seed}", digest[:8]]
+    names = [re.sub(r"[^\w.+-]+", "_", part).strip("_") for part in parts]
+    return Trial(row.name, seed, stage, tuned, cfg, digest, f"trials/{'-'.join(names)}")

@@ -1,38 +1,43 @@
 """The report of a sweep: report.md with its pictures in plots/, and the same as one HTML page."""
 
 import base64
+import contextlib
 import html
 import math
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta, timezone
-from itertools import combinations
+from itertools import cycle
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import markdown
+import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from matplotlib import colormaps, rc_context
+from matplotlib.figure import Figure
 
-from ..figures.loss_cdf import MeasuredCdfs
+from ..figures import DPI, style_axes
+from ..figures.loss_cdf import hardest_shares
+from ..figures.training import Series, read_metrics
 from ..files import atomic_write
 from .grid import Sweep
-from .plots import draw_pictures
-from .results import TrialResult, read_losses
-from .statistics import Comparison, RowSummary, compare, number, summarize, tuned_ap
+from .results import RowSummary, TrialResult, compare, number, read_losses, summarize, tuned_ap
 
 # A table: a mapping from heading to cell for each row, in Markdown.
 _Table = list[dict[str, str]]
 _NOTHING = "–"
-_HARDEST = (("positives", 0.2), ("negatives", 0.01))
+_GROUND = "#eef0f3"  # of the pictures: it reads on a light and on a dark page
 _PAGE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <style>
-body {{ max-width: 76rem; margin: auto; padding: 1rem; font: 1rem/1.5 system-ui, sans-serif; }}
+body {{ max-width: 88rem; margin: auto; padding: 1rem; font: 1rem/1.5 system-ui, sans-serif; }}
 pre {{ white-space: pre-wrap; padding: .7rem; background: #8882; border-radius: .4rem; }}
 table {{ display: block; overflow-x: auto; border-collapse: collapse; font-size: .9rem; }}
 th, td {{ padding: .35rem .6rem; border-bottom: 1px solid #8886; white-space: nowrap; }}
+th {{ text-align: left; vertical-align: bottom; white-space: normal; }}
 img {{ max-width: 100%; border-radius: .4rem; }}
 </style></head>
 <body>{body}</body></html>
@@ -44,50 +49,42 @@ def write_sweep_report(
 ) -> None:
     """Write report.md with its pictures in plots/, and report.html, which needs no other file.
 
-    Args:
-        sweep, results: the table, and the trials that have ended.
-        directory: where the report goes; the trials' directories are relative to it.
-        about: results.json's "command", "base_config", "seeds" and "tuned".
+    The trials' directories are relative to ``directory``, where the report goes. ``about`` has
+    results.json's "command", "base_config", "seeds" and "tuned".
     """
     summaries = summarize(sweep, results)
-    # The row with the paper's higher AP first.
-    ranked = sorted(summaries, key=lambda s: s.row.paper.get("AP", -math.inf), reverse=True)
-    pairs = [compare(first, second) for first, second in combinations(ranked, 2)]
-    losses = {
-        s.row.name: read_losses(directory / s.first_done.directory) if s.first_done else None
-        for s in summaries
-    }
-    pictures = draw_pictures(sweep, summaries, losses, directory)
+    trained = {s.row.name: s.first_done for s in summaries if s.first_done}
+    found = {name: read_losses(directory / x.directory) for name, x in trained.items()}
+    losses = {name: measured for name, measured in found.items() if measured}
+    with rc_context({"font.size": 9, "axes.facecolor": _GROUND, "legend.frameon": False}):
+        pictures = _draw_pictures(sweep, summaries, directory)
     environment = Environment(
         loader=PackageLoader("focal_retina.sweep"),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        keep_trailing_newline=True,
     )
     environment.filters["md"] = escape_markdown
     page = environment.get_template("report.md.j2").render(
         sweep=sweep,
         about=about,
-        order=_order(pairs),
         commits=sorted({x.git_commit[:12] + x.git_commit[40:] for x in results if x.git_commit}),
         now=datetime.now(timezone.utc),
         results_table=_results_table(sweep, summaries, about),
         pictures=pictures,
-        loss_table=_loss_table(losses),
-        measured=next(filter(None, losses.values()), None),
+        loss_table=[{"row": escape_markdown(x), **hardest_shares(y)} for x, y in losses.items()],
+        measured=next(iter(losses.values()), None),
         tuning_table=_tuning_table(sweep, results, about["tuned"]),
-        failures=[x for x in results if math.isnan(x.metrics.get("AP", math.nan))],
-        pairs_table=_pairs_table(pairs),
+        failures=[x for x in results if "AP" not in x.metrics],
     )
-    body = markdown.markdown(page, extensions=["tables", "fenced_code", "md_in_html"])
+    body = markdown.markdown(page, extensions=["tables", "fenced_code"])
     for picture in pictures:
         png = base64.b64encode((directory / picture).read_bytes()).decode()
         body = body.replace(f'src="{picture}"', f'src="data:image/png;base64,{png}"')
-    with atomic_write(directory / "report.md", "w") as file:
-        file.write(page)
-    with atomic_write(directory / "report.html", "w") as file:
-        file.write(_PAGE.format(title=html.escape(sweep.title), body=body))
+    body = _PAGE.format(title=html.escape(sweep.title), body=body)
+    for name, text in {"report.md": f"{page}\n", "report.html": body}.items():
+        with atomic_write(directory / name, "w") as file:
+            file.write(text)
 
 
 def escape_markdown(value: Any) -> str:
@@ -95,18 +92,6 @@ def escape_markdown(value: Any) -> str:
     text = " ".join(str(value).splitlines())
     text = "".join(f"\\{c}" if c in r"\`*_[]|#" else c for c in text)
     return html.escape(text, quote=False)
-
-
-def _order(pairs: Sequence[Comparison]) -> str:
-    """How much of the paper's order of the rows the seeds show; "" where it has none."""
-    ordered = [pair.paper * pair.sign for pair in pairs if abs(pair.paper) > 0]
-    same, opposite = sum(x > 0 for x in ordered), sum(x < 0 for x in ordered)
-    if not ordered:
-        return ""
-    return (
-        f"of {len(ordered)} pairs of rows that the paper orders, {same} have the same order here, "
-        f"{opposite} the opposite one, and {len(ordered) - same - opposite} are not told apart"
-    )
 
 
 def _results_table(
@@ -127,41 +112,25 @@ def _results_table(
             cells[metric] = str(summary.metric(metric))
         if summary.ap.mean == best:
             cells["AP"] = f"**{cells['AP']}**"
-        cells |= _comparison_cells(compare(summary, reference))
+        gain = compare(summary, reference)
+        interval = f" ± {gain.margin:.1f}" if math.isfinite(gain.margin) else ""
+        cells["difference, paper"] = number(gain.paper, "+")
+        cells["difference"] = number(gain.here, "+") + interval
+        cells["verdict"] = gain.verdict
+        if summary is reference:
+            cells |= {"difference, paper": "", "difference": "", "verdict": "reference"}
         if sweep.tuning is not None:
-            cells[escape_markdown(sweep.tuning.key)] = _plain(
-                about["tuned"].get(row.name, _NOTHING)
-            )
+            chosen = about["tuned"].get(row.name, _NOTHING)
+            cells[escape_markdown(sweep.tuning.key)] = _plain(chosen)
         cells["seeds"] = f"{summary.ap.n} of {len(about['seeds'])}"
-        seconds = [trial.seconds for trial in summary.done]
-        peak = max((trial.peak_memory_mb for trial in summary.done), default=0.0)
-        cells["time"] = str(timedelta(seconds=round(fmean(seconds)))) if seconds else _NOTHING
-        cells["peak memory"] = f"{peak / 1024:.1f} GiB" if seconds else _NOTHING
+        cells |= {"time": _NOTHING, "peak memory": _NOTHING}
+        if summary.done:
+            seconds = round(fmean(trial.seconds for trial in summary.done))
+            peak = max(trial.peak_memory_mb for trial in summary.done)
+            cells["time"] = str(timedelta(seconds=seconds))
+            cells["peak memory"] = f"{peak / 1024:.1f} GiB"
         table.append(cells)
     return table
-
-
-def _comparison_cells(comparison: Comparison) -> dict[str, str]:
-    """The difference of a row to another, and the verdict."""
-    first, second, paper, here, margin = comparison
-    is_same = first is second
-    interval = f" ± {margin:.1f}" if math.isfinite(margin) else ""
-    return {
-        "difference, paper": "" if is_same else number(paper, "+"),
-        "difference": "" if is_same else number(here, "+") + interval,
-        "verdict": "reference" if is_same else comparison.verdict,
-    }
-
-
-def _pairs_table(pairs: Sequence[Comparison]) -> _Table:
-    return [
-        {
-            "row": escape_markdown(pair.first.name),
-            "against": escape_markdown(pair.second.name),
-            **_comparison_cells(pair),
-        }
-        for pair in pairs
-    ]
 
 
 def _tuning_table(
@@ -172,27 +141,71 @@ def _tuning_table(
         return []
     table = []
     for row in sweep.rows:
-        aps = [(value, str(tuned_ap(results, row, value))) for value in sweep.tuning.values]
-        best = chosen.get(row.name)
-        cells = {_plain(value): f"**{ap}**" if value == best else ap for value, ap in aps}
-        table.append({"row": escape_markdown(row.name), **cells})
-    return table
-
-
-def _loss_table(losses: Mapping[str, MeasuredCdfs | None]) -> _Table:
-    """How concentrated the loss of each measured row's model is, for every γ that was measured."""
-    table = []
-    for name, measured in losses.items():
-        if measured is not None:
-            cells = {"row": escape_markdown(name)}
-            for sign, share in _HARDEST:
-                for gamma, cdf in measured.cdfs[sign].items():
-                    held = _NOTHING if cdf is None else f"{cdf.hardest(share):.0%}"
-                    cells[f"hardest {share:.0%} of {sign}, γ {gamma:g}"] = held
-            table.append(cells)
+        table.append({"row": escape_markdown(row.name)})
+        for value in sweep.tuning.values:
+            ap = str(tuned_ap(results, row, value))
+            table[-1][_plain(value)] = f"**{ap}**" if value == chosen.get(row.name) else ap
     return table
 
 
 def _plain(value: Any) -> str:
     """A config value for a reader: a float without trailing zeros."""
     return f"{value:g}" if isinstance(value, float) else escape_markdown(value)
+
+
+def _draw_pictures(sweep: Sweep, summaries: Sequence[RowSummary], directory: Path) -> list[str]:
+    """Draw what there are numbers for; returns the PNGs' names, relative to ``directory``."""
+    figures: dict[str, Figure] = {}
+    if sweep.figure is not None and any(s.ap.n for s in summaries):
+        figures["plots/ap_over_x.png"] = _draw_ap_over_x(summaries, sweep.figure.x_label)
+    curves = {s.row.name: _read_loss_curves(s, directory) for s in summaries}
+    if any(curves.values()):
+        figures["plots/loss_curves.png"] = _draw_loss_curves(curves)
+    (directory / "plots").mkdir(exist_ok=True)
+    for name, figure in figures.items():
+        figure.savefig(directory / name)
+    return list(figures)
+
+
+def _new_figure() -> Figure:
+    return Figure(figsize=(11, 4), dpi=DPI, facecolor=_GROUND, layout="constrained")
+
+
+def _draw_ap_over_x(summaries: Sequence[RowSummary], x_label: str) -> Figure:
+    """Draw the paper's AP and ours over the quantity that the rows differ in, each on its own
+    scale."""
+    figure = _new_figure()
+    paper, here = figure.subplots(1, 2, sharex=True, subplot_kw={"xlabel": x_label})
+    style_axes(paper, "AP in the paper, %")
+    style_axes(here, "AP here, %: mean ± std; dots are seeds")
+    ordered = sorted(summaries, key=lambda s: s.row.x or 0.0)
+    x = [s.row.x or 0.0 for s in ordered]
+    paper.plot(x, [s.paper_ap for s in ordered], "s--", color="#8a5a00")
+    bars = [s.ap.std if s.ap.n > 1 else 0.0 for s in ordered]
+    here.errorbar(x, [s.ap.mean for s in ordered], bars, fmt="o-", color="#0b62c4", capsize=3)
+    seeds = [(a, t.metrics.get("AP")) for a, s in zip(x, ordered, strict=True) for t in s.done]
+    here.plot(*zip(*seeds, strict=True), "k.", zorder=3)
+    return figure
+
+
+def _draw_loss_curves(curves: Mapping[str, Sequence[Series]]) -> Figure:
+    """Draw the training loss over the iterations, a line a trial, in the row's color and dash."""
+    figure = _new_figure()
+    axes = figure.add_subplot(xlabel="iteration", yscale="log")
+    style_axes(axes, "total training loss")
+    colors = colormaps["plasma"](np.linspace(0, 0.7, len(curves)))
+    for (name, of_row), color, dash in zip(curves.items(), colors, cycle(("-", "--", ":"))):
+        for i, series in enumerate(of_row):
+            label = "" if i else name.replace("$", r"\$")  # a "$" in a name is not a formula
+            axes.plot(*series, color=color, linestyle=dash, linewidth=1, label=label)
+    figure.legend(loc="outside right upper")
+    return figure
+
+
+def _read_loss_curves(summary: RowSummary, directory: Path) -> list[Series]:
+    """total_loss of a row's trials, failed ones among them: they may show how it diverged."""
+    curves = []
+    for trial in summary.trials:
+        with contextlib.suppress(OSError, ValueError, KeyError):  # it failed before its first line
+            curves.append(read_metrics(directory / trial.directory / "metrics.json")["total_loss"])
+    return curves

@@ -1,16 +1,24 @@
-"""What a trial left behind, and the files that collect it."""
+"""What trials left behind, over the seeds, and which rows the seeds tell apart.
+
+Two rows are compared by Welch's 95 % interval of the difference of their mean AP (Biometrika 1947).
+It covers what another seed would have given, not what another set of test images would.
+"""
 
 import contextlib
 import csv
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from ..figures.loss_cdf import MeasuredCdfs, read_loss_cdf
-from ..files import atomic_write
+from scipy import stats
+
+from ..figures.loss_cdf import read_loss_cdf
+from ..files import atomic_write, write_json
+from .grid import Row, Sweep
 
 RESULT_FILE = "result.json"
 LOSS_FOLDER = "loss_distribution"  # in a trial's directory: figure 4 of its model
@@ -18,42 +26,29 @@ LOSS_FOLDER = "loss_distribution"  # in a trial's directory: figure 4 of its mod
 
 @dataclass(frozen=True)
 class TrialResult:
-    """One training of one row with one seed."""
+    """One training of one row with one seed; the first fields are :class:`~.grid.Trial`'s."""
 
-    row: str  # its name
-    seed: int  # SEED
-    stage: str  # "tune" or "test"; only the latter is the table's
-    tuned: Any  # the tuned key's value, None where nothing is tuned
+    row: str
+    seed: int
+    stage: str
+    tuned: Any
     status: str  # "done" or "failed"
-    metrics: dict[str, float] = field(default_factory=dict)  # %: AP, AP50, …, APl, AP-<class>
+    metrics: dict[str, float] = field(default_factory=dict)  # %: AP, AP50, …, where defined
     seconds: float = 0.0  # wall time of training and evaluation, over all attempts
     peak_memory_mb: float = 0.0  # MiB, resident; GPU memory where it ran on one
-    config_hash: str = ""  # see focal_retina.sweep.plan.config_hash
+    config_hash: str = ""
     git_commit: str = ""  # with "+" where the checkout had changes; "" outside a checkout
     attempts: int = 1  # how many times it was started
     directory: str = ""  # of metrics.json and log.txt, relative to the sweep's
     error: str = ""  # the last lines of its log, where it failed
 
-    def to_json(self) -> dict[str, Any]:
-        """A metric that is not a number becomes null."""
-        metrics = {k: v if math.isfinite(v) else None for k, v in self.metrics.items()}
-        return {**asdict(self), "metrics": metrics}
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    with atomic_write(path, "w") as file:
-        file.write(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-
 
 def read_result(path: Path) -> TrialResult:
-    """Read :data:`RESULT_FILE`.
-
-    Raises:
-        ValueError: the file is not a result.
-    """
+    """Read :data:`RESULT_FILE`; a ValueError if it is something else."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        metrics = {k: math.nan if v is None else v for k, v in content["metrics"].items()}
+        # Earlier versions wrote null for a metric that is not defined.
+        metrics = {k: v for k, v in content["metrics"].items() if v is not None}
         return TrialResult(**{**content, "metrics": metrics})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is not the result of a trial ({error}): remove it") from error
@@ -63,49 +58,143 @@ def write_results(
     directory: Path, results: Sequence[TrialResult], about: Mapping[str, Any]
 ) -> None:
     """Write ``about`` and every trial to results.json, and a line a trial to results.csv."""
-    write_json(directory / "results.json", {**about, "trials": [x.to_json() for x in results]})
-
-    # COCO's metrics in their usual order, then the classes in the data set's.
-    metrics = list(dict.fromkeys(name for result in results for name in result.metrics))
-    columns = [f.name for f in fields(TrialResult) if f.name != "metrics"]
+    trials = [asdict(x) for x in results]
+    write_json(directory / "results.json", {**about, "trials": trials})
+    for trial in trials:
+        trial |= trial.pop("metrics")
     with atomic_write(directory / "results.csv", "w") as file:
-        writer = csv.DictWriter(file, [*columns, *metrics])
+        writer = csv.DictWriter(file, dict.fromkeys(column for row in trials for column in row))
         writer.writeheader()
-        for result in results:
-            row = asdict(result)
-            writer.writerow({**row.pop("metrics"), **row})
+        writer.writerows(trials)
 
 
 def last_row(directory: Path) -> dict[str, float]:
-    """The last complete line of a trial's metrics.json, {} before there is one."""
+    """The last complete line of a trial's metrics.json, iteration 0 before there is one."""
     path = directory / "metrics.json"
     for line in reversed(path.read_text(errors="replace").splitlines() if path.exists() else []):
         with contextlib.suppress(ValueError):  # it is being written
             return json.loads(line)
-    return {}
+    return {"iteration": 0}
 
 
 def read_box_metrics(directory: Path, dataset: str = "") -> dict[str, float]:
-    """COCO's box numbers in the last row of metrics.json, in percent, by their names there.
+    """COCO's finite box numbers in the last row of metrics.json, in percent, by their names there.
 
-    Detectron2 puts the data set's name before them where several were evaluated. It writes NaN for
-    a model that detects nothing at all; its AP is 0.
+    Detectron2 puts the data set's name before them where several were evaluated.
     """
-    metrics = {
-        key.removeprefix(prefix): value
-        for key, value in last_row(directory).items()
-        for prefix in ("bbox/", f"{dataset}/bbox/")
-        if key.startswith(prefix)
-    }
-    averages = ("AP", "AP50", "AP75")
-    if all(math.isnan(metrics.get(name, 0.0)) for name in averages):
-        metrics.update(dict.fromkeys(averages, 0.0))
-    return metrics
+    row = {key.removeprefix(f"{dataset}/"): x for key, x in last_row(directory).items()}
+    return {key[5:]: x for key, x in row.items() if key[:5] == "bbox/" and math.isfinite(x)}
 
 
-def read_losses(trial_directory: Path) -> MeasuredCdfs | None:
+def read_losses(trial_directory: Path) -> dict[str, Any] | None:
     """None where the loss was not measured, or where measuring was cut off."""
     try:
         return read_loss_cdf(trial_directory / LOSS_FOLDER)
     except (OSError, ValueError):
         return None
+
+
+class Estimate(NamedTuple):
+    """A quantity over the seeds that have a finite value."""
+
+    mean: float  # NaN without any
+    std: float  # sample standard deviation (n - 1); NaN with fewer than two
+    n: int
+
+    def __str__(self) -> str:
+        return number(self.mean) + (f" ± {self.std:.1f}" if self.n > 1 else "")
+
+
+def estimate(values: Iterable[float]) -> Estimate:
+    finite = [value for value in values if math.isfinite(value)]
+    mean = statistics.fmean(finite) if finite else math.nan
+    return Estimate(mean, statistics.stdev(finite) if len(finite) > 1 else math.nan, len(finite))
+
+
+def number(value: float, sign: str = "") -> str:
+    """One decimal, as the paper has it, with a true minus sign; a dash for NaN."""
+    return f"{value:{sign}.1f}".replace("-", "−") if math.isfinite(value) else "–"
+
+
+def welch_margin(first: Estimate, second: Estimate) -> float:
+    """Half-width of the 95 % interval of ``first - second``; NaN with fewer than two seeds."""
+    if min(first.n, second.n) < 2:
+        return math.nan
+    a, b = (e.std**2 / e.n for e in (first, second))
+    total = a + b
+    if total == 0:
+        return 0.0
+    degrees = 1 / ((a / total) ** 2 / (first.n - 1) + (b / total) ** 2 / (second.n - 1))
+    return float(stats.t.ppf(0.975, degrees)) * math.sqrt(total)
+
+
+@dataclass(frozen=True)
+class RowSummary:
+    """One row of the table with its trials of stage "test"."""
+
+    row: Row
+    trials: list[TrialResult]
+
+    @property
+    def done(self) -> list[TrialResult]:
+        return [trial for trial in self.trials if trial.status == "done"]
+
+    def metric(self, name: str) -> Estimate:
+        """One of COCO's numbers, such as "AP75", in percent."""
+        return estimate(trial.metrics.get(name, math.nan) for trial in self.done)
+
+    @property
+    def ap(self) -> Estimate:
+        return self.metric("AP")
+
+    @property
+    def paper_ap(self) -> float:
+        return self.row.paper.get("AP", math.nan)
+
+    @property
+    def first_done(self) -> TrialResult | None:
+        """The finished trial of the lowest seed: its model stands for the row's."""
+        return min(self.done, key=lambda trial: trial.seed, default=None)
+
+
+class Comparison(NamedTuple):
+    """One row against another, whose AP is subtracted."""
+
+    paper: float  # the paper's difference; NaN where it lacks one of the numbers
+    here: float  # ours; NaN where a row has no result
+    margin: float  # half-width of its 95 % interval; NaN where a row has fewer than two seeds
+
+    @property
+    def sign(self) -> int:
+        """1 or -1 where the whole interval lies on one side of zero, else 0."""
+        return int(math.copysign(1, self.here)) if abs(self.here) > self.margin else 0
+
+    @property
+    def verdict(self) -> str:
+        """Whether the first row is ahead, and whether it is so in the paper."""
+        if math.isnan(self.here):
+            return "no result"
+        if math.isnan(self.margin):
+            return "too few seeds"
+        order = {1: "ahead", -1: "behind", 0: "not told apart"}[self.sign]
+        agreement = self.paper * self.sign  # 0 or NaN where one of the two has no order
+        if agreement > 0:
+            return f"{order}, as in the paper"
+        return f"{order}, unlike the paper" if agreement < 0 else order
+
+
+def compare(first: RowSummary, second: RowSummary) -> Comparison:
+    paper = round(first.paper_ap - second.paper_ap, 6)  # 34.0 - 33.7, and ties
+    return Comparison(paper, first.ap.mean - second.ap.mean, welch_margin(first.ap, second.ap))
+
+
+def summarize(sweep: Sweep, results: Sequence[TrialResult]) -> list[RowSummary]:
+    """The sweep's rows in their order."""
+    tests = [x for x in results if x.stage == "test"]
+    return [RowSummary(row, [x for x in tests if x.row == row.name]) for row in sweep.rows]
+
+
+def tuned_ap(results: Sequence[TrialResult], row: Row, value: Any) -> Estimate:
+    """AP of a row's tuning trials with one value."""
+    tried = [x for x in results if (x.stage, x.row, x.tuned) == ("tune", row.name, value)]
+    return estimate(trial.metrics.get("AP", math.nan) for trial in tried)

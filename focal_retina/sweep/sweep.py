@@ -12,16 +12,10 @@ from detectron2.config import CfgNode
 from tqdm import tqdm
 
 from ..files import file_lock
-from .grid import Sweep
-from .plan import Trial, plan_tests, plan_tuning
-from .process import CONSOLE_FILE
+from .grid import Sweep, Trial, plan_tests, plan_tuning
 from .report import write_sweep_report
-from .results import LOSS_FOLDER, TrialResult, last_row, write_results
-from .runner import TrialRunner
-from .statistics import summarize, tuned_ap
-
-_SHOWN = 3  # running trials
-_LOG_INTERVAL = 60.0  # seconds between lines where the output is not a terminal
+from .results import LOSS_FOLDER, TrialResult, last_row, summarize, tuned_ap, write_results
+from .runner import CONSOLE_FILE, TrialRunner
 
 
 def run_sweep(
@@ -32,21 +26,22 @@ def run_sweep(
     about: Mapping[str, str],
     measure_losses: bool = False,
 ) -> list[TrialResult]:
-    """Run what is unfinished, and write results.json, results.csv and the report.
-
-    Those are in ``runner.root / sweep.name``; the trials of all sweeps share
-    ``runner.root / "trials"``, so that a config that two tables have in common trains once.
+    """Run what is unfinished, and write results.json, results.csv and the report into
+    ``runner.root / sweep.name``. The trials of all sweeps share ``runner.root / "trials"``, so that
+    a config that two tables have in common trains once.
 
     Args:
-        base: the frozen config of all rows.
+        base: the config of all rows.
         seeds: of the test.
-        about: "command" and "base_config": this command line and the base config's file.
+        about: this command line as "command", and "base_config", the base config's file.
         measure_losses: whether to measure where the loss of a trained model of each row is.
 
     Raises:
-        ValueError: a row that cannot be planned; a row for which every tuning trial failed; another
+        ValueError: a row that cannot be planned, or has no tuning trial that succeeded; another
             sweep that uses ``runner.root`` now; after the report: a loss that was not measured.
     """
+    if not seeds:
+        raise ValueError("a sweep needs at least one seed")
     directory = runner.root / sweep.name
     directory.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
@@ -56,7 +51,7 @@ def run_sweep(
             message = f"another sweep is running in {runner.root}: give --output another"
             raise ValueError(message) from None
         # A mistake in a row is found before the tuning, not after it.
-        plan_tests(sweep, base, runner.inputs, seeds)
+        plan_tests(sweep, base, runner.inputs, seeds, {})
         tuning = _run(runner, plan_tuning(sweep, base, runner.inputs), f"{sweep.name}: tuning")
         chosen = choose_tuned(sweep, tuning)
         tests = _run(runner, plan_tests(sweep, base, runner.inputs, seeds, chosen), sweep.name)
@@ -81,11 +76,11 @@ def choose_tuned(sweep: Sweep, results: Sequence[TrialResult]) -> dict[str, Any]
     if sweep.tuning is None:
         return chosen
     for row in sweep.rows:
-        aps = {value: tuned_ap(results, row, value) for value in sweep.tuning.values}
-        finished = [value for value, ap in aps.items() if ap.n]
+        aps = [(tuned_ap(results, row, value), value) for value in sweep.tuning.values]
+        finished = [(ap.mean, value) for ap, value in aps if ap.n]
         if not finished:
             raise ValueError(f"every tuning trial of {row.name!r} failed: see their {CONSOLE_FILE}")
-        chosen[row.name] = max(finished, key=lambda value: aps[value].mean)
+        _, chosen[row.name] = max(finished, key=lambda pair: pair[0])
     return chosen
 
 
@@ -102,25 +97,19 @@ def _run(runner: TrialRunner, trials: list[Trial], name: str) -> list[TrialResul
     """Run trials behind a bar of all their iterations."""
     if not trials:
         return []
-    interval = 1.0 if sys.stderr.isatty() else _LOG_INTERVAL
-    total = sum(trial.max_iter for trial in trials)
+    interval = 1.0 if sys.stderr.isatty() else 60.0  # seconds between two lines of a log
+    total = sum(trial.cfg.SOLVER.MAX_ITER for trial in trials)
     with tqdm(total=total, unit="it", dynamic_ncols=True, mininterval=interval) as bar:
 
         def show(results: Sequence[TrialResult]) -> None:
             # By their hash: a trial of another table with the same config has another folder.
             finished = {result.config_hash for result in results}
             unfinished = [trial for trial in trials if trial.config_hash not in finished]
-            rows = [(trial, last_row(runner.root / trial.directory)) for trial in unfinished]
-            running = [
-                f"{trial.label}: {row['iteration']}/{trial.max_iter} loss {row['total_loss']:.3g}"
-                for trial, row in rows
-                if "total_loss" in row
-            ]
-            bar.set_description_str(f"{name} {len(results)}/{len(trials)} trials", refresh=False)
-            bar.set_postfix_str(" | ".join(running[:_SHOWN]), refresh=False)
-            left = sum(t.max_iter - row.get("iteration", 0) for t, row in rows)
+            left = sum(trial.cfg.SOLVER.MAX_ITER for trial in unfinished)
+            left -= sum(last_row(runner.root / x.directory)["iteration"] for x in unfinished)
             if not bar.n:  # what an earlier run of the sweep did is not this one's speed
                 bar.initial = total - left
+            bar.set_description_str(f"{name} {len(results)}/{len(trials)} trials", refresh=False)
             bar.update(total - left - bar.n)
 
         return runner.run(trials, show)

@@ -16,40 +16,38 @@ def run_dir(tmp_path_factory):
 
 @pytest.fixture
 def figure(register_tiny, capsys):
-    """Call the command; returns (exit status, stdout, stderr)."""
+    """Call the command; returns what it prints, or the one line of its error."""
 
-    def call(*arguments):
-        return main(["figure", *map(str, arguments), *register_tiny]), *capsys.readouterr()
+    def call(*arguments, status=0):
+        found = main(["figure", *map(str, arguments), *register_tiny])
+        out, err = capsys.readouterr()
+        assert found == status, err
+        errors = [x for x in err.splitlines() if x.startswith("focal-retina figure: ")]
+        assert len(errors) == bool(status)
+        return errors[0] if status else out
 
     return call
 
 
-def is_png(path):
-    return path.read_bytes().startswith(b"\x89PNG")
-
-
 def test_loss_cdf(figure, run_dir, tmp_path):
-    status, out, _ = figure("loss-cdf", "--config-file", run_dir)
-    assert status == 0
+    out = figure("loss-cdf", "--config-file", run_dir)
     output = run_dir / "loss_distribution"
-    assert is_png(output / "fig4.png") and is_png(output / "loss_shares.png")
+    assert {x.name for x in output.glob("*.png")} == {"fig4.png", "loss_shares.png"}
     numbers = json.loads((output / "loss_distribution.json").read_text())
     # 64 × 64 pixels, two levels of strides 8 and 16, 9 anchors, two classes
     samples = numbers["samples"]
     assert 0 < samples["negatives"] + samples["positives"] <= 6 * (64 + 16) * 9 * 2
     assert samples["positives"] >= 6 and numbers["drawn"] == samples
-    assert numbers["shares"]["level"]["names"] == ["p3", "p4"]
-    assert numbers["shares"]["class"]["names"] == ["cat", "dog"]
-    measured = read_loss_cdf(output)
-    assert (measured.images, measured.samples) == (6, samples)
+    names = {kind: its["names"] for kind, its in numbers["shares"].items()}
+    assert names == {"level": ["p3", "p4"], "class": ["cat", "dog"]}
+    assert read_loss_cdf(output) == numbers
     assert f"6 images, {samples['negatives']:,} negatives" in out
-    assert "hardest 20% of positives hold" in out
+    assert "hardest 20% of positives, γ 0:" in out
 
     # Weights beside a config file, fewer images, other losses, another place.
     flags = ["--images", 2, "--gamma", 3, "--alpha", -1, "--output", tmp_path / "other"]
     weights = ["MODEL.WEIGHTS", run_dir / "model_final.pth"]
-    status, out, _ = figure("loss-cdf", *flags, "--config-file", run_dir / "config.yaml", *weights)
-    assert status == 0
+    figure("loss-cdf", *flags, "--config-file", run_dir / "config.yaml", *weights)
     numbers = json.loads((tmp_path / "other" / "loss_distribution.json").read_text())
     assert (numbers["images"], numbers["gammas"], numbers["alpha"]) == (2, [3.0], -1.0)
 
@@ -57,17 +55,13 @@ def test_loss_cdf(figure, run_dir, tmp_path):
 def test_speed_accuracy(figure, run_dir, tmp_path):
     output = tmp_path / "fig"
     flags = ["--run", f"toy={run_dir}", "--sizes", 48, 64, "--images", 2, "--output", output]
-    status, _, err = figure("speed-accuracy", *flags)
-    assert status == 0, err
-    assert is_png(output / "fig2.png")
-    numbers = json.loads((output / "speed_accuracy.json").read_text())
+    figure("speed-accuracy", *flags)
+    assert (output / "fig2.png").exists()
+    before = (output / "speed_accuracy.json").read_text()
+    numbers = json.loads(before)
     assert [(m["run"], m["size"]) for m in numbers["measurements"]] == [("toy", 48), ("toy", 64)]
     assert numbers["paper"]["others"]["YOLOv2"] == [25, 21.6]
-
-    before = (output / "speed_accuracy.json").read_text()
-    status, out, _ = figure("speed-accuracy", *flags)
-    assert status == 0
-    assert out.count("measured before") == 2
+    assert figure("speed-accuracy", *flags).count("measured before") == 2
     assert (output / "speed_accuracy.json").read_text() == before
 
 
@@ -90,8 +84,6 @@ def test_user_errors_are_one_line_and_status_2(
     figure, run_dir, tmp_path, monkeypatch, arguments, message
 ):
     monkeypatch.chdir(tmp_path)
-    config = ["--config-file", str(run_dir)]
-    status, _, err = figure(*(y for x in arguments for y in (config if x == "RUN" else [x])))
-    assert status == 2
-    (line,) = [x for x in err.splitlines() if x.startswith("focal-retina figure: ")]
-    assert message in line
+    config = ["--config-file", run_dir]
+    arguments = [y for x in arguments for y in (config if x == "RUN" else [x])]
+    assert message in figure(*arguments, status=2)

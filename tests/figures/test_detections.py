@@ -13,70 +13,47 @@ from focal_retina.figures import detections
 from focal_retina.figures.detections import break_even_threshold, draw_detections
 
 
-def record(image_id, *annotations):
-    return {
-        "file_name": f"{image_id}.png",
-        "image_id": image_id,
-        "annotations": [
-            {"category_id": label, "bbox": box, "bbox_mode": mode}
-            for label, box, mode in annotations
-        ],
-    }
+def record(image_id, *objects):
+    keys = ("category_id", "bbox", "bbox_mode", "iscrowd")
+    annotations = [dict(zip(keys, x, strict=False)) for x in objects]
+    return {"file_name": f"{image_id}.png", "image_id": image_id, "annotations": annotations}
 
 
 def prediction(image_id, category_id, score, box=(0, 0, 2, 3)):
     return {"image_id": image_id, "category_id": category_id, "bbox": list(box), "score": score}
 
 
-@pytest.fixture
-def draw(tmp_path, monkeypatch):
-    """Draw a sheet; returns the texts and boxes of each panel, by image file."""
+def test_boxes_labels_and_order(tmp_path, monkeypatch):
+    """Boxes of both formats; ids of the json mapped to labels; the best detection on top."""
     panels = []
-    original = detections.draw_outlines
 
     def record_outlines(image, outlines, **options):
         panels.append([(x.label, tuple(x.box), x.color) for x in outlines])
-        return original(image, outlines, **options)
+        return draw_outlines(image, outlines, **options)
 
     monkeypatch.setattr(detections, "draw_outlines", record_outlines)
     monkeypatch.chdir(tmp_path)
-
-    def call(records, predictions, **metadata):
-        for x in records:
-            cv2.imwrite(x["file_name"], np.full((30, 40, 3), 128, np.uint8))
-        DatasetCatalog.register("sheet", lambda: records)
-        MetadataCatalog.get("sheet").set(thing_classes=["cat", "dog"], **metadata)
-        (tmp_path / "results.json").write_text(json.dumps(predictions))
-        draw_detections("sheet", tmp_path / "results.json", tmp_path / "sheet.png")
-        return list(zip(panels[::2], panels[1::2], strict=True))
-
-    return call
-
-
-def test_boxes_labels_and_order(draw, tmp_path):
-    """Boxes of both formats; ids of the json mapped to labels; the best detection on top."""
+    cv2.imwrite("7.png", np.full((30, 40, 3), 128, np.uint8))
     objects = (1, [1, 2, 3, 4], BoxMode.XYWH_ABS), (0, [1, 2, 3, 4], BoxMode.XYXY_ABS)
-    predictions = [
-        prediction(7, 10, 0.9, (5, 6, 7, 8)),
-        prediction(7, 20, 0.3),
-        prediction(7, 10, 0.1),
-        prediction(8, 10, 0.2),
-    ]
+    DatasetCatalog.register("sheet", lambda: [record(7, *objects)])
     ids = {10: 0, 20: 1}
-    ((left, right),) = draw(
-        [record(7, *objects)], predictions, thing_dataset_id_to_contiguous_id=ids
-    )
+    metadata = MetadataCatalog.get("sheet")
+    metadata.set(thing_classes=["cat", "dog"], thing_dataset_id_to_contiguous_id=ids)
+    predictions = [prediction(7, 10, 0.9, (5, 6, 7, 8)), prediction(7, 20, 0.3)]
+    predictions += [prediction(7, 10, 0.1), prediction(8, 10, 0.2)]
+    (tmp_path / "results.json").write_text(json.dumps(predictions))
+    draw_detections("sheet", tmp_path / "results.json", tmp_path / "sheet.png")
+    left, right = panels
     assert [x[:2] for x in left] == [("dog", (1, 2, 4, 6)), ("cat", (1, 2, 3, 4))]
     assert [x[:2] for x in right] == [("dog 0.30", (0, 0, 2, 3)), ("cat 0.90", (5, 6, 12, 14))]
     assert [x[2] for x in left] == [x[2] for x in right]  # a class has one colour
     assert left[0][2] != left[1][2]
-    assert cv2.imread(str(tmp_path / "sheet.png")) is not None
+    assert cv2.imread("sheet.png") is not None
 
 
 def test_break_even_shows_as_many_detections_as_objects():
     box = (0, [0, 0, 1, 1], BoxMode.XYWH_ABS)
-    records = [record(1, box, box), record(2, box)]
-    records[1]["annotations"].append({**records[1]["annotations"][0], "iscrowd": 1})
+    records = [record(1, box, box), record(2, box, (*box, 1))]  # the last one is a crowd
     predictions = [prediction(1, 0, score) for score in (0.2, 0.9, 0.4, 0.6, 0.1)]
     assert break_even_threshold(predictions, records) == 0.4
     assert break_even_threshold(predictions[:2], records) == 0.2

@@ -17,7 +17,7 @@ def by_name():
 
 def test_steepest_slope_of_gamma_2(by_name):
     """-1.129 at x_t = -2.79 (from the derivative in appendix B)."""
-    (curve,) = [c for c in by_name["fig6"].curves if c.family == "FL, γ = 2"]
+    (curve,) = [c for c in by_name["fig6"].curves if c.label == "FL, γ = 2"]
     assert min(curve.gradient) == pytest.approx(-1.129, abs=5e-4)
 
 
@@ -47,7 +47,7 @@ def test_picture_and_json_show_the_curves(tmp_path, saved, data):
     assert shown == [getattr(curve, data.quantity) for curve in data.curves]
     styles = {(line.get_color(), line.get_linestyle()) for line in axes.lines}
     assert len(styles) == len(data.curves)  # no two look the same
-    names = {name for curve in data.curves for name in (curve.family, curve.variant) if name}
-    assert {text.get_text() for text in axes.get_legend().get_texts()} == names
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert labels == [curve.label for curve in data.curves]
     numbers = json.loads(picture.with_suffix(".json").read_text())
     assert numbers["x"] == data.x and len(numbers["curves"]) == len(data.curves)

@@ -23,4 +23,4 @@ def test_each_class_has_a_line_and_a_bar_from_best_to_worst(tmp_path, saved):
     assert [line.get_ydata()[50] for line in by_class.lines] == pytest.approx([0.7, 0.2])
     assert len(by_iou.lines) == 10
     np.testing.assert_allclose(by_iou.lines[3].get_ydata(), 0.45)
-    assert by_iou.get_legend().get_texts()[0].get_text() == "0.50: 45.0"
+    assert by_iou.get_legend().get_texts()[0].get_text() == "IoU 0.50: AP 45.0"

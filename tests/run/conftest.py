@@ -10,8 +10,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-
-REPOSITORY = Path(__file__).resolve().parents[2]
+from helpers import ROOT
 
 
 def write_wheel(directory: Path, name: str, version: str, tag: str, files: dict[str, str]) -> None:
@@ -21,9 +20,9 @@ def write_wheel(directory: Path, name: str, version: str, tag: str, files: dict[
         f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
         f"{info}/WHEEL": f"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: {tag}\n",
     }
-    record = "".join(f"{path},,\n" for path in [*files, f"{info}/RECORD"])
+    files[f"{info}/RECORD"] = "".join(f"{path},,\n" for path in [*files, f"{info}/RECORD"])
     with zipfile.ZipFile(directory / f"{name}-{version}-{tag}.whl", "w") as wheel:
-        for path, text in {**files, f"{info}/RECORD": record}.items():
+        for path, text in files.items():
             wheel.writestr(path, text)
 
 
@@ -35,8 +34,8 @@ class Project:
         self.wheels = wheels
         self.venv = root / ".venv"
         (root / "requirements").mkdir(parents=True)
-        shutil.copy(REPOSITORY / "run", root)
-        shutil.copy(REPOSITORY / "requirements" / "install.py", root / "requirements")
+        shutil.copy(ROOT / "run", root)
+        shutil.copy(ROOT / "requirements" / "install.py", root / "requirements")
         self.pin("bootstrap", builder="1")
         self.pin("environment", alpha="1", beta="1")
         self.pin("detectron2", repackaged_detectron2="1")
@@ -52,13 +51,12 @@ class Project:
         }
 
     def pin(self, file: str, **versions: str) -> None:
-        lines = []
-        for name, version in versions.items():
-            found = self.wheels.glob(f"{name}-{version}-*.whl")
-            digests = [hashlib.sha256(wheel.read_bytes()).hexdigest() for wheel in found]
-            digest = digests[0] if digests else "0" * 64
-            lines.append(f"{name.replace('_', '-')}=={version} --hash=sha256:{digest}\n")
-        (self.root / "requirements" / f"{file}.txt").write_text("".join(lines))
+        with open(self.root / "requirements" / f"{file}.txt", "w") as pins:
+            for name, version in versions.items():
+                found = self.wheels.glob(f"{name}-{version}-*.whl")
+                digests = [hashlib.sha256(wheel.read_bytes()).hexdigest() for wheel in found]
+                digest = digests[0] if digests else "0" * 64
+                pins.write(f"{name.replace('_', '-')}=={version} --hash=sha256:{digest}\n")
 
     def start(self, *arguments: str, script: str = "run", **env: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
@@ -76,8 +74,8 @@ class Project:
 
     def run(self, *arguments: str, **options: str) -> subprocess.CompletedProcess[str]:
         process = self.start(*arguments, **options)
-        stdout, stderr = process.communicate(timeout=120)
-        return subprocess.CompletedProcess(arguments, process.returncode, stdout, stderr)
+        output = process.communicate(timeout=120)
+        return subprocess.CompletedProcess(arguments, process.returncode, *output)
 
     def fails(self, *arguments: str, **options: str) -> str:
         """Returns the one line with which `run` gives up."""

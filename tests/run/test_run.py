@@ -5,19 +5,11 @@ import json
 import os
 import re
 import signal
-import time
-from pathlib import Path
 
 import pytest
+from helpers import wait_for
 
 PROBE = "import {0}; print({0}.__version__)".format
-
-
-def wait_for(path: Path):
-    deadline = time.monotonic() + 60
-    while not path.exists():
-        assert time.monotonic() < deadline, f"{path} has not appeared"
-        time.sleep(0.01)
 
 
 def test_first_call_makes_environment_and_later_ones_use_it(project):
@@ -101,7 +93,7 @@ def test_changed_pins_update_in_place(standing):
 
 def test_killed_call_is_repaired_by_the_next(project):
     process = project.start("-c", "")
-    wait_for(project.venv / "pyvenv.cfg")
+    wait_for((project.venv / "pyvenv.cfg").exists)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     assert not (project.venv / ".run" / "stamp").exists()
@@ -113,7 +105,7 @@ def test_killed_call_is_repaired_by_the_next(project):
 
 def test_interrupt_ends_quietly(project):
     process = project.start("-c", "")
-    wait_for(project.venv / "pyvenv.cfg")
+    wait_for((project.venv / "pyvenv.cfg").exists)
     os.killpg(process.pid, signal.SIGINT)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode in (130, -signal.SIGINT)
@@ -122,7 +114,7 @@ def test_interrupt_ends_quietly(project):
 
 def test_second_call_waits_for_the_first(project):
     calls = [project.start("-c", PROBE("alpha"))]
-    wait_for(project.venv / "pyvenv.cfg")
+    wait_for((project.venv / "pyvenv.cfg").exists)
     calls.append(project.start("-c", PROBE("beta")))
     (first, first_messages), (second, second_messages) = (call.communicate() for call in calls)
     assert [call.returncode for call in calls] == [0, 0]

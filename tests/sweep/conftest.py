@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from detectron2.config import CfgNode
 
-from focal_retina.sweep.plan import CodeInputs, Trial
+from focal_retina.sweep.grid import CodeInputs, Trial
 from focal_retina.sweep.runner import TrialRunner
 
 

@@ -3,7 +3,8 @@ and failures on demand.
 
 The name of MODEL.WEIGHTS' file says what happens from the middle of the training on: "" nothing,
 "fail" in every attempt, "fail once" and "kill once" in the first only. "wait" goes on once a file
-named "go" is there.
+named "go" is there. "fail with workers" and "kill with workers" have data workers then. "slow"
+takes its time for each iteration.
 """
 
 import argparse
@@ -38,11 +39,24 @@ def measure_loss():
     (output / "loss_distribution.json").write_text(json.dumps(content))
 
 
+def start_data_workers():
+    """Two of the package's own, which are waiting for work."""
+    from torch.utils.data import DataLoader
+
+    from focal_retina.data.loader import prepare_data_worker
+
+    loader = iter(DataLoader(range(100), num_workers=2, worker_init_fn=prepare_data_worker))
+    next(loader)
+    pids = [worker.pid for worker in loader._workers]
+    (output / "workers.json").write_text(json.dumps(pids))
+    return loader
+
+
 def train():
     starts = output / "starts.json"
     previous = json.loads(starts.read_text()) if starts.is_file() else []
-    checkpoint = output / "model_0000001.pth"
-    first = int(checkpoint.read_text()) if args.resume and checkpoint.is_file() else 0
+    metrics = output / "metrics.json"  # the checkpoint, too: its lines say how far it is
+    first = len(metrics.read_text().splitlines()) if args.resume and metrics.is_file() else 0
     facts = {"first": first, "raylet": os.environ.get("RAY_RAYLET_PID"), "pid": os.getpid()}
     starts.write_text(json.dumps([*previous, facts]))
 
@@ -50,15 +64,19 @@ def train():
         row = {"iteration": iteration, "total_loss": 1 / iteration}
         if iteration == max_iter:
             row.update({"bbox/AP": 10.0 * config["SEED"], "bbox/AP50": float("nan")})
-        with open(output / "metrics.json", "a") as file:
+        with open(metrics, "a") as file:
             file.write(json.dumps(row) + "\n")
-        checkpoint.write_text(str(iteration))
+        (output / "model_0000001.pth").touch()
+        time.sleep(0.2 * (behaviour == "slow"))
         if iteration < max_iter // 2:
             continue
+        workers = start_data_workers() if behaviour.endswith("with workers") else None
+        if behaviour == "fail with workers":
+            raise RuntimeError(f"an error with {workers}")
         if behaviour == "fail" or (behaviour == "fail once" and not previous):
             print("the reason\nof the failure")
             sys.exit(3)
-        if behaviour == "kill once" and not previous:
+        if behaviour == "kill with workers" or (behaviour == "kill once" and not previous):
             os.kill(os.getpid(), signal.SIGKILL)
         while behaviour == "wait" and not (output / "go").exists():
             time.sleep(0.05)

@@ -3,19 +3,16 @@
 import json
 import math
 import re
+import time
 from dataclasses import replace
 
 import pytest
+from helpers import is_running, wait_for
 from ray.cluster_utils import Cluster
 
 from focal_retina.commands import make_parser
-from focal_retina.sweep.plan import CodeInputs
-from focal_retina.sweep.results import (
-    LOSS_FOLDER,
-    TrialResult,
-    read_box_metrics,
-    read_losses,
-)
+from focal_retina.sweep.grid import CodeInputs
+from focal_retina.sweep.results import LOSS_FOLDER, TrialResult, read_box_metrics, read_losses
 from focal_retina.sweep.runner import TrialRunner, connect
 
 
@@ -35,8 +32,13 @@ def run(make_runner):
     """Run trials; returns the results by row, and how many were finished at each poll."""
 
     def call(trials, **options):
-        polled = []
-        results = make_runner(**options).run(trials, lambda x: polled.append(len(x)))
+        polled, end = [], time.monotonic() + 120
+
+        def on_poll(results):
+            assert time.monotonic() < end, "a slot hangs"
+            polled.append(len(results))
+
+        results = make_runner(**options).run(trials, on_poll)
         assert [x.row for x in results] == [x.row for x in trials]
         return {x.row: x for x in results}, polled
 
@@ -47,11 +49,6 @@ def starts_of(root, trial):
     return json.loads((root / trial.directory / "starts.json").read_text())
 
 
-def iterations_of(root, trial):
-    lines = (root / trial.directory / "metrics.json").read_text().splitlines()
-    return [json.loads(line)["iteration"] for line in lines]
-
-
 @pytest.mark.usefixtures("cluster")
 def test_failures_are_retried_resumed_and_reported_while_the_rest_goes_on(
     run, make_trial, tmp_path
@@ -60,20 +57,15 @@ def test_failures_are_retried_resumed_and_reported_while_the_rest_goes_on(
     trials = {name: make_trial(name, behaviour) for name, behaviour in names.items()}
     results, polled = run(list(trials.values()), retries=1)
 
-    assert {n: (x.status, x.attempts) for n, x in results.items()} == {
-        "fine": ("done", 1),
-        "fails": ("failed", 2),
-        "recovers": ("done", 2),
-        "killed": ("done", 2),
-    }
+    ended = [(x.status, x.attempts) for x in results.values()]
+    assert ended == [("done", 1), ("failed", 2), ("done", 2), ("done", 2)]
+    assert results["fails"].error.startswith("exit status 3\n")
     assert results["fails"].error.endswith("the reason\nof the failure")
-    assert "exit status 3" in results["fails"].error
-    assert not results["fails"].metrics
     for name in ("fine", "recovers", "killed"):
         # One that was interrupted goes on from its checkpoint: no iteration is missing or twice.
-        assert iterations_of(tmp_path, trials[name]) == list(range(1, 11))
-        assert results[name].metrics["AP"] == 10.0
-        assert math.isnan(results[name].metrics["AP50"])
+        lines = (tmp_path / trials[name].directory / "metrics.json").read_text().splitlines()
+        assert [json.loads(line)["iteration"] for line in lines] == list(range(1, 11))
+        assert results[name].metrics == {"AP": 10.0}
         assert results[name].seconds > 0 and results[name].peak_memory_mb > 1
         assert results[name].git_commit == "c0ffee"
         assert not list((tmp_path / trials[name].directory).glob("model_0*.pth"))
@@ -82,11 +74,23 @@ def test_failures_are_retried_resumed_and_reported_while_the_rest_goes_on(
     # The same sweep again: only the failed one is tried again.
     again, polled = run(list(trials.values()), retries=0)
     assert polled[0] == 3
-    assert again["fails"].attempts == 1
+    assert again.pop("fails").attempts == 1
     assert [len(starts_of(tmp_path, t)) for t in trials.values()] == [1, 3, 2, 2]
-    assert {n: x.metrics.get("AP") for n, x in again.items()} == {
-        n: x.metrics.get("AP") for n, x in results.items()
-    }
+    assert again == {name: x for name, x in results.items() if name != "fails"}
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_fatal_error_frees_its_slot_whatever_its_data_workers_do(run, make_trial, tmp_path):
+    kinds = ("fail with workers", "kill with workers")
+    # The second trial of each kind of error waits for the slot of the first.
+    trials = [make_trial(f"{x[:4]}{i}", x) for x in kinds for i in range(2)]
+    results, _ = run(trials, retries=0)
+    assert {x.status for x in results.values()} == {"failed"}
+    assert "RuntimeError: an error with" in results["fail0"].error
+    for trial in trials:
+        pids = json.loads((tmp_path / trial.directory / "workers.json").read_text())
+        assert len(pids) == 2
+        wait_for(lambda pids=pids: not any(map(is_running, pids)), 5)
 
 
 @pytest.mark.usefixtures("cluster")
@@ -105,6 +109,13 @@ def test_a_result_serves_another_table_with_the_same_config_and_no_other_one(
 
 
 @pytest.mark.usefixtures("cluster")
+@pytest.mark.parametrize("needed", [{"cpus_per_trial": 2}, {"gpus_per_trial": 0.5}])
+def test_a_trial_that_no_machine_can_run_is_refused(run, make_trial, needed):
+    with pytest.raises(ValueError, match="no machine has what a trial needs"):
+        run([make_trial("a")], **needed)
+
+
+@pytest.mark.usefixtures("cluster")
 def test_losses_of_trained_models_are_measured_once_and_failures_named(
     make_runner, make_trial, tmp_path
 ):
@@ -116,7 +127,7 @@ def test_losses_of_trained_models_are_measured_once_and_failures_named(
     assert runner.measure_losses(results) == [results[1]]
     folders = [tmp_path / x.directory / LOSS_FOLDER for x in results]
     assert "no such weights" in (folders[1] / "console.txt").read_text()
-    assert read_losses(tmp_path / results[0].directory).images == 3
+    assert read_losses(tmp_path / results[0].directory)["images"] == 3
 
     config.write_text(trained)
     (folders[1] / "loss_distribution.json").write_text('{"images": 3, "cut')
@@ -130,8 +141,8 @@ def test_the_commands_take_what_the_runner_gives_them(make_trial, tmp_path, monk
     started = []
     monkeypatch.setattr(TrialRunner, "_start", lambda *arguments: started.append(arguments[-1]))
     runner, trial = TrialRunner(root=tmp_path, inputs=CodeInputs(("a=b:c",))), make_trial("a")
-    runner._submit(trial)
-    runner._start_measuring(TrialResult("a", 1, "test", None, "done", directory=trial.directory))
+    runner._train(trial)
+    runner._measure(TrialResult("a", 1, "test", None, "done", directory=trial.directory))
     folder = tmp_path / trial.directory
     train, figure = (
         make_parser(name).parse_intermixed_args(list(map(str, arguments)))
@@ -154,15 +165,10 @@ def test_an_address_where_nothing_listens_is_told_at_once(address):
 
 
 @pytest.mark.parametrize("prefix", ["bbox/", "val/bbox/"])
-def test_a_model_that_detects_nothing_has_an_ap_of_zero(tmp_path, prefix):
-    names = ("AP", "AP50", "AP75", "APs", "APm", "APl")  # what Detectron2 says of it
-    row = {"iteration": 10, **{f"{prefix}{name}": math.nan for name in names}}
+def test_metrics_are_those_of_the_tested_set_that_are_defined(tmp_path, prefix):
+    row = {"iteration": 10, f"{prefix}AP": 0.0, f"{prefix}APs": math.nan, "other/bbox/AP75": 3.0}
     (tmp_path / "metrics.json").write_text(json.dumps(row) + "\n")
-    metrics = read_box_metrics(tmp_path, "val")
-    assert [metrics[name] for name in names[:3]] == [0, 0, 0]
-    # One without small objects in its data set keeps the NaN that is due.
-    (tmp_path / "metrics.json").write_text(json.dumps({**row, f"{prefix}AP": 3.0}) + "\n")
-    assert read_box_metrics(tmp_path, "val")["AP"] == 3.0
+    assert read_box_metrics(tmp_path, "val") == {"AP": 0.0}
 
 
 # The last one: it leaves the cluster with one node.

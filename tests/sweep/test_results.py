@@ -8,14 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from focal_retina.sweep.grid import Row, Sweep
-from focal_retina.sweep.results import TrialResult
-from focal_retina.sweep.statistics import compare, estimate, summarize, welch_margin
+from focal_retina.sweep.results import TrialResult, compare, estimate, summarize, welch_margin
 
 APS = st.lists(st.floats(0, 100), min_size=2, max_size=6)
 
 
 def sweep_of(*paper_aps):
-    rows = [Row(f"row {i}", {}, {} if ap is None else {"AP": ap}) for i, ap in enumerate(paper_aps)]
+    rows = [Row(f"row {i}", {}, {"AP": ap} if ap else {}) for i, ap in enumerate(paper_aps)]
     return Sweep("table", "A table", "minival", "row 0", rows)
 
 
@@ -83,8 +82,8 @@ def test_summaries_leave_out_tuning_and_keep_failures_apart():
     tune = TrialResult("row 0", 1001, "tune", 0.1, "done", {"AP": 99.0})
     failed = TrialResult("row 0", 2, "test", None, "failed", error="out of memory")
     done = [
-        TrialResult("row 0", 1, "test", 0.1, "done", {"AP": 50.0}, 100, 900),
-        TrialResult("row 0", 0, "test", 0.1, "done", {"AP": math.nan}, 140, 1100),
+        TrialResult("row 0", 1, "test", 0.1, "done", {"AP": 50.0}),
+        TrialResult("row 0", 0, "test", 0.1, "done", {"AP": math.nan}),
     ]
     (summary,) = summarize(sweep_of(31.0), [tune, failed, *done])
     assert (summary.trials, summary.done, summary.first_done) == ([failed, *done], done, done[1])
