@@ -86,10 +86,8 @@ def test_balanced_alpha_refuses_what_it_cannot_weigh():
 
 
 def test_config_asks_for_class_alphas():
-    cfg = default_cfg()
+    cfg = default_cfg("MODEL.RETINANET.NUM_CLASSES", 2)
     node = cfg.MODEL.FOCAL_RETINA.CLS_LOSS
-    cfg.MODEL.RETINANET.NUM_CLASSES = 2
-
     assert build_cls_loss(cfg).alpha == 0.25
     node.CLASS_ALPHA = [0.1, 0.9]
     assert build_cls_loss(cfg).alpha.tolist() == pytest.approx([0.1, 0.9])
@@ -98,8 +96,7 @@ def test_config_asks_for_class_alphas():
 
 
 def test_config_errors_name_the_key():
-    cfg = default_cfg()
-    cfg.MODEL.RETINANET.NUM_CLASSES = 2
+    cfg = default_cfg("MODEL.RETINANET.NUM_CLASSES", 2)
     for value, counts, message in (
         ("auto", None, "is 'auto'.*class_counts"),
         ("auto", [1, 2, 3], "has 3 values, but MODEL.RETINANET.NUM_CLASSES is 2"),

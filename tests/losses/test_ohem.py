@@ -7,7 +7,6 @@ from torch.nn import functional as F
 from torchvision.ops import nms
 
 from focal_retina.losses import OHEM, CrossEntropy
-from focal_retina.losses.ohem import nms_survivors
 
 
 def hardest(losses, wanted, boxes, threshold, most):
@@ -63,14 +62,6 @@ def test_mines_what_a_full_nms_would(seed, level_sizes, batch_size, threshold, o
         expected = reference_mining(image_ce.sum(dim=1), image_labels, *arguments)
         assert (image_mined >= 0).nonzero().flatten().tolist() == expected.sort().values.tolist()
         assert (image_mined[expected] == image_labels[expected]).all()
-
-
-@given(seed=st.integers(0, 2**16), most=st.integers(0, 60))
-@settings(deadline=None, max_examples=25)
-def test_lazy_nms_is_the_beginning_of_the_full_one(seed, most):
-    (boxes,) = make_anchors(seed, [90])
-    expected = nms(boxes, -torch.arange(90.0), 0.5)[:most]
-    assert nms_survivors(boxes, 0.5, most).tolist() == expected.tolist()
 
 
 @pytest.mark.parametrize("kernel", ["plain", "auto"])

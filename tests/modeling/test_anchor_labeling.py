@@ -196,34 +196,35 @@ def test_crowds_make_background_ignored_by_share_of_the_anchor(threshold, expect
 
 def test_memory_does_not_grow_with_objects():
     anchors = feature_grid_anchors(200, 320)
-    few, many = random_gt(128, seed=0, extent=300.0), random_gt(400, seed=0, extent=300.0)
     largest = []
-    for labeling, gt in [(label, few), (label, many), (label_with_detectron2, many)]:
+    for labeling, count in [(label, 128), (label, 400), (label_with_detectron2, 400)]:
         with LargestTensor() as mode:
-            labeling(anchors, gt)
+            labeling(anchors, random_gt(count, seed=0, extent=300.0))
         largest.append(mode.numel)
     assert largest[1] <= largest[0]
-    assert largest[2] >= len(many) * sum(map(len, anchors))
+    assert largest[2] >= 400 * sum(map(len, anchors))
 
 
-@pytest.mark.parametrize("value", [-1, K, 90])
-def test_class_out_of_range_names_image_and_class(value):
-    gts = [make_gt([[0, 0, 9, 9]], [0]), make_gt([[0, 0, 9, 9], [1, 1, 5, 5]], [0, value])]
-    with pytest.raises(ValueError, match=rf"^b\.jpg: object 1 has class {value}, .*NUM_CLASSES"):
-        check_gt_instances(gts, K, ["a.jpg", "b.jpg"])
-    with pytest.raises(ValueError, match="image 1 of the batch"):
-        check_gt_instances(gts, K)
+FLAT = [3.0, 3.0, 3.0, 3.0]  # without area, which must not hide a coordinate
+NAN, INF = float("nan"), float("inf")
 
 
 @pytest.mark.parametrize(
-    "position, value", [(0, float("nan")), (1, float("inf")), (3, -float("inf"))]
+    ("box", "label", "message"),
+    [
+        *((FLAT, k, rf"class {k}, .*NUM_CLASSES") for k in (-1, K, 90)),
+        *(
+            ([*FLAT[:i], x, *FLAT[i + 1 :]], 0, "the box .*finite")
+            for i, x in enumerate((NAN, INF, -INF))
+        ),
+    ],
 )
-def test_box_that_is_not_finite_names_the_image(position, value):
-    box = [3.0, 3.0, 3.0, 3.0]  # without area, which must not hide the coordinate
-    box[position] = value
-    gts = [make_gt([[0, 0, 9, 9]], [0]), make_gt([[0, 0, 9, 9], box], [0, 0])]
-    with pytest.raises(ValueError, match=r"^b\.jpg: object 1 has the box .*not a finite"):
+def test_invalid_ground_truth_names_image_and_object(box, label, message):
+    gts = [make_gt([[0, 0, 9, 9]], [0]), make_gt([[0, 0, 9, 9], box], [0, label])]
+    with pytest.raises(ValueError, match=rf"^b\.jpg: object 1 has {message}"):
         check_gt_instances(gts, K, ["a.jpg", "b.jpg"])
+    with pytest.raises(ValueError, match="^image 1 of the batch"):
+        check_gt_instances(gts, K)
 
 
 @pytest.mark.parametrize(

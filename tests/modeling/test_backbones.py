@@ -29,11 +29,9 @@ def test_has_the_levels_of_in_features_and_builds_no_further_stage():
 @pytest.mark.parametrize("p6_from, p7_relu", [("p5", True), ("p5", False), ("res5", False)])
 def test_top_block_of_other_libraries(p6_from, p7_relu):
     cfg = toy_cfg("MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone_with_top_block")
-    cfg.MODEL.FOCAL_RETINA.TOP_BLOCK.IN_FEATURE = p6_from
-    cfg.MODEL.FOCAL_RETINA.TOP_BLOCK.RELU = p7_relu
+    cfg.MODEL.FOCAL_RETINA.TOP_BLOCK.update(IN_FEATURE=p6_from, RELU=p7_relu)
     backbone = build_backbone(cfg)
-    features = backbone(torch.randn(1, 3, 64, 96))
-    top_block = backbone.top_block
+    features, top_block = backbone(torch.randn(1, 3, 64, 96)), backbone.top_block
     assert top_block.p6.in_channels == {"p5": 16, "res5": 512}[p6_from]
     p6 = features["p6"]
     assert (p6 < 0).any()  # else a ReLU would change nothing

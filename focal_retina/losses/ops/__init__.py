@@ -167,10 +167,6 @@ def _save(ctx: Any, kernel: str, gradients: Sequence[Tensor]) -> None:
     ctx.set_materialize_grads(False)
 
 
-def _backward(ctx: Any, grad_total: Tensor, _: Any) -> tuple[Any, ...]:
-    return _scaled(ctx, grad_total), [None] * len(ctx.saved_tensors), *[None] * 6
-
-
 def _scaled(ctx: Any, factor: Tensor) -> list[Tensor]:
     if torch.is_grad_enabled():
         raise RuntimeError(
@@ -191,7 +187,8 @@ def _scaled(ctx: Any, factor: Tensor) -> list[Tensor]:
 
 
 _dense_loss.register_autograd(
-    _backward, setup_context=lambda ctx, inputs, output: _save(ctx, inputs[-1], output[1])
+    lambda ctx, factor, _: (_scaled(ctx, factor), [None] * len(ctx.saved_tensors), *[None] * 6),
+    setup_context=lambda ctx, inputs, output: _save(ctx, inputs[-1], output[1]),
 )
 
 

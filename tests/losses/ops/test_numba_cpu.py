@@ -60,19 +60,11 @@ def loss_of_zeros():
     return numba_cpu.loss_and_gradients([x], [y], False, ("focal", 0.0, 0.0), weights)[0].item()
 
 
-@pytest.fixture
-def two_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.mark.usefixtures("two_threads")
 @pytest.mark.skipif(
     "fork" not in multiprocessing.get_all_start_methods(), reason="no fork on this system"
 )
-def test_a_forked_child_starts_its_own_threads():
+def test_a_forked_child_starts_its_own_threads(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     assert loss_of_zeros() == pytest.approx(8 * 0.6931472)
     context = multiprocessing.get_context("fork")
     queue = context.Queue()
