@@ -1,9 +1,7 @@
 """focal_retina: RetinaNet with the focal loss (Lin et al., ICCV 2017) as a Detectron2 plugin.
 
-Importing the package registers ``FocalRetinaNet`` in Detectron2's ``META_ARCH_REGISTRY``, the dense
-head in ``DENSE_HEAD_REGISTRY``, the classification losses in ``CLS_LOSS_REGISTRY``, and backbones
-and anchor generators in Detectron2's registries. Without Detectron2, ``focal_retina.losses`` alone
-can be imported.
+Importing the package registers ``FocalRetinaNet``, backbones and anchor generators with Detectron2.
+Without Detectron2, ``focal_retina.losses`` alone can be imported.
 """
 
 import logging
@@ -21,12 +19,9 @@ NEEDS_DETECTRON2 = (
 
 def _is_help() -> bool:
     """Whether a command of this package is asked for its help, which needs no library."""
-    script = Path(sys.argv[0])
-    is_ours = (
-        sys.orig_argv[1:3] == ["-m", "focal_retina"]
-        or script.name == "focal-retina"
-        or script.resolve() == Path(__file__).resolve().parents[1] / "train_net.py"
-    )
+    script, train_net = Path(sys.argv[0]), Path(__file__).resolve().parents[1] / "train_net.py"
+    is_module = sys.orig_argv[1:3] == ["-m", "focal_retina"]
+    is_ours = is_module or script.name == "focal-retina" or script.resolve() == train_net
     return is_ours and not {"-h", "--help"}.isdisjoint(sys.argv)
 
 
@@ -36,13 +31,12 @@ def _import_detectron2() -> bool:
     logging.getLogger("torch.utils.cpp_extension").addFilter(
         lambda record: not str(record.msg).startswith("No CUDA runtime is found")
     )
+    # Detectron2's anchor generator, at its first call. PyTorch warns once a process.
+    warnings.filterwarnings("ignore", r"torch\.meshgrid: in an upcoming release", UserWarning)
     with warnings.catch_warnings():
         # What Detectron2 and fvcore do at their import. The user's own code keeps these warnings.
-        for message, category, module in (
-            ("pkg_resources is deprecated", UserWarning, r"detectron2\.model_zoo\.model_zoo"),
-            (r"`torch\.jit\.script` is deprecated", FutureWarning, r"torch\.jit\._script"),
-        ):
-            warnings.filterwarnings("ignore", message, category, module)
+        warnings.filterwarnings("ignore", "pkg_resources is deprecated")
+        warnings.filterwarnings("ignore", r"`torch\.jit\.script` is deprecated")
         try:
             import detectron2.engine
             import detectron2.model_zoo  # noqa: F401
@@ -50,10 +44,6 @@ def _import_detectron2() -> bool:
             if (error.name or "detectron2").partition(".")[0] != "detectron2":
                 raise
             return False
-    # Detectron2's anchor generator, at its first call. PyTorch warns once a process.
-    warnings.filterwarnings(
-        "ignore", r"torch\.meshgrid: in an upcoming release", UserWarning, r"torch\.functional"
-    )
     return True
 
 

@@ -1,20 +1,13 @@
-"""Config nodes of focal_retina and the builder-side access to them.
-
-Detectron2's own ``MODEL.RETINANET.*`` keys keep their meaning (anchors' IoU bands, focal alpha and
-gamma, prior, thresholds at test time). What is new stands under ``MODEL.FOCAL_RETINA``, and
-``INPUT.LARGE_SCALE_JITTER``; the defaults are Detectron2's behaviour.
+"""Config nodes of focal_retina. Detectron2's own ``MODEL.RETINANET.*`` keys keep their meaning; new
+ones stand under ``MODEL.FOCAL_RETINA`` and ``INPUT``, and the defaults are Detectron2's behaviour.
 """
 
 from detectron2.config import CfgNode as CN
 
 
 def add_focal_retina_config(cfg: CN) -> None:
-    """Add the nodes of this package to ``cfg``, in place.
-
-    Call it right after ``detectron2.config.get_cfg()``, before a yaml is merged.
-    """
-    cfg.MODEL.FOCAL_RETINA = CN()
-    node = cfg.MODEL.FOCAL_RETINA
+    """Add the nodes of this package to ``cfg``, in place, before a yaml is merged."""
+    node = cfg.MODEL.FOCAL_RETINA = CN()
 
     # Arithmetic of backbone and head where SOLVER.AMP.ENABLED: "auto" (bf16 where the processor
     # computes it natively, else fp32; a resumed run keeps what it began with), "bf16" (CPU and
@@ -37,13 +30,10 @@ def add_focal_retina_config(cfg: CN) -> None:
     # How P6 and P7 are computed, for MODEL.BACKBONE.NAME build_resnet_fpn_backbone_with_top_block
     # (weights of other libraries): P6 from "res5" (paper section 4, and Detectron2) or "p5"; with a
     # ReLU between P6 and P7 (paper) or without.
-    node.TOP_BLOCK = CN()
-    node.TOP_BLOCK.IN_FEATURE = "res5"
-    node.TOP_BLOCK.RELU = True
+    node.TOP_BLOCK = CN({"IN_FEATURE": "res5", "RELU": True})
 
     # The two subnets: a name in DENSE_HEAD_REGISTRY.
-    node.HEAD = CN()
-    node.HEAD.NAME = "FocalRetinaNetHead"
+    node.HEAD = CN({"NAME": "FocalRetinaNetHead"})
     # Start the classification bias at -log((1 - p) / p) with p = MODEL.RETINANET.PRIOR_PROB (paper
     # section 3.3). False starts it at 0: every anchor says 0.5, which makes plain cross-entropy
     # diverge.
@@ -62,14 +52,9 @@ def add_focal_retina_config(cfg: CN) -> None:
     # How the loss is computed, never what: "auto" | "plain" (readable autograd) | "numba" (CPU) |
     # "triton" (CUDA).
     node.CLS_LOSS.KERNEL = "auto"
-    # Online hard example mining (paper Table 1d).
-    node.CLS_LOSS.OHEM = CN()
-    # Anchors kept, per image.
-    node.CLS_LOSS.OHEM.BATCH_SIZE = 128
-    # IoU above which the anchor of the lower loss is dropped.
-    node.CLS_LOSS.OHEM.NMS_THRESH = 0.5
-    # Hold positives to negatives at 1:3 after NMS.
-    node.CLS_LOSS.OHEM.ONE_TO_THREE = False
+    # Online hard example mining (paper Table 1d): anchors kept, per image; IoU above which the
+    # anchor of the lower loss is dropped; hold positives to negatives at 1:3 after NMS.
+    node.CLS_LOSS.OHEM = CN({"BATCH_SIZE": 128, "NMS_THRESH": 0.5, "ONE_TO_THREE": False})
 
     # For MODEL.BACKBONE.NAME build_efficientnet_lite_fpn_backbone. How many stages stay as they are
     # is Detectron2's MODEL.BACKBONE.FREEZE_AT (0: none, 1: the stem, 2: and res2, and so on).
@@ -82,21 +67,15 @@ def add_focal_retina_config(cfg: CN) -> None:
 
     # What the losses' sums are divided by (paper section 4.1 divides by the number of positive
     # anchors).
-    node.NORMALIZER = CN()
-    # "ema": Detectron2's moving average over iterations | "batch": this batch's positives |
-    # "image": each image's own.
-    node.NORMALIZER.MODE = "ema"
-    # First value and momentum of the moving average.
-    node.NORMALIZER.INITIAL = 100.0
-    node.NORMALIZER.MOMENTUM = 0.9
+    # "ema": Detectron2's moving average over iterations, by its first value and momentum |
+    # "batch": this batch's positives | "image": each image's own.
+    node.NORMALIZER = CN({"MODE": "ema", "INITIAL": 100.0, "MOMENTUM": 0.9})
 
     # Anchor labeling; the IoU bands are Detectron2's MODEL.RETINANET.IOU_THRESHOLDS and IOU_LABELS.
-    node.LABELING = CN()
     # Which objects make their best anchors positive below the positive band: "any" (Detectron2) |
     # "min_iou" (Detectron: only where that best IoU reaches PROMOTION_MIN_IOU) | "none" (the
     # paper's text).
-    node.LABELING.PROMOTION = "any"
-    node.LABELING.PROMOTION_MIN_IOU = 0.4
+    node.LABELING = CN({"PROMOTION": "any", "PROMOTION_MIN_IOU": 0.4})
     # Background anchors with at least this share of their area inside a crowd box are ignored.
     # None: crowds are dropped, as Detectron2's mapper does.
     node.LABELING.CROWD_IOA_THRESH = None
@@ -128,20 +107,14 @@ def add_focal_retina_config(cfg: CN) -> None:
 
     # Large-scale jitter, as in Detectron2's LSJ baselines, in the place of INPUT.M*_SIZE_TRAIN: fit
     # the image into a square of SIZE pixels times a random scale, then crop or pad it to SIZE.
-    cfg.INPUT.LARGE_SCALE_JITTER = CN()
-    cfg.INPUT.LARGE_SCALE_JITTER.ENABLED = False
-    cfg.INPUT.LARGE_SCALE_JITTER.SIZE = 1024
-    # The scale is drawn uniformly between these two.
-    cfg.INPUT.LARGE_SCALE_JITTER.MIN_SCALE = 0.1
-    cfg.INPUT.LARGE_SCALE_JITTER.MAX_SCALE = 2.0
+    # The scale is drawn uniformly between the last two.
+    node = cfg.INPUT.LARGE_SCALE_JITTER = CN({"ENABLED": False, "SIZE": 1024})
+    node.MIN_SCALE, node.MAX_SCALE = 0.1, 2.0
 
 
 def with_focal_retina_defaults(cfg: CN) -> CN:
-    """Return ``cfg``, or a copy with the default nodes where it has no ``MODEL.FOCAL_RETINA``.
-
-    Builders call it, so that a plain Detectron2 config works with ``MODEL.META_ARCHITECTURE:
-    FocalRetinaNet`` alone.
-    """
+    """``cfg``, or a copy with the default nodes where it has none: a plain Detectron2 config works
+    with ``MODEL.META_ARCHITECTURE: FocalRetinaNet`` alone."""
     if "FOCAL_RETINA" in cfg.MODEL:
         return cfg
     cfg = cfg.clone()

@@ -25,7 +25,6 @@ _EVAL_TAG = "tag:yaml.org,2002:python/object/apply:eval"
 # Bounds far beyond any config, which keep a hostile file from eating the machine
 _MOST_VALUES, _DEEPEST, _LONGEST_EXPRESSION = 100_000, 20, 1_000
 _LARGEST_NUMBER, _LARGEST_EXPONENT = 1e9, 64
-
 _WRONG_TYPE = r"^Type mismatch \(<class '(.+?)'> vs. <class '(.+?)'>\).* key: (\S+)"  # of yacs
 
 _OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
@@ -41,20 +40,15 @@ _OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
 
 
 def get_config_file(name: str) -> str:
-    """Path of a config that ships with focal_retina, such as ``"quickstart/shapes.yaml"``.
-
-    Raises:
-        FileNotFoundError: no such config; the message lists those that exist.
-    """
+    """Path of a config that ships with focal_retina, such as ``"quickstart/shapes.yaml"``; else a
+    FileNotFoundError lists those that exist."""
     package = Path(__file__).resolve().parent
-    # Installed: configs/ is package data. In a checkout (and an editable install) it stands beside
-    # the package.
+    # Installed, configs/ is package data. In a checkout it stands beside the package.
     root = next(d for d in (package / "configs", package.parent / "configs") if d.is_dir())
-    path = root / name
-    if not path.is_file():
+    if not (root / name).is_file():
         known = sorted(str(p.relative_to(root)) for p in root.rglob("*.yaml"))
         raise FileNotFoundError(f"focal_retina has no config {name!r}. It has: {', '.join(known)}")
-    return str(path)
+    return str(root / name)
 
 
 def config_hash(cfg: CfgNode, *inputs: object) -> str:
@@ -66,7 +60,7 @@ def config_hash(cfg: CfgNode, *inputs: object) -> str:
     return hashlib.sha256(json.dumps([cfg.dump(), *inputs]).encode()).hexdigest()
 
 
-def merge_config_file(cfg: CfgNode, path: str) -> None:
+def merge_config_file(cfg: CfgNode, path: str, *, _chain: tuple[str, ...] = ()) -> None:
     """Merge the yaml at ``path`` into ``cfg``, after the files that its ``_BASE_`` names (a path or
     a list of paths, relative to it). Nothing in it is executed.
 
@@ -75,28 +69,10 @@ def merge_config_file(cfg: CfgNode, path: str) -> None:
         ValueError: not a yaml mapping, an unsafe tag, an old config version, a key that ``cfg``
             does not have, or a value of the wrong type.
     """
-    _merge_with_bases(cfg, path, chain=())
-
-
-def merge_options(cfg: CfgNode, opts: Sequence[Any]) -> None:
-    """Merge ``KEY VALUE KEY VALUE …`` into ``cfg``.
-
-    Raises:
-        ValueError: a key that ``cfg`` does not have, a value of the wrong type, or a key alone.
-    """
-    if len(opts) % 2:
-        raise ValueError(f"KEY VALUE arguments come in pairs, and {opts[-1]} is left over")
-    for key, value in zip(opts[::2], opts[1::2], strict=True):
-        tree = value
-        for name in reversed(str(key).split(".")):
-            tree = {name: tree}
-        _merge_tree(cfg, tree, f"{key} {value}"[:100])
-
-
-def _merge_with_bases(cfg: CfgNode, path: str, chain: tuple[str, ...]) -> None:
     place = path if "://" in path else os.path.realpath(path)
-    if place in chain:
-        raise ValueError(f"{path}: {_BASE_KEY} files form a circle: {' -> '.join((*chain, place))}")
+    if place in _chain:
+        circle = " -> ".join((*_chain, place))
+        raise ValueError(f"{path}: {_BASE_KEY} files form a circle: {circle}")
     tree = _load_yaml(path)
     bases = tree.pop(_BASE_KEY, [])
     bases = [bases] if isinstance(bases, str) else bases
@@ -106,13 +82,23 @@ def _merge_with_bases(cfg: CfgNode, path: str, chain: tuple[str, ...]) -> None:
         if not base.startswith("/") and "://" not in base:
             # Not by pathlib: the folder may be a PathManager URL, such as detectron2://
             base = f"{path.rpartition('/')[0] or '.'}/{base}"
-        _merge_with_bases(cfg, base, (*chain, place))
+        merge_config_file(cfg, base, _chain=(*_chain, place))
     if tree.get("VERSION", cfg.VERSION) != cfg.VERSION:
-        raise ValueError(
-            f"{path}: config version {tree['VERSION']} is not {cfg.VERSION}; "
-            "convert it with Detectron2's config tools first"
-        )
+        version = f"config version {tree['VERSION']} is not {cfg.VERSION}"
+        raise ValueError(f"{path}: {version}; convert it with Detectron2's config tools first")
     _merge_tree(cfg, tree, path)
+
+
+def merge_options(cfg: CfgNode, opts: Sequence[Any]) -> None:
+    """Merge ``KEY VALUE KEY VALUE …`` into ``cfg``. A ValueError: a key that ``cfg`` does not have,
+    a value of the wrong type, or a key alone."""
+    if len(opts) % 2:
+        raise ValueError(f"KEY VALUE arguments come in pairs, and {opts[-1]} is left over")
+    for key, value in zip(opts[::2], opts[1::2], strict=True):
+        tree = value
+        for name in reversed(str(key).split(".")):
+            tree = {name: tree}
+        _merge_tree(cfg, tree, f"{key} {value}"[:100])
 
 
 def _merge_tree(cfg: CfgNode, tree: Any, where: str) -> None:
@@ -162,20 +148,17 @@ def _load_yaml(path: str) -> dict[str, Any]:
 def _check_tree(loaded: Any) -> None:
     """Refuse what no config holds: yaml can make a large tree of a few aliases."""
     if not isinstance(loaded, dict):
-        kind = type(loaded).__name__
-        raise ValueError(f"a config is a mapping of keys, this file holds {kind}")
-    count, rest = 0, [(loaded, 1)]
-    while rest:
-        node, depth = rest.pop()
-        count += 1
+        raise ValueError(f"a config is a mapping of keys, and not of type {type(loaded).__name__}")
+    found: list[tuple[Any, int]] = [(loaded, 1)]
+    for count, (node, depth) in enumerate(found):  # it grows on the way
         if count > _MOST_VALUES or depth > _DEEPEST:
             raise ValueError(f"more than {_MOST_VALUES} values, or more than {_DEEPEST} levels")
         if isinstance(node, dict):
             if wrong := [key for key in node if not isinstance(key, str)]:
                 raise ValueError(f"the key {wrong[0]!r} is not text")
-            rest += [(x, depth + 1) for x in node.values()]
-        elif isinstance(node, (list, tuple)):
-            rest += [(x, depth + 1) for x in node]
+            node = list(node.values())
+        if isinstance(node, (list, tuple)):
+            found += [(x, depth + 1) for x in node]
 
 
 class _ConfigLoader(yaml.SafeLoader):

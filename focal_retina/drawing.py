@@ -8,11 +8,10 @@ import numpy as np
 from torch import Tensor
 
 _SMALL_BOX = 40  # pixels of a picture
-_CAPTION_COLOR = "#ffffff"
 
 
 class Outline(NamedTuple):
-    """A box to be drawn. It is in pixels of the image."""
+    """A box to be drawn, in pixels of the image."""
 
     box: Sequence[float] | Tensor  # x0, y0, x1, y1
     color: str
@@ -23,17 +22,8 @@ class Outline(NamedTuple):
 def draw_outlines(
     image: np.ndarray, outlines: Iterable[Outline], caption: str = "", *, longer_side: int
 ) -> np.ndarray:
-    """Draw boxes with their labels, and a caption in the corner.
-
-    Args:
-        image: (H, W, 3) RGB in [0, 255].
-        outlines: the last is on top.
-        caption: one line or several.
-        longer_side: of the drawing, pixels.
-
-    Returns:
-        uint8 (H', W', 3), RGB.
-    """
+    """Draw boxes with their labels, the last on top, and a caption in the corner into an image
+    (H, W, 3), RGB in [0, 255]. The picture is uint8 (H', W', 3), RGB, its ``longer_side`` given."""
     # It imports matplotlib, which most trainings don't need.
     from detectron2.utils.visualizer import Visualizer
 
@@ -54,5 +44,5 @@ def draw_outlines(
             place = (x0, y1 if is_below else y0)
             visualizer.draw_text(label, place, color=color, horizontal_alignment="left")
     if caption:
-        visualizer.draw_text(caption, (2, 2), color=_CAPTION_COLOR, horizontal_alignment="left")
+        visualizer.draw_text(caption, (2, 2), color="white", horizontal_alignment="left")
     return visualizer.output.get_image()

@@ -11,14 +11,11 @@ from typing import IO, Any
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO[Any]]:
-    """Open a file that appears under its name complete and on the disk, or not at all.
+    """Open a file that appears under its name complete and on the disk, or not at all. ``mode``:
+    ``"wb"``, or ``"w"`` for text in UTF-8.
 
     It is written beside ``path``, under a hidden name, synced and renamed. An error removes the
     hidden file; a kill leaves it behind, and the next write to ``path`` replaces it.
-
-    Args:
-        path: of the file; its folder exists.
-        mode: ``"wb"``, or ``"w"`` for text in UTF-8.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.tmp")
@@ -47,15 +44,8 @@ def write_json(path: Path, content: object, *, indent: int | None = 1) -> None:
 
 @contextlib.contextmanager
 def file_lock(path: str | os.PathLike, *, wait: bool = True) -> Iterator[None]:
-    """Hold ``path`` against other processes; the kernel lets go of it when this one ends.
-
-    Args:
-        path: of the lock file; it is made where it is missing, and stays.
-        wait: for the process that has it.
-
-    Raises:
-        BlockingIOError: another process has it, and ``wait`` is False.
-    """
+    """Hold ``path``, which is made and stays, against other processes; the kernel lets go of it
+    when this one ends. A BlockingIOError: another process has it, and ``wait`` is False."""
     with open(path, "a") as file:
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         yield

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,9 +27,7 @@ class RefusedError(ValueError):
 def read_weights(path: str | PathLike, *, mmap: bool = False) -> dict[str, Any]:
     """The dict in a file, by its ending of ``.safetensors``, ``.pkl``, or else ``torch.save``.
 
-    Args:
-        path: of the file.
-        mmap: leave the tensors of a ``torch.save`` file on the disk until they are used.
+    ``mmap`` leaves the tensors of a ``torch.save`` file on the disk until they are used.
 
     Raises:
         OSError: the file can't be opened.
@@ -58,15 +56,10 @@ def _read(path: Path, mmap: bool) -> Any:
         return load_file(path)
     if path.suffix == ".pkl":
         with open(path, "rb") as file:
-            return load_arrays(file)
+            return _with_arrays(_ArrayUnpickler(file, encoding="latin1").load())
     allowed: list[Any] = [(function, name) for name, function in _GLOBALS.items()]
     with torch.serialization.safe_globals(allowed):
         return _with_arrays(torch.load(path, map_location="cpu", weights_only=True, mmap=mmap))
-
-
-def load_arrays(file: IO[bytes]) -> Any:
-    """Unpickle dicts, lists, numbers, text and arrays, some of it written by Python 2."""
-    return _with_arrays(_ArrayUnpickler(file, encoding="latin1").load())
 
 
 def check_named_tensors(path: str | PathLike, data: Any) -> None:
@@ -111,10 +104,6 @@ def _from_bytes(data: Any, dtype: _Dtype, shape: tuple[int, ...], order: Any = "
     return array.astype(array.dtype.newbyteorder("="))  # a copy
 
 
-def _scalar(dtype: _Dtype, data: Any) -> Any:
-    return _from_bytes(data, dtype, ())[()]
-
-
 def _latin1_bytes(text: str, encoding: str = "latin1") -> bytes:
     """``_codecs.encode`` as pickles of Python 3 use it, for bytes, and nothing else."""
     if encoding != "latin1":
@@ -142,7 +131,7 @@ _GLOBALS: dict[str, Any] = {
 }
 for _module in ("numpy.core", "numpy._core"):  # NumPy has moved them
     _GLOBALS[f"{_module}.multiarray._reconstruct"] = lambda *_: _Array()
-    _GLOBALS[f"{_module}.multiarray.scalar"] = _scalar
+    _GLOBALS[f"{_module}.multiarray.scalar"] = lambda dtype, data: _from_bytes(data, dtype, ())[()]
     _GLOBALS[f"{_module}.numeric._frombuffer"] = _from_bytes
 
 

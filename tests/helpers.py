@@ -73,15 +73,11 @@ def load(path: Path | str, *opts: object) -> CfgNode:
 
 def toy_cfg(*opts: object) -> CfgNode:
     """RetinaNet of the zoo, of 3 classes, 16 channels and a ResNet-18 without weights."""
-    toy = {
-        "MODEL.META_ARCHITECTURE": "FocalRetinaNet",
-        "MODEL.WEIGHTS": "",
-        "MODEL.RESNETS.DEPTH": 18,
-        "MODEL.RESNETS.RES2_OUT_CHANNELS": 64,
-        "MODEL.FPN.OUT_CHANNELS": 16,
-        "MODEL.RETINANET.NUM_CLASSES": 3,
-    }
-    return load(ZOO, *(x for pair in toy.items() for x in pair), *opts)
+    toy = """
+        MODEL.META_ARCHITECTURE FocalRetinaNet MODEL.RETINANET.NUM_CLASSES 3
+        MODEL.RESNETS.DEPTH 18 MODEL.RESNETS.RES2_OUT_CHANNELS 64 MODEL.FPN.OUT_CHANNELS 16
+    """
+    return load(ZOO, "MODEL.WEIGHTS", "", *toy.split(), *opts)
 
 
 def make_instances(

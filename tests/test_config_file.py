@@ -1,9 +1,8 @@
 """Configs are read, never executed."""
 
 import pytest
-from detectron2 import model_zoo
 from detectron2.config import CfgNode, get_cfg
-from helpers import default_cfg
+from helpers import ZOO, default_cfg
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -26,11 +25,9 @@ def load(path, text):
 
 
 def test_zoo_file_is_read_as_detectron2s_unsafe_loader_reads_it():
-    path = model_zoo.get_config_file("COCO-Detection/retinanet_R_50_FPN_1x.yaml")
-    expected = get_cfg()
-    expected.merge_from_file(path)
-    actual = get_cfg()
-    merge_config_file(actual, path)
+    expected, actual = get_cfg(), get_cfg()
+    expected.merge_from_file(ZOO)
+    merge_config_file(actual, ZOO)
     assert actual == expected
     assert len(actual.MODEL.ANCHOR_GENERATOR.SIZES) == 5
 
@@ -39,10 +36,7 @@ def test_zoo_file_is_read_as_detectron2s_unsafe_loader_reads_it():
     "expression, value",
     [
         ("[2**3, -1, 7//2, 1/4]", [8, -1, 3, 0.25]),
-        (
-            "[[x, x * 2**(1.0/3)] for x in [32, 64]]",
-            [[32, 32 * 2 ** (1 / 3)], [64, 64 * 2 ** (1 / 3)]],
-        ),
+        ("[[x, x * 2**(1.0/2)] for x in [32, 64]]", [[32, 32 * 2**0.5], [64, 64 * 2**0.5]]),
         ("[x + y for x in [1, 2]]", None),
         ("[[x for y in [1, 2]] for x in [1, 2]]", None),
         ("((9**60)**60)**60", None),
@@ -106,8 +100,8 @@ BOMB = "K0: &k0 [1, 1]\n" + "".join(f"K{i + 1}: &k{i + 1} [*k{i}, *k{i}]\n" for 
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("- 1", "holds list"),
-        ("", "holds NoneType"),
+        ("- 1", "not of type list"),
+        ("", "not of type NoneType"),
         ("A: [1", "not a config that can be read"),
         ("1: 2", "the key 1 is not text"),
         ("A: " + "[" * 3000 + "]" * 3000, "recursion"),
@@ -136,11 +130,8 @@ def test_a_whole_number_is_a_float_where_one_is_meant(tmp_path):
     cfg = default_cfg()
     merge_config_file(cfg, write(tmp_path / "c.yaml", "MODEL: {RETINANET: {PRIOR_PROB: 1}}"))
     merge_options(cfg, ["MODEL.RETINANET.FOCAL_LOSS_ALPHA", "-1", "SOLVER.BASE_LR", 2])
-    values = (
-        cfg.MODEL.RETINANET.FOCAL_LOSS_ALPHA,
-        cfg.MODEL.RETINANET.PRIOR_PROB,
-        cfg.SOLVER.BASE_LR,
-    )
+    node = cfg.MODEL.RETINANET
+    values = node.FOCAL_LOSS_ALPHA, node.PRIOR_PROB, cfg.SOLVER.BASE_LR
     assert values == (-1.0, 1.0, 2.0) and {type(x) for x in values} == {float}
 
 

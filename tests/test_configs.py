@@ -6,7 +6,6 @@ import shlex
 import pytest
 import torch
 from detectron2 import model_zoo
-from detectron2.config import CfgNode
 from detectron2.data import transforms as T
 from detectron2.engine import default_argument_parser
 from detectron2.modeling import build_model
@@ -25,27 +24,12 @@ from helpers import (
 from focal_retina.data.mapper import build_train_augmentation
 
 
-def build_without_memory(cfg):
-    """The model on PyTorch's meta device: shapes and modules, no numbers."""
-    cfg = cfg.clone()
-    cfg.MODEL.DEVICE = "meta"
-    with torch.device("meta"):
-        return build_model(cfg)
-
-
-def load_zoo(name: str) -> CfgNode:
-    """A config of Detectron2's zoo, with this package's model in the place of RetinaNet."""
-    cfg = load(model_zoo.get_config_file(name))
-    assert cfg.MODEL.META_ARCHITECTURE == "RetinaNet"
-    cfg.MODEL.META_ARCHITECTURE = "FocalRetinaNet"
-    return cfg
-
-
 @pytest.mark.filterwarnings("error:.*no-op:UserWarning")
 @pytest.mark.parametrize("path", MODELS, ids=name_of)
 def test_builds(path):
-    cfg = load(path)
-    model = build_without_memory(cfg)
+    cfg = load(path, "MODEL.DEVICE", "meta")  # shapes and modules, no numbers
+    with torch.device("meta"):
+        model = build_model(cfg)
     assert type(model).__name__ == cfg.MODEL.META_ARCHITECTURE
     (num_anchors,) = set(model.anchor_generator.num_cell_anchors)
     assert model.head.cls_score.out_channels == num_anchors * cfg.MODEL.RETINANET.NUM_CLASSES
@@ -79,18 +63,15 @@ def test_its_training_commands_parse_and_merge(path):
             load(path).merge_from_list(arguments.opts)
 
 
-@pytest.mark.parametrize(
-    "ours, zoo",
-    [
-        ("Base-FocalRetinaNet", "Base-RetinaNet"),
-        *(
-            (f"COCO/{name}", f"COCO-Detection/{name}")
-            for name in ("retinanet_R_50_FPN_1x", "retinanet_R_50_FPN_3x", "retinanet_R_101_FPN_3x")
-        ),
-    ],
-)
-def test_is_detectron2s_zoo_but_for_the_model(ours, zoo):
-    assert load(f"{ours}.yaml") == load_zoo(f"{zoo}.yaml")
+@pytest.mark.parametrize("name", ["Base", "R_50_FPN_1x", "R_50_FPN_3x", "R_101_FPN_3x"])
+def test_is_detectron2s_zoo_but_for_the_model(name):
+    ours, zoo = f"COCO/retinanet_{name}", f"COCO-Detection/retinanet_{name}"
+    if name == "Base":
+        ours, zoo = "Base-FocalRetinaNet", "Base-RetinaNet"
+    expected = load(model_zoo.get_config_file(f"{zoo}.yaml"))
+    assert expected.MODEL.META_ARCHITECTURE == "RetinaNet"
+    expected.MODEL.META_ARCHITECTURE = "FocalRetinaNet"
+    assert load(f"{ours}.yaml") == expected
 
 
 def test_modern_recipe_has_what_its_header_says():

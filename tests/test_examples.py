@@ -2,19 +2,18 @@
 
 import importlib.util
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 from detectron2.config import LazyConfig, get_cfg, instantiate
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
-from helpers import CONFIGS, QUICKSTART, TINY_TRAINING, load, make_batch
+from helpers import CONFIGS, QUICKSTART, ROOT, TINY_TRAINING, ZOO, load, make_batch
 
 from focal_retina import merge_config_file
 from focal_retina.data import register_coco_json
 
-EXAMPLES = Path(__file__).parents[1] / "docs" / "examples"
+EXAMPLES = ROOT / "docs" / "examples"
 LAZY_CONFIG = CONFIGS / "lazy" / "retinanet_R_50_FPN_1x.py"
 SMALL_R18 = [
     *("MODEL.WEIGHTS", "", "MODEL.RESNETS.DEPTH", 18, "MODEL.RESNETS.RES2_OUT_CHANNELS", 64),
@@ -55,12 +54,10 @@ def test_own_train_net_trains_and_evaluates(monkeypatch, tiny, tmp_path):
 
 @pytest.mark.slow
 def test_lazy_config_trains_evaluates_and_resumes(monkeypatch, tiny, tmp_path):
-    sets = ("dataloader.train", "dataloader.test")
+    options = ("dataset.names=tiny", "num_workers=0", "mapper.augmentations=[]")
     arguments = [
         *("--config-file", LAZY_CONFIG, "model.num_classes=2", "model.head.conv_dims=[256]"),
-        *(f"{x}.dataset.names=tiny" for x in sets),
-        *(f"{x}.num_workers=0" for x in sets),
-        *(f"{x}.mapper.augmentations=[]" for x in sets),
+        *(f"dataloader.{name}.{x}" for name in ("train", "test") for x in options),
         *("dataloader.train.total_batch_size=2", "optimizer.lr=1e-6", "train.device=cpu"),
         *("train.init_checkpoint=''", f"train.output_dir={tmp_path}"),
         *("train.log_period=1", "train.eval_period=2"),
@@ -72,7 +69,7 @@ def test_lazy_config_trains_evaluates_and_resumes(monkeypatch, tiny, tmp_path):
     assert '"iteration": 2' in (tmp_path / "metrics.json").read_text()
 
 
-def losses_of(model: torch.nn.Module, batch: list[dict]) -> dict[str, torch.Tensor]:
+def losses_of(model, batch):
     with EventStorage():
         return model.train()(batch)
 
@@ -84,8 +81,7 @@ def test_lazy_config_is_the_yaml_of_the_same_name():
     ours.load_state_dict(expected.state_dict())  # has exactly these keys
     batch = make_batch()
     torch.testing.assert_close(losses_of(ours, batch), losses_of(expected, batch))
-    settings = ("score_thresh", "topk_candidates", "nms_thresh", "max_detections")
-    for name in settings:
+    for name in ("score_thresh", "topk_candidates", "nms_thresh", "max_detections"):
         assert getattr(ours.postprocessor, name) == getattr(expected.postprocessor, name)
     assert lazy.train.init_checkpoint == cfg.MODEL.WEIGHTS
     assert (lazy.train.max_iter, lazy.optimizer.lr) == (cfg.SOLVER.MAX_ITER, cfg.SOLVER.BASE_LR)
@@ -95,7 +91,7 @@ def test_lazy_config_is_the_yaml_of_the_same_name():
 def build(meta_architecture: str) -> torch.nn.Module:
     """Of the zoo's config, without the keys of focal_retina, as in code that knows none of them."""
     cfg = get_cfg()
-    merge_config_file(cfg, str(CONFIGS / "COCO" / "retinanet_R_50_FPN_1x.yaml"))
+    merge_config_file(cfg, ZOO)
     cfg.merge_from_list([*SMALL_R18, "MODEL.META_ARCHITECTURE", meta_architecture])
     torch.manual_seed(0)
     return build_model(cfg)
@@ -127,18 +123,13 @@ def test_only_the_labeling():
     stock, ours = build("RetinaNet"), build("RetinaNetWithExactLabels")
     batch = make_batch()
     objects = [x["instances"] for x in batch]
-    features = [
-        stock.backbone(stock.preprocess_image(batch).tensor)[f] for f in stock.head_in_features
-    ]
-    anchors = stock.anchor_generator(features)
-    for (label, boxes), (stock_label, stock_boxes) in zip(
-        zip(*ours.label_anchors(anchors, objects), strict=True),
-        zip(*stock.label_anchors(anchors, objects), strict=True),
-        strict=True,
-    ):
-        assert torch.equal(label, stock_label)
-        positive = (label >= 0) & (label < 2)
-        assert positive.any() and torch.equal(boxes[positive], stock_boxes[positive])
+    features = stock.backbone(stock.preprocess_image(batch).tensor)
+    anchors = stock.anchor_generator([features[x] for x in stock.head_in_features])
+    (label,), (boxes,) = ours.label_anchors(anchors, objects)
+    (stock_label,), (stock_boxes,) = stock.label_anchors(anchors, objects)
+    assert torch.equal(label, stock_label)
+    positive = (label >= 0) & (label < 2)
+    assert positive.any() and torch.equal(boxes[positive], stock_boxes[positive])
 
     objects[0].gt_boxes.tensor[0, 2] = objects[0].gt_boxes.tensor[0, 0]  # no width
     (label,), _ = ours.label_anchors(anchors, objects)

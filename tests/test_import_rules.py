@@ -5,8 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers import ROOT
 
-PACKAGE = Path(__file__).parents[1] / "focal_retina"
+PACKAGE = ROOT / "focal_retina"
 
 # A room imports itself and lower floors, nothing else of the package.
 FLOORS = [

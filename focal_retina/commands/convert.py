@@ -53,8 +53,8 @@ def run(args: argparse.Namespace) -> None:
             bn_eps=args.bn_eps,
             **stated,
         )
-    print(*conversion.report.lines(), sep="\n")
-    if not (conversion.report.is_complete or args.allow_missing):
+    print(*conversion.report(), sep="\n")
+    if not (conversion.is_complete or args.allow_missing):
         raise UserError(
             f"{args.input}: what is listed as unused, missing or differs cannot be carried over to "
             f"{args.target}; nothing is written without --allow-missing"

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from detectron2.data import DatasetCatalog, get_detection_dataset_dicts
-from detectron2.evaluation import DatasetEvaluator
+from detectron2.evaluation import DatasetEvaluator, inference_on_dataset
 from detectron2.structures import Instances
 from torch.utils.benchmark import Timer
 from tqdm import tqdm
@@ -48,10 +48,9 @@ class Agreement:
 
 def load_all(model: FocalRetinaNet, meta: ModelMeta, files: Mapping[str, Path]) -> Predictors:
     """The model as it is, folded for inference, and in each exported file."""
-    predictors = {"eager": Predictor(model, meta)}
-    predictors["eager-folded"] = Predictor(inference_copy(model), meta)
+    folded = Predictor(inference_copy(model), meta)
     exported = {name: load_predictor(path, allow_code=True) for name, path in files.items()}
-    return predictors | exported
+    return {"eager": Predictor(model, meta), "eager-folded": folded} | exported
 
 
 def compare_all(predictors: Predictors, images: Sequence[np.ndarray]) -> bool:
@@ -60,31 +59,29 @@ def compare_all(predictors: Predictors, images: Sequence[np.ndarray]) -> bool:
     (_, reference), *others = predictors.items()
     unmatched = 0
     for name, predictor in others:
-        if name in TARGETS and TARGETS[name].is_quantized:
-            continue
-        agreement = compare(predictor, reference, images)
-        print(f"{name}: {agreement}", flush=True)
-        unmatched += agreement.unmatched
+        if not (name in TARGETS and TARGETS[name].is_quantized):
+            agreement = compare(predictor, reference, images)
+            print(f"{name}: {agreement}", flush=True)
+            unmatched += agreement.unmatched
     return unmatched == 0
 
 
 def compare(predictor: Predictor, reference: Predictor, images: Iterable[np.ndarray]) -> Agreement:
     """Run both on each image (H, W, 3, uint8, BGR) alone. Counterparts have the same class, scores
     within 1e-3, and boxes within 1e-3 pixels plus 1e-5 of their largest coordinate."""
-    agreement = Agreement()
+    total = Agreement()
     for image in images:
         (found,), (expected,) = predictor.predict([image]), reference.predict([image])
         pairs = _counterparts(found, expected)
-        agreement.images += 1
-        agreement.detections += len(expected)
-        agreement.unmatched += len(found) + len(expected) - 2 * len(pairs)
-        if len(pairs):
-            found, expected = found[pairs[:, 0]], expected[pairs[:, 1]]
-            scores = found.scores - expected.scores
-            boxes = found.pred_boxes.tensor - expected.pred_boxes.tensor
-            agreement.score_error = max(agreement.score_error, float(scores.abs().max()))
-            agreement.box_error = max(agreement.box_error, float(boxes.abs().max()))
-    return agreement
+        total.images += 1
+        total.detections += len(expected)
+        total.unmatched += len(found) + len(expected) - 2 * len(pairs)
+        found, expected = found[pairs[:, 0]], expected[pairs[:, 1]]
+        scores = (found.scores - expected.scores).abs().tolist()
+        boxes = (found.pred_boxes.tensor - expected.pred_boxes.tensor).abs().flatten().tolist()
+        total.score_error = max([total.score_error, *scores])
+        total.box_error = max([total.box_error, *boxes])
+    return total
 
 
 def _counterparts(found: Instances, expected: Instances) -> torch.Tensor:
@@ -99,8 +96,7 @@ def _counterparts(found: Instances, expected: Instances) -> torch.Tensor:
 
 
 def sample_images(dataset_names: Sequence[str], count: int) -> Iterable[np.ndarray]:
-    """Images of registered data sets, BGR, chosen at random but always the same. A ValueError: a
-    data set is not registered, or there is none."""
+    """Images of registered data sets, BGR, chosen at random but always the same."""
     if not dataset_names:
         raise ValueError("no data set to take images from: set DATASETS.TEST")
     records = get_detection_dataset_dicts(list(dataset_names), filter_empty=False)
@@ -110,15 +106,13 @@ def sample_images(dataset_names: Sequence[str], count: int) -> Iterable[np.ndarr
 
 def ap_table(predictors: Predictors, datasets: Sequence[str], output_dir: Path) -> str:
     """AP of each (boxes, IoU .50:.05:.95, percent) on registered data sets, and its difference to
-    the first's. The evaluators' files go into ``output_dir``. A ValueError: a data set is not
-    registered, or has another number of classes."""
+    the first's. The evaluators' files go into ``output_dir``."""
     lines = ["| data set | model | AP | difference |", "| --- | --- | ---: | ---: |"]
     for dataset in datasets:
-        first = None
-        for name, predictor in predictors.items():
-            ap = _average_precision(predictor, dataset, output_dir / dataset / name)
-            first = ap if first is None else first
-            lines.append(f"| {dataset} | {name} | {ap:.2f} | {ap - first:+.2f} |")
+        folder = output_dir / dataset
+        aps = {x: _average_precision(predictors[x], dataset, folder / x) for x in predictors}
+        first, *_ = aps.values()
+        lines += [f"| {dataset} | {x} | {ap:.2f} | {ap - first:+.2f} |" for x, ap in aps.items()]
     return "\n".join(lines)
 
 
@@ -129,22 +123,24 @@ def _average_precision(predictor: Predictor, dataset: str, output_dir: Path) -> 
         check_num_classes(len(classes), [dataset])
     elif indices := index_in_dataset(classes, dataset):
         evaluator = ClassSelector(evaluator, indices)
-    evaluator.reset()
-    for record in tqdm(DatasetCatalog.get(dataset), desc=output_dir.name, unit="image"):
-        (instances,) = predictor.predict([read_image(record["file_name"])])
-        evaluator.process([record], [{"instances": instances}])
-    return float(evaluator.evaluate()["bbox"]["AP"])
+
+    def detect(records: list[dict]) -> list[dict]:
+        found = predictor.predict([read_image(x["file_name"]) for x in records])
+        return [{"instances": x} for x in found]
+
+    batches = tqdm([[x] for x in DatasetCatalog.get(dataset)], desc=output_dir.name, unit="image")
+    return float(inference_on_dataset(detect, batches, evaluator)["bbox"]["AP"])
 
 
 def time_table(predictors: Predictors, images: Sequence[np.ndarray]) -> str:
     """Median time of each for all images, one by one, resizing and NMS included."""
-    threads, first = torch.get_num_threads(), None
-    lines = [f"| {threads} threads | {len(images)} images | × eager |", "| --- | ---: | ---: |"]
+    threads, medians = torch.get_num_threads(), {}
     for name, predictor in predictors.items():
         statement = "for image in images: predictor.predict([image])"
         values = {"images": images, "predictor": predictor}
         timer = Timer(statement, globals=values, num_threads=threads)
-        median = timer.blocked_autorange(min_run_time=2).median
-        first = median if first is None else first
-        lines.append(f"| {name} | {1e3 * median:.0f} ms | {median / first:.2f} |")
+        medians[name] = timer.blocked_autorange(min_run_time=2).median
+    first, *_ = medians.values()
+    lines = [f"| {threads} threads | {len(images)} images | × eager |", "| --- | ---: | ---: |"]
+    lines += [f"| {x} | {1e3 * t:.0f} ms | {t / first:.2f} |" for x, t in medians.items()]
     return "\n".join(lines)

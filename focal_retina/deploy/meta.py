@@ -6,7 +6,6 @@ import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,9 +19,7 @@ from ..files import atomic_write
 from ..modeling import DensePostprocessor, FocalRetinaNet
 
 META_FILE = "meta.json"
-
 _THRESHOLDS = ("score_thresh", "topk_candidates", "nms_thresh", "max_detections")
-
 _logger = logging.getLogger(__name__)
 
 
@@ -60,8 +57,6 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class ModelMeta:
-    """What ``meta.json`` says."""
-
     classes: list[str]  # names, by class index
     category_ids: list[int]  # of the data set, by class index
     levels: list[str]  # the feature maps that the head sees, high resolution first
@@ -72,13 +67,6 @@ class ModelMeta:
     max_detections: int
     box_weights: list[float]  # of Detectron2's Box2BoxTransform
     preprocessing: Preprocessing
-
-    @property
-    def output_names(self) -> list[str]:
-        """Names of what an exported graph returns."""
-        if self.with_nms:
-            return ["boxes", "scores", "classes"]
-        return [f"{x}_{level}" for x in ("logits", "deltas", "anchors") for level in self.levels]
 
     def postprocessor(self) -> DensePostprocessor:
         """What makes detections of a graph's dense predictions."""
@@ -99,26 +87,25 @@ class ModelMeta:
             raise FileNotFoundError(f"no {path}: it belongs beside the exported file")
         try:
             contents = json.loads(path.read_text())
-            preprocessing = Preprocessing(**contents.pop("preprocessing"))
-            return cls(**contents, preprocessing=preprocessing)
+            return cls(**contents | {"preprocessing": Preprocessing(**contents["preprocessing"])})
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(
-                f"{path} does not describe an exported model ({error}): export it anew"
-            ) from error
+            problem = f"does not describe an exported model ({error}): export it anew"
+            raise ValueError(f"{path} {problem}") from error
 
 
-def build_meta(cfg: CfgNode, model: FocalRetinaNet, *, with_nms: bool = True) -> "ModelMeta":
+def build_meta(cfg: CfgNode, model: FocalRetinaNet, *, with_nms: bool = True) -> ModelMeta:
     """Describe ``model``, which was built of ``cfg``. Its classes are those of
     :func:`~focal_retina.data.classes.model_classes`; unknown, they are ``class 0`` and so on."""
+    names, ids = _classes(cfg, model.num_classes)
     divisibility = model.backbone.size_divisibility
     coarsest = max(model.backbone.output_shape()[x].stride for x in model.head_in_features)
-    postprocessor = model.postprocessor
     return ModelMeta(
-        **_class_names(cfg, model.num_classes),
+        classes=names,
+        category_ids=ids,
         levels=list(model.head_in_features),
         with_nms=with_nms,
-        **{name: getattr(postprocessor, name) for name in _THRESHOLDS},
-        box_weights=list(postprocessor.box2box_transform.weights),
+        **{name: getattr(model.postprocessor, name) for name in _THRESHOLDS},
+        box_weights=list(model.postprocessor.box2box_transform.weights),
         preprocessing=Preprocessing(
             input_format=cfg.INPUT.FORMAT,
             min_size=cfg.INPUT.MIN_SIZE_TEST,
@@ -132,15 +119,13 @@ def build_meta(cfg: CfgNode, model: FocalRetinaNet, *, with_nms: bool = True) ->
     )
 
 
-def _class_names(cfg: CfgNode, num_classes: int) -> dict[str, Any]:
+def _classes(cfg: CfgNode, num_classes: int) -> tuple[list[str], list[int]]:
     known = model_classes(cfg)
     if known and len(known.names) == num_classes:
-        return {"classes": known.names, "category_ids": known.category_ids}
+        return known.names, known.category_ids
     _logger.warning(
-        "%s has no classes.json beside it, and no set of DATASETS.TRAIN is known here with %d "
-        "classes, so they have no names; --register NAME=ANNOTATIONS.json:IMAGE_DIR brings them",
-        cfg.MODEL.WEIGHTS,
-        num_classes,
+        f"{cfg.MODEL.WEIGHTS} has no classes.json beside it, and no set of DATASETS.TRAIN is known "
+        f"here with {num_classes} classes, so they have no names; --register "
+        "NAME=ANNOTATIONS.json:IMAGE_DIR brings them"
     )
-    numbers = range(num_classes)
-    return {"classes": [f"class {i}" for i in numbers], "category_ids": [i + 1 for i in numbers]}
+    return [f"class {i}" for i in range(num_classes)], list(range(1, num_classes + 1))

@@ -11,7 +11,6 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Boxes, Instances
-from torch import Tensor
 from tqdm import tqdm
 
 from ..engine import UserError, load_config, prepare_process
@@ -19,22 +18,18 @@ from ..engine.checkpoint import load_trained_model
 from ..engine.precision import build_inference_copy
 from ..modeling import FocalRetinaNet
 from .meta import ModelMeta, build_meta
-from .sources import Frame, Source, UnreadableError
-from .targets import TARGETS, Graph, load_graph
+from .sources import Frame, Source
+from .targets import BY_SUFFIX, Graph, load_graph
 from .writers import CocoWriter, PictureWriter
+
+Model = Callable[[list[dict]], list[dict]]  # in evaluation mode, of Detectron2's interface
 
 
 class Predictor:
-    """Images in, detections out, whatever runs the network.
+    """Images in, detections out, whatever runs the network."""
 
-    Args:
-        model: in evaluation mode, of Detectron2's interface, such as :class:`GraphModel`.
-        meta: classes, thresholds and preprocessing.
-    """
-
-    def __init__(self, model: Callable[[list[dict]], list[dict]], meta: ModelMeta):
-        self.model = model
-        self.meta = meta
+    def __init__(self, model: Model, meta: ModelMeta):
+        self.model, self.meta = model, meta
 
     @torch.inference_mode()
     def predict(self, images: Sequence[np.ndarray]) -> list[Instances]:
@@ -45,31 +40,23 @@ class Predictor:
         return [x["instances"].to("cpu") for x in self.model(batch)] if batch else []
 
 
-class GraphModel:
+def graph_model(graph: Graph, meta: ModelMeta) -> Model:
     """An exported :class:`~.targets.DetectorGraph` with the interface of Detectron2's models. It
     takes one image after the other."""
+    postprocessor, count = meta.postprocessor(), len(meta.levels)
 
-    def __init__(self, graph: Graph, meta: ModelMeta):
-        self.graph = graph
-        self.meta = meta
-        self.postprocessor = meta.postprocessor()
-
-    def __call__(self, batched_inputs: list[dict]) -> list[dict]:
-        found = []
-        for x in batched_inputs:
-            instances = self._detections(x["image"])
-            found.append({"instances": detector_postprocess(instances, x["height"], x["width"])})
-        return found
-
-    def _detections(self, image: Tensor) -> Instances:
-        size = image.shape[1], image.shape[2]
-        outputs = self.graph(self.meta.preprocessing.pad(image))
-        if self.meta.with_nms:
+    def detect(x: dict) -> dict:
+        size = tuple(x["image"].shape[1:])
+        outputs = graph(meta.preprocessing.pad(x["image"]))
+        if meta.with_nms:
             boxes, scores, classes = outputs
-            return Instances(size, pred_boxes=Boxes(boxes), scores=scores, pred_classes=classes)
-        count = len(self.meta.levels)
-        logits, deltas, anchors = (list(outputs[i * count :][:count]) for i in range(3))
-        return self.postprocessor([Boxes(x) for x in anchors], logits, deltas, [size])[0]
+            found = Instances(size, pred_boxes=Boxes(boxes), scores=scores, pred_classes=classes)
+        else:
+            logits, deltas, anchors = (list(outputs[i * count :][:count]) for i in range(3))
+            (found,) = postprocessor([Boxes(x) for x in anchors], logits, deltas, [size])
+        return {"instances": detector_postprocess(found, x["height"], x["width"])}
+
+    return lambda batched_inputs: [detect(x) for x in batched_inputs]
 
 
 def load_predictor(
@@ -85,8 +72,7 @@ def load_predictor(
         source: an exported file beside its ``meta.json``, a training's folder, or a config.
         opts, register, imports: see :func:`focal_retina.engine.load_config`. An exported file takes
             no ``opts``.
-        allow_code: open a ``.pt2``, too: PyTorch runs Python code that stands in it. An ``.onnx``
-            and a training's folder run none.
+        allow_code: open a ``.pt2``, too, which runs Python code that stands in it.
 
     Raises:
         UserError: ``source`` is nothing of this or not allowed, or a package is missing.
@@ -97,29 +83,26 @@ def load_predictor(
         cfg = load_config(path, opts, register=register, imports=imports)
         model = load_detector(cfg)
         return Predictor(build_inference_copy(cfg, model), build_meta(cfg, model))
-    targets = {Path(x.file_name).suffix: x for x in TARGETS.values()}
-    if path.suffix not in targets:
-        kinds = ", ".join(sorted(targets))
+    if path.suffix not in BY_SUFFIX:
+        kinds = ", ".join(sorted(BY_SUFFIX))
         raise UserError(f"{path}: expected a training's folder, a config .yaml or a file {kinds}")
     if opts:
         raise UserError(f"{path} has its config in it: leave out {' '.join(map(str, opts))}")
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
-    if targets[path.suffix].runs_code and not allow_code:
+    if BY_SUFFIX[path.suffix].runs_code and not allow_code:
         raise UserError(
             f"{path}: to open a {path.suffix} runs Python code that stands in it; if you trust the "
             "file, add --allow-code (allow_code=True), else use an .onnx"
         )
     prepare_process(imports, register)
     meta = ModelMeta.load(path.parent)
-    return Predictor(GraphModel(load_graph(path), meta), meta)
+    return Predictor(graph_model(load_graph(path), meta), meta)
 
 
 def load_detector(cfg: CfgNode) -> FocalRetinaNet:
-    """The model of ``cfg`` with the weights MODEL.WEIGHTS, in evaluation mode. A UserError: there
-    are none, or it is another kind of model; a ValueError: they don't fit."""
-    if not cfg.MODEL.WEIGHTS:
-        raise UserError("MODEL.WEIGHTS is empty: name a checkpoint")
+    """The model of ``cfg`` with the weights MODEL.WEIGHTS, in evaluation mode. A UserError: it is
+    another kind of model; a ValueError: there are no weights, or they don't fit."""
     model = load_trained_model(cfg)
     if not isinstance(model, FocalRetinaNet):
         raise UserError(
@@ -145,14 +128,13 @@ def predict_sources(
     """
     lowest = predictor.meta.score_thresh
     if 0 < threshold < lowest:
-        raise UserError(
-            f"--threshold {threshold:g} is below the model's own, {lowest:g}: that is "
-            "MODEL.RETINANET.SCORE_THRESH_TEST, of the export if the file is one"
-        )
+        own = f"the model's own, {lowest:g} (MODEL.RETINANET.SCORE_THRESH_TEST, at its export)"
+        raise UserError(f"--threshold {threshold:g} is below {own}")
     failed: set[Source] = set()
-    lengths = [source.length() for source in sources]
-    total = None if None in lengths else sum(x for x in lengths if x is not None)
     with contextlib.ExitStack() as stack:
+        total = (
+            None if any(x.webcam is not None for x in sources) else sum(x.length() for x in sources)
+        )
         progress = stack.enter_context(tqdm(total=total, unit="image"))
         for writer in writers:
             stack.callback(writer.close)
@@ -169,7 +151,7 @@ def _frames(sources: Iterable[Source], failed: set[Source]) -> Iterator[Frame]:
     for source in sources:
         try:
             yield from source.frames()
-        except UnreadableError as error:
+        except Exception as error:  # Pillow's decoders raise nearly any
             _pass_over(source, error, failed)
 
 

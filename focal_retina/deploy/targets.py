@@ -1,18 +1,19 @@
 """Exported files: how each kind is written and run. A new kind is an entry of :data:`TARGETS`."""
 
+import contextlib
 import re
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
+from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
-from torch.onnx.errors import OnnxExporterError
 
 from ..engine import UserError
 from ..modeling import FocalRetinaNet
@@ -38,12 +39,8 @@ class Target:
 
 
 class DetectorGraph(nn.Module):
-    """The detector as a graph, for any height and width: tensors in, tensors out.
-
-    In fp32, with batch normalization folded into the convolutions, and on demand with decoding and
-    NMS. Shapes: one image, H and W multiples of the size divisibility, R_l anchors of level l, K
-    classes, D detections.
-    """
+    """The detector as a graph in fp32, for any height and width that the size divisibility divides,
+    with batch normalization folded into the convolutions, and on demand with decoding and NMS."""
 
     def __init__(self, model: FocalRetinaNet, *, with_nms: bool):
         super().__init__()
@@ -76,13 +73,11 @@ def write_targets(
     ``model`` is on the device on which a ``.pt2`` is to run. ``calibration`` are images (H, W, 3)
     uint8, BGR; a hundred like those to come are enough. None: quantized targets are left out.
 
-    Raises:
-        UserError: a package is missing, or this PyTorch can't translate the model.
+    An ImportError: a package is missing; a UserError: this PyTorch can't translate the model.
     """
     chosen = {k: x for k, x in TARGETS.items() if calibration is not None or not x.is_quantized}
     for package in (x for target in chosen.values() for x in target.packages):
-        if find_spec(package) is None:
-            raise _missing(package)
+        import_module(package)
     network = DetectorGraph(model, with_nms=meta.with_nms)
     folder.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
@@ -102,13 +97,11 @@ def write_targets(
 
 
 def load_graph(path: Path) -> Graph:
-    """An exported file as a function. A UserError: a package is missing; a ValueError: the file is
-    damaged, or of another version."""
-    target = next(x for x in TARGETS.values() if Path(x.file_name).suffix == path.suffix)
+    """An exported file as a function. A ValueError: it is damaged, or of another version."""
     try:
-        return target.load(path)
-    except ImportError as error:
-        raise _missing(error.name) from error
+        return BY_SUFFIX[path.suffix].load(path)
+    except ImportError:
+        raise
     # Of unpickling, unzipping or another version; onnxruntime's errors have no common base.
     except Exception as error:
         raise ValueError(f"{path} is not a {path.suffix} that can be read: {error}") from error
@@ -121,33 +114,20 @@ def trace(network: DetectorGraph, meta: ModelMeta) -> ExportedProgram:
     height, width = (unit * torch.export.Dim(x, min=smallest) for x in ("height", "width"))
     # Unlike each other and well above the minimum: no accident becomes a rule of the graph.
     example = torch.zeros(1, 3, (smallest + 2) * unit, (smallest + 3) * unit)
-    try:
-        return torch.export.export(
-            network.eval(),
-            (example.to(network.detector.device),),
-            dynamic_shapes={"image": {2: height, 3: width}},
-            strict=False,
-        )
-    except RuntimeError as error:
-        raise _untranslatable("torch.export", error) from error
-
-
-def _write_program(path: Path, program: ExportedProgram, meta: ModelMeta, _: Images) -> None:
-    torch.export.save(program, path)
-
-
-def _load_program(path: Path) -> Graph:
-    return torch.export.load(path).module()
+    shapes = {"image": {2: height, 3: width}}
+    inputs = (example.to(network.detector.device),)
+    with _translation_to("torch.export"):
+        return torch.export.export(network.eval(), inputs, dynamic_shapes=shapes, strict=False)
 
 
 def _write_onnx(path: Path, program: ExportedProgram, meta: ModelMeta, _: Images) -> None:
-    try:
-        names = meta.output_names
+    inputs, outputs = ["image"], ["boxes", "scores", "classes"]
+    if not meta.with_nms:
+        outputs = [f"{x}_{level}" for x in ("logits", "deltas", "anchors") for level in meta.levels]
+    with _translation_to("ONNX"):
         onnx_program = torch.onnx.export(
-            program, input_names=["image"], output_names=names, dynamo=True, verbose=False
+            program, input_names=inputs, output_names=outputs, dynamo=True, verbose=False
         )
-    except OnnxExporterError as error:
-        raise _untranslatable("ONNX", error) from error
     assert onnx_program is not None  # it is, where dynamo=True
     onnx_program.save(path, external_data=False)
 
@@ -178,13 +158,8 @@ def _write_int8(path: Path, _: ExportedProgram, meta: ModelMeta, images: Images)
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     pad, resize = meta.preprocessing.pad, meta.preprocessing.resize
-
-    class Reader(quantization.CalibrationDataReader):
-        inputs: Iterator[dict] = ({"image": pad(resize(x)).numpy()} for x in images)
-
-        def get_next(self) -> dict | None:
-            return next(self.inputs, None)
-
+    inputs = ({"image": pad(resize(x)).numpy()} for x in images)
+    reader = SimpleNamespace(get_next=lambda: next(inputs, None))
     with tempfile.TemporaryDirectory() as folder:
         fused = Path(folder, "fused.onnx")  # the head's batch normalization, too
         source = path.with_name(TARGETS["onnx"].file_name)
@@ -195,7 +170,7 @@ def _write_int8(path: Path, _: ExportedProgram, meta: ModelMeta, images: Images)
         quantization.quantize_static(
             fused,
             path,
-            Reader(),
+            reader,
             per_channel=True,
             reduce_range=True,
             op_types_to_quantize=["Conv"],
@@ -203,22 +178,28 @@ def _write_int8(path: Path, _: ExportedProgram, meta: ModelMeta, images: Images)
         )
 
 
-def _untranslatable(kind: str, error: Exception) -> UserError:
-    return UserError(
-        f"PyTorch {torch.__version__} can't translate this model to {kind} "
-        f"({str(error).splitlines()[0]}): try a newer one, or --no-nms"
-    )
-
-
-def _missing(package: str | None) -> UserError:
-    return UserError(f"{package} is not installed: pip install -e '.[export]'")
+@contextlib.contextmanager
+def _translation_to(kind: str) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        raise UserError(
+            f"PyTorch {torch.__version__} can't translate this model to {kind} "
+            f"({str(error).splitlines()[0]}): try a newer one, or --no-nms"
+        ) from error
 
 
 # In the order in which they are written.
 TARGETS = {
-    "torch.export": Target("model.pt2", _write_program, _load_program, runs_code=True),
+    "torch.export": Target(
+        "model.pt2",
+        lambda path, program, *_: torch.export.save(program, path),
+        lambda path: torch.export.load(path).module(),
+        runs_code=True,
+    ),
     "onnx": Target("model.onnx", _write_onnx, _load_onnx, ("onnx", "onnxscript")),
     "onnx-int8": Target(
         "model_int8.onnx", _write_int8, _load_onnx, ("onnx", "onnxruntime"), is_quantized=True
     ),
 }
+BY_SUFFIX = {Path(x.file_name).suffix: x for x in TARGETS.values()}  # the two .onnx run alike

@@ -1,8 +1,5 @@
-"""Where detections go: COCO json, pictures and videos in a folder.
-
-A writer takes the frames in order. ``close`` makes whole what was written, after an interruption,
-too.
-"""
+"""Where detections go: COCO json, pictures and videos in a folder. A writer takes the frames in
+order; ``close`` makes whole what was written, after an interruption, too."""
 
 import json
 import os
@@ -22,22 +19,18 @@ from PIL import Image
 from ..engine import UserError
 from ..files import atomic_write
 from .meta import ModelMeta
-from .sources import Frame, Source, import_cv2
+from .sources import Frame, Source
 
 _COLORS = colormap(rgb=True, maximum=1)
 
 
 class CocoWriter:
-    """One json with COCO's ``images``, ``categories`` and ``annotations``; the latter have a
-    ``score``, and are what COCO calls results. Ids of images count from 1; a frame of a video has
-    its number as ``frame``."""
+    """One json with COCO's ``images``, ``categories`` and ``annotations``, which have a ``score``.
+    Ids of images count from 1; a frame of a video has its number as ``frame``."""
 
     def __init__(self, path: Path, meta: ModelMeta):
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._path = path
-        self._category_ids = meta.category_ids
-        names = zip(meta.category_ids, meta.classes, strict=True)
-        self._categories = [{"id": i, "name": name} for i, name in names]
+        self._path, self._meta = path, meta
         # On the disk until the end: thousands of images, or a day of a webcam, fill no memory.
         self._sections = {
             name: tempfile.TemporaryFile("w+", dir=path.parent)  # noqa: SIM115
@@ -50,7 +43,7 @@ class CocoWriter:
         record = {"file_name": frame.source.name, "width": width, "height": height}
         self._add("images", record | ({"frame": frame.number} if frame.source.is_video else {}))
         for result in instances_to_coco_json(instances, self._counts["images"]):
-            result["category_id"] = self._category_ids[result["category_id"]]
+            result["category_id"] = self._meta.category_ids[result["category_id"]]
             area = result["bbox"][2] * result["bbox"][3]
             self._add("annotations", {**result, "area": area, "iscrowd": 0})
 
@@ -60,8 +53,10 @@ class CocoWriter:
         self._sections[section].write(text if self._counts[section] == 1 else f",\n{text}")
 
     def close(self) -> None:
+        names = zip(self._meta.category_ids, self._meta.classes, strict=True)
+        categories = json.dumps([{"id": i, "name": name} for i, name in names])
         with atomic_write(self._path, "w") as file:
-            file.write(f'{{"categories": {json.dumps(self._categories)}')
+            file.write(f'{{"categories": {categories}')
             for name, entries in self._sections.items():
                 file.write(f',\n"{name}": [')
                 entries.seek(0)
@@ -86,24 +81,24 @@ class PictureWriter:
     def write(self, frame: Frame, instances: Instances) -> None:
         picture = draw_detections(frame.image, instances, self._classes)
         path = self._paths[frame.source]
-        if frame.source.is_video:
-            self._video_writer(frame, path).write(picture)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not frame.source.is_video:
+            Image.fromarray(np.ascontiguousarray(picture[:, :, ::-1])).save(path)
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.ascontiguousarray(picture[:, :, ::-1])).save(path)
+        if self._video is None or self._video[0] != frame.source:
+            self.close()
+            self._video = frame.source, self._open_video(frame, path)
+        self._video[1].write(picture)
 
-    def _video_writer(self, frame: Frame, path: Path) -> Any:
-        if self._video is not None and self._video[0] == frame.source:
-            return self._video[1]
-        self.close()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        cv2 = import_cv2(f"writing {path}")
-        code = cv2.VideoWriter_fourcc(*"mp4v")  # every build of OpenCV has it
+    def _open_video(self, frame: Frame, path: Path) -> Any:
+        import cv2  # the package is imported without OpenCV
+
+        code = cv2.VideoWriter.fourcc(*"mp4v")  # every build of OpenCV has it
         height, width = frame.image.shape[:2]
-        self._video = frame.source, cv2.VideoWriter(str(path), code, frame.rate, (width, height))
-        if not self._video[1].isOpened():
+        video = cv2.VideoWriter(str(path), code, frame.rate, (width, height))
+        if not video.isOpened():
             raise UserError(f"OpenCV can't write {path}: this build lacks MPEG-4 video")
-        return self._video[1]
+        return video
 
     def close(self) -> None:
         if self._video is not None:
@@ -125,19 +120,15 @@ def draw_detections(image: np.ndarray, instances: Instances, classes: Sequence[s
 
 def output_paths(folder: Path, sources: Sequence[Source]) -> dict[Source, Path]:
     """A path for each source, no two the same; a webcam's is directly in the folder."""
+    formats = Image.registered_extensions()
     parents = {x: os.path.abspath(x.path.parent) for x in sources if x.webcam is None}
     common = os.path.commonpath(parents.values()) if parents else os.curdir
     paths = {}
     for source in sources:
         path = folder / os.path.relpath(parents.get(source, common), common) / source.path.name
-        wanted = ".mp4" if source.is_video else _picture_suffix(path)
+        is_kept = formats.get(path.suffix.lower()) in ("BMP", "JPEG", "PNG", "TIFF", "WEBP")
+        wanted = ".mp4" if source.is_video else path.suffix if is_kept else ".png"
         if path.suffix != wanted:  # added, so that a.mov and a.mp4 stay two
             path = path.with_name(path.name + wanted)
         paths[source] = path
     return paths
-
-
-def _picture_suffix(path: Path) -> str:
-    Image.init()
-    image_format = Image.registered_extensions().get(path.suffix.lower())
-    return path.suffix if image_format in ("BMP", "JPEG", "PNG", "TIFF", "WEBP") else ".png"

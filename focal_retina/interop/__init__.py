@@ -6,7 +6,6 @@ from .mmdetection import MMDET, MMDET_CAFFE
 from .odtk import ODTK, ODTK_0_2_0
 from .torchvision import TORCHVISION_V1, TORCHVISION_V2
 
-_LIBRARIES = [TORCHVISION_V1, TORCHVISION_V2, MMDET, MMDET_CAFFE, DETECTRON, ODTK, ODTK_0_2_0]
-ADAPTERS = {adapter.name: adapter for adapter in [DETECTRON2, *_LIBRARIES]}
-
+_OTHERS = TORCHVISION_V1, TORCHVISION_V2, MMDET, MMDET_CAFFE, DETECTRON, ODTK, ODTK_0_2_0
+ADAPTERS = {adapter.name: adapter for adapter in (DETECTRON2, *_OTHERS)}
 __all__ = ["ADAPTERS"]

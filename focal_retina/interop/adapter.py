@@ -6,26 +6,29 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from detectron2.config import CfgNode
+from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 from torch import Tensor
 
-from .spec import BLOCKS, make_spec, set_anchors
+from ..weight_reader import check_named_tensors
+from .spec import BLOCKS, BOX, CLS, anchors_per_position, check_count, make_spec, set_anchors
 
 Data = Mapping[str, Any]  # what is loaded from a file and saved to one
 Tensors = dict[str, Tensor]
 
-# What stands for a field of a template; every other field is a number.
-_FIELDS = {"parameter": "weight|bias|running_mean|running_var", "fpn_norm": "bn|gn"}
+_COCO_IDS = [category["id"] for category in COCO_CATEGORIES if category["isthing"]]
+_COCO_ROWS = 91  # of background, and of numbers 1 to 90, ten of which no category has
 
 
 @dataclass(frozen=True, kw_only=True)
 class Adapter:
     """A library's RetinaNet: what its weights are called, and what they mean.
 
-    ``keys`` are templates of names (see :mod:`.spec`) to templates of the library's. ``{i}`` is a
-    number; ``{parameter}`` and ``{fpn_norm}`` a word; ``{depth}``, ``{last3}`` (the last block's
-    index of stage 3) to ``{last5}`` and ``{fpn_norm}`` come from the spec. What the library has no
-    tensor for is left out.
+    ``keys`` are templates of names (see :mod:`.spec`) to templates of the library's, of modules or
+    of tensors. ``{i}`` and the like are numbers; ``{depth}``, ``{last3}`` (the last block's index
+    of stage 3) to ``{last5}`` and ``{fpn_norm}`` come from the spec. What the library has no tensor
+    for is left out.
     """
 
     name: str  # on the command line
@@ -35,12 +38,10 @@ class Adapter:
     place: str = ""  # the key of its tensors in what it saves; none: they are saved alone
     beside: Mapping[str, Any] = field(default_factory=dict)  # what it saves with them
     spare: str = "(?!)"  # what tensors that its detector does not run are called, a regex
-    needs_config: bool = False  # the weights' meaning stands in a config file, not in `config`
     whole_sizes: bool = False  # anchor sizes are cut to whole pixels
     sizes_vary_fastest: bool = False  # of its anchors; in Detectron2 the aspect ratios do
+    # Row 0 of each anchor is unused; a model of COCO's 80 classes has 91 rows, COCO's numbers.
     has_background_row: bool = False
-    """Classes are numbered from 1, and row 0 of each anchor is unused; a model of COCO's 80 has 91
-    rows, COCO's category numbers."""
     has_fixed_mean: bool = False  # its pixel mean cannot be set
 
     def from_keys(self, keys: Iterable[str]) -> dict[str, str]:
@@ -54,7 +55,7 @@ class Adapter:
         if spec.MODEL.RETINANET.NORM and re.search(r"_subnet\.\d+\.bias$", name):
             return None  # Detectron2 alone has a bias before a norm
         depth = spec.MODEL.RESNETS.DEPTH
-        fields = {f"last{stage}": str(BLOCKS[depth][stage - 2] - 1) for stage in (3, 4, 5)}
+        fields = {f"last{3 + i}": str(count - 1) for i, count in enumerate(BLOCKS[depth])}
         fields |= {"depth": str(depth), "fpn_norm": spec.MODEL.FPN.NORM.lower()}
         return _rename(name, self.keys, fields)
 
@@ -63,8 +64,7 @@ class Adapter:
         ValueError where it contradicts ``spec``."""
         inner = data.get(self.place or "model")
         tensors = inner if isinstance(inner, Mapping) else data
-        if unnamed := [key for key in tensors if not isinstance(key, str)]:
-            raise ValueError(f"it has the key {unnamed[0]!r}, and tensors have names")
+        check_named_tensors("the file", tensors)
         return tensors
 
     def wrap(self, tensors: Tensors, spec: CfgNode) -> dict[str, Any]:
@@ -79,8 +79,6 @@ class Adapter:
     ) -> CfgNode:
         """What its weights mean, of K classes and A anchors a position; ValueError where that
         cannot be."""
-        if self.needs_config:
-            raise ValueError(f"weights of {self.name} need the model's config (--config-file)")
         count, rest = divmod(num_anchors, len(aspect_ratios))  # sizes an octave (paper section 4)
         if rest:
             raise ValueError(
@@ -89,13 +87,39 @@ class Adapter:
             )
         spec = make_spec({**self.config, "MODEL.RETINANET.NUM_CLASSES": num_classes})
         scales = [4 * 2 ** (i / count) for i in range(count)]
-        set_anchors(spec, scales, aspect_ratios, whole_sizes=self.whole_sizes)
+        set_anchors(spec, scales, aspect_ratios)
+        if self.whole_sizes:
+            sizes = spec.MODEL.ANCHOR_GENERATOR.SIZES
+            spec.MODEL.ANCHOR_GENERATOR.SIZES = [[float(int(x)) for x in level] for level in sizes]
         return spec
 
+    def num_rows(self, num_classes: int, stated: int | None = None) -> int:
+        """Classification rows of an anchor, unless a file stated them."""
+        if not self.has_background_row:
+            return num_classes
+        return stated or (_COCO_ROWS if num_classes == len(_COCO_IDS) else num_classes + 1)
 
-def of_modules(keys: Mapping[str, str]) -> dict[str, str]:
-    """Templates of modules to those of their tensors."""
-    return {f"{ours}.{{parameter}}": f"{theirs}.{{parameter}}" for ours, theirs in keys.items()}
+    def class_rows(self, num_rows: int, num_classes: int) -> list[int]:
+        """The row, of an anchor's in the file, of each of Detectron2's K contiguous classes."""
+        if self.has_background_row and num_rows == num_classes + 1:
+            return list(range(1, num_rows))
+        if self.has_background_row and (num_rows, num_classes) == (_COCO_ROWS, len(_COCO_IDS)):
+            return list(_COCO_IDS)
+        check_count("classes", num_rows, num_classes)
+        return list(range(num_rows))
+
+    def output_channels(self, spec: CfgNode, num_rows: int) -> dict[str, Tensor]:
+        """Of each output, the library's channel for each of ours, whose aspect ratios vary fastest;
+        an anchor has ``num_rows`` there."""
+        anchors = torch.arange(anchors_per_position(spec))
+        if self.sizes_vary_fastest:
+            num_ratios = len(spec.MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS[0])
+            anchors = anchors.view(num_ratios, -1).t().flatten()
+        rows = self.class_rows(num_rows, spec.MODEL.RETINANET.NUM_CLASSES)
+        return {
+            output: (anchors[:, None] * count + torch.tensor(used)).flatten()
+            for output, used, count in ((CLS, rows, num_rows), (BOX, range(4), 4))
+        }
 
 
 def resnet_keys(prefix: str) -> dict[str, str]:
@@ -126,7 +150,8 @@ def fpn_keys(lateral: str, output: str, *, conv: str, norm: str) -> dict[str, st
 def _rename(name: str, templates: Mapping[str, str], fields: Mapping[str, str]) -> str | None:
     for template, renamed in templates.items():
         if match := _pattern(template).fullmatch(name):
-            return renamed.format(**fields, **match.groupdict())
+            values = match.groupdict(default="")
+            return renamed.format(**fields, **values) + values["parameter"]
     return None
 
 
@@ -134,5 +159,6 @@ def _rename(name: str, templates: Mapping[str, str], fields: Mapping[str, str]) 
 def _pattern(template: str) -> re.Pattern:
     parts = re.split(r"\{(\w+)\}", template)  # text, field, text, field, …, text
     parts[::2] = map(re.escape, parts[::2])
-    parts[1::2] = [f"(?P<{name}>{_FIELDS.get(name, '[0-9]+')})" for name in parts[1::2]]
-    return re.compile("".join(parts))
+    parts[1::2] = [f"(?P<{x}>{'bn|gn' if x == 'fpn_norm' else '[0-9]+'})" for x in parts[1::2]]
+    parameter = r"(?P<parameter>\.(weight|bias|running_mean|running_var))?"
+    return re.compile("".join(parts) + parameter)

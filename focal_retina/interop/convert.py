@@ -1,5 +1,4 @@
-"""Weights of one library to another's, by way of Detectron2's names and order: one pass there, one
-pass on."""
+"""Weights of one library to another's: one pass to Detectron2's names and order, one pass on."""
 
 import math
 import re
@@ -10,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from torch import Tensor
 
 from .adapter import Adapter, Data, Tensors
 from .detectron2 import DETECTRON2
@@ -20,12 +18,9 @@ from .spec import (
     STEM,
     anchors_per_position,
     check_count,
-    class_rows,
     first_boxes,
     make_spec,
-    output_channels,
     read_architecture,
-    rows_with_background,
     tensor_shapes,
 )
 
@@ -33,7 +28,6 @@ BN_EPS = 1e-5  # of the batch norms of Detectron2, torchvision, mmdetection and 
 _STEM = f"{STEM}.weight"
 _OUTPUTS = [f"{output}.{part}" for output in (CLS, BOX) for part in ("weight", "bias")]
 _UNUSED_LOGIT = -math.log(0.99 / 0.01)  # as untrained: a score of .01 (paper section 3.3)
-_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _SAME_PIXEL = 1e-4  # anchors nearer than this are the same
 _SAME_MEAN = 1e-2  # of values of 0 to 255
 _FIXED = [  # what a library computes one way, unless it is free
@@ -46,9 +40,15 @@ _FIXED = [  # what a library computes one way, unless it is free
 
 
 @dataclass
-class Report:
-    """What a conversion did, and what it could not do."""
+class Conversion:
+    """Converted weights, and what the conversion did and could not do."""
 
+    tensors: Tensors  # by the target's names; on the way, by ours (see :mod:`.spec`)
+    spec: CfgNode  # what the tensors mean
+    data: dict[str, Any] = field(default_factory=dict)  # what the target's library saves and loads
+    names: list[str] = field(default_factory=list)  # ours of every tensor that the model has
+    # Classification rows of an anchor, if the file has none of background and its library can.
+    class_rows: int | None = None
     changed: list[str] = field(default_factory=list)  # on the way, so that nothing else changes
     differs: list[str] = field(default_factory=list)  # what the target computes otherwise
     unused: list[str] = field(default_factory=list)  # tensors without a place in the target
@@ -58,22 +58,9 @@ class Report:
     def is_complete(self) -> bool:
         return not (self.differs or self.unused or self.missing)
 
-    def lines(self) -> list[str]:
-        return [f"{kind}: {entry}" for kind, entries in vars(self).items() for entry in entries]
-
-
-@dataclass
-class Conversion:
-    """Result of :func:`convert`, and what it works on."""
-
-    tensors: Tensors  # by the target's names; on the way, by ours (see :mod:`.spec`)
-    spec: CfgNode  # what the tensors mean
-    report: Report = field(default_factory=Report)
-    names: list[str] = field(default_factory=list)  # ours of every tensor that the model has
-    class_rows: int | None = None
-    """Classification rows of an anchor in the file, where there is none of background, of a library
-    that can have one; else None."""
-    data: dict[str, Any] = field(default_factory=dict)  # what the target's library saves and loads
+    def report(self) -> list[str]:
+        kinds = ("changed", "differs", "unused", "missing")
+        return [f"{kind}: {entry}" for kind in kinds for entry in getattr(self, kind)]
 
 
 def convert(
@@ -81,25 +68,21 @@ def convert(
 ) -> Conversion:
     """Convert ``data``: tensors or arrays by name, within what the source saves around them.
 
-    ``spec`` and ``bn_eps``, the epsilon of batch norms, are the source's.
-
-    Raises:
-        ValueError: the file is not of this library, or has other numbers of classes or anchors than
-            ``spec``.
+    ``spec`` and ``bn_eps``, the epsilon of batch norms, are the source's. A ValueError: the file is
+    not of this library, or has other numbers of classes or anchors than ``spec``.
     """
     conversion = _to_detectron2(data, source, spec.clone(), bn_eps)
     if target is not DETECTRON2:
         _from_detectron2(conversion, target)
-    ours, report, spec = conversion.tensors, conversion.report, conversion.spec
-    conversion.tensors = {}
+    ours, spec, conversion.tensors = conversion.tensors, conversion.spec, {}
     for name in conversion.names:
         key = target.to_key(name, spec)
         if key is not None and name in ours:
             conversion.tensors[key] = ours[name]
         elif key is not None:
-            report.missing.append(key)
+            conversion.missing.append(key)
         elif name in ours and not _is_neutral(name, ours[name]):
-            report.unused.append(source.to_key(name, spec) or name)
+            conversion.unused.append(source.to_key(name, spec) or name)
     conversion.data = target.wrap(conversion.tensors, spec)
     if target is DETECTRON2 and conversion.class_rows:
         conversion.data["class_rows"] = conversion.class_rows  # for the way back
@@ -109,83 +92,52 @@ def convert(
 def _to_detectron2(data: Data, source: Adapter, spec: CfgNode, bn_eps: float) -> Conversion:
     """The file's tensors by our names, with Detectron2's classes and order of anchors, and with
     those that the source computes without."""
-    own_rows = data.get("class_rows")
-    conversion = Conversion({}, spec, class_rows=own_rows if type(own_rows) is int else None)
-    tensors = _read_tensors(source.unwrap(data, spec), source, conversion.report)
-    keys = {name: key for key, name in source.from_keys(tensors).items()}
-    for name in (*_OUTPUTS, _STEM):
-        if name not in keys:
-            key = source.to_key(name, spec)
-            raise ValueError(f"there is no {key} in it: it is no RetinaNet of {source.name}")
-    conversion.tensors = {name: tensors[key] for name, key in keys.items()}
-    read_architecture(conversion.tensors, spec)
-    _read_outputs(conversion, source, keys)
-    known = {keys[name] for name in conversion.names if name in keys}
-    conversion.report.unused += sorted(tensors.keys() - known)
-    _complete(conversion, source, bn_eps)
-    return conversion
-
-
-def _read_tensors(values: Data, source: Adapter, report: Report) -> Tensors:
+    values = source.unwrap(data, spec)
     spare = [key for key in values if re.fullmatch(source.spare, key)]
+    used = [x for x in values if x not in spare and not x.endswith(".num_batches_tracked")]
+    keys = {name: key for key, name in source.from_keys(used).items()}
+    if absent := [name for name in (*_OUTPUTS, _STEM) if name not in keys]:
+        key = source.to_key(absent[0], spec)
+        raise ValueError(f"there is no {key} in it: it is no RetinaNet of {source.name}")
+    ours = {name: torch.as_tensor(values[key], device="cpu") for name, key in keys.items()}
+    rows = data.get("class_rows")
+    conversion = Conversion(ours, spec, class_rows=rows if type(rows) is int else None)
     if spare:
-        report.changed.append(f"left out {len(spare)} tensors of no use, such as {spare[0]}")
-    tensors = {}
-    for key, value in values.items():
-        if key in spare or key.endswith(".num_batches_tracked"):
-            continue
-        try:
-            tensors[key] = torch.as_tensor(value, device="cpu")
-        except (TypeError, ValueError, RuntimeError) as error:
-            found = type(value).__name__
-            raise ValueError(f"{key} is a {found}, and no array of numbers") from error
-    return tensors
+        conversion.changed += [f"left out {len(spare)} tensors of no use, such as {spare[0]}"]
+    if bn_eps != BN_EPS:
+        change = f"{bn_eps:g} - {BN_EPS:g}"
+        conversion.changed += [f"variances of batch norms by {change}, for epsilon"]
+        variances = [name for name in ours if name.endswith("running_var")]
+        ours |= {name: ours[name] + (bn_eps - BN_EPS) for name in variances}
 
-
-def _read_outputs(conversion: Conversion, source: Adapter, keys: dict[str, str]) -> None:
-    """To Detectron2's classes and order of anchors, after all tensors have the right shapes."""
-    ours, report, spec = conversion.tensors, conversion.report, conversion.spec
-    num_anchors, num_classes = anchors_per_position(spec), spec.MODEL.RETINANET.NUM_CLASSES
-    found = ours[f"{BOX}.bias"].numel() / 4
-    check_count("its box output is of {:g} anchors a position", found, num_anchors, "--num-anchors")
+    read_architecture(ours, spec)
+    num_anchors = anchors_per_position(spec)
+    check_count("anchors", ours[f"{BOX}.bias"].numel() // 4, num_anchors)
     num_rows = ours[f"{CLS}.bias"].numel() // num_anchors
-    rows = class_rows(num_rows, num_classes, has_background_row=source.has_background_row)
+    channels = source.output_channels(spec, num_rows)
     shapes = tensor_shapes(spec, num_rows)
-    names = DETECTRON2.from_keys(shapes)  # from its keys to ours
-    conversion.names = list(names.values())
-    for name, shape in zip(conversion.names, shapes.values(), strict=True):
-        tensor = ours.get(name)
-        if tensor is not None and (tensor.dtype not in _FLOATS or list(tensor.shape) != shape):
-            its = f"{tensor.dtype} {list(tensor.shape)}"
-            raise ValueError(f"{keys[name]} is {its}, and not floating-point {shape}")
-
-    channels = output_channels(spec, rows, num_rows, sizes_vary_fastest=source.sizes_vary_fastest)
+    shapes = {name: shapes[key] for key, name in DETECTRON2.from_keys(shapes).items()}
+    conversion.names = list(shapes)
+    conversion.unused = sorted({*used} - {keys.get(name) for name in shapes})
+    for name in [x for x in shapes if x in ours]:
+        its, shape = list(ours[name].shape), shapes[name]
+        if not ours[name].is_floating_point() or its != shape:
+            raise ValueError(f"{keys[name]} is {ours[name].dtype} {its}, and not float {shape}")
+    if added := [x for x in shapes if x not in ours and source.to_key(x, spec) is None]:
+        ours |= {name: ours[_STEM].new_full(shapes[name], _neutral_value(name)) for name in added}
+        conversion.changed += [
+            f"added {len(added)} tensors that change nothing, such as {added[0]}"
+        ]
     for name in _OUTPUTS:
         ours[name] = ours[name][channels[name.rpartition(".")[0]]]
+    rows = source.class_rows(num_rows, spec.MODEL.RETINANET.NUM_CLASSES)
     if unclassed := sorted(set(range(num_rows)) - set(rows)):
-        report.changed.append(f"left out rows of no class of each anchor's {num_rows}: {unclassed}")
+        conversion.changed.append(f"left out each anchor's rows of no class: {unclassed}")
     elif source.has_background_row:
         conversion.class_rows = num_rows
     if source.sizes_vary_fastest:
-        report.changed.append("anchors in Detectron2's order: aspect ratios vary fastest")
-
-
-def _complete(conversion: Conversion, source: Adapter, bn_eps: float) -> None:
-    """Add the tensors that the source computes without, and make up for its epsilon."""
-    ours, report, spec = conversion.tensors, conversion.report, conversion.spec
-    if bn_eps != BN_EPS:
-        report.changed.append(f"variances of batch norms by {bn_eps:g} - {BN_EPS:g}, for epsilon")
-    for name in [name for name in ours if name.endswith("running_var")]:
-        ours[name] = ours[name] + (bn_eps - BN_EPS)
-    neutral = {}
-    for name in conversion.names:
-        weight = ours.get(name.rpartition(".")[0] + ".weight")
-        if name not in ours and weight is not None and source.to_key(name, spec) is None:
-            neutral[name] = weight.new_full((len(weight),), _neutral_value(name))
-    if neutral:
-        first = next(iter(neutral))
-        report.changed.append(f"added {len(neutral)} tensors that change nothing, such as {first}")
-    ours.update(neutral)
+        conversion.changed.append("anchors in Detectron2's order: aspect ratios vary fastest")
+    return conversion
 
 
 def _neutral_value(name: str) -> float:
@@ -193,37 +145,34 @@ def _neutral_value(name: str) -> float:
     return 1 - BN_EPS if name.endswith("running_var") else 0.0
 
 
-def _is_neutral(name: str, tensor: Tensor) -> bool:
+def _is_neutral(name: str, tensor: torch.Tensor) -> bool:
     value = tensor.new_tensor(_neutral_value(name))
     return not name.endswith("weight") and bool((tensor == value).all())
 
 
 def _from_detectron2(conversion: Conversion, target: Adapter) -> None:
     """Change the tensors to what ``target`` fixes: pixels, classes, order of anchors."""
-    ours, report, spec = conversion.tensors, conversion.report, conversion.spec
-    theirs = make_spec(target.config)
-    report.differs += _differences(spec, theirs, target)
+    ours, spec, theirs = conversion.tensors, conversion.spec, make_spec(target.config)
+    conversion.differs = _differences(spec, theirs, target)
     _write_stem(conversion, theirs, target)
     if spec.MODEL.RETINANET.BBOX_REG_WEIGHTS != theirs.MODEL.RETINANET.BBOX_REG_WEIGHTS:
         weights = torch.tensor(spec.MODEL.RETINANET.BBOX_REG_WEIGHTS * anchors_per_position(spec))
         for name in _OUTPUTS[2:]:
             ours[name] = (ours[name].transpose(0, -1) / weights).transpose(0, -1)
-        report.changed.append("box output divided by MODEL.RETINANET.BBOX_REG_WEIGHTS")
+        conversion.changed.append("box output divided by MODEL.RETINANET.BBOX_REG_WEIGHTS")
         spec.MODEL.RETINANET.BBOX_REG_WEIGHTS = theirs.MODEL.RETINANET.BBOX_REG_WEIGHTS
     _write_outputs(conversion, target)
     if target.to_key(f"{STEM}.norm.running_mean", spec) is None:
         _fold_batch_norms(ours)
-        report.changed.append("statistics of batch norms folded into their scale and bias")
+        conversion.changed.append("statistics of batch norms folded into their scale and bias")
 
 
 def _write_outputs(conversion: Conversion, target: Adapter) -> None:
     """The target's classes and order of anchors; a row of no class always scores .01."""
-    ours, report, spec = conversion.tensors, conversion.report, conversion.spec
-    num_rows = num_classes = spec.MODEL.RETINANET.NUM_CLASSES
-    if target.has_background_row:
-        num_rows = conversion.class_rows or rows_with_background(num_classes)
-    rows = class_rows(num_rows, num_classes, has_background_row=target.has_background_row)
-    channels = output_channels(spec, rows, num_rows, sizes_vary_fastest=target.sizes_vary_fastest)
+    ours, spec = conversion.tensors, conversion.spec
+    num_classes = spec.MODEL.RETINANET.NUM_CLASSES
+    num_rows = target.num_rows(num_classes, conversion.class_rows)
+    channels = target.output_channels(spec, num_rows)
     for name in _OUTPUTS:
         output, _, part = name.rpartition(".")
         count = anchors_per_position(spec) * (num_rows if output == CLS else 4)
@@ -232,9 +181,9 @@ def _write_outputs(conversion: Conversion, target: Adapter) -> None:
         written[channels[output]] = ours[name]
         ours[name] = written
     if num_rows != num_classes:
-        report.changed.append(f"added {num_rows - num_classes} rows an anchor that score .01")
+        conversion.changed.append(f"added {num_rows - num_classes} rows an anchor that score .01")
     if target.sizes_vary_fastest:
-        report.changed.append(f"anchors in the order of {target.name}: sizes vary fastest")
+        conversion.changed.append(f"anchors in the order of {target.name}: sizes vary fastest")
 
 
 def _differences(spec: CfgNode, theirs: CfgNode, target: Adapter) -> list[str]:
@@ -242,11 +191,12 @@ def _differences(spec: CfgNode, theirs: CfgNode, target: Adapter) -> list[str]:
     keys = [key for key in _FIXED if key not in target.free]
     if spec.MODEL.RESNETS.DEPTH >= 50:
         keys.append("MODEL.RESNETS.STRIDE_IN_1X1")
-    found = []
-    for key in keys:
-        here, there = map(attrgetter(key), (spec, theirs))
-        if here != there:
-            found.append(f"{key}: {here!r} here, {there!r} in {target.name}")
+    pairs = {key: (attrgetter(key)(spec), attrgetter(key)(theirs)) for key in keys}
+    found = [
+        f"{key}: {here!r} here, {there!r} in {target.name}"
+        for key, (here, there) in pairs.items()
+        if here != there
+    ]
     boxes = first_boxes(spec)
     for name in ("NAME", "OFFSET"):
         spec.MODEL.ANCHOR_GENERATOR[name] = theirs.MODEL.ANCHOR_GENERATOR[name]
@@ -259,30 +209,30 @@ def _differences(spec: CfgNode, theirs: CfgNode, target: Adapter) -> list[str]:
 def _write_stem(conversion: Conversion, theirs: CfgNode, target: Adapter) -> None:
     """Make up for other pixels in the first convolution. No bias can make up for another mean,
     because the padding is 0 whatever the mean."""
-    ours, report, spec = conversion.tensors, conversion.report, conversion.spec
+    ours, spec, changed = conversion.tensors, conversion.spec, conversion.changed
     order, their_std = theirs.INPUT.FORMAT, theirs.MODEL.PIXEL_STD
     mean, std = spec.MODEL.PIXEL_MEAN, spec.MODEL.PIXEL_STD
     if order != spec.INPUT.FORMAT:
         mean, std = mean[::-1], std[::-1]
         ours[_STEM] = ours[_STEM].flip(1)
-        report.changed.append(f"first convolution: {spec.INPUT.FORMAT} to {order}")
+        changed.append(f"first convolution: {spec.INPUT.FORMAT} to {order}")
     if std != their_std:
         scale = torch.tensor(their_std) / torch.tensor(std)
         ours[_STEM] = ours[_STEM] * scale.to(ours[_STEM].dtype).view(1, 3, 1, 1)
-        report.changed.append(f"first convolution: for pixels divided by {their_std}, not by {std}")
+        changed.append(f"first convolution: for pixels divided by {their_std}, not by {std}")
     if not np.allclose(mean, theirs.MODEL.PIXEL_MEAN, rtol=0, atol=_SAME_MEAN):
         message = f"pixel mean {mean} ({order}), not {theirs.MODEL.PIXEL_MEAN}"
         if target.has_fixed_mean:
-            report.differs.append(message)
+            conversion.differs.append(message)
         else:
-            report.changed.append(f"{message}: set it there")
+            changed.append(f"{message}: set it there")
     spec.INPUT.FORMAT, spec.MODEL.PIXEL_MEAN, spec.MODEL.PIXEL_STD = order, mean, their_std
 
 
 def _fold_batch_norms(ours: Tensors) -> None:
     for mean in [name for name in ours if name.endswith(".running_mean")]:
-        norm = mean.removesuffix(".running_mean")
-        weight, bias, variance = f"{norm}.weight", f"{norm}.bias", f"{norm}.running_var"
+        norm = mean.removesuffix("running_mean")
+        weight, bias, variance = f"{norm}weight", f"{norm}bias", f"{norm}running_var"
         if not {weight, bias, variance} <= ours.keys():
             continue  # the report says what is missing
         scale = ours[weight] * (ours[variance] + BN_EPS).rsqrt()

@@ -28,16 +28,14 @@ _CONVS = {
     "head.bbox_subnet.{i}": "retnet_bbox_conv_n{i}_fpn3",
     "head.bbox_pred": "retnet_bbox_pred_fpn3",
 }
-KEYS = {
-    **{f"{ours}.weight": f"{theirs}_w" for ours, theirs in (_RESNET | _CONVS).items()},
-    **{f"{ours}.weight": f"{theirs}_s" for ours, theirs in _AFFINE.items()},
-    **{f"{ours}.bias": f"{theirs}_b" for ours, theirs in (_AFFINE | _CONVS).items()},
-}
-
 
 DETECTRON = Adapter(
     name="detectron",
-    keys=KEYS,
+    keys={
+        **{f"{ours}.weight": f"{theirs}_w" for ours, theirs in (_RESNET | _CONVS).items()},
+        **{f"{ours}.weight": f"{theirs}_s" for ours, theirs in _AFFINE.items()},
+        **{f"{ours}.bias": f"{theirs}_b" for ours, theirs in (_AFFINE | _CONVS).items()},
+    },
     config={
         "MODEL.PIXEL_MEAN": [102.9801, 115.9465, 122.7717],
         "MODEL.ANCHOR_GENERATOR.NAME": "DetectronAnchorGenerator",

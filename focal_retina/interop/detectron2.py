@@ -2,20 +2,18 @@
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from detectron2.config import CfgNode
 
 from .adapter import Adapter
 
 
-@dataclass(frozen=True, kw_only=True)
 class Detectron2Adapter(Adapter):
     """A subnet is an ``nn.Sequential`` of convolution, norm where there is one, and ReLU."""
 
     def from_keys(self, keys: Iterable[str]) -> dict[str, str]:
         keys = list(keys)
-        step = 3 if any(re.search(r"_subnet\.1\.", key) for key in keys) else 2
+        step = 3 if any("_subnet.1." in key for key in keys) else 2
 
         def count(match: re.Match) -> str:
             conv, position = divmod(int(match[1]), step)
@@ -25,10 +23,7 @@ class Detectron2Adapter(Adapter):
 
     def to_key(self, name: str, spec: CfgNode) -> str | None:
         step = 3 if spec.MODEL.RETINANET.NORM else 2
-
-        def position(match: re.Match) -> str:
-            return f"_subnet.{step * int(match[1]) + bool(match[2])}."
-
+        position = lambda x: f"_subnet.{step * int(x[1]) + bool(x[2])}."  # noqa: E731
         return re.sub(r"_subnet\.(\d+)\.(norm\.)?", position, name)
 
 
@@ -36,7 +31,6 @@ DETECTRON2 = Detectron2Adapter(
     name="detectron2",
     keys={},  # see from_keys and to_key
     config={},
-    needs_config=True,
     place="model",
     beside={"__author__": "focal_retina", "matching_heuristics": False},
     # Of the config, computed from it, and of the training alone

@@ -1,15 +1,33 @@
 """mmdetection's ``RetinaNet`` with ``ResNet``, ``FPN`` and ``RetinaHead`` (2.0 to 3.3)."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from detectron2.config import CfgNode
 
-from .adapter import Adapter, Data, fpn_keys, of_modules, resnet_keys
+from .adapter import Adapter, Data, fpn_keys, resnet_keys
 from .spec import TOP_BLOCK_BACKBONE, TORCHVISION_RESNET, check_count
 
-KEYS = of_modules(
-    {
+
+class MmdetectionAdapter(Adapter):
+    def to_key(self, name: str, spec: CfgNode) -> str | None:
+        # There the FPN's norm follows P6 and P7 too, for which Detectron2 has no place.
+        is_top_bias = name in ("backbone.top_block.p6.bias", "backbone.top_block.p7.bias")
+        return None if is_top_bias and spec.MODEL.FPN.NORM else super().to_key(name, spec)
+
+    def unwrap(self, data: Data, spec: CfgNode) -> Data:
+        meta = data.get("meta")
+        dataset = meta.get("dataset_meta") if isinstance(meta, Mapping) else None  # 3.x
+        for node in (meta, dataset):
+            classes = node.get("CLASSES", node.get("classes")) if isinstance(node, Mapping) else ()
+            if isinstance(classes, (list, tuple)) and classes:
+                check_count("classes", len(classes), spec.MODEL.RETINANET.NUM_CLASSES)
+        return super().unwrap(data, spec)
+
+
+MMDET_CAFFE = MmdetectionAdapter(
+    name="mmdet-caffe",
+    keys={
         **resnet_keys("backbone"),
         **fpn_keys("neck.lateral_convs", "neck.fpn_convs", conv="conv", norm="{fpn_norm}"),
         "backbone.top_block.p6": "neck.fpn_convs.3.conv",
@@ -20,33 +38,7 @@ KEYS = of_modules(
         "head.bbox_subnet.{i}": "bbox_head.reg_convs.{i}.conv",
         "head.bbox_subnet.{i}.norm": "bbox_head.reg_convs.{i}.gn",
         "head.bbox_pred": "bbox_head.retina_reg",
-    }
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class MmdetectionAdapter(Adapter):
-    def to_key(self, name: str, spec: CfgNode) -> str | None:
-        # There the FPN's norm follows P6 and P7 too, for which Detectron2 has no place.
-        top_biases = ("backbone.top_block.p6.bias", "backbone.top_block.p7.bias")
-        if spec.MODEL.FPN.NORM and name in top_biases:
-            return None
-        return super().to_key(name, spec)
-
-    def unwrap(self, data: Data, spec: CfgNode) -> Data:
-        meta, stated = data.get("meta"), spec.MODEL.RETINANET.NUM_CLASSES
-        dataset = meta.get("dataset_meta") if isinstance(meta, Mapping) else None  # 3.x
-        for node in (meta, dataset):
-            classes = node.get("CLASSES", node.get("classes")) if isinstance(node, Mapping) else ()
-            if isinstance(classes, (list, tuple)) and classes:
-                what = "the file is of {} classes"
-                check_count(what, len(classes), stated, "--num-classes")
-        return super().unwrap(data, spec)
-
-
-MMDET_CAFFE = MmdetectionAdapter(
-    name="mmdet-caffe",
-    keys=KEYS,
+    },
     config={
         "MODEL.BACKBONE.NAME": TOP_BLOCK_BACKBONE,
         "MODEL.FOCAL_RETINA.TOP_BLOCK.RELU": False,

@@ -1,41 +1,26 @@
 """ODTK's ``Model`` (NVIDIA/retinanet-examples) with one ResNet."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from detectron2.config import CfgNode
 
-from .adapter import Adapter, Data, Tensors, of_modules, resnet_keys
+from .adapter import Adapter, Data, Tensors, resnet_keys
 from .spec import STRIDES, TORCHVISION_RESNET, anchors_per_position, check_count, set_anchors
 
 _BACKBONE = "backbones.ResNet{depth}FPN"
-KEYS = of_modules(
-    {
-        **resnet_keys(f"{_BACKBONE}.features"),
-        "backbone.fpn_lateral{i}": f"{_BACKBONE}.lateral{{i}}",
-        "backbone.fpn_output{i}": f"{_BACKBONE}.smooth{{i}}",
-        "backbone.top_block.p{i}": f"{_BACKBONE}.pyramid{{i}}",
-        # An nn.Sequential of four convolutions, a ReLU after each, and the output
-        **{f"head.cls_subnet.{i}": f"cls_head.{2 * i}" for i in range(4)},
-        "head.cls_score": "cls_head.8",
-        **{f"head.bbox_subnet.{i}": f"box_head.{2 * i}" for i in range(4)},
-        "head.bbox_pred": "box_head.8",
-    }
-)
 
 
-@dataclass(frozen=True, kw_only=True)
 class OdtkAdapter(Adapter):
     def unwrap(self, data: Data, spec: CfgNode) -> Data:
         if "angles" in data:
             raise ValueError("it detects rotated boxes, which RetinaNet of Detectron2 does not")
-        found, stated = data.get("classes"), spec.MODEL.RETINANET.NUM_CLASSES
-        check_count("the file is of {!r:.40} classes", found, stated, "--num-classes")
+        if "classes" in data:
+            check_count("classes", data["classes"], spec.MODEL.RETINANET.NUM_CLASSES)
         if "ratios" in data and "scales" in data:
             stated = anchors_per_position(spec)
             set_anchors(spec, data["scales"], data["ratios"])
-            found = anchors_per_position(spec)
-            check_count("the file is of {} anchors a position", found, stated, "--num-anchors")
+            check_count("anchors", anchors_per_position(spec), stated)
         return super().unwrap(data, spec)
 
     def wrap(self, tensors: Tensors, spec: CfgNode) -> dict[str, Any]:
@@ -50,7 +35,17 @@ class OdtkAdapter(Adapter):
 
 ODTK = OdtkAdapter(
     name="odtk",
-    keys=KEYS,
+    keys={
+        **resnet_keys(f"{_BACKBONE}.features"),
+        "backbone.fpn_lateral{i}": f"{_BACKBONE}.lateral{{i}}",
+        "backbone.fpn_output{i}": f"{_BACKBONE}.smooth{{i}}",
+        "backbone.top_block.p{i}": f"{_BACKBONE}.pyramid{{i}}",
+        # An nn.Sequential of four convolutions, a ReLU after each, and the output
+        **{f"head.cls_subnet.{i}": f"cls_head.{2 * i}" for i in range(4)},
+        "head.cls_score": "cls_head.8",
+        **{f"head.bbox_subnet.{i}": f"box_head.{2 * i}" for i in range(4)},
+        "head.bbox_pred": "box_head.8",
+    },
     config={
         **TORCHVISION_RESNET,
         "MODEL.ANCHOR_GENERATOR.NAME": "OdtkAnchorGenerator",
@@ -61,7 +56,7 @@ ODTK = OdtkAdapter(
     has_fixed_mean=True,
     spare=r"backbones\.\w+\.features\.fc\..*",  # the ImageNet classifier
 )
-# And before: 0.2.1 changed the anchors
+# And before: 0.2.1 changed the anchors.
 ODTK_0_2_0 = replace(
     ODTK,
     name="odtk-0.2.0",

@@ -1,31 +1,17 @@
 """``torchvision.models.detection.RetinaNet`` with ``resnet_fpn_backbone``."""
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from detectron2.config import CfgNode
 
-from .adapter import Adapter, Data, fpn_keys, of_modules, resnet_keys
+from .adapter import Adapter, Data, fpn_keys, resnet_keys
 from .spec import TOP_BLOCK_BACKBONE, TORCHVISION_RESNET
 
 _FPN = "backbone.fpn"
 _CLASSIFICATION, _REGRESSION = "head.classification_head", "head.regression_head"
-KEYS = of_modules(
-    {
-        **resnet_keys("backbone.body"),
-        **fpn_keys(f"{_FPN}.inner_blocks", f"{_FPN}.layer_blocks", conv="0", norm="1"),
-        "backbone.top_block.p{i}": f"{_FPN}.extra_blocks.p{{i}}",
-        "head.cls_subnet.{i}": f"{_CLASSIFICATION}.conv.{{i}}.0",
-        "head.cls_subnet.{i}.norm": f"{_CLASSIFICATION}.conv.{{i}}.1",
-        "head.cls_score": f"{_CLASSIFICATION}.cls_logits",
-        "head.bbox_subnet.{i}": f"{_REGRESSION}.conv.{{i}}.0",
-        "head.bbox_subnet.{i}.norm": f"{_REGRESSION}.conv.{{i}}.1",
-        "head.bbox_pred": f"{_REGRESSION}.bbox_reg",
-    }
-)
 
 
-@dataclass(frozen=True, kw_only=True)
 class TorchvisionAdapter(Adapter):
     def unwrap(self, data: Data, spec: CfgNode) -> Data:
         return {_todays_key(key): value for key, value in super().unwrap(data, spec).items()}
@@ -41,7 +27,17 @@ def _todays_key(key: str) -> str:
 
 TORCHVISION_V2 = TorchvisionAdapter(
     name="torchvision-v2",
-    keys=KEYS,
+    keys={
+        **resnet_keys("backbone.body"),
+        **fpn_keys(f"{_FPN}.inner_blocks", f"{_FPN}.layer_blocks", conv="0", norm="1"),
+        "backbone.top_block.p{i}": f"{_FPN}.extra_blocks.p{{i}}",
+        "head.cls_subnet.{i}": f"{_CLASSIFICATION}.conv.{{i}}.0",
+        "head.cls_subnet.{i}.norm": f"{_CLASSIFICATION}.conv.{{i}}.1",
+        "head.cls_score": f"{_CLASSIFICATION}.cls_logits",
+        "head.bbox_subnet.{i}": f"{_REGRESSION}.conv.{{i}}.0",
+        "head.bbox_subnet.{i}.norm": f"{_REGRESSION}.conv.{{i}}.1",
+        "head.bbox_pred": f"{_REGRESSION}.bbox_reg",
+    },
     config={
         **TORCHVISION_RESNET,
         "MODEL.ANCHOR_GENERATOR.NAME": "TorchvisionAnchorGenerator",

@@ -15,6 +15,7 @@ from ..files import atomic_write
 from ..weight_reader import read_weights
 from . import ADAPTERS
 from .convert import BN_EPS, Conversion, convert
+from .detectron2 import DETECTRON2
 from .spec import settings_of, spec_from_config
 
 _ENDINGS = (".pth", ".pt", ".pkl", ".safetensors")
@@ -34,17 +35,13 @@ def convert_file(
     ``source`` and ``target`` are names in ``ADAPTERS``. ``config_file``, where the source is
     Detectron2, says what the weights mean; else ``stated``, see :meth:`.adapter.Adapter.spec_of`.
     """
-    adapter = ADAPTERS[source]
-    if config_file is None:
-        spec = adapter.spec_of(**stated)
-    elif not adapter.needs_config:
-        raise ValueError(f"--config-file is for weights from detectron2, not from {source}")
-    elif stated:
-        options = ", ".join(f"--{name.replace('_', '-')}" for name in stated)
-        raise ValueError(f"{config_file} says what the weights mean: leave out {options}")
-    else:
-        spec = spec_from_config(load_config(config_file))
-    _check_ending(path)
+    adapter, is_ours = ADAPTERS[source], ADAPTERS[source] is DETECTRON2
+    if is_ours != (config_file is not None) or (is_ours and stated):
+        raise ValueError(
+            "weights from detectron2 need the model's config, by --config-file and no more; "
+            "weights from others need --num-classes, --num-anchors or --aspect-ratios instead"
+        )
+    spec = spec_from_config(load_config(config_file)) if config_file else adapter.spec_of(**stated)
     data = read_weights(path)
     try:
         return convert(data, adapter, ADAPTERS[target], spec, bn_eps=bn_eps)
@@ -53,31 +50,23 @@ def convert_file(
 
 
 def write_conversion(conversion: Conversion, path: Path, config_out: Path | None = None) -> None:
-    """Write the weights, and to ``config_out`` what they need of their model: a yaml in the keys of
-    Detectron2's config, for other libraries too."""
-    save_weights(path, conversion.data, conversion.tensors)
+    """Write the weights (to ``.safetensors`` the tensors alone, as it holds nothing else), and to
+    ``config_out`` what they need of their model: a yaml in the keys of Detectron2's config, for
+    other libraries too."""
+    if path.suffix not in _ENDINGS:
+        raise ValueError(f"{path}: the name of a file of weights ends in {', '.join(_ENDINGS)}")
+    with atomic_write(path) as file:
+        if path.suffix == ".safetensors":
+            contiguous = {name: x.contiguous() for name, x in conversion.tensors.items()}
+            file.write(safetensors.torch.save(contiguous))
+        elif path.suffix == ".pkl":
+            pickle.dump(_as_arrays(conversion.data), file, protocol=2)  # Detectron: on Python 2
+        else:
+            torch.save(conversion.data, file)
     if config_out is not None:
         settings = settings_of(conversion.spec)
         text = yaml.safe_dump(settings, sort_keys=False, default_flow_style=None)
         config_out.write_text(f"# What {path.name} needs of its model.\n{text}")
-
-
-def save_weights(path: Path, data: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-    """Write ``data``; of it the tensors alone to ``.safetensors``, which holds nothing else."""
-    _check_ending(path)
-    with atomic_write(path) as file:
-        if path.suffix == ".safetensors":
-            contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
-            file.write(safetensors.torch.save(contiguous))
-        elif path.suffix == ".pkl":
-            pickle.dump(_as_arrays(data), file, protocol=2)  # Detectron runs on Python 2
-        else:
-            torch.save(data, file)
-
-
-def _check_ending(path: Path) -> None:
-    if path.suffix not in _ENDINGS:
-        raise ValueError(f"{path}: the name of a file of weights ends in {', '.join(_ENDINGS)}")
 
 
 def _as_arrays(value: Any) -> Any:

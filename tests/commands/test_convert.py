@@ -81,11 +81,11 @@ def test_nothing_is_written_that_is_not_complete(arguments, weights, capsys):
 
 def test_user_errors_are_one_line_and_status_2(arguments, capsys):
     cases = {
-        "theirs.pth: the file has 91 classes": [*arguments, "--num-classes", "5"],
+        "theirs.pth: the file is of 91 classes": [*arguments, "--num-classes", "5"],
         "no multiple of 3 aspect ratios": [*arguments, "--num-anchors", "8"],
         "ends in .pth": [*arguments, "--output", "o.onnx"],
         "need the model's config": [*arguments, "--from", "detectron2"],
-        "--config-file is for": [*arguments, "--config-file", "c.yaml"],
+        "from others need --num-classes": [*arguments, "--config-file", "c.yaml"],
         "No such file": [*arguments, "--input", "none.pth"],
     }
     for message, words in cases.items():

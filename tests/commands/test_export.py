@@ -7,7 +7,8 @@ import torch
 from helpers import make_run
 
 from focal_retina.commands import main
-from focal_retina.deploy import ModelMeta, load_predictor
+from focal_retina.deploy import load_predictor
+from focal_retina.deploy.meta import ModelMeta
 
 
 @pytest.fixture

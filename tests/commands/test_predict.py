@@ -132,7 +132,7 @@ def test_unreadable_files_are_passed_over(predict, photos, clip, tmp_path):
     assert status == 1
     for name in (photos / "b.png", photos / "c.jpg", photos / "d.mp4"):
         assert f"{name}: passed over: " in err
-    assert f"{tmp_path / 'none.jpg'}: passed over: no such file" in err
+    assert f"{tmp_path / 'none.jpg'}: passed over: [Errno 2] No such file" in err
     pictures = [(str(photos / x), None) for x in ("a.png", "below/a.png")]
     assert [x[:2] for x in records(found)] == [*pictures, *((str(clip), i) for i in range(5))]
 

@@ -9,13 +9,8 @@ from focal_retina.engine import load_config
 
 
 @pytest.fixture(scope="session")
-def toy_folder(tmp_path_factory):
-    return make_run(tmp_path_factory.mktemp("toy") / "run", SCORE_THRESH_TEST=0.3)
-
-
-@pytest.fixture(scope="session")
-def toy_cfg(toy_folder):
-    return load_config(toy_folder)
+def toy_cfg(tmp_path_factory):
+    return load_config(make_run(tmp_path_factory.mktemp("toy") / "run", SCORE_THRESH_TEST=0.3))
 
 
 @pytest.fixture(scope="session")

@@ -6,17 +6,14 @@ from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.engine import DefaultPredictor
 from detectron2.structures import ImageList
 
-from focal_retina.deploy import ModelMeta, build_meta, load_predictor
+from focal_retina.deploy import build_meta, load_predictor
+from focal_retina.deploy.meta import ModelMeta
 from focal_retina.engine import UserError
 
 
-@pytest.fixture(scope="module")
-def meta(toy_cfg, toy_model):
-    return build_meta(toy_cfg, toy_model)
-
-
-def test_preprocessing_is_that_of_detectron2(images, meta):
-    preprocessing = dataclasses.replace(meta.preprocessing, pixel_std=[1.0, 2.0, 3.0])
+def test_preprocessing_is_that_of_detectron2(images, toy_cfg, toy_model):
+    preprocessing = build_meta(toy_cfg, toy_model).preprocessing
+    preprocessing = dataclasses.replace(preprocessing, pixel_std=[1.0, 2.0, 3.0])
     mean, std = (
         torch.tensor(x)[:, None, None] for x in (preprocessing.pixel_mean, preprocessing.pixel_std)
     )
@@ -31,8 +28,8 @@ def test_preprocessing_is_that_of_detectron2(images, meta):
     assert preprocessing.pad(torch.zeros(3, 5, 100)).shape == (1, 3, 32, 112)  # two cells at least
 
 
-def test_run_folder_is_detectron2s_predictor(toy_folder, toy_cfg, images):
-    predictor = load_predictor(toy_folder)
+def test_run_folder_is_detectron2s_predictor(toy_cfg, images):
+    predictor = load_predictor(toy_cfg.OUTPUT_DIR)
     reference = DefaultPredictor(toy_cfg)
     for image in images[-4:]:
         (found,), expected = predictor.predict([image]), reference(image)["instances"]
@@ -44,7 +41,7 @@ def test_run_folder_is_detectron2s_predictor(toy_folder, toy_cfg, images):
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "model.pt2"])
-def test_what_is_no_model(tmp_path, meta, name):
+def test_what_is_no_model(tmp_path, toy_cfg, toy_model, name):
     with pytest.raises(UserError, match=r"a config .yaml or a file .onnx, .pt2"):
         load_predictor(tmp_path / "model.pth")
     with pytest.raises(FileNotFoundError, match=f"no file .*{name}"):
@@ -55,6 +52,7 @@ def test_what_is_no_model(tmp_path, meta, name):
     (tmp_path / "meta.json").write_text("[]")
     with pytest.raises(ValueError, match="does not describe an exported model"):
         load_predictor(tmp_path / name, allow_code=True)
+    meta = build_meta(toy_cfg, toy_model)
     meta.save(tmp_path)
     assert ModelMeta.load(tmp_path) == meta
     with pytest.raises(ValueError, match=f"{name} is not"):

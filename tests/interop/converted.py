@@ -3,20 +3,18 @@
 import dataclasses
 
 import torch
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.modeling import build_model
+from helpers import default_cfg
 
-from focal_retina import add_focal_retina_config
 from focal_retina.interop import ADAPTERS
 from focal_retina.interop.convert import Conversion, convert
 from focal_retina.interop.spec import settings_of
 
-RATIOS = (0.5, 1.0, 2.0)
-
 
 def to_detectron2(data, name: str, num_classes: int = 80, **kwargs) -> Conversion:
     source = ADAPTERS[name]
-    spec = source.spec_of(num_classes, 9, RATIOS)
+    spec = source.spec_of(num_classes)
     return convert(data, source, ADAPTERS["detectron2"], spec, **kwargs)
 
 
@@ -33,10 +31,8 @@ def with_keys(conversion: Conversion, *opts) -> Conversion:
 
 def build_network(conversion: Conversion):
     """By what is written of the conversion's config."""
-    cfg = get_cfg()
-    add_focal_retina_config(cfg)
+    cfg = default_cfg()
     cfg.merge_from_other_cfg(CfgNode(settings_of(conversion.spec)))
-    cfg.MODEL.DEVICE = "cpu"
     return build_model(cfg).eval()
 
 

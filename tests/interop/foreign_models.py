@@ -39,8 +39,7 @@ def randomize(model: nn.Module, seed: int = 0) -> nn.Module:
 
 def resnet_features(resnet: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
     x = resnet.maxpool(resnet.relu(resnet.bn1(resnet.conv1(x))))
-    c2 = resnet.layer1(x)
-    c3 = resnet.layer2(c2)
+    c3 = resnet.layer2(resnet.layer1(x))
     c4 = resnet.layer3(c3)
     return [c3, c4, resnet.layer4(c4)]
 
@@ -72,12 +71,9 @@ class Odtk(nn.Module):
     def __init__(self):
         super().__init__()
         self.backbones = nn.ModuleDict({"ResNet18FPN": OdtkFPN()})
-        self.cls_head, self.box_head = self._head(K * A), self._head(4 * A)
-
-    @staticmethod
-    def _head(channels):
-        tower = [m for _ in range(4) for m in (nn.Conv2d(C, C, 3, padding=1), nn.ReLU())]
-        return nn.Sequential(*tower, nn.Conv2d(C, channels, 3, padding=1))
+        for name, channels in (("cls_head", K * A), ("box_head", 4 * A)):
+            tower = [m for _ in range(4) for m in (nn.Conv2d(C, C, 3, padding=1), nn.ReLU())]
+            setattr(self, name, nn.Sequential(*tower, nn.Conv2d(C, channels, 3, padding=1)))
 
     def forward(self, x):
         features = self.backbones["ResNet18FPN"](x)
@@ -154,11 +150,8 @@ def detectron_blobs(seed: int = 0) -> dict[str, np.ndarray]:
                 conv(f"res{stage}_{i}_branch{branch}", *shape, bias=False)
                 affine(f"res{stage}_{i}_branch{branch}", shape[0])
             channels = outer
-    for blob, in_channels in (
-        ("res5_2_sum", 256),
-        ("res4_5_sum_lateral", 128),
-        ("res3_3_sum_lateral", 64),
-    ):
+    laterals = {"res5_2_sum": 256, "res4_5_sum_lateral": 128, "res3_3_sum_lateral": 64}
+    for blob, in_channels in laterals.items():
         conv(f"fpn_inner_{blob}", C, in_channels, 1)
         conv(f"fpn_{blob.removesuffix('_lateral')}", C, C, 3)
     conv("fpn_6", C, 256, 3)
@@ -200,19 +193,13 @@ def run_detectron(blobs: dict[str, np.ndarray], x: torch.Tensor):
         conv(stages[5], "fpn_inner_res5_2_sum"),
     )
     p6 = conv(stages[5], "fpn_6", 2)
-    features = [
-        conv(inner3, "fpn_res3_3_sum"),
-        conv(inner4, "fpn_res4_5_sum"),
-        conv(inner5, "fpn_res5_2_sum"),
-        p6,
-        conv(F.relu(p6), "fpn_7", 2),
-    ]
-    outputs = []
-    for task in ("cls", "bbox"):
-        levels = []
-        for feature in features:
-            for i in range(4):
-                feature = F.relu(conv(feature, f"retnet_{task}_conv_n{i}_fpn3"))
-            levels.append(conv(feature, f"retnet_{task}_pred_fpn3"))
-        outputs.append(levels)
-    return outputs
+    names = "fpn_res3_3_sum", "fpn_res4_5_sum", "fpn_res5_2_sum"
+    features = [conv(x, name) for x, name in zip((inner3, inner4, inner5), names, strict=True)]
+    features += [p6, conv(F.relu(p6), "fpn_7", 2)]
+
+    def subnet(x, task):
+        for i in range(4):
+            x = F.relu(conv(x, f"retnet_{task}_conv_n{i}_fpn3"))
+        return conv(x, f"retnet_{task}_pred_fpn3")
+
+    return [[subnet(x, task) for x in features] for task in ("cls", "bbox")]

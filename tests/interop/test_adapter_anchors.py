@@ -8,10 +8,6 @@ from focal_retina.interop import ADAPTERS
 from focal_retina.interop.spec import STRIDES, first_boxes
 
 
-def boxes_of(name):
-    return first_boxes(ADAPTERS[name].spec_of(80, 9, (0.5, 1.0, 2.0)))
-
-
 def sides_of(stride, *, rounded):
     """Widths and heights (9, 2): those of a cell of one stride, of each ratio, by each scale."""
     ratios = np.array([0.5, 1.0, 2.0])
@@ -36,8 +32,7 @@ def detectron(stride):
 
 def odtk_before_0_2_1(stride):
     sides = sides_of(stride, rounded=True)
-    last = 0.5 * (stride + sides) - 1
-    return 0.5 * (stride - sides), last + 1
+    return 0.5 * (stride - sides), 0.5 * (stride + sides) - 1 + 1
 
 
 def odtk(stride):
@@ -46,22 +41,20 @@ def odtk(stride):
 
 
 @pytest.mark.parametrize(
-    "name, reference",
+    "name, reference, known",
     [
-        ("mmdet", mmdetection),
-        ("mmdet-caffe", mmdetection),
-        ("detectron", detectron),
-        ("odtk-0.2.0", odtk_before_0_2_1),
-        ("odtk", odtk),
+        ("mmdet", mmdetection, {}),
+        ("mmdet-caffe", mmdetection, {}),
+        # The cell of stride 8 and ratio .5 is 11 x 6 (11.3 and 5.5 rounded), its centre 3.5 + .5.
+        ("detectron", detectron, {0: [-18.0, -8.0, 26.0, 16.0]}),
+        ("odtk-0.2.0", odtk_before_0_2_1, {}),
+        # Of ratio 1 and scale 4 it is [-12, 20], and with its last pixel [-12, 21].
+        ("odtk", odtk, {1: [-12.0, -12.0, 21.0, 21.0]}),
     ],
 )
-def test_edges(name, reference):
+def test_edges(name, reference, known):
+    boxes = first_boxes(ADAPTERS[name].spec_of(80, 9, (0.5, 1.0, 2.0)))
     expected = [np.concatenate(reference(stride), axis=1) for stride in STRIDES]
-    np.testing.assert_allclose(boxes_of(name).numpy(), expected, atol=1e-4)
-
-
-def test_known_anchors():
-    """Detectron's cell of stride 8 and ratio .5 is 11 x 6 (11.3 and 5.5 rounded), its centre 3.5 +
-    .5. ODTK's of ratio 1 and scale 4 is [-12, 20], and with its last pixel [-12, 21]."""
-    assert boxes_of("detectron")[0, 0].tolist() == [-18.0, -8.0, 26.0, 16.0]
-    assert boxes_of("odtk")[0, 1].tolist() == [-12.0, -12.0, 21.0, 21.0]
+    np.testing.assert_allclose(boxes.numpy(), expected, atol=1e-4)
+    for anchor, box in known.items():
+        assert boxes[0, anchor].tolist() == box

@@ -29,50 +29,44 @@ def ours(mmdet):
 def test_class_and_anchor_counts_have_to_agree(mmdet):
     """45 channels are 9 x 5 and 15 x 3, 36 of boxes are 9 anchors."""
     mmdet_format = ADAPTERS["mmdet"]
-    with pytest.raises(ValueError, match="9 anchors a position, and not the 15"):
+    with pytest.raises(ValueError, match="9 anchors, and not the 15"):
         convert(mmdet, mmdet_format, DETECTRON2, mmdet_format.spec_of(3, 15))
-    with pytest.raises(ValueError, match="5 classes an anchor, and not the 80"):
+    with pytest.raises(ValueError, match="5 classes, and not the 80"):
         to_detectron2(mmdet, "mmdet")
-    with pytest.raises(ValueError, match="of 3 classes, and not the 5"):
-        to_detectron2({"meta": {"CLASSES": ("a", "b", "c")}, "state_dict": mmdet}, "mmdet", K)
-    metadata = {"dataset_meta": {"CLASSES": ("a", "b", "c")}}  # mmdetection 3
-    with pytest.raises(ValueError, match="of 3 classes, and not the 5"):
-        to_detectron2({"meta": metadata, "state_dict": mmdet}, "mmdet", K)
+    classes = {"CLASSES": ("a", "b", "c")}
+    for meta in (classes, {"dataset_meta": classes}):  # the second is mmdetection 3's
+        with pytest.raises(ValueError, match="of 3 classes, and not the 5"):
+            to_detectron2({"meta": meta, "state_dict": mmdet}, "mmdet", K)
 
 
-def test_odtks_file_tells_its_anchors():
-    data = {"classes": K, "ratios": [1.0], "scales": [4.0, 5.0], "state_dict": {}}
-    with pytest.raises(ValueError, match="2 anchors a position, and not the 9"):
-        to_detectron2(data, "odtk", K)
-    with pytest.raises(ValueError, match="rotated"):
-        to_detectron2({**data, "angles": [0.0]}, "odtk", K)
-
-
-def test_another_librarys_file(mmdet):
-    with pytest.raises(ValueError, match="no RetinaNet of odtk"):
-        to_detectron2(mmdet, "odtk", K)
-
-
-def test_p6_from_the_other_level(mmdet, ours):
-    """v1 and v2 of torchvision have the same names, and differ in what P6 is computed from."""
+def test_a_file_of_something_else(mmdet, ours):
+    odtk = {"classes": K, "ratios": [1.0], "scales": [4.0, 5.0], "state_dict": {}}
+    # v1 and v2 of torchvision have the same names, and differ in what P6 is computed from.
     v2 = from_detectron2(ours, "torchvision-v1").tensors
-    with pytest.raises(
-        ValueError, match=r"p6.weight is .* \[32, 512, 3, 3\], and not .* \[32, 32, 3, 3\]"
-    ):
-        to_detectron2(v2, "torchvision-v1", K)
+    for name, data, message in [
+        ("odtk", odtk, "2 anchors, and not the 9"),
+        ("odtk", {**odtk, "angles": [0.0]}, "rotated"),
+        ("odtk", mmdet, "no RetinaNet of odtk"),
+        (
+            "torchvision-v1",
+            v2,
+            r"p6.weight is .* \[32, 512, 3, 3\], and not float \[32, 32, 3, 3\]",
+        ),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            to_detectron2(data, name, K)
 
 
 def test_unused_and_missing_tensors_are_listed(mmdet):
     tensors = dict(mmdet)
     tensors["extra.weight"] = torch.zeros(3)
     del tensors["neck.fpn_convs.4.conv.bias"], tensors["backbone.layer3.1.bn2.running_var"]
-    report = to_detectron2(tensors, "mmdet", K).report
-    assert report.unused == ["extra.weight"]
-    assert sorted(report.missing) == [
+    conversion = to_detectron2(tensors, "mmdet", K)
+    assert conversion.unused == ["extra.weight"] and not conversion.is_complete
+    assert sorted(conversion.missing) == [
         "backbone.bottom_up.res4.1.conv2.norm.running_var",
         "backbone.top_block.p7.bias",
     ]
-    assert not report.is_complete
 
 
 JUNK = [None, "text", b"", 3.5, [], ["a"], {1: 2}, torch.ones(2, 3), torch.tensor(1), np.ones(0)]
@@ -99,24 +93,23 @@ def test_any_contents_are_converted_or_one_kind_of_error(mmdet, ours, data):
 
 
 def test_what_the_target_computes_otherwise_is_listed(ours):
-    differences = from_detectron2(ours, "torchvision-v2").report.differs
+    differences = from_detectron2(ours, "torchvision-v2").differs
     assert differences[:2] == [
         "MODEL.RETINANET.NORM: '' here, 'GN' in torchvision-v2",
         "MODEL.FOCAL_RETINA.TOP_BLOCK.RELU: False here, True in torchvision-v2",
     ]
     assert len(differences) == 3 and differences[2].startswith("anchors: up to ")
     detectron = to_detectron2({"blobs": detectron_blobs()}, "detectron", K)
-    differences = from_detectron2(detectron, "mmdet").report.differs
+    differences = from_detectron2(detectron, "mmdet").differs
     assert any("STRIDE_IN_1X1: True here, False" in line for line in differences)
 
 
 def test_a_bias_before_a_norm_is_no_zero():
     """Detectron2's subnets have it, mmdetection's do not: group norm does not undo it."""
     conversion = to_detectron2(randomize(Mmdet(head_norm=True)).state_dict(), "mmdet", K)
-    assert from_detectron2(conversion, "mmdet").report.is_complete
+    assert from_detectron2(conversion, "mmdet").is_complete
     conversion.tensors["head.cls_subnet.3.bias"][7] = 0.5
-    report = from_detectron2(conversion, "mmdet").report
-    assert report.unused == ["head.cls_subnet.3.bias"]
+    assert from_detectron2(conversion, "mmdet").unused == ["head.cls_subnet.3.bias"]
 
 
 def test_weights_in_channels_last_memory(mmdet, ours):
@@ -135,21 +128,21 @@ def test_box_coder_weights_are_folded(ours):
     expected = from_detectron2(ours, "mmdet").tensors["bbox_head.retina_reg.bias"].view(-1, 4)
     actual = back.tensors["bbox_head.retina_reg.bias"].view(-1, 4)
     torch.testing.assert_close(actual, expected / torch.tensor(weights))
-    assert back.report.is_complete
+    assert back.is_complete
 
 
 def test_a_pixel_mean_that_cannot_be_set():
     conversion = to_detectron2({"state_dict": randomize(Odtk()).state_dict()}, "odtk", K)
     changed = with_keys(conversion, "MODEL.PIXEL_MEAN", [120.0, 120.0, 120.0])
-    assert any("pixel mean" in line for line in from_detectron2(changed, "odtk").report.differs)
-    report = from_detectron2(changed, "torchvision-v2").report
-    assert any("pixel mean" in line and "set it there" in line for line in report.changed)
+    assert any("pixel mean" in line for line in from_detectron2(changed, "odtk").differs)
+    lines = from_detectron2(changed, "torchvision-v2").changed
+    assert any("pixel mean" in line and "set it there" in line for line in lines)
 
 
 def test_detectron2s_own_state_beside_the_weights_is_left_out(ours):
     data = {"model": {**ours.tensors, "pixel_mean": torch.zeros(3, 1, 1)}, "iteration": 5}
     again = convert(data, DETECTRON2, DETECTRON2, ours.spec)
-    assert again.report.is_complete
-    assert again.report.changed == ["left out 1 tensors of no use, such as pixel_mean"]
+    assert again.is_complete
+    assert again.changed == ["left out 1 tensors of no use, such as pixel_mean"]
     assert again.tensors.keys() == ours.tensors.keys()
     build_detector(again)

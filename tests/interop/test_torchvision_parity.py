@@ -4,13 +4,7 @@ from functools import cache
 
 import pytest
 import torch
-from converted import (
-    build_detector,
-    from_detectron2,
-    predict,
-    ratios_fastest,
-    to_detectron2,
-)
+from converted import build_detector, from_detectron2, predict, ratios_fastest, to_detectron2
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 from foreign_models import randomize
 from torchvision.models import detection
@@ -64,7 +58,7 @@ def image_of(size):
 @pytest.mark.parametrize("size", SIZES)
 def test_raw_outputs_are_torchvisions(models, size):
     _, theirs, conversion, ours = models
-    assert conversion.report.is_complete
+    assert conversion.is_complete
     image = image_of(size)
     logits, deltas, anchors, seen = predict(ours, image)
 
@@ -81,7 +75,7 @@ def test_raw_outputs_are_torchvisions(models, size):
 def test_back_to_torchvision(models):
     name, theirs, conversion, _ = models
     back = from_detectron2(conversion, name)
-    assert back.report.is_complete
+    assert back.is_complete
     assert back.spec == conversion.spec
     used = torch.tensor([91 * a + row for a in range(9) for row in COCO_IDS])
     for key, tensor in theirs.state_dict().items():
@@ -123,7 +117,7 @@ def test_names_of_the_published_v1_file_and_its_epsilon():
         old[key] = tensor
     assert "head.regression_head.conv.6.bias" in old
     conversion = to_detectron2(old, name, bn_eps=0.0)
-    assert conversion.report.is_complete
+    assert conversion.is_complete
     logits, _, _, seen = predict(build_detector(conversion), image_of(SIZES[0]))
     their_logits, *_ = predict_theirs(frozen, seen)
     torch.testing.assert_close(logits, their_logits[:, COCO_IDS], atol=1e-4, rtol=0)

@@ -4,17 +4,23 @@ import numpy as np
 import pytest
 import torch
 
-from focal_retina.interop.weight_files import save_weights
+from focal_retina.interop.convert import Conversion
+from focal_retina.interop.spec import make_spec
+from focal_retina.interop.weight_files import write_conversion
 from focal_retina.weight_reader import read_weights
 
 TENSORS = {"a.weight": torch.arange(6.0).view(2, 3).t(), "a.bias": torch.ones(2).half()}
-DATA = {"model": TENSORS, "__author__": "focal_retina", "matching_heuristics": False}
+
+
+def write(path, tensors=TENSORS):
+    data = {"model": tensors, "__author__": "focal_retina", "matching_heuristics": False}
+    write_conversion(Conversion(tensors, make_spec({}), data), path)
 
 
 @pytest.mark.parametrize("ending", [".pth", ".pt", ".pkl", ".safetensors"])
 def test_what_is_written_is_read(tmp_path, ending):
     path = tmp_path / f"weights{ending}"
-    save_weights(path, DATA, TENSORS)
+    write(path)
     loaded = read_weights(path)
     if ending != ".safetensors":  # it holds tensors alone
         assert loaded["__author__"] == "focal_retina" and loaded["matching_heuristics"] is False
@@ -26,13 +32,9 @@ def test_what_is_written_is_read(tmp_path, ending):
     assert isinstance(loaded["a.bias"], np.ndarray) == (ending == ".pkl")
 
 
-def test_bfloat16_needs_another_kind_of_file(tmp_path):
-    weights = {"a": torch.ones(2, dtype=torch.bfloat16)}
+def test_what_cannot_be_written(tmp_path):
     with pytest.raises(ValueError, match="no bfloat16"):
-        save_weights(tmp_path / "weights.pkl", weights, weights)
-    assert not (tmp_path / "weights.pkl").exists()
-
-
-def test_unknown_ending(tmp_path):
+        write(tmp_path / "weights.pkl", {"a": torch.ones(2, dtype=torch.bfloat16)})
     with pytest.raises(ValueError, match=r"ends in .pth, .pt, .pkl, .safetensors"):
-        save_weights(tmp_path / "weights.onnx", DATA, TENSORS)
+        write(tmp_path / "weights.onnx")
+    assert not list(tmp_path.iterdir())
