@@ -13,8 +13,8 @@ from torch import nn
 from torchvision.models.detection import retinanet_resnet50_fpn_v2
 
 from focal_retina.config_file import get_config_file
+from focal_retina.engine import Trainer
 from focal_retina.engine.precision import prepare_for_training
-from focal_retina.engine.trainer import build_optimizer
 from focal_retina.modeling.inference import inference_copy
 
 from .inputs import R50, Size, make_batch, make_cfg, make_detector
@@ -38,7 +38,7 @@ def train(device: torch.device, sizes: Sequence[Size]) -> Iterator[Case]:
         for name, dtype in precisions(device).items():
             _, model = make_pair(size, device)
             prepare_for_training(model, precision=name, device=device.type)
-            step = train_step(model, build_optimizer(cfg, model), batch, dtype)
+            step = train_step(model, Trainer.build_optimizer(cfg, model), batch, dtype)
             candidates[f"ours, {name}"] = step
         for name, dtype in peers.items():
             model, _ = make_pair(size, device)
@@ -77,7 +77,7 @@ def formats(device: torch.device, sizes: Sequence[Size]) -> Iterator[Case]:
             model = make_detector(cfg, size)
             copy = in_formats(inference_copy(model), backbone, head)
             detections[f"{backbone} → {head}"] = detect(copy, batch[:1])
-            optimizer = build_optimizer(cfg, in_formats(model, backbone, head))
+            optimizer = Trainer.build_optimizer(cfg, in_formats(model, backbone, head))
             steps[f"{backbone} → {head}"] = train_step(model, optimizer, batch)
         yield f"inference, backbone → head, {name}, {size._replace(images=1).title}", detections
         yield f"train step, backbone → head, {name}, {size.title}", steps

@@ -13,6 +13,8 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.logger import setup_logger
 
+from focal_retina.commands import main
+
 
 @pytest.fixture(autouse=True)
 def catalogs():
@@ -33,6 +35,29 @@ def quiet_setup(monkeypatch):
     for name in ("detectron2", "fvcore", "focal_retina"):
         logging.getLogger(name).handlers.clear()
     setup_logger.cache_clear()
+
+
+@pytest.fixture
+def command(capsys):
+    """Call a command; returns (exit status, stdout, stderr)."""
+
+    def call(*words):
+        return main([*map(str, words)]), *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def assert_user_error(command):
+    """Call a command that ends with one line and status 2."""
+
+    def call(message, name, *words):
+        status, _, err = command(name, *words)
+        lines = [x for x in err.splitlines() if x.startswith(f"focal-retina {name}: ")]
+        assert (status, len(lines)) == (2, 1) and message in lines[0], err
+        assert "Traceback" not in err
+
+    return call
 
 
 @pytest.fixture

@@ -8,20 +8,16 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from helpers import QUICKSTART, TINY_TRAINING, make_run, python
 
 from focal_retina import engine
-from focal_retina.commands import main, make_parser
+from focal_retina.commands import make_parser
 from focal_retina.deploy import load_predictor
 
 CONFIG = ["--config-file", QUICKSTART]
 
 
 @pytest.fixture
-def run(capfd, quiet_setup):
-    """Call train_net.py with arguments; returns (exit status, what it wrote to stderr)."""
-
-    def call(*arguments):
-        return main(["train", *map(str, arguments)], prog="train_net.py"), capfd.readouterr().err
-
-    return call
+def run(command, quiet_setup):
+    """Call the command; returns (exit status, what it wrote to stderr)."""
+    return lambda *words: command("train", *words)[::2]
 
 
 @pytest.fixture
@@ -61,7 +57,7 @@ def test_user_errors_are_one_line_and_status_2(run, tmp_path, monkeypatch, argum
     arguments = [*CONFIG, *arguments.split()] if isinstance(arguments, str) else arguments
     status, err = run(*arguments)
     assert status == 2
-    (line,) = [x for x in err.splitlines() if x.startswith("train_net.py: ")]
+    (line,) = [x for x in err.splitlines() if x.startswith("focal-retina train: ")]
     assert re.search(message, line), line
     assert "Traceback" not in err
 

@@ -10,6 +10,7 @@ import importlib
 import re
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,10 @@ COMMANDS = {
     "figure": "the paper's figures",
     "replay": "a batch whose loss was not finite, once more",
 }
-# What Ctrl-C prints.
-INTERRUPTED = {
-    "train": "interrupted; --resume goes on from the last checkpoint",
-    "sweep": "interrupted; the same command goes on from here",
+# What Ctrl-C prints, behind "interrupted"
+GOES_ON = {
+    "train": "; --resume goes on from the last checkpoint",
+    "sweep": "; the same command goes on from here",
 }
 
 
@@ -39,17 +40,15 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
         argv: the command and its arguments.
         prog: what its messages and its help call it; default: ``focal-retina COMMAND``.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
-    if not words or words[0] not in COMMANDS:
+    name, *words = (sys.argv[1:] if argv is None else argv) or [""]
+    if name not in COMMANDS:
+        status = 0 if name in ("-h", "--help") else 2
         table = "\n".join(f"  {name:9} {what}" for name, what in COMMANDS.items())
-        asked_for_help = bool(words) and words[0] in ("-h", "--help")
-        print(
-            f"usage: focal-retina COMMAND …; each has --help\n\n{table}",
-            file=sys.stdout if asked_for_help else sys.stderr,
-        )
-        return 0 if asked_for_help else 2
-    parser = make_parser(words[0], prog)
-    args = parser.parse_intermixed_args(words[1:])
+        usage = f"usage: focal-retina COMMAND …; each has --help\n\n{table}"
+        print(usage, file=sys.stderr if status else sys.stdout)
+        return status
+    parser = make_parser(name, prog)
+    args = parser.parse_intermixed_args(words)
     try:
         from ..engine import exit_status
     except ModuleNotFoundError as error:
@@ -57,19 +56,15 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
             raise
         print(f"{parser.prog}: {NEEDS_DETECTRON2}", file=sys.stderr)
         return 2
-    evaluates = getattr(args, "eval_only", False)
-    interrupted = "interrupted" if evaluates else INTERRUPTED.get(words[0], "interrupted")
-    return exit_status(lambda: _module(words[0]).run(args), interrupted, prog=parser.prog)
+    goes_on = "" if getattr(args, "eval_only", False) else GOES_ON.get(name, "")
+    return exit_status(lambda: _module(name).run(args), f"interrupted{goes_on}", parser.prog)
 
 
 def make_parser(name: str, prog: str | None = None) -> argparse.ArgumentParser:
     """The parser of a command; ``prog`` as for :func:`main`."""
     module = _module(name)
-    parser = argparse.ArgumentParser(
-        prog=prog or f"focal-retina {name}",
-        description=module.__doc__,
-        formatter_class=_HelpFormatter,
-    )
+    prog = prog or f"focal-retina {name}"
+    parser = argparse.ArgumentParser(prog, None, module.__doc__, formatter_class=_HelpFormatter)
     parser._negative_number_matcher = re.compile(r"-\.?\d")  # argparse takes -1e-3 for an option
     module.add_arguments(parser)
     return parser
@@ -83,29 +78,23 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
     """It adds defaults that are numbers, text or paths."""
 
     def _get_help_string(self, action: argparse.Action) -> str:
-        value = action.default
-        is_told = isinstance(value, (int, float, str, Path)) and not isinstance(value, bool)
-        is_told &= value != argparse.SUPPRESS
-        return f"{action.help} (default: %(default)s)" if is_told else action.help or ""
+        told = type(action.default) in (int, float, str, type(Path()))
+        told &= action.default != argparse.SUPPRESS
+        return f"{action.help} (default: %(default)s)" if told else action.help or ""
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     """Add ``--register`` and ``--import``, for :func:`~focal_retina.engine.prepare_process`."""
-    parser.add_argument(
-        "--register",
-        action="append",
-        default=[],
-        metavar="NAME=ANNOTATIONS.json:IMAGE_DIR",
-        help="register a COCO-format data set, for DATASETS.TRAIN and TEST; repeatable",
-    )
-    parser.add_argument(
-        "--import",
-        action="append",
-        default=[],
-        dest="imports",
-        metavar="FILE.py",
-        help="import a file first, such as one that registers a loss; repeatable",
-    )
+    add = partial(parser.add_argument, action="append", default=[])
+    what = "register a COCO-format data set, for DATASETS.TRAIN and TEST; repeatable"
+    add("--register", metavar="NAME=ANNOTATIONS.json:IMAGE_DIR", help=what)
+    what = "import a file first, such as one that registers a loss; repeatable"
+    add("--import", dest="imports", metavar="FILE.py", help=what)
+
+
+def data_of(args: argparse.Namespace) -> dict[str, Any]:
+    """What :func:`add_data_arguments` declared, for :func:`~focal_retina.engine.load_config`."""
+    return {"register": args.register, "imports": args.imports}
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:

@@ -10,15 +10,14 @@ Exit status 1: errors were found; 2: the config or an annotation file can't be r
 import argparse
 from pathlib import Path
 
-from . import add_config_arguments
+from . import add_config_arguments, data_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--config-file", required=True, metavar="FILE", help="its DATASETS.TRAIN and TEST"
-    )
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write a report to FILE, too")
-    parser.add_argument("--all-images", action="store_true", help="decode all, not only a sample")
+    add = parser.add_argument
+    add("--config-file", required=True, metavar="FILE", help="its DATASETS.TRAIN and TEST")
+    add("--html", type=Path, metavar="FILE", help="write a report to FILE, too")
+    add("--all-images", action="store_true", help="decode all, not only a sample")
     add_config_arguments(parser)
 
 
@@ -27,7 +26,7 @@ def run(args: argparse.Namespace) -> int:
     from ..engine import load_config, user_errors
     from ..engine.config_checks import check_model
 
-    cfg = load_config(args.config_file, args.opts, register=args.register, imports=args.imports)
+    cfg = load_config(args.config_file, args.opts, **data_of(args))
     with user_errors():
         check_model(cfg)
         problems = config_problems(cfg)

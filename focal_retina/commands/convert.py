@@ -10,19 +10,8 @@ docs/convert_weights.md.
 import argparse
 from pathlib import Path
 
-STATED = ("num_classes", "num_anchors", "aspect_ratios")
-
-
-LIBRARIES = [
-    "detectron",
-    "detectron2",
-    "mmdet",
-    "mmdet-caffe",
-    "odtk",
-    "odtk-0.2.0",
-    "torchvision-v1",
-    "torchvision-v2",
-]
+LIBRARIES = ["detectron", "detectron2", "mmdet", "mmdet-caffe", "odtk", "odtk-0.2.0"]
+LIBRARIES += ["torchvision-v1", "torchvision-v2"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,16 +32,10 @@ def run(args: argparse.Namespace) -> None:
     from ..engine import UserError, user_errors
     from ..interop.weight_files import convert_file, write_conversion
 
-    stated = {name: getattr(args, name) for name in STATED if getattr(args, name) is not None}
+    names = ("num_classes", "num_anchors", "aspect_ratios", "config_file", "bn_eps")
+    given = {name: value for name in names if (value := getattr(args, name)) is not None}
     with user_errors():
-        conversion = convert_file(
-            args.input,
-            args.source,
-            args.target,
-            config_file=args.config_file,
-            bn_eps=args.bn_eps,
-            **stated,
-        )
+        conversion = convert_file(args.input, args.source, args.target, **given)
     print(*conversion.report(), sep="\n")
     if not (conversion.is_complete or args.allow_missing):
         raise UserError(

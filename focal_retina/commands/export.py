@@ -9,7 +9,7 @@ Each is compared with the model in PyTorch on images of DATASETS.TEST; exit stat
 import argparse
 from pathlib import Path
 
-from . import add_config_arguments
+from . import add_config_arguments, data_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,12 +32,8 @@ def run(args: argparse.Namespace) -> int:
 
     if args.images < 1 or (args.int8 is not None and args.int8 < 1):
         raise UserError("--images and --int8: at least 1")
-    cfg = load_config(
-        args.model or args.config_file,
-        [*args.opts, "MODEL.DEVICE", "cpu"],
-        register=args.register,
-        imports=args.imports,
-    )
+    opts = [*args.opts, "MODEL.DEVICE", "cpu"]
+    cfg = load_config(args.model or args.config_file, opts, **data_of(args))
     with user_errors():
         images = list(sample_images(cfg.DATASETS.TEST, args.images))
         calibration = sample_images(cfg.DATASETS.TRAIN, args.int8) if args.int8 else None

@@ -13,23 +13,22 @@ needs --allow-code; an .onnx and a training's folder can't.
 import argparse
 from pathlib import Path
 
-from . import add_data_arguments, split_options
+from . import add_data_arguments, data_of, split_options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     model = parser.add_mutually_exclusive_group(required=True)
     model.add_argument("--model", metavar="PATH", help="a training's folder, *.pt2 or *.onnx")
     model.add_argument("--config-file", metavar="FILE", help="a yaml, with MODEL.WEIGHTS")
-    parser.add_argument(
-        "--allow-code", action="store_true", help="open a .pt2, running Python code that is in it"
-    )
-    parser.add_argument("--output", type=Path, metavar="DIR", help="pictures and videos go here")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="detections in COCO's format")
-    parser.add_argument("--threshold", type=float, default=0.5, help="lowest score")
-    parser.add_argument("--batch-size", type=int, default=1, help="exported files take 1 at a time")
+    add = parser.add_argument
+    add("--allow-code", action="store_true", help="open a .pt2, running Python code that is in it")
+    add("--output", type=Path, metavar="DIR", help="pictures and videos go here")
+    add("--json", type=Path, metavar="FILE", help="detections in COCO's format")
+    add("--threshold", type=float, default=0.5, help="lowest score")
+    add("--batch-size", type=int, default=1, help="exported files take 1 at a time")
     add_data_arguments(parser)
-    inputs = "files, folders, globs or webcams; then KEY VALUE"
-    parser.add_argument("words", nargs="+", metavar="INPUT", help=inputs)
+    what = "files, folders, globs or webcams; then KEY VALUE"
+    add("words", nargs="+", metavar="INPUT", help=what)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -47,13 +46,11 @@ def run(args: argparse.Namespace) -> int:
     sources = find_sources(inputs)
     writers: list[CocoWriter | PictureWriter] = []
     with user_errors():
-        predictor = load_predictor(
+        model, how = (
             args.model or args.config_file,
-            opts,
-            register=args.register,
-            imports=args.imports,
-            allow_code=args.allow_code,
+            {**data_of(args), "allow_code": args.allow_code},
         )
+        predictor = load_predictor(model, opts, **how)
         if args.json:
             writers.append(CocoWriter(args.json, predictor.meta))
         if args.output:

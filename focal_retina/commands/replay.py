@@ -9,7 +9,7 @@ as the training had them.
 import argparse
 from pathlib import Path
 
-from . import add_data_arguments
+from . import add_data_arguments, data_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,9 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     from ..engine import prepare_process, user_errors
-    from ..engine.replay import replay
+    from ..engine.nonfinite import replay
 
     with user_errors():
-        prepare_process(args.imports, args.register)
+        prepare_process(**data_of(args))
         for line in replay(args.dump):
             print(line, flush=True)

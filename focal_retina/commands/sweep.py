@@ -12,7 +12,7 @@ import sys
 from itertools import chain
 from pathlib import Path
 
-from . import add_config_arguments
+from . import add_config_arguments, data_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
 
         sweep = read_sweep(args.sweep_file)
         opts = [*chain.from_iterable(sweep.overrides.items()), *args.opts]
-        cfg = setup_config(args.config_file, opts, register=args.register, imports=args.imports)
+        cfg = setup_config(args.config_file, opts, **data_of(args))
         runner = TrialRunner(
             root=args.output.resolve(),
             inputs=CodeInputs(tuple(args.register), tuple(args.imports)),

@@ -21,11 +21,8 @@ _logger = logging.getLogger(__name__)
 
 
 def is_intact(path: str | os.PathLike) -> bool:
-    """Whether a ``.pth`` file is complete and every part of it has its checksum.
-
-    ``torch.save`` writes a zip archive with a CRC-32 of each tensor and of the pickle, at which
-    ``torch.load`` does not look.
-    """
+    """Whether a ``.pth`` file is complete and every part of it, tensor or pickle, has the CRC-32
+    that ``torch.save`` writes and ``torch.load`` does not look at."""
     try:
         with zipfile.ZipFile(path) as archive:
             # torch does not read what has the attribute of a folder, and takes it for read.
@@ -40,21 +37,14 @@ def is_intact(path: str | os.PathLike) -> bool:
 
 
 class SafeCheckpointer(DetectionCheckpointer):
-    """:class:`DetectionCheckpointer` with atomic, checksummed files.
-
-    What it writes is Detectron2's own format, and Detectron2's checkpointer reads it. What it reads
+    """:class:`DetectionCheckpointer` with atomic, checksummed files in its format. What it reads
     (``.pth``, Detectron2's and Caffe2's ``.pkl``, ``.safetensors``) is tensors and plain values: a
-    file that would run code on loading is refused.
-    """
+    file that would run code on loading is refused."""
 
-    is_strict = False  # whether the checkpoint has to hold the whole model
+    is_strict = False  # whether the checkpoint has to hold the whole model; so at resume
 
     def save(self, name: str, **kwargs: Any) -> None:
-        """See :meth:`fvcore.common.checkpoint.Checkpointer.save`.
-
-        Raises:
-            OSError: the disk is full, or the like; what was there before still is.
-        """
+        """Detectron2's; at an OSError (the disk is full) what was there before still is."""
         if not self.save_dir or not self.save_to_disk:
             return
         states = {key: obj.state_dict() for key, obj in self.checkpointables.items()}
@@ -74,11 +64,8 @@ class SafeCheckpointer(DetectionCheckpointer):
             file.write(last_filename_basename.encode())
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
-        """Load the last checkpoint that is intact with everything in it, or ``path``'s weights.
-
-        Args:
-            path: file or URL of weights, for where there is nothing to resume; may be empty.
-            resume: look for a checkpoint in the output folder first.
+        """Load the last checkpoint that is intact with everything in it. Where there is none, or
+        without ``resume``, load the weights of ``path``: a file, a URL or "".
 
         Returns:
             What was in the file and has not been loaded.
@@ -94,7 +81,8 @@ class SafeCheckpointer(DetectionCheckpointer):
                 raise ValueError(
                     f"--resume: no checkpoint in {self.save_dir} is intact; start anew without it"
                 )
-            return _StrictCheckpointer(self.model, self.save_dir, **self.checkpointables).load(path)
+            self.is_strict = True
+            return self.load(path)
         return self.load(path, checkpointables=[]) if path else {}
 
     def has_checkpoint(self) -> bool:
@@ -125,24 +113,30 @@ class SafeCheckpointer(DetectionCheckpointer):
         if name == last.name and "\0" not in name and last.is_file():
             return [last, *(x for x in newest_first if x.name < name)]
         if newest_first:
-            _logger.warning(
-                f"{tag} names no checkpoint of its folder: {newest_first[0]} is the newest"
-            )
+            _logger.warning(f"{tag} names no checkpoint of its folder: taking {newest_first[0]}")
         return newest_first
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         incompatible = super()._load_model(checkpoint)
-        anew = [*incompatible.missing_keys, *(x[0] for x in incompatible.incorrect_shapes)]
-        if anew and not self.is_strict:
-            _logger.info(
-                "%d of the model's %d tensors are not in the checkpoint, or have another shape "
-                "there, and start anew: %s%s",
-                len(anew),
-                len(self.model.state_dict()),
-                ", ".join(anew[:3]),
-                " …" if len(anew) > 3 else "",
+        shapes = {name: (theirs, ours) for name, theirs, ours in incompatible.incorrect_shapes}
+        if not (wrong := [*incompatible.missing_keys, *shapes]):
+            return incompatible
+        if not self.is_strict:
+            what = f"{len(wrong)} of the model's {len(self.model.state_dict())} tensors"
+            names = f"{', '.join(wrong[:3])}{' …' if len(wrong) > 3 else ''}"
+            _logger.info(f"{what} start anew, as the checkpoint has none of that shape: {names}")
+            return incompatible
+        theirs, ours = shapes.get("head.cls_score.bias", ((0,), (1,)))
+        count = getattr(self.model, "num_classes", 0) * theirs[0] / ours[0]
+        if all(x.startswith("head.cls_score.") for x in wrong) and count == int(count):
+            raise ValueError(
+                f"the checkpoint has {int(count)} classes and the config "
+                f"{self.model.num_classes}: set MODEL.RETINANET.NUM_CLASSES {int(count)}"
             )
-        return incompatible
+        raise ValueError(
+            f"the checkpoint is of another architecture: {len(wrong)} tensors are not in it, or "
+            f"have another shape ({wrong[0]} …): MODEL.WEIGHTS and the config don't belong together"
+        )
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         if filename.endswith(".pkl"):
@@ -159,12 +153,8 @@ class SafeCheckpointer(DetectionCheckpointer):
 
 
 def load_trained_model(cfg: CfgNode, *, resume: bool = False) -> nn.Module:
-    """The model of ``cfg`` with the weights MODEL.WEIGHTS. Its ``class_names`` are a list, or None
-    where they are not known.
-
-    Args:
-        cfg: of the model.
-        resume: take the last checkpoint in OUTPUT_DIR, where there is one.
+    """The model of ``cfg`` with the weights MODEL.WEIGHTS, with ``resume`` of the last checkpoint
+    in OUTPUT_DIR. Its ``class_names`` are a list, or None where they are not known.
 
     Raises:
         ValueError: there are no weights, or they do not fit. (To Detectron2 that is a warning; here
@@ -174,39 +164,18 @@ def load_trained_model(cfg: CfgNode, *, resume: bool = False) -> nn.Module:
     cfg.defrost()
     cfg.MODEL.FOCAL_RETINA.EFFICIENTNET_LITE.PRETRAINED = False  # all weights come from the file
     model = build_model(cfg)
-    checkpointer = _StrictCheckpointer(model, cfg.OUTPUT_DIR)
-    if not (cfg.MODEL.WEIGHTS or (resume and checkpointer.has_checkpoint())):
+    checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR)
+    checkpointer.is_strict = True
+    resume = resume and checkpointer.has_checkpoint()
+    if not (cfg.MODEL.WEIGHTS or resume):
         raise ValueError("MODEL.WEIGHTS is empty: name a checkpoint")
     checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
-    if resume and checkpointer.has_checkpoint():
+    if resume:
         cfg.MODEL.WEIGHTS = checkpointer.get_checkpoint_file()
     _logger.info("weights: %s", cfg.MODEL.WEIGHTS)
     classes = model_classes(cfg)
     model.class_names = classes.names if classes else None
     return model
-
-
-class _StrictCheckpointer(SafeCheckpointer):
-    is_strict = True
-
-    def _load_model(self, checkpoint: dict[str, Any]) -> Any:
-        incompatible = super()._load_model(checkpoint)
-        shapes = {name: (theirs, ours) for name, theirs, ours in incompatible.incorrect_shapes}
-        wrong = [*incompatible.missing_keys, *shapes]
-        if not wrong:
-            return incompatible
-        theirs, ours = shapes.get("head.cls_score.bias", ((0,), (1,)))
-        count = getattr(self.model, "num_classes", 0) * theirs[0] / ours[0]
-        if all(x.startswith("head.cls_score.") for x in wrong) and count == int(count):
-            raise ValueError(
-                f"the checkpoint has {int(count)} classes and the config "
-                f"{self.model.num_classes}: set MODEL.RETINANET.NUM_CLASSES {int(count)}"
-            )
-        raise ValueError(
-            f"the checkpoint is of another architecture: it lacks {len(wrong)} of the model's "
-            f"tensors, or has them in another shape, {wrong[0]} for one: MODEL.WEIGHTS and the "
-            "config don't belong together"
-        )
 
 
 def _from_zoo(data: dict[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What no training can mean: another kind of model, keys that do nothing, values out of range."""
 
 import difflib
+import json
 import logging
 import math
 from functools import reduce
@@ -17,11 +18,9 @@ from ..modeling.inference import INFERENCE_PRECISIONS
 _logger = logging.getLogger(__name__)
 
 # Sections of two-stage and segmentation models: a one-stage detector reads nothing of them.
-_BOX_SECTIONS = ("RPN", "ROI_HEADS", "ROI_BOX_HEAD")
-_UNREAD_SECTIONS = (
-    *("PROPOSAL_GENERATOR", *_BOX_SECTIONS, "ROI_BOX_CASCADE_HEAD", "ROI_MASK_HEAD"),
-    *("ROI_KEYPOINT_HEAD", "SEM_SEG_HEAD", "PANOPTIC_FPN"),
-)
+_BOX_SECTIONS = ["RPN", "ROI_HEADS", "ROI_BOX_HEAD"]
+_UNREAD_SECTIONS = [*_BOX_SECTIONS, "PROPOSAL_GENERATOR", "ROI_BOX_CASCADE_HEAD", "ROI_MASK_HEAD"]
+_UNREAD_SECTIONS += ["ROI_KEYPOINT_HEAD", "SEM_SEG_HEAD", "PANOPTIC_FPN"]
 # What to set instead, for a box section's key where RETINANET has it under another name.
 _COUNTERPARTS = {
     "ROI_BOX_HEAD.NUM_CONV": "MODEL.RETINANET.NUM_CONVS",
@@ -35,11 +34,7 @@ _COUNTERPARTS = {
 
 
 def check_model(cfg: CfgNode) -> None:
-    """Refuse what is no dense detector, and a backbone without the features of its head.
-
-    Raises:
-        ValueError: the message names the model, or the features.
-    """
+    """A ValueError for what is no dense detector, or a backbone without its head's features."""
     name, registered = cfg.MODEL.META_ARCHITECTURE, dict(META_ARCH_REGISTRY)
     if name not in registered:
         near = difflib.get_close_matches(name, registered)
@@ -56,23 +51,18 @@ def check_model(cfg: CfgNode) -> None:
 
 
 def check_keys(cfg: CfgNode) -> None:
-    """Refuse keys that a RetinaNet does not read, where they differ from Detectron2's defaults.
-
-    Raises:
-        ValueError: there are such keys; the message names those to set instead.
-    """
+    """A ValueError for keys that a RetinaNet does not read, where they differ from Detectron2's
+    defaults; it names those to set instead."""
     default = get_cfg().MODEL
     unread = [
         f"MODEL.{section}.{name} ({_advice(section, name, cfg)})"
         for section in _UNREAD_SECTIONS
         for name, value in cfg.MODEL[section].items()
-        if name not in default[section] or _as_tuple(value) != _as_tuple(default[section][name])
+        # As text, since a yaml turns a tuple into a list
+        if json.dumps(value) != json.dumps(default[section].get(name))
     ]
     if unread:
-        raise ValueError(
-            f"{cfg.MODEL.META_ARCHITECTURE} does not read {'; '.join(unread)}: "
-            "what is set there would do nothing"
-        )
+        raise ValueError(f"{cfg.MODEL.META_ARCHITECTURE} does not read {'; '.join(unread)}")
 
 
 def _advice(section: str, name: str, cfg: CfgNode) -> str:
@@ -80,11 +70,6 @@ def _advice(section: str, name: str, cfg: CfgNode) -> str:
     if section in _BOX_SECTIONS and name in cfg.MODEL.RETINANET:
         instead = f"MODEL.RETINANET.{name}"
     return f"set {instead} instead" if instead else "leave it out"
-
-
-def _as_tuple(value: Any) -> Any:
-    """A yaml turns a tuple into a list."""
-    return tuple(map(_as_tuple, value)) if isinstance(value, (list, tuple)) else value
 
 
 def _are_sizes(value: Any) -> bool:
@@ -125,11 +110,7 @@ _RANGES = {
 
 
 def check_values(cfg: CfgNode) -> None:
-    """Refuse values that no training can mean, such as a negative learning rate.
-
-    Raises:
-        ValueError: the message names the keys, their values and what they should be.
-    """
+    """A ValueError for values that no training can mean, such as a negative learning rate."""
     problems = []
     for description, (holds, keys) in _RANGES.items():
         for key in keys.split():
@@ -145,27 +126,19 @@ def check_values(cfg: CfgNode) -> None:
 
 
 def check_solver(cfg: CfgNode, world_size: int) -> None:
-    """Compare batch size, number of processes and learning rate.
-
-    With SOLVER.REFERENCE_WORLD_SIZE it compares what Detectron2's ``auto_scale_workers`` makes of
-    the config. The warning is for SGD only, since for AdamW there is no such rule.
-
-    Raises:
-        ValueError: the batch can't be divided among the processes.
-    """
+    """Compare batch size, number of processes and learning rate, as SOLVER.REFERENCE_WORLD_SIZE
+    scales them: a ValueError for a batch that can't be divided, and for SGD a warning of a rate
+    that misfits."""
     batch_size, rate = cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.BASE_LR
     reference = cfg.SOLVER.REFERENCE_WORLD_SIZE
-    if reference and batch_size % reference:
-        raise ValueError(
-            f"SOLVER.IMS_PER_BATCH {batch_size} is not divisible by SOLVER.REFERENCE_WORLD_SIZE "
-            f"{reference}, the number of processes that it is meant for"
-        )
     if reference:
+        if batch_size % reference:
+            message = f"is not divisible by SOLVER.REFERENCE_WORLD_SIZE {reference}"
+            raise ValueError(f"SOLVER.IMS_PER_BATCH {batch_size} {message}")
         batch_size, rate = batch_size * world_size // reference, rate * world_size / reference
     if batch_size % world_size:
         raise ValueError(
-            f"SOLVER.IMS_PER_BATCH {batch_size} can't be divided among {world_size} processes: "
-            f"use a multiple of {world_size}"
+            f"SOLVER.IMS_PER_BATCH {batch_size} can't be divided among {world_size} processes"
         )
     fitting = 0.01 * batch_size / 16  # the paper's rate (section 4.1), scaled linearly
     is_off = max(rate / fitting, fitting / rate) > 2  # less is not worth a word

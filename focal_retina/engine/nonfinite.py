@@ -1,82 +1,69 @@
-"""A loss or gradient that is not finite stops the training, with all that it takes to see why.
+"""A loss or gradient that is not finite stops the training, and its batch can be run again.
 
-What is dumped, in a folder of its own below ``OUTPUT_DIR/nonfinite``, all of it readable without
-executing code:
-
-=============  ====================================================================================
-report.json    iteration, losses, losses by level, images, parameters whose gradients are not
-               finite, and the command that replays the batch
-batch.pt       the images and objects as the model got them, states of the random generators
-model.pth      the weights and buffers before the step, as a checkpoint
-config.yaml    the whole config
-=============  ====================================================================================
+The dump is a folder of its own below ``OUTPUT_DIR/nonfinite``, readable without executing code:
+``report.json`` (iteration, losses, images with their objects, the command that replays the batch),
+``batch.pt`` (the images and objects as the model got them, random states), ``model.pth`` (weights
+and buffers before the step, as a checkpoint) and ``config.yaml``.
 """
 
 import json
-import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from detectron2.engine import HookBase
 from detectron2.layers import FrozenBatchNorm2d
+from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 from detectron2.utils import comm
+from tabulate import tabulate
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import get_total_norm
 
 from ..modeling import FocalRetinaNet
+from ..weight_reader import read_weights
 from .precision import StepTrainer
 from .resume import rng_state, set_rng_state
-
-_logger = logging.getLogger(__name__)
-
-BATCH_FILE, CONFIG_FILE = "batch.pt", "config.yaml"
-REPORT_FILE, WEIGHTS_FILE = "report.json", "model.pth"
+from .setup import load_config
 
 
-class _Iteration(NamedTuple):
+@dataclass
+class _Iteration:
     """What a look at an iteration needs, and what is dumped of it."""
 
-    number: int
     batch: list[dict[str, Any]]
-    losses: dict[str, Tensor]
     before: dict[str, Any]  # random states and autocast
-    buffers: list[tuple[nn.Module, str, Tensor]]  # of before the step
-    total: Tensor  # finite where all losses and gradients are
-    is_copied: torch.cuda.Event | None  # where ``total`` is on its way from a GPU
+    buffers: dict[str, Tensor]  # of before the step
+    losses: dict[str, Tensor] = field(default_factory=dict)
+    number: int = -1
+    total: Tensor | None = None  # finite where all losses and gradients are
+    is_copied: torch.cuda.Event | None = None  # where ``total`` is on its way from a GPU
 
 
 class NonFiniteGuard(HookBase):
     """A hook of the step trainer, such as Detectron2's SimpleTrainer: after each backward pass, and
     before the optimizer's step, it looks at the losses and the gradients.
 
-    The model's forward hooks give it the batch and the buffers, so that it goes with every trainer.
     On a GPU, under a :class:`StepTrainer`, it looks at each iteration in the next one, so that the
     host needn't wait: the optimizer left out the step by itself.
     Under a gradient scaler (fp16), infinite gradients are normal: it looks at the losses alone.
     """
 
-    def __init__(self, model: nn.Module, *, config: str, folder: Path, gradient_period: int = 1):
+    def __init__(self, model: nn.Module, config: str, folder: Path, gradient_period: int = 1):
         """
         Args:
             model: what the trainer trains; DistributedDataParallel or not.
             config: the whole config as yaml.
-            folder: dumps go to a folder in it, ``iter_0001234``, for other processes than the first
-                ``iter_0001234_rank1`` and so on.
+            folder: dumps go to ``iter_0001234`` in it, of rank 1 to ``iter_0001234_rank1``.
             gradient_period: iterations between two looks at the gradients, 0 for none. If one is
                 missed, the next loss is not finite; then the weights in the dump aren't either.
         """
         self._model = model.module if isinstance(model, DistributedDataParallel) else model
-        self._config = config
-        self._folder = folder
-        self._gradient_period = gradient_period
-        self._batch: list[dict[str, Any]] = []
-        self._losses: dict[str, Tensor] = {}
-        self._before: dict[str, Any] = {}
-        self._buffers: list[tuple[nn.Module, str, Tensor]] = []
+        self._config, self._folder, self._gradient_period = config, folder, gradient_period
         self._unseen: _Iteration | None = None
         self._model.register_forward_pre_hook(self._before_forward)
         self._model.register_forward_hook(self._after_forward)
@@ -84,53 +71,46 @@ class NonFiniteGuard(HookBase):
     def _before_forward(self, model: nn.Module, inputs: tuple[Any, ...]) -> None:
         if not model.training:
             return
-        self._batch = inputs[0]
         device_type = next(model.parameters()).device.type
         autocast = torch.is_autocast_enabled(device_type)
         dtype = str(torch.get_autocast_dtype(device_type)).removeprefix("torch.")
-        self._before = {"rng": rng_state(), "autocast": dtype if autocast else None}
-        self._buffers = [
-            (module, name, buffer.clone())
-            for module in model.modules()
+        buffers = {
+            name: buffer.clone()
+            for prefix, module in model.named_modules()
             if not isinstance(module, FrozenBatchNorm2d)
-            for name, buffer in module.named_buffers(recurse=False)
-        ]
+            for name, buffer in module.named_buffers(prefix, recurse=False)
+        }
+        before = {"rng": rng_state(), "autocast": dtype if autocast else None}
+        self._current = _Iteration(inputs[0], before, buffers)
 
     def _after_forward(self, model: nn.Module, inputs: Any, output: Any) -> None:
         if model.training:
             losses = output if isinstance(output, Mapping) else {"total_loss": output}
-            self._losses = {name: loss.detach() for name, loss in losses.items()}
+            self._current.losses = {name: loss.detach() for name, loss in losses.items()}
 
     def after_backward(self) -> None:
-        """Look at this iteration, or on a GPU at the one before.
-
-        Raises:
-            FloatingPointError: a loss or gradient is infinite or NaN; the dump is written.
-        """
+        """Look at this iteration, or on a GPU at the one before: FloatingPointError where a loss or
+        gradient is infinite or NaN, and the dump is written."""
         self.look()
-        total = torch.stack([loss.double() for loss in self._losses.values()]).sum()
-        if self._checks_gradients():
+        iteration, trainer = self._current, self.trainer
+        iteration.number = trainer.iter
+        total = torch.stack([loss.double() for loss in iteration.losses.values()]).sum()
+        is_due = self._gradient_period > 0 and trainer.iter % self._gradient_period == 0
+        if is_due and getattr(trainer, "grad_scaler", None) is None:
             gradients = [p.grad for p in self._model.parameters() if p.grad is not None]
             total = total + get_total_norm(gradients).to(total.device)
-        is_copied = None
-        if (
-            total.is_cuda
-            and isinstance(self.trainer, StepTrainer)
-            and self.trainer.can_skip_steps()
-        ):
-            self.trainer.optimizer.found_inf = (~total.isfinite()).float()
-            total = torch.empty_like(total, device="cpu", pin_memory=True).copy_(total, True)
-            is_copied = torch.cuda.Event()
-            is_copied.record()
-        self._unseen = self._iteration(total, is_copied)
-        if is_copied is None:
+        self._unseen = iteration
+        # A fused optimizer leaves out a step where its tensor found_inf is 1.
+        is_fused = all(group.get("fused") for group in trainer.optimizer.param_groups)
+        if total.is_cuda and is_fused and isinstance(trainer, StepTrainer):
+            trainer.optimizer.found_inf = (~total.isfinite()).float()
+            on_cpu = torch.empty_like(total, device="cpu", pin_memory=True)
+            iteration.total = on_cpu.copy_(total, non_blocking=True)
+            iteration.is_copied = torch.cuda.Event()
+            iteration.is_copied.record()
+        else:
+            iteration.total = total
             self.look()
-
-    def _iteration(self, total: Tensor, is_copied: torch.cuda.Event | None) -> _Iteration:
-        number = self.trainer.iter
-        return _Iteration(
-            number, self._batch, self._losses, self._before, self._buffers, total, is_copied
-        )
 
     def look(self) -> None:
         """Look at the last iteration, unless that is done: see :meth:`after_backward`."""
@@ -139,83 +119,144 @@ class NonFiniteGuard(HookBase):
             return
         if iteration.is_copied is not None:
             iteration.is_copied.synchronize()
-        if torch.isfinite(iteration.total):
-            return
-        folder = self._dump(iteration)
-        losses = ", ".join(f"{name} {loss.item():g}" for name, loss in iteration.losses.items())
-        what = "loss" if any(not x.isfinite() for x in iteration.losses.values()) else "gradient"
-        raise FloatingPointError(
-            f"a {what} is not finite at iteration {iteration.number} ({losses}); a report, the "
-            f"batch and the weights are in {folder}; to run it again: {_replay_command(folder)}"
-        )
+        if iteration.total is not None and not iteration.total.isfinite():
+            raise FloatingPointError(self._dump(iteration))
 
-    def _checks_gradients(self) -> bool:
-        return (
-            self._gradient_period > 0
-            and self.trainer.iter % self._gradient_period == 0
-            and getattr(self.trainer, "grad_scaler", None) is None
-        )
-
-    def _dump(self, iteration: _Iteration) -> Path:
-        rank = comm.get_rank()
-        folder = self._folder / f"iter_{iteration.number:07d}{f'_rank{rank}' if rank else ''}"
+    def _dump(self, iteration: _Iteration) -> str:
+        """Write the folder and return the error's message."""
+        rank, number = comm.get_rank(), iteration.number
+        folder = self._folder / f"iter_{number:07d}{f'_rank{rank}' if rank else ''}"
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / CONFIG_FILE).write_text(self._config)
-        for module, name, value in iteration.buffers:
-            getattr(module, name).copy_(value)
-        torch.save({"model": self._model.state_dict()}, folder / WEIGHTS_FILE)
-        batch = [_readable_parts(x) for x in iteration.batch]
-        torch.save({**iteration.before, "batch": batch}, folder / BATCH_FILE)
-        report = {
-            "iteration": iteration.number,
-            "losses": {name: loss.item() for name, loss in iteration.losses.items()},
-            "images": [_describe(x) for x in iteration.batch],
-            "replay": _replay_command(folder),
-        }
-        # Before what may fail
-        _write_json(folder, report)
-        report["parameters with gradients that are not finite"] = self._again(
-            iteration, self._bad_gradients
+        (folder / "config.yaml").write_text(self._config)
+        state = self._model.state_dict()
+        state.update({name: x for name, x in iteration.buffers.items() if name in state})
+        torch.save({"model": state}, folder / "model.pth")
+        batch = [_to_plain(x) for x in iteration.batch]
+        torch.save({**iteration.before, "batch": batch}, folder / "batch.pt")
+        losses = {name: loss.item() for name, loss in iteration.losses.items()}
+        command = f"./run -m focal_retina replay {folder}"
+        images = [_describe(x) for x in iteration.batch]
+        report = {"iteration": number, "losses": losses, "images": images, "replay": command}
+        (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+        what = "gradient" if all(x.isfinite() for x in iteration.losses.values()) else "loss"
+        shown = ", ".join(f"{name} {loss:g}" for name, loss in losses.items())
+        return (
+            f"a {what} is not finite at iteration {number} ({shown}); a report, the batch and the "
+            f"weights are in {folder}; to run it again: {command}"
         )
-        report["levels"] = self._again(iteration, self._levels)
-        _write_json(folder, report)
-        return folder
 
-    def _again(self, iteration: _Iteration, work: Callable[[_Iteration], Any]) -> Any:
-        """What ``work`` finds, or why it can't be had: the first error must not get lost."""
-        set_rng_state(iteration.before["rng"])
-        device_type = next(self._model.parameters()).device.type
-        try:
-            with autocast_of(device_type, iteration.before["autocast"]):
-                return work(iteration)
-        except Exception as error:
-            _logger.exception("a part of the report could not be made")
-            return f"{type(error).__name__}: {error}"
 
-    def _bad_gradients(self, iteration: _Iteration) -> list[str]:
-        if self.trainer.iter != iteration.number:  # the gradients are the next iteration's
-            self._model.zero_grad()
-            sum(self._model(iteration.batch).values()).backward()
-        return bad_gradients(self._model)
+def _describe(x: Mapping[str, Any]) -> dict[str, Any]:
+    objects = x.get("instances")
+    return {
+        "file_name": x.get("file_name"),
+        "image_id": x.get("image_id"),
+        "shape": list(x["image"].shape),
+        "boxes": None if objects is None else objects.gt_boxes.tensor.tolist(),
+        "classes": None if objects is None else objects.gt_classes.tolist(),
+    }
 
-    def _levels(self, iteration: _Iteration) -> Any:
-        if not isinstance(self._model, FocalRetinaNet):
-            return f"{type(self._model).__name__} has no losses by level"
-        return losses_by_level(self._model, iteration.batch)
+
+def _to_plain(x: Mapping[str, Any]) -> dict[str, Any]:
+    """What :func:`read_batch` reads of an image's dict: no masks, nor objects of other classes."""
+    plain: dict[str, Any] = {
+        k: v for k, v in x.items() if isinstance(v, (str, int, float, bool, Tensor))
+    }
+    if "instances" in x:
+        fields = x["instances"].get_fields()
+        plain["image_size"] = list(x["instances"].image_size)
+        plain["fields"] = {k: v for k, v in fields.items() if isinstance(v, Tensor)}
+        plain["boxes"] = {k: v.tensor for k, v in fields.items() if isinstance(v, Boxes)}
+    return plain
+
+
+def read_batch(folder: Path) -> dict[str, Any]:
+    """The random states "rng", "autocast" (a dtype's name or None) and "batch" of a dump."""
+    dump = read_weights(folder / "batch.pt")
+    for x in dump["batch"]:
+        if "image_size" in x:
+            boxes = {name: Boxes(tensor) for name, tensor in x.pop("boxes").items()}
+            x["instances"] = Instances(tuple(x.pop("image_size")), **x.pop("fields"), **boxes)
+    return dump
+
+
+def replay(folder: Path) -> Iterator[str]:
+    """Rebuild the model of a dump and run its batch through it, line by line of the report; without
+    a GPU on the CPU. OSError or ValueError: the folder is no dump, or its files are damaged."""
+    config = folder / "config.yaml"
+    if not config.is_file():
+        raise FileNotFoundError(f"{folder} is no dump of a batch: it has no config.yaml")
+    cfg = load_config(config, [] if torch.cuda.is_available() else ["MODEL.DEVICE", "cpu"])
+    dump, weights = read_batch(folder), read_weights(folder / "model.pth")["model"]
+    model = build_model(cfg).train()
+    model.load_state_dict(weights)
+    batch, autocast = dump["batch"], dump["autocast"]
+    dtype = getattr(torch, autocast or "bfloat16")
+    arithmetic = torch.autocast(model.device.type, dtype, enabled=autocast is not None)
+    yield f"{len(batch)} images on {cfg.MODEL.DEVICE} in {autocast or 'float32'}:"
+    for x in batch:
+        yield f"  {x.get('file_name', 'no file name')} (image id {x.get('image_id', 'none')})"
+
+    if broken := [name for name, value in weights.items() if not value.isfinite().all()]:
+        yield f"weights that are not finite before the step: {_shorten(broken)}"
+    first = _watch(model)
+    set_rng_state(dump["rng"])
+    with arithmetic:
+        losses = model(batch)
+    for name, loss in losses.items():
+        yield f"{name} {loss.item():.9g}"
+    yield f"first activation that is not finite: {first.get('activation', 'none')}"
+    sum(losses.values()).backward()
+    gradient = first.get("gradient", "none")
+    yield f"first gradient that is not finite, from the losses down: {gradient}"
+    gradients = {k: p.grad for k, p in model.named_parameters() if p.grad is not None}
+    broken = [name for name, gradient in gradients.items() if not gradient.isfinite().all()]
+    yield f"parameters whose gradients are not finite: {_shorten(broken) or 'none'}"
+
+    if isinstance(model, FocalRetinaNet):
+        model.load_state_dict(weights)  # the buffers of before
+        set_rng_state(dump["rng"])
+        with arithmetic:
+            levels = losses_by_level(model, batch)
+        table = [{"level": i, **level} for i, level in enumerate(levels)]
+        yield tabulate(table, headers="keys", tablefmt="plain", floatfmt=".6g")
+
+
+def _shorten(names: list[str], limit: int = 5) -> str:
+    further = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + further
+
+
+def _watch(model: nn.Module) -> dict[str, str]:
+    """What will hold, under "activation" and "gradient", the first module whose output, and whose
+    output's gradient, is not finite."""
+    first: dict[str, str] = {}
+
+    def note(what: str, name: str, values: Tensor) -> None:
+        if count := values.numel() - int(values.isfinite().sum()):
+            shape = tuple(values.shape)
+            first.setdefault(what, f"{name}: {count} of {values.numel()} of shape {shape}")
+
+    def on_output(name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+        if isinstance(output, Tensor):
+            note("activation", name, output)
+            if output.requires_grad:
+                output.register_hook(partial(note, "gradient", name))
+
+    for name, module in model.named_modules():
+        if not list(module.children()):
+            module.register_forward_hook(partial(on_output, f"{name} ({type(module).__name__})"))
+    return first
 
 
 @torch.no_grad()
 def losses_by_level(model: FocalRetinaNet, batched_inputs: list[dict]) -> list[dict[str, float]]:
-    """Where the losses of a training batch come from, a dict a level.
-
-    The levels add up to the losses of the batch, but for OHEM, which mines among the anchors that
-    it is given. The normalizer counts the batch.
-    """
+    """Where the losses of a training batch come from, a dict a level. The levels add up to the
+    losses of the batch, but for OHEM, which mines among the anchors that it is given."""
     images = model.preprocess_image(batched_inputs)
     predictions = model.label_and_predict(images.tensor, batched_inputs)
-    normalizer = model.loss_normalizer(
-        predictions.image_idxs.bincount(minlength=len(batched_inputs))
-    )
+    num_positives = predictions.image_idxs.bincount(minlength=len(batched_inputs))
+    normalizer = model.loss_normalizer(num_positives)
     return [
         {
             **{name: loss.item() for name, loss in model.losses(level, normalizer).items()},
@@ -226,62 +267,3 @@ def losses_by_level(model: FocalRetinaNet, batched_inputs: list[dict]) -> list[d
         }
         for level in predictions.levels()
     ]
-
-
-def bad_gradients(model: nn.Module) -> list[str]:
-    """Names of the parameters whose gradients are not finite."""
-    return [
-        name
-        for name, parameter in model.named_parameters()
-        if parameter.grad is not None and not parameter.grad.isfinite().all()
-    ]
-
-
-def autocast_of(device_type: str, dtype: str | None) -> torch.autocast:
-    """The autocast context of a dump: ``dtype`` is "bfloat16", "float16", or None for none."""
-    torch_dtype = None if dtype is None else getattr(torch, dtype)
-    return torch.autocast(device_type, torch_dtype, enabled=dtype is not None)
-
-
-def _replay_command(folder: Path) -> str:
-    return f"./run -m focal_retina replay {folder}"
-
-
-def _write_json(folder: Path, report: dict[str, Any]) -> None:
-    (folder / REPORT_FILE).write_text(json.dumps(report, indent=2) + "\n")
-
-
-def _describe(x: Mapping[str, Any]) -> dict[str, Any]:
-    instances = x.get("instances")
-    return {
-        "file_name": x.get("file_name"),
-        "image_id": x.get("image_id"),
-        "shape": list(x["image"].shape),
-        "boxes": instances.gt_boxes.tensor.tolist() if instances is not None else None,
-        "classes": instances.gt_classes.tolist() if instances is not None else None,
-    }
-
-
-def _readable_parts(x: Mapping[str, Any]) -> dict[str, Any]:
-    """What :func:`read_dumped` reads of an image's dict: no masks, nor objects of other classes."""
-    parts = {k: v for k, v in x.items() if isinstance(v, (str, int, float, bool, Tensor))}
-    if "instances" in x:
-        fields = x["instances"].get_fields().items()
-        kept = {k: v for k, v in fields if isinstance(v, (Boxes, Tensor))}
-        parts["instances"] = Instances(x["instances"].image_size, **kept)
-    return parts
-
-
-def read_dumped(path: Path) -> Any:
-    """Read BATCH_FILE or WEIGHTS_FILE of a dump.
-
-    Raises:
-        FileNotFoundError, ValueError: it is not there, or damaged.
-    """
-    try:
-        with torch.serialization.safe_globals([Boxes, Instances]):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # a damaged archive raises one of many kinds
-        raise ValueError(f"{path} cannot be read: {error}") from error

@@ -1,7 +1,6 @@
 """Exact resume: random states, and the hooks that save, stop, and keep metrics without gaps."""
 
 import contextlib
-import datetime
 import fcntl
 import json
 import logging
@@ -22,34 +21,28 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventWriter, JSONWriter, TensorboardXWriter
 from fvcore.common.checkpoint import Checkpointer
 
-from .interrupt import Interrupted, StopRequest
-from .setup import UserError
+from .console import UserError
+from .launch import Interrupted, StopRequest
 
 _logger = logging.getLogger(__name__)
 
-# Detectron2's writers take the median of so many iterations.
-_WINDOW = 20
-# Keys that decide the order of the images, and what the optimizer's state is
+_WINDOW = 20  # iterations, of which Detectron2's writers take the median
+# They decide the order of the images, and what the optimizer's state is.
 _FIXED = {"SEED", "MODEL.FOCAL_RETINA.OPTIMIZER"}
 # Timings of a process are not those of the next.
 _CLOCKS = {"time", "data_time", "rank_data_time", "eta_seconds"}
 
 
 class CheckpointHook(hooks.PeriodicCheckpointer):
-    """Detectron2's periodic checkpoints, and one more where a signal asks to stop.
-
-    Unlike Detectron2's it runs in every process: the checkpoint has the random states of all.
-    """
+    """Detectron2's periodic checkpoints, and one more where a signal asks to stop. It runs in every
+    process: the checkpoint has the random states of all."""
 
     def __init__(self, checkpointer: Checkpointer, period: int, stop: StopRequest):
         super().__init__(checkpointer, period)
         self._stop = stop
 
     def after_step(self) -> None:
-        """
-        Raises:
-            Interrupted: a signal came, and the iteration is saved.
-        """
+        """:class:`Interrupted` where a signal came and the iteration is saved."""
         signum = self._stop.agreed()
         if self._is_due() or signum is not None:
             self.trainer.gather_rng_states()
@@ -59,9 +52,8 @@ class CheckpointHook(hooks.PeriodicCheckpointer):
             raise Interrupted(signum)
 
     def save_unless_due(self) -> None:
-        """Save this iteration, if its number does not ask for that anyway."""
-        iteration = self.trainer.iter
         if not self._is_due():
+            iteration = self.trainer.iter
             self.save(f"{self.file_prefix}_{iteration:07d}", iteration=iteration)
 
     def _is_due(self) -> bool:
@@ -69,34 +61,9 @@ class CheckpointHook(hooks.PeriodicCheckpointer):
         return (iteration + 1) % self.period == 0 or iteration >= self.max_iter - 1
 
 
-class FirstEstimate(hooks.HookBase):
-    """A line after the first iteration, and one after a few: how long the training will take.
-
-    It stands behind Detectron2's IterationTimer, which leaves out the first 3 iterations.
-    """
-
-    ITERATIONS = 10
-
-    def after_step(self) -> None:
-        trainer = self.trainer
-        num_done = trainer.iter + 1 - trainer.start_iter
-        if num_done == 1:
-            _logger.info(f"iteration {trainer.iter + 1} of {trainer.max_iter} is done")
-        if num_done == self.ITERATIONS:
-            remaining = trainer.max_iter - trainer.iter - 1
-            seconds = remaining * trainer.storage.history("time").median(self.ITERATIONS)
-            _logger.info(
-                f"on this machine the other {remaining} iterations will take about "
-                f"{datetime.timedelta(seconds=round(seconds))}, without evaluations"
-            )
-
-
 class MetricsWriter(hooks.PeriodicWriter):
-    """Detectron2's periodic writer, whose resumed ``metrics.json`` is that of one run.
-
-    The checkpoint has the values that medians are taken of, and what has been written; lines that
-    a killed run wrote after it are dropped at resume.
-    """
+    """Detectron2's periodic writer, whose resumed ``metrics.json`` is that of one run: the
+    checkpoint has the values that medians are taken of; lines written after it are dropped."""
 
     def __init__(self, writers: Sequence[EventWriter], period: int, metrics_file: Path):
         super().__init__(writers, period)
@@ -108,50 +75,40 @@ class MetricsWriter(hooks.PeriodicWriter):
         if storage is None:  # training has not begun
             return {}
         hints = storage.smoothing_hints()
-        return {
-            "scalars": {
-                name: {"smoothing_hint": hints[name], "values": history.values()[-_WINDOW:]}
-                for name, history in storage.histories().items()
-                if name not in _CLOCKS
-            },
-            "last_write": max((x._last_write for x in self._recorders()), default=-1),
+        scalars = {
+            name: {"smoothing_hint": hints[name], "values": history.values()[-_WINDOW:]}
+            for name, history in storage.histories().items()
+            if name not in _CLOCKS
         }
+        last_write = max((x._last_write for x in self._recorders()), default=-1)
+        return {"scalars": scalars, "last_write": last_write}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._restored = state
 
-    def start_anew(self) -> None:
-        """Drop what a run that was killed before its first checkpoint has written."""
-        self._restored = {"scalars": {}, "last_write": -1}
-
     def before_train(self) -> None:
         if self._restored is None:
             return
+        put_scalar = self.trainer.storage.put_scalar
         for name, scalar in self._restored["scalars"].items():
             for value, iteration in scalar["values"]:
-                self.trainer.storage.put_scalar(
-                    name, value, smoothing_hint=scalar["smoothing_hint"], cur_iter=iteration
-                )
+                put_scalar(name, value, scalar["smoothing_hint"], cur_iter=iteration)
         last_write = self._restored["last_write"]
         for writer in self._recorders():
             writer._last_write = last_write
             if isinstance(writer, TensorboardXWriter):
                 writer._writer_args["purge_step"] = last_write + 1
             else:
-                drop_metrics_after(last_write, self._metrics_file)
+                _drop_metrics_after(last_write, self._metrics_file)
 
     def _recorders(self) -> list[JSONWriter | TensorboardXWriter]:
         """The writers that keep what they write: not the printer."""
         return [x for x in self._writers if isinstance(x, (JSONWriter, TensorboardXWriter))]
 
 
-def drop_metrics_after(iteration: int, path: Path) -> None:
-    """Cut the last lines of a ``metrics.json`` that are of later iterations, or incomplete.
-
-    In place, as a writer may have the file open. Lines further up stay, whatever they are.
-    """
-    if not path.exists():
-        return
+def _drop_metrics_after(iteration: int, path: Path) -> None:
+    """Cut the last lines of a ``metrics.json`` that are of later iterations, or incomplete. In
+    place, as a writer may have the file open."""
     lines = path.read_bytes().splitlines(keepends=True)
     size = sum(map(len, lines))
     while lines and _is_after(iteration, lines[-1]):
@@ -168,66 +125,27 @@ def _is_after(iteration: int, line: bytes) -> bool:
 
 @contextlib.contextmanager
 def only_training_in(folder: str | os.PathLike) -> Iterator[None]:
-    """Keep a second training out of OUTPUT_DIR; the kernel ends that when this process ends.
-
-    Raises:
-        UserError: another training writes there.
-    """
-    path = Path(folder, ".lock")
-    with contextlib.ExitStack() as stack:
-        if comm.is_main_process():
-            file = stack.enter_context(open(path, "a+"))
-            try:
-                # Unlike flock, it is not passed on to data workers, which may live a moment longer.
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except (BlockingIOError, PermissionError) as error:
-                raise UserError(
-                    f"OUTPUT_DIR {folder} is in use by another training, {path.read_text()}: wait "
-                    "for it, or set another OUTPUT_DIR"
-                ) from error
-            except OSError as error:
-                _logger.warning(f"{path} cannot be locked against another training: {error}")
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}")
-            file.flush()
+    """Keep a second training out of OUTPUT_DIR, by a UserError. The kernel ends that when this
+    process ends."""
+    if not comm.is_main_process() or int(os.environ.get("RANK", 0)) > 0:
         yield
-
-
-def check_settings(begun_with: dict[str, Any], settings: dict[str, Any]) -> None:
-    """Compare the config and the like with those of the checkpoint: one line says what changes.
-
-    Raises:
-        ValueError: a change that a resumed run cannot obey.
-    """
-    changed = {
-        key: f"{key} {begun_with[key]} → {value}"
-        for key, value in settings.items()
-        if key in begun_with and begun_with[key] != value and key != "OUTPUT_DIR"
-    }
-    if refused := sorted(changed.keys() & _FIXED):
-        raise ValueError(
-            f"--resume cannot change {', '.join(changed[key] for key in refused)}: leave it, or "
-            "start anew in another OUTPUT_DIR"
-        )
-    if changed.pop("MODEL.WEIGHTS", None):
-        _logger.warning("--resume: the weights are the checkpoint's; MODEL.WEIGHTS is not read")
-    if changed:
-        _logger.warning(
-            f"--resume: changed from here on, so that the run is no longer the uninterrupted one: "
-            f"{', '.join(changed.values())}"
-        )
-
-
-def obey_solver(
-    optimizer: torch.optim.Optimizer, scheduler: Any, groups: list[dict[str, Any]]
-) -> None:
-    """Give a loaded optimizer the values of SOLVER: those of ``groups``, of a new one."""
-    for group, own in zip(optimizer.param_groups, groups, strict=True):
-        group.update({key: value for key, value in own.items() if key != "params"})
-    if isinstance(scheduler, LRMultiplier):
-        scheduler.base_lrs = [group["initial_lr"] for group in groups]
-        for group, rate in zip(optimizer.param_groups, scheduler.get_lr(), strict=True):
-            group["lr"] = rate
+        return
+    path = Path(folder, ".lock")
+    with open(path, "a+") as file:
+        try:
+            # Unlike flock, it is not passed on to data workers, which may live a moment longer.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
+            raise UserError(
+                f"OUTPUT_DIR {folder} is in use by another training, {path.read_text()}: wait for "
+                "it, or set another OUTPUT_DIR"
+            ) from error
+        except OSError as error:
+            _logger.warning(f"{path} cannot be locked against another training: {error}")
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        yield
 
 
 def settings_of(cfg: CfgNode, num_images: int | None) -> dict[str, Any]:
@@ -248,17 +166,41 @@ def settings_of(cfg: CfgNode, num_images: int | None) -> dict[str, Any]:
     }
 
 
+def check_settings(begun_with: dict[str, Any], settings: dict[str, Any]) -> None:
+    """Compare :func:`settings_of` with those of the checkpoint: one line says what changes, a
+    ValueError what a resumed run cannot obey."""
+    changed = {
+        key: f"{key} {begun_with[key]} → {value}"
+        for key, value in settings.items()
+        if key in begun_with and begun_with[key] != value and key != "OUTPUT_DIR"
+    }
+    if refused := ", ".join(changed[key] for key in sorted(changed.keys() & _FIXED)):
+        raise ValueError(
+            f"--resume cannot change {refused}: leave it, or start anew in another OUTPUT_DIR"
+        )
+    if changed.pop("MODEL.WEIGHTS", None):
+        _logger.warning("--resume: the weights are the checkpoint's; MODEL.WEIGHTS is not read")
+    if changed:
+        _logger.warning(f"--resume: changed from here on: {', '.join(changed.values())}")
+
+
+def obey_solver(optimizer: torch.optim.Optimizer, scheduler: Any, groups: list[dict]) -> None:
+    """Give a loaded optimizer the values of SOLVER: those of ``groups``, of a new one."""
+    for group, own in zip(optimizer.param_groups, groups, strict=True):
+        group.update({key: value for key, value in own.items() if key != "params"})
+    if isinstance(scheduler, LRMultiplier):
+        scheduler.base_lrs = [group["initial_lr"] for group in groups]
+        for group, rate in zip(optimizer.param_groups, scheduler.get_lr(), strict=True):
+            group["lr"] = rate
+
+
 def rng_state() -> dict[str, Any]:
     """States of Python's, NumPy's and torch's global generators, and of this process's GPU."""
     name, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002
-    state = {
-        "python": random.getstate(),
-        "numpy": (name, np.asarray(keys).tolist(), *rest),
-        "torch": torch.get_rng_state(),
-    }
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state()
-    return state
+    numpy_state = (name, np.asarray(keys).tolist(), *rest)
+    gpu = {"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {}
+    cpu = {"python": random.getstate(), "numpy": numpy_state, "torch": torch.get_rng_state()}
+    return cpu | gpu
 
 
 def set_rng_state(state: dict[str, Any]) -> None:

@@ -13,42 +13,33 @@ from detectron2.data import build_detection_test_loader
 from detectron2.engine import DefaultTrainer, TrainerBase, create_ddp_model, hooks
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
-from detectron2.solver import get_default_optimizer_params
 from detectron2.solver.build import maybe_add_gradient_clipping
 from detectron2.utils import comm
 from fvcore.nn.precise_bn import get_bn_modules
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ..data import (
-    TrainLoader,
-    build_corrupt_image_guard,
-    build_test_mapper,
-    build_train_loader,
-    build_train_mapper,
-    prepare_data_worker,
-)
+from .. import data
 from ..data.classes import index_in_dataset, training_classes
 from ..dataset_check import build_record_filter
 from ..evaluation import ClassSelector, build_evaluator
 from ..modeling.inference import compile_network
 from ..modeling.test_time_augmentation import build_detector_with_tta
 from .checkpoint import SafeCheckpointer
-from .interrupt import Interrupted, StopRequest, without_known_tracebacks
+from .console import FirstEstimate
+from .launch import Interrupted, StopRequest
 from .nonfinite import NonFiniteGuard
 from .precision import (
+    STEP_TRAINERS,
     StepTrainer,
     build_inference_copy,
-    build_step_trainer,
     log_precision,
     precision_of,
-    precisions_of,
     prepare_for_training,
     resolve_precision,
 )
 from .resume import (
     CheckpointHook,
-    FirstEstimate,
     MetricsWriter,
     check_settings,
     obey_solver,
@@ -68,40 +59,37 @@ class Trainer(DefaultTrainer):
     An iteration is the step, the checkpoint if one is due, then evaluation and writers. What
     follows the checkpoint is done again at resume. So a resumed run has the losses, weights,
     evaluations and metrics of an uninterrupted one (bit for bit on CPU with as many threads).
-
-    Attributes:
-        interrupted_by: the signal that ended :meth:`train` early, else None.
     """
 
-    # Iterations between two lines of metrics.json
-    WRITER_PERIOD = 20
+    WRITER_PERIOD = 20  # iterations between two lines of metrics.json
 
     def __init__(self, cfg: CfgNode):
         TrainerBase.__init__(self)
         cfg = resolve_precision(self.auto_scale_workers(cfg, comm.get_world_size()))
-        log_precision("training", precision_of(cfg), cfg.MODEL.DEVICE)
+        precision = precision_of(cfg)
+        log_precision("training", precision, cfg.MODEL.DEVICE)
+        logger.info(
+            f"{cfg.MODEL.META_ARCHITECTURE}, {cfg.SOLVER.MAX_ITER} iterations of "
+            f"{cfg.SOLVER.IMS_PER_BATCH} images, trained on {', '.join(cfg.DATASETS.TRAIN)}, "
+            f"evaluated on {', '.join(cfg.DATASETS.TEST) or 'nothing'}"
+        )
 
         model = self.build_model(cfg)
-        prepare_for_training(model, precision=precision_of(cfg), device=cfg.MODEL.DEVICE)
+        prepare_for_training(model, precision=precision, device=cfg.MODEL.DEVICE)
         optimizer = self.build_optimizer(cfg, model)
         data_loader = self.build_train_loader(cfg)
+        self._settings = settings_of(cfg, getattr(data_loader, "num_images", None))
         device_ids = None if cfg.MODEL.DEVICE == "cpu" else [comm.get_local_rank()]
         model = create_ddp_model(model, broadcast_buffers=False, device_ids=device_ids)
-        self._trainer = build_step_trainer(cfg, model, data_loader, optimizer)
-        self._guard = NonFiniteGuard(
-            model,
-            config=cfg.dump(),
-            folder=Path(cfg.OUTPUT_DIR, "nonfinite"),
-            gradient_period=cfg.MODEL.FOCAL_RETINA.GRADIENT_CHECK_PERIOD,
-        )
+        self._trainer = STEP_TRAINERS[precision](model, data_loader, optimizer)
+        folder, period = Path(cfg.OUTPUT_DIR), cfg.MODEL.FOCAL_RETINA.GRADIENT_CHECK_PERIOD
+        self._guard = NonFiniteGuard(model, cfg.dump(), folder / "nonfinite", period)
         self._trainer.register_hooks([self._guard])
 
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
-        self.start_iter = 0
-        self.max_iter = cfg.SOLVER.MAX_ITER
-        self.cfg = cfg
-        self.interrupted_by: int | None = None
+        self.start_iter, self.max_iter, self.cfg = 0, cfg.SOLVER.MAX_ITER, cfg
+        self.interrupted_by: int | None = None  # the signal that ended the training early
         self._stop = StopRequest()
         self._rng_states: list[dict[str, Any]] = []  # one a process; in the main process alone
         self._is_resumed = False
@@ -118,20 +106,29 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-        return build_optimizer(cfg, model)
+        """SGD or AdamW, by ``MODEL.FOCAL_RETINA.OPTIMIZER``, with the values of ``SOLVER`` and
+        Detectron2's parameter groups and gradient clipping."""
+        # One pass over memory instead of one for each operation: 2.7 times as fast on a CPU. Not
+        # with clipping: a loss scaler leaves the unscaling to a fused step, which comes after it.
+        fast = "foreach" if cfg.SOLVER.CLIP_GRADIENTS.ENABLED else "fused"
+        values = {"momentum": cfg.SOLVER.MOMENTUM, "nesterov": cfg.SOLVER.NESTEROV, fast: True}
+        sgd: Any = partial(torch.optim.SGD, **values)
+        optimizers = {"SGD": sgd, "AdamW": torch.optim.AdamW}
+        name = cfg.MODEL.FOCAL_RETINA.OPTIMIZER
+        if name not in optimizers:
+            known = ", ".join(optimizers)
+            raise ValueError(f"MODEL.FOCAL_RETINA.OPTIMIZER is {name!r}; it can be {known}")
+        stock = super().build_optimizer(cfg, model).param_groups
+        groups = [{key: x[key] for key in ("params", "lr", "weight_decay")} for x in stock]
+        return maybe_add_gradient_clipping(cfg, optimizers[name](groups))
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Iterable[list[dict]]:
-        mapper = build_corrupt_image_guard(cfg, build_train_mapper(cfg))
-        return build_train_loader(cfg, mapper, filter_records=build_record_filter(cfg))
+        mapper = data.build_corrupt_image_guard(cfg, data.build_train_mapper(cfg))
+        return data.build_train_loader(cfg, mapper, filter_records=build_record_filter(cfg))
 
     @classmethod
-    def test(
-        cls,
-        cfg: CfgNode,
-        model: nn.Module,
-        evaluators: DatasetEvaluator | list[DatasetEvaluator] | None = None,
-    ) -> dict[str, Any]:
+    def test(cls, cfg: CfgNode, model: nn.Module, evaluators: Any = None) -> dict[str, Any]:
         """Detectron2's; a dense detector is evaluated as a copy in
         ``MODEL.FOCAL_RETINA.INFERENCE_PRECISION``, its batch normalization folded. A set without
         some of the model's ``class_names`` is evaluated on those that it has."""
@@ -151,8 +148,8 @@ class Trainer(DefaultTrainer):
     @classmethod
     def test_with_TTA(cls, cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
         """:meth:`test` with the augmentations of ``TEST.AUG``; its results' names end in _TTA."""
-        detector = model.module if isinstance(model, DistributedDataParallel) else model
-        detector = build_inference_copy(cfg, detector)
+        model = model.module if isinstance(model, DistributedDataParallel) else model
+        detector = build_inference_copy(cfg, model)
         cfg = cfg.clone()
         cfg.defrost()
         cfg.OUTPUT_DIR = str(Path(cfg.OUTPUT_DIR, "TTA"))
@@ -163,35 +160,33 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[list[dict]]:
-        mapper = build_test_mapper(cfg)
+        mapper = data.build_test_mapper(cfg)
         loader = build_detection_test_loader(cfg, dataset_name, mapper=mapper)
-        loader.worker_init_fn = prepare_data_worker
+        loader.worker_init_fn = data.prepare_data_worker
         return loader
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
-        folder = str(Path(cfg.OUTPUT_DIR, "inference", dataset_name))
-        return build_evaluator(dataset_name, folder)
+        return build_evaluator(dataset_name, str(Path(cfg.OUTPUT_DIR, "inference", dataset_name)))
 
     def build_hooks(self) -> list[hooks.HookBase | None]:
         """Detectron2's hooks in its order, see the class."""
-        cfg, model = self.cfg, self.model
-        is_ours = cfg.MODEL.META_ARCHITECTURE == "FocalRetinaNet"
+        cfg, model, is_main = self.cfg, self.model, comm.is_main_process()
         pictures = None
-        if cfg.VIS_PERIOD > 0 and is_ours and comm.is_main_process():
+        if cfg.VIS_PERIOD > 0 and cfg.MODEL.META_ARCHITECTURE == "FocalRetinaNet" and is_main:
             pictures = TrainingPictures(model, period=cfg.VIS_PERIOD, input_format=cfg.INPUT.FORMAT)
-        writers = self.build_writers() if comm.is_main_process() else []
+        writers = self.build_writers() if is_main else []
         metrics_file = Path(cfg.OUTPUT_DIR, "metrics.json")
         self._metrics_writer = MetricsWriter(writers, self.WRITER_PERIOD, metrics_file)
-        self._checkpoint_hook = CheckpointHook(
-            self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, self._stop
-        )
+        period = cfg.SOLVER.CHECKPOINT_PERIOD
+        self._checkpoint_hook = CheckpointHook(self.checkpointer, period, self._stop)
         with_tta = partial(self.test_with_TTA, cfg, model)
+        precise_bn = cfg.TEST.PRECISE_BN.ENABLED and get_bn_modules(model)
         return [
             hooks.IterationTimer(),
             FirstEstimate(),
             hooks.LRScheduler(),
-            self._build_precise_bn() if cfg.TEST.PRECISE_BN.ENABLED else None,
+            self._build_precise_bn() if precise_bn else None,
             self._checkpoint_hook,
             hooks.EvalHook(cfg.TEST.EVAL_PERIOD, self._evaluate),
             hooks.EvalHook(0, with_tta) if cfg.TEST.AUG.ENABLED else None,
@@ -199,9 +194,7 @@ class Trainer(DefaultTrainer):
             self._metrics_writer,
         ]
 
-    def _build_precise_bn(self) -> hooks.PreciseBN | None:
-        if not get_bn_modules(self.model):
-            return None
+    def _build_precise_bn(self) -> hooks.PreciseBN:
         logger.warning("TEST.PRECISE_BN draws its images from the first on after each resume")
         cfg = self.cfg.clone()
         cfg.defrost()
@@ -221,30 +214,27 @@ class Trainer(DefaultTrainer):
         return self._last_eval_results
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """Go on from the last intact checkpoint in ``OUTPUT_DIR``, or load ``MODEL.WEIGHTS``.
-
-        Raises:
-            ValueError: a file that is damaged or would run code.
-        """
+        """Go on from the last intact checkpoint in ``OUTPUT_DIR``, or load ``MODEL.WEIGHTS``: a
+        ValueError for a file that is damaged or would run code."""
         self._is_resumed = resume and self.checkpointer.has_checkpoint()
         self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
         if self._is_resumed:
             self.start_iter = self.iter + 1  # the checkpoint has the iteration that was finished
-            if isinstance(self.data_loader, TrainLoader):
+            logger.info(f"goes on at iteration {self.start_iter}, from {self.cfg.OUTPUT_DIR}")
+            if isinstance(self.data_loader, data.TrainLoader):
                 self.data_loader.start_iter = self.start_iter
-        elif resume:
+            return
+        logger.info(f"weights: {self.cfg.MODEL.WEIGHTS or 'none'}")
+        if resume:
             logger.warning(
                 f"--resume: no checkpoint is in {self.cfg.OUTPUT_DIR}: the training starts anew"
             )
-            self._metrics_writer.start_anew()
+            # Drop what a run that was killed before its first checkpoint has written.
+            self._metrics_writer.load_state_dict({"scalars": {}, "last_write": -1})
 
     def train(self) -> dict[str, Any] | None:
-        """Train to the end, or to the first SIGTERM or Ctrl-C: see ``interrupted_by``.
-
-        Returns:
-            Evaluation results, where ``TEST.EXPECTED_RESULTS`` asks for their check.
-        """
-        with self._stop.listen(), without_known_tracebacks():
+        """Detectron2's, to the end or to the first SIGTERM or Ctrl-C: see ``interrupted_by``."""
+        with self._stop.listen():
             try:
                 return super().train()
             except Interrupted as interruption:
@@ -292,56 +282,18 @@ class Trainer(DefaultTrainer):
 
     def state_dict(self) -> dict[str, Any]:
         state = super().state_dict()
-        state["rng"] = self._rng_states
-        state["precisions"] = precisions_of(self.cfg)
-        state["settings"] = self._settings()
-        if isinstance(self.data_loader, TrainLoader):
+        state["rng"], state["settings"] = self._rng_states, self._settings
+        if isinstance(self.data_loader, data.TrainLoader):
             state["data_loader"] = {"seed": self.data_loader.seed}
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a checkpoint, with this config.
-
-        Raises:
-            ValueError: see :func:`check_settings`.
-        """
+        """Go on from a checkpoint, with this config: see :func:`check_settings`."""
         # A checkpoint of Detectron2 has no settings, random states and seed.
-        check_settings(state_dict.get("settings", {}), self._settings())
+        check_settings(state_dict.get("settings", {}), self._settings)
         groups = [{**group} for group in self.optimizer.param_groups]
         super().load_state_dict(state_dict)
         obey_solver(self.optimizer, self.scheduler, groups)
         self._rng_states = state_dict.get("rng", [])
-        if "data_loader" in state_dict and isinstance(self.data_loader, TrainLoader):
+        if "data_loader" in state_dict and isinstance(self.data_loader, data.TrainLoader):
             self.data_loader.seed = state_dict["data_loader"]["seed"]
-
-    def _settings(self) -> dict[str, Any]:
-        return settings_of(self.cfg, getattr(self.data_loader, "num_images", None))
-
-
-def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-    """Detectron2's SGD, or AdamW, by ``MODEL.FOCAL_RETINA.OPTIMIZER``; the values are those under
-    ``SOLVER``, and parameter groups and gradient clipping are Detectron2's.
-
-    Raises:
-        ValueError: there is no optimizer of that name.
-    """
-    # One pass over memory instead of one for each operation: 2.7 times as fast on a CPU. Not with
-    # clipping, because a loss scaler leaves the unscaling to a fused step, which comes after it.
-    fast = "foreach" if cfg.SOLVER.CLIP_GRADIENTS.ENABLED else "fused"
-    sgd = {"momentum": cfg.SOLVER.MOMENTUM, "nesterov": cfg.SOLVER.NESTEROV, fast: True}
-    optimizers = {"SGD": (torch.optim.SGD, sgd), "AdamW": (torch.optim.AdamW, {})}
-    name = cfg.MODEL.FOCAL_RETINA.OPTIMIZER
-    if name not in optimizers:
-        known = ", ".join(optimizers)
-        raise ValueError(f"MODEL.FOCAL_RETINA.OPTIMIZER is {name!r}; it can be {known}")
-    groups = get_default_optimizer_params(
-        model,
-        base_lr=cfg.SOLVER.BASE_LR,
-        weight_decay_norm=cfg.SOLVER.WEIGHT_DECAY_NORM,
-        bias_lr_factor=cfg.SOLVER.BIAS_LR_FACTOR,
-        weight_decay_bias=cfg.SOLVER.WEIGHT_DECAY_BIAS,
-    )
-    optimizer_class, options = optimizers[name]
-    return maybe_add_gradient_clipping(cfg, optimizer_class)(
-        groups, lr=cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY, **options
-    )

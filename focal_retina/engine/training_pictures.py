@@ -1,8 +1,8 @@
 """What a training works on, as pictures for TensorBoard, every ``VIS_PERIOD`` iterations: the first
 image of the batch, in the size and augmentation that the network sees.
 
-Detectron2's Visualizer draws, which is what its users know. Nothing random is drawn, so that a
-training goes the same way with and without pictures. Shapes: R anchors of all levels, M objects.
+Nothing random is drawn: a training goes the same way with and without pictures. Shapes: R anchors
+of all levels, M objects.
 """
 
 from functools import partial
@@ -28,16 +28,12 @@ _OBJECT_COLORS = ("#ffb000", "#00b7ff", "#ff4f9a", "#2bd96b", "#a57bff", "#e8e33
 
 
 class TrainingPictures(HookBase):
-    """Puts :func:`draw_training_pictures` of the first image of the batch into the event storage.
-
-    It looks at the model as the iteration left it, in evaluation mode. Among the hooks it stands
-    before the writers. ``input_format`` is the channel order of the model's images.
-    """
+    """Puts :func:`draw_training_pictures`, of the model as the iteration left it, into the event
+    storage, before the writers. ``input_format`` is the channel order of the model's images."""
 
     def __init__(self, model: nn.Module, *, period: int, input_format: str = "BGR"):
         self._model: Any = model.module if isinstance(model, DistributedDataParallel) else model
-        self._period = period
-        self._input_format = input_format
+        self._period, self._input_format = period, input_format
         self._batch: list[dict[str, Any]] = []
         self._model.register_forward_pre_hook(self._keep_batch)
 
@@ -58,15 +54,11 @@ class TrainingPictures(HookBase):
         gt = batch[0]["instances"].to(model.device)
         labels, matched_idxs = model.anchor_labeler(predictions.anchors, [gt])
         lowest_positive_band = model.anchor_labeler.iou_labels.index(1)
+        positive_iou = model.anchor_labeler.iou_thresholds[lowest_positive_band - 1]
+        image = convert_image_to_rgb(batch[0]["image"].permute(1, 2, 0), self._input_format)
+        anchors, kinds = Boxes.cat(predictions.anchors), (model.num_classes, positive_iou)
         pictures = draw_training_pictures(
-            convert_image_to_rgb(batch[0]["image"].permute(1, 2, 0), self._input_format),
-            gt,
-            Boxes.cat(predictions.anchors),
-            labels[0],
-            matched_idxs[0],
-            detections,
-            num_classes=model.num_classes,
-            positive_iou=model.anchor_labeler.iou_thresholds[lowest_positive_band - 1],
+            image, gt, anchors, labels[0], matched_idxs[0], detections, *kinds
         )
         for name, picture in pictures.items():
             self.trainer.storage.put_image(name, picture.transpose(2, 0, 1))
@@ -79,22 +71,18 @@ def draw_training_pictures(
     labels: Tensor,
     matched_idxs: Tensor,
     detections: Instances,
-    *,
     num_classes: int,
     positive_iou: float,
 ) -> dict[str, np.ndarray]:
-    """Draw one image's anchors by label, its objects with their anchors, and its detections.
+    """Draw one image's anchors by label, its objects (dotted) with their anchors, and its
+    detections: pictures by title, uint8 (H', W', 3), RGB.
 
     Args:
         image: (H, W, 3) RGB in [0, 255].
-        gt: of the M objects.
+        gt, detections: the M objects; the highest score first.
         anchors, labels, matched_idxs: of the R anchors, see :class:`AnchorLabeler`.
-        detections: the highest score first.
         num_classes: the label of background.
         positive_iou: positive anchors with a lower IoU were promoted.
-
-    Returns:
-        By title uint8 (H', W', 3), RGB, with objects dotted.
     """
     image = np.asarray(image)
     draw = partial(draw_outlines, image, longer_side=max(_MIN_SIDE, *image.shape[:2]))
@@ -107,11 +95,9 @@ def draw_training_pictures(
         "positive (blue)": (positives[iou >= positive_iou], _BLUE),
         f"promoted below IoU {positive_iou:g} (orange)": (positives[iou < positive_iou], _ORANGE),
     }
-    by_label = [
-        Outline(box, color)
-        for idxs, color in kinds.values()
-        for box in anchors.tensor[_sample(idxs, _MAX_ANCHORS)]
-    ]
+    by_label = []
+    for idxs, color in kinds.values():
+        by_label += [Outline(x, color) for x in anchors.tensor[_sample(idxs, _MAX_ANCHORS)]]
     counts = "\n".join(f"{len(idxs)} {kind}" for kind, (idxs, _) in kinds.items())
     matches = _matches(gt, anchors.tensor[positives], owners)
     top = detections[:_MAX_DETECTIONS]
@@ -129,9 +115,8 @@ def draw_training_pictures(
 
 def _sample(idxs: Tensor, limit: int) -> Tensor:
     """At most ``limit`` of them, evenly spread: over the levels and over the image."""
-    if len(idxs) <= limit:
-        return idxs
-    return idxs[torch.linspace(0, len(idxs) - 1, limit, device=idxs.device).long()]
+    count = len(idxs)
+    return idxs[torch.linspace(0, count - 1, min(limit, count)).round().long()]
 
 
 def _matches(gt: Instances, positives: Tensor, owners: Tensor) -> list[Outline]:

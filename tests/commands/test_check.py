@@ -5,20 +5,11 @@ import json
 import pytest
 from helpers import QUICKSTART
 
-from focal_retina.commands import main
-
 
 @pytest.fixture
-def run(register_tiny, capsys):
-    """Call the command on tiny_coco; returns (exit status, stdout, stderr)."""
-
-    def call(*arguments):
-        words = ["check", "--config-file", str(QUICKSTART), *register_tiny]
-        words += ["DATASETS.TRAIN", "('tiny',)", "DATASETS.TEST", "()"]
-        words += ["MODEL.RETINANET.NUM_CLASSES", "2", *map(str, arguments)]
-        return main(words), *capsys.readouterr()
-
-    return call
+def words(register_tiny):
+    words = ["check", "--config-file", QUICKSTART, *register_tiny, "DATASETS.TRAIN", "('tiny',)"]
+    return [*words, "DATASETS.TEST", "()", "MODEL.RETINANET.NUM_CLASSES", "2"]
 
 
 def spoil(path):
@@ -29,17 +20,17 @@ def spoil(path):
     path.write_text(json.dumps(content))
 
 
-def test_sound_data(run, tmp_path):
-    status, out, _ = run("--html", tmp_path / "report.html")
+def test_sound_data(command, words, tmp_path):
+    status, out, _ = command(*words, "--html", tmp_path / "report.html")
     assert status == 0
     assert "tiny: 6 images, 6 objects of 2 classes" in out
     page = (tmp_path / "report.html").read_text()
     assert "Nothing to object to" in page
 
 
-def test_errors_give_status_1_and_one_self_contained_page(run, tiny_coco, tmp_path):
+def test_errors_give_status_1_and_one_self_contained_page(command, words, tiny_coco, tmp_path):
     spoil(tiny_coco[0])
-    status, out, _ = run("--html", tmp_path / "report.html", "--all-images")
+    status, out, _ = command(*words, "--html", tmp_path / "report.html", "--all-images")
     assert status == 1
     assert "boxes with NaN or infinite numbers: 1" in out and "5 images decoded" in out
     page = (tmp_path / "report.html").read_text()
@@ -57,9 +48,6 @@ def test_errors_give_status_1_and_one_self_contained_page(run, tiny_coco, tmp_pa
         (("--html", "none/report.html"), "none/report.html"),
     ],
 )
-def test_user_errors_are_one_line_and_status_2(run, tmp_path, monkeypatch, arguments, message):
+def test_user_errors(assert_user_error, words, tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
-    status, _, err = run(*arguments)
-    assert status == 2
-    (line,) = [x for x in err.splitlines() if x.startswith("focal-retina check: ")]
-    assert message in line
+    assert_user_error(message, *words, *arguments)

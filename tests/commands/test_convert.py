@@ -10,7 +10,6 @@ from torchvision.models.detection import RetinaNet
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
-from focal_retina.commands import main
 from focal_retina.commands.convert import LIBRARIES
 from focal_retina.engine import SafeCheckpointer, load_config
 from focal_retina.interop import ADAPTERS
@@ -34,19 +33,16 @@ def arguments(weights, tmp_path, monkeypatch):
     return ["--from", "torchvision-v1", "--to", "detectron2", "--input", "theirs.pth"]
 
 
-def convert(arguments, *more) -> int:
-    return main(["convert", *arguments, *more])
-
-
 def build_from(config_file, weights):
     model = build_model(load_config(config_file, ["MODEL.DEVICE", "cpu"]))
     unused = SafeCheckpointer(model).load(weights, checkpointables=[])
     return model, unused
 
 
-def test_the_files_that_it_writes_are_loaded_by_a_model_of_the_config(arguments, weights, capsys):
-    assert convert(arguments, "--output", "ours.pth", "--config-out", "c.yaml") == 0
-    printed = capsys.readouterr().out
+def test_the_files_that_it_writes_are_loaded_by_a_model_of_the_config(command, arguments, weights):
+    output = ["--output", "ours.pth"]
+    status, printed, _ = command("convert", *arguments, *output, "--config-out", "c.yaml")
+    assert status == 0
     assert "changed: anchors in Detectron2's order" in printed
     assert printed.splitlines()[-1].endswith("tensors: ours.pth")
     data = torch.load("ours.pth", weights_only=True)
@@ -57,7 +53,7 @@ def test_the_files_that_it_writes_are_loaded_by_a_model_of_the_config(arguments,
 
     back = ["--from", "detectron2", "--config-file", "c.yaml", "--input", "ours.pth"]
     back += ["--to", "torchvision-v1", "--output", "back.pkl", "--config-out", "theirs.yaml"]
-    assert convert(back) == 0
+    assert command("convert", *back)[0] == 0
     name = "head.regression_head.bbox_reg.weight"
     assert torch.equal(torch.as_tensor(read_weights(Path("back.pkl"))[name]), weights[name])
     settings = yaml.safe_load(Path("theirs.yaml").read_text())
@@ -68,18 +64,18 @@ def test_the_help_names_all_libraries():
     assert sorted(ADAPTERS) == LIBRARIES
 
 
-def test_nothing_is_written_that_is_not_complete(arguments, weights, capsys):
+def test_nothing_is_written_that_is_not_complete(command, arguments, weights):
     torch.save({**weights, "extra": torch.zeros(1)}, "theirs.pth")
-    assert convert(arguments, "--output", "ours.pth") == 2
-    captured = capsys.readouterr()
-    assert "nothing is written without --allow-missing" in captured.err
-    assert "unused: extra\n" in captured.out
+    words = ["convert", *arguments, "--output", "ours.pth"]
+    status, out, err = command(*words)
+    assert status == 2 and "nothing is written without --allow-missing" in err
+    assert "unused: extra\n" in out
     assert not Path("ours.pth").exists()
-    assert convert(arguments, "--output", "ours.pth", "--allow-missing") == 0
+    assert command(*words, "--allow-missing")[0] == 0
     assert Path("ours.pth").exists()
 
 
-def test_user_errors_are_one_line_and_status_2(arguments, capsys):
+def test_user_errors(arguments, assert_user_error):
     cases = {
         "theirs.pth: the file is of 91 classes": [*arguments, "--num-classes", "5"],
         "no multiple of 3 aspect ratios": [*arguments, "--num-anchors", "8"],
@@ -89,6 +85,4 @@ def test_user_errors_are_one_line_and_status_2(arguments, capsys):
         "No such file": [*arguments, "--input", "none.pth"],
     }
     for message, words in cases.items():
-        assert convert(["--output", "o.pth"], *words) == 2
-        (line,) = capsys.readouterr().err.splitlines()
-        assert message in line
+        assert_user_error(message, "convert", "--output", "o.pth", *words)

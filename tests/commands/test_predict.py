@@ -9,7 +9,6 @@ from helpers import make_run
 from PIL import Image
 from pycocotools.coco import COCO
 
-from focal_retina.commands import main
 from focal_retina.deploy import Predictor, sources
 from focal_retina.deploy.writers import output_paths
 
@@ -20,16 +19,9 @@ def run_dir(tmp_path_factory):
 
 
 @pytest.fixture
-def predict(capsys, run_dir):
-    """Call the command; returns (exit status, stderr). The model is the toy's if none is named."""
-
-    def call(*arguments):
-        arguments = [str(x) for x in arguments]
-        if "--model" not in arguments:
-            arguments = ["--model", str(run_dir), *arguments]
-        return main(["predict", *arguments]), capsys.readouterr().err
-
-    return call
+def predict(command, run_dir):
+    """Call the command with the toy's model; returns (exit status, stderr)."""
+    return lambda *words: command("predict", "--model", run_dir, *words)[::2]
 
 
 def noise(height=60, width=80, seed=0):
@@ -196,14 +188,12 @@ def test_interruption_leaves_what_is_done(predict, clip, tmp_path, monkeypatch):
         (["--json", "x.json", "--batch-size", "0", "a.png"], "--batch-size: at least 1"),
     ],
 )
-def test_user_errors(predict, tmp_path, monkeypatch, arguments, message):
+def test_user_errors(assert_user_error, run_dir, tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     Image.fromarray(noise()).save("a.png")
     (tmp_path / "a.pt2").touch()
-    status, err = predict(*arguments)
-    assert status == 2
-    assert message in err and "Traceback" not in err
+    assert_user_error(message, "predict", "--model", run_dir, *arguments)
     assert not (tmp_path / "x.json").exists()
 
 

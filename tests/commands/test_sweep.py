@@ -9,8 +9,6 @@ import sys
 import pytest
 from helpers import QUICKSTART, ROOT, TINY_TRAINING, is_running, wait_for
 
-from focal_retina.commands import main
-
 SWEEP = """
 title: A table
 setting: something
@@ -110,10 +108,7 @@ def test_a_sweep_killed_at_ten_moments_goes_on(start, tmp_path):
         (["{sweep}", "NO.SUCH_KEY", "1"], "NO.SUCH_KEY"),
     ],
 )
-def test_user_errors_are_one_line_and_status_2(tmp_path, capsys, arguments, message):
+def test_user_errors(assert_user_error, tmp_path, arguments, message):
     (tmp_path / "sweep.yaml").write_text(SWEEP)
-    config = ["--config-file", str(QUICKSTART)]
     given = [x.format(sweep=tmp_path / "sweep.yaml") for x in arguments]
-    assert main(["sweep", *config, *given]) == 2
-    lines = [x for x in capsys.readouterr().err.splitlines() if x.startswith("focal-retina sweep:")]
-    assert len(lines) == 1 and message in lines[0]
+    assert_user_error(message, "sweep", "--config-file", QUICKSTART, *given)

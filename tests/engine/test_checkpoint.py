@@ -51,10 +51,9 @@ def make_model(value=0.0):
 def save(tmp_path):
     """Save a checkpoint whose weights and state are its iteration."""
 
-    def call(iteration, name=None):
-        checkpointer = SafeCheckpointer(
-            make_model(iteration), str(tmp_path), trainer=State(iteration)
-        )
+    def call(iteration, name=None, checkpointer_class=SafeCheckpointer):
+        model, state = make_model(iteration), State(iteration)
+        checkpointer = checkpointer_class(model, str(tmp_path), trainer=state)
         checkpointer.save(name or f"model_{iteration:07d}", iteration=iteration)
 
     return call
@@ -75,9 +74,8 @@ def test_what_is_saved_is_resumed_by_detectron2_too(save, tmp_path, checkpointer
     assert sorted(p.name for p in tmp_path.iterdir()) == ["last_checkpoint", "model_0000003.pth"]
 
 
-def test_what_detectron2_saved_is_resumed(tmp_path):
-    checkpointer = DetectionCheckpointer(make_model(4), str(tmp_path), trainer=State(4))
-    checkpointer.save("model_final", iteration=4)
+def test_what_detectron2_saved_is_resumed(save, tmp_path):
+    save(4, "model_final", DetectionCheckpointer)
     assert resume(tmp_path) == (4, 4, 4)
 
 

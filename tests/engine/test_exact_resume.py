@@ -6,6 +6,7 @@ import random
 import signal
 import socket
 import time
+from functools import partial
 
 import pytest
 import torch
@@ -31,8 +32,9 @@ def send(signum, iteration):
     SimpleTrainer._write_metrics = write_and_send
 
 
-def kill_in_first_step():
-    send(signal.SIGKILL, 1)
+kill_in_first_step = partial(send, signal.SIGKILL, 1)
+terminate = partial(send, signal.SIGTERM, 8)
+interrupt = partial(send, signal.SIGINT, 9)
 
 
 def kill_in_half_a_checkpoint():
@@ -75,14 +77,6 @@ def kill_in_evaluation():
 
 def kill_in_last_evaluation():
     Trainer.test = lambda *args: kill()
-
-
-def terminate():
-    send(signal.SIGTERM, 8)
-
-
-def interrupt():
-    send(signal.SIGINT, 9)
 
 
 def interrupt_in_evaluation():
@@ -156,47 +150,28 @@ def test_stopped_runs_say_so_and_go_on_exactly(training, tmp_path):
 
 
 def torchrun_environment(rank, port):
-    return {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": "2",
-        "LOCAL_WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-    }
+    sizes = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return {"RANK": str(rank), "LOCAL_RANK": str(rank), **sizes, **place}
 
 
 def test_two_processes_are_one_of_twice_the_batch(tiny_coco, training, tmp_path):
     """To 1e-5 in every loss; stopped through one of them, and resumed, on the way."""
-    options = {
-        # Statistics of a batch and padding to its largest image differ by process.
-        "MODEL.RESNETS.NORM": "FrozenBN",
-        "INPUT.MIN_SIZE_TRAIN": (64,),
-        "SOLVER.BASE_LR": 0.001,
-        "SOLVER.IMS_PER_BATCH": 4,
-        "SEED": 1,
-    }
+    # Statistics of a batch and padding to its largest image differ by process.
+    options = {"MODEL.RESNETS.NORM": "FrozenBN", "INPUT.MIN_SIZE_TRAIN": (64,), "SEED": 1}
+    options |= {"SOLVER.BASE_LR": 0.001, "SOLVER.IMS_PER_BATCH": 4}
     training("expected", options=options)
     for plant in (terminate, None):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        logs = [tmp_path / f"log{rank}.txt" for rank in range(2)]
-        processes = [
-            start(
-                train_with,
-                tiny_coco,
-                tmp_path / "out",
-                {
-                    "options": options,
-                    "before": plant if rank == 1 else None,
-                    "environment": torchrun_environment(rank, port),
-                },
-                log=logs[rank],
-            )
-            for rank in range(2)
-        ]
-        for process, log in zip(processes, logs, strict=True):
+        processes = {}
+        for rank in range(2):
+            log = tmp_path / f"log{rank}.txt"
+            how = {"options": options, "before": plant if rank == 1 else None}
+            how["environment"] = torchrun_environment(rank, port)
+            processes[log] = start(train_with, tiny_coco, tmp_path / "out", how, log=log)
+        for log, process in processes.items():
             finish(process, log)
     expected, found = metrics(tmp_path / "expected"), metrics(tmp_path / "out")
     assert [x["iteration"] for x in found] == [x["iteration"] for x in expected]
@@ -230,7 +205,7 @@ def test_changes_at_resume_are_obeyed_or_refused(training, tmp_path):
         said = training("out", options={**options, key: value}, status=2)
         assert f"--resume cannot change {key} " in said.splitlines()[-1]
     said = training("out", options={**options, "MODEL.FPN.OUT_CHANNELS": 16}, status=2)
-    assert "in another shape" in said.splitlines()[-1]
+    assert "another shape" in said.splitlines()[-1]
     options |= {"SOLVER.BASE_LR": 0.001, "SOLVER.MOMENTUM": 0.5, "SOLVER.IMS_PER_BATCH": 4}
     said = training("out", options=options)
     assert "SOLVER.BASE_LR 0.01 → 0.001" in said and "IMS_PER_BATCH 2 → 4" in said
@@ -250,8 +225,11 @@ def test_one_training_a_folder(training, tmp_path):
     assert [x.name for x in (tmp_path / "out").iterdir()] == [".lock"]
 
 
-def test_ctrl_c_in_an_evaluation_alone_promises_nothing(training):
-    said = training("out", before=interrupt_in_evaluation, flag="--eval-only", status=130)
+def test_ctrl_c_in_an_evaluation_alone_promises_nothing(training, tmp_path):
+    training("out", options={"SOLVER.MAX_ITER": 1, "DATASETS.TEST": ()})
+    options = {"MODEL.WEIGHTS": tmp_path / "out" / "model_final.pth"}
+    evaluation = {"options": options, "flag": "--eval-only"}
+    said = training("out", before=interrupt_in_evaluation, **evaluation, status=130)
     assert said.splitlines()[-1].endswith(": interrupted")
 
 

@@ -5,12 +5,11 @@ import json
 import pytest
 import torch
 from detectron2.engine import SimpleTrainer
-from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
+from helpers import make_instances
 from torch import nn
 
-from focal_retina.engine import nonfinite
-from focal_retina.engine.nonfinite import NonFiniteGuard, read_dumped
+from focal_retina.engine.nonfinite import NonFiniteGuard, read_batch
 from focal_retina.engine.precision import AutocastTrainer, StepTrainer
 
 
@@ -39,17 +38,16 @@ class SteepModel(Model):
 
 
 def make_batch(value=1.0):
-    instances = Instances((4, 6))
-    instances.gt_boxes = Boxes(torch.tensor([[0.0, 1, 2, 3]]))
-    instances.gt_classes = torch.tensor([1])
     x = {
-        "image": torch.full((4,), value),
-        "instances": instances,
         "file_name": "street/7.jpg",
         "image_id": 7,
         "height": 4,
         "annotations": [{"not": "dumped"}],
     }
+    x["image"], x["instances"] = (
+        torch.full((4,), value),
+        make_instances([[0, 1, 2, 3]], [1], (4, 6)),
+    )
     return [x, {**x, "image_id": "eight"}]
 
 
@@ -85,14 +83,13 @@ def test_a_loss_that_is_not_finite_leaves_a_dump_of_before_the_step(tmp_path, tr
     assert [x["image_id"] for x in report["images"]] == [7, "eight"]
     assert report["images"][0]["file_name"] == "street/7.jpg"
     assert report["images"][0]["boxes"] == [[0, 1, 2, 3]]
-    assert report["parameters with gradients that are not finite"] == ["linear.weight"]
     assert (folder / "config.yaml").read_text() == "A: 1\n"
 
     weights = torch.load(folder / "model.pth", weights_only=True)["model"]
     torch.testing.assert_close(weights["linear.weight"], torch.full((1, 4), 0.4))  # one step
     assert weights["calls"] == 1  # not the 2 of after the second forward pass
 
-    dump = read_dumped(folder / "batch.pt")
+    dump = read_batch(folder)
     assert dump["autocast"] == (None if trainer_class is SimpleTrainer else "bfloat16")
     (first, second), expected = dump["batch"], batches[1][0]
     assert torch.equal(first["image"], expected["image"]) and second["image_id"] == "eight"
@@ -120,8 +117,6 @@ def test_a_gpu_leaves_out_the_step_and_the_error_comes_in_the_next(tmp_path):
     trainer, error = train(model, [make_batch()] * 3, tmp_path, StepTrainer)
     assert "a gradient is not finite at iteration 0 (loss 0)" in str(error)
     assert trainer.iter == 1 and (model.linear.weight == 0.5).all()
-    report = json.loads((tmp_path / "nonfinite" / "iter_0000000" / "report.json").read_text())
-    assert report["parameters with gradients that are not finite"] == ["linear.weight"]
 
 
 def test_gradients_are_looked_at_every_few_iterations(tmp_path):
@@ -152,16 +147,6 @@ def test_nothing_is_written_and_nothing_changes_while_all_is_finite(tmp_path):
         for trainer.iter in range(3):
             trainer.run_step()
     assert torch.equal(guarded.linear.weight, plain.linear.weight)
-
-
-def test_a_diagnosis_that_fails_hides_neither_dump_nor_error(tmp_path, monkeypatch):
-    model = Model()
-    monkeypatch.setattr(nonfinite, "FocalRetinaNet", Model)
-    monkeypatch.setattr(nonfinite, "losses_by_level", lambda model, batch: 1 // 0)
-    _, error = train(model, [make_batch(torch.nan)], tmp_path)
-    assert "a loss is not finite" in str(error)
-    report = json.loads((tmp_path / "nonfinite" / "iter_0000000" / "report.json").read_text())
-    assert report["levels"].startswith("ZeroDivisionError")
 
 
 def test_evaluation_is_not_recorded(tmp_path):

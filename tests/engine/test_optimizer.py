@@ -8,7 +8,7 @@ from detectron2.solver import build_optimizer as build_stock_optimizer
 from helpers import default_cfg
 from torch import nn
 
-from focal_retina.engine.trainer import build_optimizer
+from focal_retina.engine import Trainer
 
 
 @pytest.fixture
@@ -18,7 +18,6 @@ def cfg():
 
 @pytest.fixture
 def model():
-    torch.manual_seed(0)
     return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
 
 
@@ -26,7 +25,7 @@ def model():
 def test_default_steps_like_detectron2s(cfg, model, clip):
     cfg.SOLVER.CLIP_GRADIENTS.ENABLED = clip
     twin = copy.deepcopy(model)
-    for network, build in ((model, build_optimizer), (twin, build_stock_optimizer)):
+    for network, build in ((model, Trainer.build_optimizer), (twin, build_stock_optimizer)):
         optimizer = build(cfg, network)
         generator = torch.Generator().manual_seed(1)
         for _ in range(5):
@@ -42,7 +41,7 @@ def test_resumes_from_detectron2s_state(cfg, model):
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
     stock.step()
-    ours = build_optimizer(cfg, model)
+    ours = Trainer.build_optimizer(cfg, model)
     ours.load_state_dict(stock.state_dict())
     ours.step()
     for parameter in model.parameters():
@@ -51,21 +50,16 @@ def test_resumes_from_detectron2s_state(cfg, model):
         assert momentum.sub(1.9).abs().max() < 1e-3
 
 
-def test_adamw_keeps_detectron2s_groups_and_values(cfg, model):
+def test_adamw_keeps_detectron2s_groups_values_and_clipping(cfg, model):
     cfg.MODEL.FOCAL_RETINA.OPTIMIZER = "AdamW"
-    optimizer = build_optimizer(cfg, model)
+    cfg.SOLVER.CLIP_GRADIENTS.ENABLED, cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE = True, 1.0
+    optimizer = Trainer.build_optimizer(cfg, model)
     assert isinstance(optimizer, torch.optim.AdamW)
     assert {group["lr"] for group in optimizer.param_groups} == {0.01}
     decay = {id(p): g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
     assert decay[id(model[0].weight)] == cfg.SOLVER.WEIGHT_DECAY
     assert decay[id(model[1].weight)] == 0.0
 
-
-def test_adamw_clips_the_gradients(cfg, model):
-    cfg.MODEL.FOCAL_RETINA.OPTIMIZER = "AdamW"
-    cfg.SOLVER.CLIP_GRADIENTS.ENABLED = True
-    cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE = 1.0
-    optimizer = build_optimizer(cfg, model)
     for parameter in model.parameters():
         parameter.grad = torch.full_like(parameter, -100.0)
     optimizer.step()
@@ -75,4 +69,4 @@ def test_adamw_clips_the_gradients(cfg, model):
 def test_unknown_optimizer_lists_the_known_ones(cfg, model):
     cfg.MODEL.FOCAL_RETINA.OPTIMIZER = "Adam"
     with pytest.raises(ValueError, match="'Adam'; it can be SGD, AdamW"):
-        build_optimizer(cfg, model)
+        Trainer.build_optimizer(cfg, model)

@@ -8,17 +8,16 @@ from torch import nn
 
 from focal_retina.engine import SafeCheckpointer, precision
 from focal_retina.engine.precision import (
+    STEP_TRAINERS,
     AutocastTrainer,
     StepTrainer,
-    as_in_main_process,
     bf16_support,
-    build_step_trainer,
     cpu_flags,
     log_precision,
     precision_of,
-    precisions_of,
     resolve_precision,
 )
+from focal_retina.engine.resume import settings_of
 
 PROCESSORS = {
     "Zen 3": ("flags\t\t: fpu avx2 fma f16c", False),
@@ -87,7 +86,7 @@ class _Begun(nn.Module):
         self.cfg = cfg
 
     def state_dict(self):
-        return {"precisions": precisions_of(self.cfg)}
+        return {"settings": settings_of(self.cfg, None)}
 
 
 def test_a_resumed_run_keeps_its_precision(processor, tmp_path):
@@ -98,18 +97,8 @@ def test_a_resumed_run_keeps_its_precision(processor, tmp_path):
     processor("Zen 3")
     cfg = make_cfg(tmp_path)
     assert precision_of(resolve_precision(cfg)) == "fp32"
-    resumed = resolve_precision(cfg, resume=True)
-    assert precisions_of(resumed) == {"PRECISION": "bf16", "INFERENCE_PRECISION": "fp32"}
-
-
-def test_processes_follow_the_main_one(processor, tmp_path, monkeypatch):
-    """Its machine may have another processor."""
-    processor("Zen 4")
-    main = resolve_precision(make_cfg(tmp_path))
-    processor("Zen 3")
-    own = resolve_precision(make_cfg(tmp_path))
-    monkeypatch.setattr(precision.comm, "all_gather", lambda mine: [precisions_of(main), mine])
-    assert as_in_main_process(own) == main != own
+    resumed = resolve_precision(cfg, resume=True).MODEL.FOCAL_RETINA
+    assert (resumed.PRECISION, resumed.INFERENCE_PRECISION) == ("bf16", "fp32")
 
 
 @pytest.mark.parametrize("name, level", [("Zen 3", "WARNING"), ("Zen 4", "INFO")])
@@ -125,26 +114,25 @@ def test_emulated_bf16_is_a_warning_with_factor_and_key(name, level, processor, 
 
 
 class Model(nn.Module):
-    """loss = mean(w * x), and a record of the product's dtype."""
+    """loss = mean(w * x), and the product's dtype."""
 
     def __init__(self):
         super().__init__()
         self.linear = nn.Linear(4, 1, bias=False)
-        self.dtypes = []
 
     def forward(self, batch):
         y = self.linear(batch)
-        self.dtypes.append(y.dtype)
+        self.dtype = y.dtype
         return {"loss": y.float().mean()}
 
 
-def make_trainer(enabled, precision, device="cpu"):
-    cfg = default_cfg("MODEL.DEVICE", device, "SOLVER.AMP.ENABLED", enabled)
-    cfg.MODEL.FOCAL_RETINA.PRECISION = precision
-    torch.manual_seed(0)
+def make_trainer(enabled, precision):
+    amp = ("SOLVER.AMP.ENABLED", enabled, "MODEL.FOCAL_RETINA.PRECISION", precision)
+    cfg = default_cfg(*amp)
     model = Model()
     loader = [torch.ones(2, 4)] * 3
-    return build_step_trainer(cfg, model, loader, torch.optim.SGD(model.parameters(), 0.1))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    return STEP_TRAINERS[precision_of(cfg)](model, loader, optimizer)
 
 
 @pytest.mark.parametrize(
@@ -162,7 +150,7 @@ def test_step_runs_in_the_precision_of_the_config(enabled, precision, trainer_cl
     with EventStorage() as storage:
         trainer.iter = 0
         trainer.run_step()
-    assert trainer.model.dtypes == [dtype]
+    assert trainer.model.dtype == dtype
     # d mean(w·x) / dw = x, with learning rate 0.1
     torch.testing.assert_close(trainer.model.linear.weight, before - 0.1)
     assert trainer.model.linear.weight.dtype == torch.float32

@@ -9,7 +9,7 @@ from detectron2.engine import TrainerBase
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.visualizer import Visualizer
-from helpers import make_batch, toy_cfg
+from helpers import make_batch, make_instances, toy_cfg
 
 from focal_retina.engine.training_pictures import (
     _MAX_ANCHORS,
@@ -25,26 +25,18 @@ K = 3
 def drawn(monkeypatch):
     """Colours of the boxes and texts, in the order in which Detectron2's Visualizer drew them."""
     boxes, texts = [], []
-    draw_box, draw_text = Visualizer.draw_box, Visualizer.draw_text
 
-    def record_box(self, corners, **options):
-        boxes.append((tuple(corners), options["edge_color"], options["line_style"]))
-        return draw_box(self, corners, **options)
+    def draw_box(self, corners, *, edge_color, line_style, **options):
+        boxes.append((tuple(corners), edge_color, line_style))
 
-    def record_text(self, text, *arguments, **options):
-        texts.append(text)
-        return draw_text(self, text, *arguments, **options)
-
-    monkeypatch.setattr(Visualizer, "draw_box", record_box)
-    monkeypatch.setattr(Visualizer, "draw_text", record_text)
+    monkeypatch.setattr(Visualizer, "draw_box", draw_box)
+    monkeypatch.setattr(Visualizer, "draw_text", lambda self, x, *args, **kwargs: texts.append(x))
     return boxes, texts
 
 
 def make_scene():
     """One object, found once and missed once; an anchor each: exact, promoted, ignored, far off."""
-    gt = Instances((60, 80))
-    gt.gt_boxes = Boxes(torch.tensor([[10.0, 10, 40, 40]]))
-    gt.gt_classes = torch.tensor([2])
+    gt = make_instances([[10, 10, 40, 40]], [2], (60, 80))
     found = Instances((60, 80))
     found.pred_boxes = Boxes(torch.tensor([[11.0, 10, 41, 40], [50.0, 10, 70, 40]]))
     found.scores = torch.tensor([0.9, 0.4])

@@ -14,48 +14,29 @@ from pathlib import Path
 
 import torch
 from detectron2.utils.env import seed_all_rng
+from torch.utils._pytree import keystr, tree_flatten_with_path
 
 from focal_retina.commands import main
 from focal_retina.engine import Trainer
 
 ROOT = Path(__file__).parents[2]
-MAX_ITER = 12
-CHECKPOINT_PERIOD = 3
 # `time` and its like differ between any two runs.
 CLOCKS = {"time", "data_time", "rank_data_time", "eta_seconds"}
 
-OPTIONS = {
-    "SEED": 5,
-    "OUTPUT_DIR": "",
-    "MODEL.WEIGHTS": "",
-    "MODEL.DEVICE": "cpu",
-    "MODEL.BACKBONE.NAME": "build_resnet_fpn_backbone_without_top_block",
-    "MODEL.BACKBONE.FREEZE_AT": 0,
-    "MODEL.RESNETS.DEPTH": 18,
-    "MODEL.RESNETS.RES2_OUT_CHANNELS": 64,
-    "MODEL.RESNETS.OUT_FEATURES": ["res3"],
-    "MODEL.RESNETS.NORM": "BN",
-    "MODEL.FPN.IN_FEATURES": ["res3"],
-    "MODEL.FPN.OUT_CHANNELS": 8,
-    "MODEL.ANCHOR_GENERATOR.SIZES": [[16, 28, 40]],
-    "MODEL.RETINANET.IN_FEATURES": ["p3"],
-    "MODEL.RETINANET.NUM_CONVS": 1,
-    "MODEL.RETINANET.NUM_CLASSES": 2,
-    "MODEL.FOCAL_RETINA.CLS_LOSS.KERNEL": "plain",
-    "DATASETS.TRAIN": ("tiny",),
-    "DATASETS.TEST": ("tiny",),
-    "DATALOADER.NUM_WORKERS": 0,
-    "INPUT.MIN_SIZE_TRAIN": (48, 56, 64),
-    "INPUT.MIN_SIZE_TEST": 64,
-    "SOLVER.IMS_PER_BATCH": 2,
-    "SOLVER.BASE_LR": 0.01,
-    "SOLVER.STEPS": (8,),
-    "SOLVER.MAX_ITER": MAX_ITER,
-    "SOLVER.CHECKPOINT_PERIOD": CHECKPOINT_PERIOD,
-    "SOLVER.WARMUP_ITERS": 4,
-    "TEST.EVAL_PERIOD": 4,
-    "TEST.EXPECTED_RESULTS": [],
-}
+SETTINGS = """
+    SEED 5 OUTPUT_DIR '' MODEL.WEIGHTS '' MODEL.DEVICE cpu
+    MODEL.BACKBONE.NAME build_resnet_fpn_backbone_without_top_block MODEL.BACKBONE.FREEZE_AT 0
+    MODEL.RESNETS.DEPTH 18 MODEL.RESNETS.RES2_OUT_CHANNELS 64 MODEL.RESNETS.OUT_FEATURES ['res3']
+    MODEL.RESNETS.NORM BN MODEL.FPN.IN_FEATURES ['res3'] MODEL.FPN.OUT_CHANNELS 8
+    MODEL.ANCHOR_GENERATOR.SIZES [[16,28,40]] MODEL.RETINANET.IN_FEATURES ['p3']
+    MODEL.RETINANET.NUM_CONVS 1 MODEL.RETINANET.NUM_CLASSES 2
+    MODEL.FOCAL_RETINA.CLS_LOSS.KERNEL plain DATASETS.TRAIN ('tiny',) DATASETS.TEST ('tiny',)
+    DATALOADER.NUM_WORKERS 0 INPUT.MIN_SIZE_TRAIN (48,56,64) INPUT.MIN_SIZE_TEST 64
+    SOLVER.IMS_PER_BATCH 2 SOLVER.BASE_LR 0.01 SOLVER.STEPS (8,) SOLVER.MAX_ITER 12
+    SOLVER.CHECKPOINT_PERIOD 3 SOLVER.WARMUP_ITERS 4 TEST.EVAL_PERIOD 4 TEST.EXPECTED_RESULTS []
+"""
+WORDS = SETTINGS.split()
+OPTIONS = dict(zip(WORDS[::2], WORDS[1::2], strict=True))
 
 
 def start(function, *arguments, log):
@@ -86,18 +67,8 @@ def _logged(function, arguments, log):
 
 
 def train(tiny_coco, out, options=(), before=None, environment=(), flag="--resume"):
-    """Train through the command line, metrics every 2 iterations.
-
-    Args:
-        tiny_coco: the fixture.
-        out: output folder.
-        options: config keys that differ from ``OPTIONS``.
-        before: called first; it plants what kills the run.
-        environment: variables to set.
-        flag: of the command line.
-
-    Returns:
-        train_net.py's exit status.
+    """Train through the command line, metrics every 2 iterations; train_net.py's exit status.
+    ``options`` differ from ``OPTIONS``; ``before`` is called first and plants what kills the run.
     """
     os.chdir(ROOT)
     os.environ.update(environment)
@@ -108,10 +79,9 @@ def train(tiny_coco, out, options=(), before=None, environment=(), flag="--resum
     train.set_up = lambda args, cfg: seed_all_rng(cfg.SEED if cfg.SEED >= 0 else None)
     if before is not None:
         before()
-    json_file, folder = tiny_coco
     values = {**OPTIONS, "OUTPUT_DIR": str(out), **dict(options)}
     argv = ["train", "--config-file", "configs/Base-FocalRetinaNet.yaml", flag]
-    argv += ["--register", f"tiny={json_file}:{folder}"]
+    argv += ["--register", "tiny={}:{}".format(*tiny_coco)]
     argv += [str(x) for item in values.items() for x in item]
     return main(argv)
 
@@ -127,20 +97,8 @@ def metrics(out):
 
 def tensors(out):
     """Every tensor of the last checkpoint by its path: weights, momentum, random states."""
-    found = {}
-
-    def collect(value, path):
-        if isinstance(value, torch.Tensor):
-            found[path] = value
-        elif isinstance(value, dict):
-            for key, item in value.items():
-                collect(item, f"{path}/{key}")
-        elif isinstance(value, (list, tuple)):
-            for i, item in enumerate(value):
-                collect(item, f"{path}/{i}")
-
-    collect(torch.load(Path(out, "model_final.pth"), weights_only=True), "")
-    return found
+    leaves, _ = tree_flatten_with_path(torch.load(Path(out, "model_final.pth"), weights_only=True))
+    return {keystr(path): x for path, x in leaves if isinstance(x, torch.Tensor)}
 
 
 def assert_same_run(out, expected):
