@@ -51,11 +51,8 @@ def load_precision_curves(path: str | Path) -> PrecisionCurves:
 
 
 class COCOEvaluator(Detectron2COCOEvaluator):
-    """:class:`detectron2.evaluation.COCOEvaluator` with the metrics of :mod:`.box_metrics`.
-
-    Arguments, results and files are Detectron2's, and ``coco_precision_curves.npz``, see
-    :class:`PrecisionCurves`. Masks and keypoints are left to Detectron2's own code. Where objects
-    exist and nothing was found, AP is 0, not NaN.
+    """Detectron2's, but boxes by :mod:`.box_metrics`, and a file of :class:`PrecisionCurves` too.
+    Where objects exist and nothing was found, AP is 0, not NaN.
 
     An annotation without "iscrowd" is no crowd, and one whose "area" is missing or false has that
     of its box, which the log says; Detectron2's fails at them, or takes the false areas. Images
