@@ -31,8 +31,7 @@ def save_classes(cfg: CfgNode, folder: Path) -> None:
 
 
 def model_classes(cfg: CfgNode) -> Classes | None:
-    """Of the checkpoint MODEL.WEIGHTS: those of the file beside it, else :func:`training_classes`.
-    None where neither is known. ValueError: the file is damaged."""
+    """Of the file beside MODEL.WEIGHTS, else of the training. ValueError: the file is damaged."""
     weights = cfg.MODEL.WEIGHTS
     path = Path(weights).parent / CLASSES_FILE
     if not weights or "://" in weights or not path.is_file():
@@ -96,11 +95,13 @@ def check_num_classes(num_classes: int, dataset_names: Iterable[str], advice: st
     Other errors: as :func:`dataset_classes`."""
     classes_of = {name: dataset_classes(name) for name in dataset_names}
     known = [(name, classes) for name, classes in classes_of.items() if classes is not None]
-    key = "MODEL.RETINANET.NUM_CLASSES"
     for name, classes in known:
         if len(classes) != num_classes:
-            advice = advice or f": set {key} {len(classes)}"
-            raise ValueError(f"{name} has {_listed(classes)}, but {key} is {num_classes}{advice}")
+            advice = advice or f": set MODEL.RETINANET.NUM_CLASSES {len(classes)}"
+            raise ValueError(
+                f"{name} has {_listed(classes)}, but MODEL.RETINANET.NUM_CLASSES is {num_classes}"
+                f"{advice}"
+            )
         if classes != known[0][1]:
             raise ValueError(
                 f"{name} has {_listed(classes)}, but {known[0][0]} has {_listed(known[0][1])}: "

@@ -112,8 +112,7 @@ _LENGTH: _Kind = "an integer", lambda values: _are_numbers(values, int)
 _ID: _Kind = "an integer or a string", _of_types(int, str)
 _STRING: _Kind = "a string", _of_types(str)
 
-# What Detectron2 and pycocotools read of each entry. NaN and Infinity are numbers here: the data
-# check counts such boxes, and can leave them out.
+# What Detectron2 and pycocotools read of each entry. The data check judges NaN and Infinity.
 _FIELDS: dict[str, dict[str, _Kind]] = {
     "images": {"id": _ID, "file_name": _STRING, "width": _LENGTH, "height": _LENGTH},
     "annotations": {

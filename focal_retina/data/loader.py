@@ -55,7 +55,7 @@ def seeded(*key: int) -> Iterator[None]:
 
 def prepare_data_worker(worker_id: int = 0) -> None:
     """One thread, which signals to a whole process group don't end: after Ctrl-C and SIGTERM the
-    main process still needs its data workers. For ``DataLoader(worker_init_fn=…)``."""
+    main process still needs its data workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     torch.set_num_threads(1)

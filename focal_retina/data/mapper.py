@@ -86,10 +86,8 @@ class DetectionMapper(DatasetMapper):
             return
         importlib.import_module("cv2")  # before the loader sets its threads and forks data workers
         if self.image_format not in ("BGR", "RGB") or self.use_instance_mask or self.use_keypoint:
-            raise ValueError(
-                "INPUT.MAPPER opencv: boxes only, no masks or keypoints, and INPUT.FORMAT BGR or "
-                f"RGB, which is {self.image_format}"
-            )
+            allowed = "boxes only, no masks or keypoints, and INPUT.FORMAT BGR or RGB"
+            raise ValueError(f"INPUT.MAPPER opencv: {allowed}, which is {self.image_format}")
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
         """Errors: as of :func:`~.images.read_image`; SizeMismatchError: annotated otherwise."""

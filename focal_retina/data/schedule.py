@@ -52,8 +52,7 @@ class TrainingSchedule:
     ValueError: there are no images, or no batches."""
 
     groups: NDArray[np.int64]  # (n,), of each image, 0 … G-1; a batch is from one group
-    # (n,), how often an epoch has each image, on average; None: once. With 2.5 an image comes 2 and
-    # 3 times by turns, beginning with either at random.
+    # (n,), how often an epoch has each image; None: once; 2.5: 2 and 3 times by turns
     repeat_factors: NDArray[np.float64] | None = None
     subset_size: int | None = None  # train on that many images, which the seed chooses
     batch_size: int  # B

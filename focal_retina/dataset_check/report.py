@@ -119,12 +119,10 @@ def check_datasets(
     reports = []
     for name in dict.fromkeys(names):
         try:
-            report = check_dataset(name, training=name in train, num_decoded=num_decoded)
+            reports.append(check_dataset(name, training=name in train, num_decoded=num_decoded))
+            _judge(reports[-1], mode)
         except NotRecordsError as error:
             _logger.warning("%s: it is not checked", error)
-        else:
-            _judge(report, mode)
-            reports.append(report)
     return reports
 
 
@@ -147,9 +145,8 @@ def _judge(report: DatasetReport, mode: str) -> None:
 
 
 def build_record_filter(cfg: CfgNode) -> Callable[[Records], Records]:
-    """The function that removes unusable records of DATASETS.TRAIN where DATA_CHECK.MODE is "skip",
-    with a ValueError where nothing remains. Each process must call it: what the main one finds
-    holds for all."""
+    """What removes unusable records of DATASETS.TRAIN where DATA_CHECK.MODE is "skip"; ValueError
+    where nothing remains. Each process must call it: what the main one finds holds for all."""
     options = cfg.MODEL.FOCAL_RETINA.DATA_CHECK
 
     def drop(records: Records) -> Records:

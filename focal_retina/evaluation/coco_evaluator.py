@@ -1,7 +1,4 @@
-"""Detectron2's COCOEvaluator, its box metrics computed much faster, and precision against recall.
-
-Shapes: T thresholds of IoU, R recalls, K classes.
-"""
+"""Detectron2's COCOEvaluator, its box metrics computed far faster, and precision against recall."""
 
 import itertools
 import json
@@ -28,7 +25,7 @@ PRECISION_CURVES_FILE = "coco_precision_curves.npz"
 class PrecisionCurves(NamedTuple):
     """COCO's interpolated precision, of objects of all sizes; AP is its average."""
 
-    precision: np.ndarray  # (T, R, K) in [0, 1]; -1 throughout for a class without objects
+    precision: np.ndarray  # (T, R, K classes) in [0, 1]; -1 for a class without objects
     iou_thresholds: np.ndarray  # (T,): .5, .55 … .95
     recall_thresholds: np.ndarray  # (R,): 0, .01 … 1
     class_names: Sequence[str]
