@@ -26,14 +26,12 @@ class Classes(NamedTuple):
 def save_classes(cfg: CfgNode, folder: Path) -> None:
     """Write the classes of DATASETS.TRAIN to ``folder``, where their names are known."""
     if classes := training_classes(cfg):
-        pairs = zip(classes.category_ids, classes.names, strict=True)
-        categories = [{"id": category, "name": name} for category, name in pairs]
+        categories = [{"id": i, "name": name} for name, i in zip(*classes, strict=True)]
         write_json(folder / CLASSES_FILE, categories)
 
 
 def model_classes(cfg: CfgNode) -> Classes | None:
-    """Of the checkpoint MODEL.WEIGHTS: those of the file beside it, else :func:`training_classes`.
-    None where neither is known. ValueError: the file is damaged."""
+    """Of the file beside MODEL.WEIGHTS, else of the training. ValueError: the file is damaged."""
     weights = cfg.MODEL.WEIGHTS
     path = Path(weights).parent / CLASSES_FILE
     if not weights or "://" in weights or not path.is_file():
@@ -72,9 +70,8 @@ def announce_classes(cfg: CfgNode) -> None:
 
 
 def dataset_classes(name: str) -> list[str] | None:
-    """Class names of a registered data set, in the order of their contiguous ids: of the metadata,
-    else of the annotation file. None if only loading the set tells them (it is not a COCO json).
-    ValueError: it is not registered. FileNotFoundError: its annotation file does not exist."""
+    """Class names of a data set, in order: of the metadata, else of the annotation file; None if
+    only loading tells them. ValueError: it is not registered. FileNotFoundError: no such file."""
     if name not in DatasetCatalog:
         near = difflib.get_close_matches(name, DatasetCatalog.list(), n=3)
         hint = f" (near: {', '.join(near)})" if near else ""
@@ -94,8 +91,8 @@ def dataset_classes(name: str) -> list[str] | None:
 
 
 def check_num_classes(num_classes: int, dataset_names: Iterable[str], advice: str = "") -> None:
-    """Compare MODEL.RETINANET.NUM_CLASSES with the data sets and these with each other. ValueError:
-    they disagree; ``advice`` ends the message. Other errors: as :func:`dataset_classes`."""
+    """ValueError, which ``advice`` ends, where MODEL.RETINANET.NUM_CLASSES and data sets disagree.
+    Other errors: as :func:`dataset_classes`."""
     classes_of = {name: dataset_classes(name) for name in dataset_names}
     known = [(name, classes) for name, classes in classes_of.items() if classes is not None]
     for name, classes in known:
@@ -113,9 +110,8 @@ def check_num_classes(num_classes: int, dataset_names: Iterable[str], advice: st
 
 
 def check_classes(cfg: CfgNode, *, eval_only: bool = False) -> None:
-    """Compare NUM_CLASSES and the classes of the model with those of the data sets. A set that is
-    evaluated may have fewer, or another order. ValueError: they disagree. Other errors: as
-    :func:`dataset_classes`."""
+    """ValueError where NUM_CLASSES, the model and the data sets disagree. A set that is evaluated
+    may have fewer classes, or another order. Other errors: as :func:`dataset_classes`."""
     num_classes = cfg.MODEL.RETINANET.NUM_CLASSES
     if not eval_only:
         check_num_classes(num_classes, cfg.DATASETS.TRAIN)
@@ -149,5 +145,5 @@ def index_in_dataset(names: Sequence[str], dataset_name: str) -> list[int] | Non
 
 
 def _listed(names: Sequence[str], limit: int = 10) -> str:
-    shown = ", ".join([*names[:limit], *["…"] * (len(names) > limit)])
-    return f"{len(names)} classes ({shown})"
+    shown = [*names[:limit], *["…"] * (len(names) > limit)]
+    return f"{len(names)} classes ({', '.join(shown)})"

@@ -1,8 +1,5 @@
-"""Data sets in COCO format: reading and registering them.
-
-Only the form of the json is checked: what Detectron2 and pycocotools need to read the file at all.
-:mod:`focal_retina.dataset_check` judges the content.
-"""
+"""Data sets in COCO format: reading and registering them. Only the form of the json is checked;
+:mod:`focal_retina.dataset_check` judges the content."""
 
 import gc
 import hashlib
@@ -36,9 +33,8 @@ def register_from_spec(spec: str) -> None:
 
 
 def parse_registration(spec: str) -> tuple[str, str, str]:
-    """Name, annotation file and image folder of `NAME=ANNOTATIONS.json:IMAGE_DIR`. Paths may hold
-    colons, and begin with `~`. ValueError: a part is missing. FileNotFoundError: a path leads
-    nowhere."""
+    """Name, annotation file and image folder. Paths may hold colons, and begin with `~`.
+    ValueError: a part is missing. FileNotFoundError: a path leads nowhere."""
     name, _, paths = spec.partition("=")
     colons = [i for i, x in enumerate(paths) if x == ":" and paths[:i] and paths[i + 1 :]]
     if not name.strip() or not colons:
@@ -116,8 +112,7 @@ _LENGTH: _Kind = "an integer", lambda values: _are_numbers(values, int)
 _ID: _Kind = "an integer or a string", _of_types(int, str)
 _STRING: _Kind = "a string", _of_types(str)
 
-# What Detectron2 and pycocotools read of each entry. NaN and Infinity are numbers here: the data
-# check counts such boxes, and can leave them out.
+# What Detectron2 and pycocotools read of each entry. The data check judges NaN and Infinity.
 _FIELDS: dict[str, dict[str, _Kind]] = {
     "images": {"id": _ID, "file_name": _STRING, "width": _LENGTH, "height": _LENGTH},
     "annotations": {
@@ -137,10 +132,8 @@ _OPTIONAL = ("iscrowd", "ignore", "segmentation")
 def read_coco_json(json_file: str) -> dict[str, Any]:
     """Read a json file in COCO's instances format, and check its form. Polygons that Detectron2 can
     read are emptied, as they take most of the memory and time. Annotations may be missing, as in
-    COCO's test-dev. Categories are in the order of their ids, which is that of the classes.
-
-    FileNotFoundError: there is no such file. ValueError: it is not json, or not in this form; the
-    message names the file, the first entries and fields."""
+    COCO's test-dev. Categories come in the order of the classes, which is that of their ids.
+    FileNotFoundError: there is no such file. ValueError: it is not json, or not in this form."""
     content = _load_sections(json_file)
     malformed = [
         f"{section}[{index}] {problem}"
@@ -162,7 +155,6 @@ def read_coco_json(json_file: str) -> dict[str, Any]:
 
 
 def _load_sections(json_file: str) -> dict[str, Any]:
-    """The json, with lists of ``images``, ``annotations`` and ``categories``."""
     collects = gc.isenabled()
     gc.disable()  # the collector would look through millions of new dicts, again and again
     try:

@@ -33,15 +33,13 @@ def read_image(file_name: str, format: str = "BGR") -> np.ndarray:
         if is_deep:
             image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
         elif image.mode in ("I", "F"):
-            reason = f"pixels of 32 bits (mode {image.mode}), whose range no format fixes"
-            raise ValueError(f"{reason}: convert the image to 8 or 16 bits")
+            raise ValueError(f"pixels of 32 bits (mode {image.mode}): convert them to 8 or 16 bits")
         return utils.convert_PIL_to_numpy(image, format)
 
 
 def has_16_bits(image: Image.Image) -> bool:
     """Whether gray values go to 65,535. (Pillow itself makes 8 bits of colours of 16.)"""
-    has_no_more = image.format in ("PNG", "PPM")
-    return image.mode.startswith("I;16") or (image.mode == "I" and has_no_more)
+    return image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
 
 
 def limit_pixels(limit: int) -> None:
@@ -73,8 +71,7 @@ class CorruptImageError(ValueError):
 
 @dataclass
 class CorruptImageGuard:
-    """A mapper round any mapper, for images that cannot be read. It finds out whether it is the
-    image's fault by reading it once the mapper has failed."""
+    """A mapper round any mapper, which reads the image once that has failed: is it at fault?"""
 
     mapper: Mapper
     skip: bool  # leave corrupt images out, and log each once; else CorruptImageError
@@ -116,7 +113,6 @@ def build_corrupt_image_guard(
 
 
 def _image_fault(record: dict[str, Any], image_format: str) -> str | None:
-    """What is wrong with the image of a dataset dict; None if it reads well."""
     if "file_name" not in record:
         return None
     try:

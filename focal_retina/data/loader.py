@@ -1,8 +1,7 @@
 """Training batches that a resumed run draws exactly as an uninterrupted one.
 
-Which images, and the random numbers of their augmentation, are functions of (data set, seed,
-iteration, position in the batch), see :mod:`focal_retina.data.schedule`. Each of W processes maps
-its share of a batch of B images.
+Images and the random numbers of their augmentation are functions of (data set, seed, iteration,
+position in the batch), see :mod:`.schedule`. Each process maps its share of a batch of B images.
 """
 
 import contextlib
@@ -56,7 +55,7 @@ def seeded(*key: int) -> Iterator[None]:
 
 def prepare_data_worker(worker_id: int = 0) -> None:
     """One thread, which signals to a whole process group don't end: after Ctrl-C and SIGTERM the
-    main process still needs its data workers. For ``DataLoader(worker_init_fn=…)``."""
+    main process still needs its data workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     torch.set_num_threads(1)
@@ -107,11 +106,9 @@ class _MappedBatches(Dataset):
 
 @dataclass(kw_only=True, eq=False)
 class TrainLoader(Iterable[list[dict[str, Any]]]):
-    """Endless mapped batches of B images, from iteration ``start_iter`` on.
-
-    An image for which the mapper returns None is replaced by the one at its position in the next
-    iteration's batch, and so on; ``num_left_out`` counts them.
-    """
+    """Endless mapped batches of B images, from iteration ``start_iter`` on. An image for which the
+    mapper returns None is replaced by the one at its position in the next iteration's batch, and so
+    on; ``num_left_out`` counts them."""
 
     records: InitVar[list[dict[str, Any]]]
     mapper: Mapper
@@ -156,10 +153,8 @@ class TrainLoader(Iterable[list[dict[str, Any]]]):
             for samples, left_out in batches:
                 if left_out:
                     self.num_left_out += len(left_out)
-                    logger.warning(
-                        f"replaced, as the mapper left them out: {', '.join(left_out)} "
-                        f"({self.num_left_out} times so far)"
-                    )
+                    names, times = ", ".join(left_out), f"({self.num_left_out} times so far)"
+                    logger.warning(f"replaced, as the mapper left them out: {names} {times}")
                 yield samples
         finally:
             # At once, not after the batches that they are making
@@ -179,10 +174,9 @@ class TrainLoader(Iterable[list[dict[str, Any]]]):
 def build_train_loader(
     cfg: CfgNode, mapper: Mapper, filter_records: Callable[[list], list] | None = None
 ) -> Iterable[list[dict[str, Any]]]:
-    """The loader of ``DATASETS.TRAIN``, honouring Detectron2's ``DATALOADER`` keys. Its seed is
-    ``cfg.SEED``; below 0, a random one that all processes share. A data set that is not a list of
-    dicts is left to Detectron2's loader, with a warning. ``filter_records`` chooses those to train
-    on. ValueError: as of :func:`build_schedule` and :class:`TrainLoader`."""
+    """The loader of ``DATASETS.TRAIN``, honouring Detectron2's ``DATALOADER`` keys. A ``cfg.SEED``
+    below 0 is a random one that all processes share. A data set that is not a list of dicts is left
+    to Detectron2's loader. ValueError: as of :func:`build_schedule` and :class:`TrainLoader`."""
     filter_empty = cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
     records = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=filter_empty)
     if not isinstance(records, list):

@@ -71,13 +71,10 @@ def build_train_augmentation(cfg: CfgNode) -> list[T.Augmentation]:
 
 
 class DetectionMapper(DatasetMapper):
-    """:class:`DatasetMapper` for boxes, masks and keypoints, with images of
-    :func:`~.images.read_image`.
-
-    ``keep_crowds`` keeps COCO's ``iscrowd``, which Detectron2's drops, as ``gt_is_crowd`` of the
-    ``instances``, bool (M,), beside boxes and classes. ``opencv`` decodes and resizes with OpenCV,
-    so that pixels differ a little: images in BGR or RGB, boxes, and augmentations that resize,
-    crop, pad and flip.
+    """:class:`DatasetMapper` with images of :func:`~.images.read_image`. ``keep_crowds`` keeps
+    COCO's ``iscrowd``, which Detectron2's drops, as ``gt_is_crowd`` of the ``instances``, bool
+    (M,), beside boxes and classes. ``opencv`` decodes and resizes with OpenCV, so that pixels
+    differ a little: boxes in images in BGR or RGB, which are resized, cropped, padded and flipped.
     """
 
     def __init__(self, *args: Any, keep_crowds: bool = False, opencv: bool = False, **kwargs: Any):
@@ -89,10 +86,8 @@ class DetectionMapper(DatasetMapper):
             return
         importlib.import_module("cv2")  # before the loader sets its threads and forks data workers
         if self.image_format not in ("BGR", "RGB") or self.use_instance_mask or self.use_keypoint:
-            raise ValueError(
-                "INPUT.MAPPER opencv: boxes only, no masks or keypoints, and INPUT.FORMAT BGR or "
-                f"RGB, which is {self.image_format}"
-            )
+            allowed = "boxes only, no masks or keypoints, and INPUT.FORMAT BGR or RGB"
+            raise ValueError(f"INPUT.MAPPER opencv: {allowed}, which is {self.image_format}")
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
         """Errors: as of :func:`~.images.read_image`; SizeMismatchError: annotated otherwise."""
@@ -109,8 +104,7 @@ class DetectionMapper(DatasetMapper):
         """The augmented image (H, W, C) and what was done to it; fills in a missing size."""
         image = read_image(sample["file_name"], self.image_format)
         utils.check_image_size(sample, image)
-        augmented = T.AugInput(image)
-        transforms = self.augmentations(augmented)
+        transforms = self.augmentations(augmented := T.AugInput(image))
         return augmented.image, transforms
 
     def _by_opencv(self, sample: dict[str, Any]) -> tuple[np.ndarray, T.TransformList]:

@@ -30,8 +30,7 @@ _SUBSET_STREAM = 2**63 + 1
 
 
 def orientation_groups(records: Records) -> NDArray[np.int64]:
-    """0 for images that are wider than high, else 1, as Detectron2 groups them: (n,). ValueError: a
-    record has no size."""
+    """0 for images that are wider than high, else 1: (n,). ValueError: a record has no size."""
     without = [x for x in records if not {"width", "height"} <= x.keys()]
     if without:
         raise ValueError(
@@ -53,8 +52,7 @@ class TrainingSchedule:
     ValueError: there are no images, or no batches."""
 
     groups: NDArray[np.int64]  # (n,), of each image, 0 … G-1; a batch is from one group
-    # (n,), how often an epoch has each image, on average; None: once. With 2.5 an image comes 2 and
-    # 3 times by turns, beginning with either at random.
+    # (n,), how often an epoch has each image; None: once; 2.5: 2 and 3 times by turns
     repeat_factors: NDArray[np.float64] | None = None
     subset_size: int | None = None  # train on that many images, which the seed chooses
     batch_size: int  # B
@@ -78,17 +76,12 @@ class TrainingSchedule:
 
     def batch(self, iteration: int) -> NDArray[np.int64]:
         """Indices of the B images of iteration t, counted from 0."""
-        epoch_index = self._epoch_of(iteration)
-        epoch = self._epoch(epoch_index)
-        position = iteration - self._batches_before(epoch_index)
-        group = epoch.completed_group[position]
-        first = int(epoch.completed_count[position]) * self.batch_size
-        return self._group_images(group, first, epoch_index)
-
-    def _group_images(self, group: int, first: int, last_epoch: int) -> NDArray[np.int64]:
-        """B images of a group's stream from ``first`` on, the last of them in ``last_epoch``."""
-        images, epoch = np.empty(0, dtype=np.int64), last_epoch
-        while len(images) < self.batch_size:
+        epoch = self._epoch_of(iteration)
+        position = iteration - self._batches_before(epoch)
+        group = self._epoch(epoch).completed_group[position]
+        first = int(self._epoch(epoch).completed_count[position]) * self.batch_size
+        images = np.empty(0, dtype=np.int64)
+        while len(images) < self.batch_size:  # backwards: the last of them are in this epoch
             start = first - self._images_before(epoch)[group]
             piece = self._epoch(epoch).images[group][max(0, start) : start + self.batch_size]
             images, epoch = np.concatenate([piece, images]), epoch - 1
@@ -102,7 +95,6 @@ class TrainingSchedule:
         return bisect.bisect_right(range(high), iteration, key=self._batches_before) - 1
 
     def _batches_before(self, epoch: int) -> int:
-        """Batches complete at the start of an epoch."""
         return int((self._images_before(epoch) // self.batch_size).sum())
 
     def _appearances_before(self, epoch: int) -> NDArray[np.int64]:
@@ -143,22 +135,16 @@ def build_schedule(cfg: CfgNode, records: Records) -> Callable[..., TrainingSche
         raise ValueError(f"DATALOADER.SAMPLER_TRAIN is {name!r}; it can be {', '.join(_SAMPLERS)}")
     is_grouped = cfg.DATALOADER.ASPECT_RATIO_GROUPING
     groups = orientation_groups(records) if is_grouped else np.zeros(len(records), dtype=np.int64)
-    return functools.partial(
-        TrainingSchedule,
-        groups=groups,
-        batch_size=cfg.SOLVER.IMS_PER_BATCH,
-        **_SAMPLERS[name](cfg, records),
-    )
+    options = {"groups": groups, "batch_size": cfg.SOLVER.IMS_PER_BATCH}
+    return functools.partial(TrainingSchedule, **options, **_SAMPLERS[name](cfg, records))
 
 
 def _random_subset(cfg: CfgNode, records: Records) -> dict[str, Any]:
     ratio = cfg.DATALOADER.RANDOM_SUBSET_RATIO
-    size = int(len(records) * ratio)
-    if not 0 < size <= len(records):
-        raise ValueError(
-            f"DATALOADER.RANDOM_SUBSET_RATIO {ratio} of {len(records)} images are {size}, not 1 to "
-            f"{len(records)}"
-        )
+    size, total = int(len(records) * ratio), len(records)
+    if not 0 < size <= total:
+        key = "DATALOADER.RANDOM_SUBSET_RATIO"
+        raise ValueError(f"{key} {ratio} of {total} images are {size}, not 1 to {total}")
     return {"subset_size": size}
 
 

@@ -9,7 +9,7 @@ Shapes: M objects, L levels, K classes, B = 3 buckets of size.
 
 import itertools
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -56,10 +56,8 @@ class AnchorSuggestion(NamedTuple):
 
     def as_options(self) -> str:
         """KEY VALUE arguments for train_net.py."""
-        return (
-            f'MODEL.ANCHOR_GENERATOR.SIZES "{self.sizes.tolist()}" '
-            f'MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS "{[self.ratios.tolist()]}"'
-        )
+        key, ratios = "MODEL.ANCHOR_GENERATOR", [self.ratios.tolist()]
+        return f'{key}.SIZES "{self.sizes.tolist()}" {key}.ASPECT_RATIOS "{ratios}"'
 
 
 class Coverage(NamedTuple):
@@ -78,11 +76,9 @@ class Coverage(NamedTuple):
 
     def __str__(self) -> str:
         buckets = zip(SIZE_BUCKETS, self.unreached.sum(0), self.counts.sum(0), strict=True)
-        parts = [f"{name} {missed:,} of {total:,}" for name, missed, total in buckets]
-        return (
-            f"{self.unreached_share:.1%} of the objects reach no anchor at an IoU of "
-            f"{self.grid.threshold:g} ({', '.join(parts)})"
-        )
+        parts = ", ".join(f"{name} {missed:,} of {total:,}" for name, missed, total in buckets)
+        share, iou = f"{self.unreached_share:.1%}", f"{self.grid.threshold:g}"
+        return f"{share} of the objects reach no anchor at an IoU of {iou} ({parts})"
 
 
 def build_anchor_grid(cfg: CfgNode) -> AnchorGrid:
@@ -95,10 +91,8 @@ def build_anchor_grid(cfg: CfgNode) -> AnchorGrid:
     shapes = backbone.output_shape()
     generator = build_anchor_generator(cfg, [shapes[x] for x in cfg.MODEL.RETINANET.IN_FEATURES])
     if not isinstance(generator, DefaultAnchorGenerator):
-        raise ValueError(
-            f"MODEL.ANCHOR_GENERATOR.NAME {cfg.MODEL.ANCHOR_GENERATOR.NAME}: only upright anchors "
-            "on a grid can be measured"
-        )
+        name = cfg.MODEL.ANCHOR_GENERATOR.NAME
+        raise ValueError(f"MODEL.ANCHOR_GENERATOR.NAME {name}: only upright anchors are measured")
     return AnchorGrid(
         strides=np.array(generator.strides, dtype=np.float64),
         offset=generator.offset,
@@ -119,10 +113,9 @@ def input_size(cfg: CfgNode, *, training: bool) -> tuple[int, int]:
 def resized_objects(
     table: AnnotationTable, short_edge: int, max_size: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The objects that are no crowds, with sound boxes of known classes, as large as the network
-    sees them, by the arithmetic of Detectron2's ``ResizeShortestEdge``; ``short_edge`` 0: as in the
-    image. Boxes cut at the border, float64 (M, 4), x1, y1, x2, y2; width and height of their images
-    (M, 2); and which annotations they are, int64 (M,)."""
+    """Sound boxes of known classes, no crowds, resized as by Detectron2's ``ResizeShortestEdge``;
+    ``short_edge`` 0: not at all. Boxes cut at the border, float64 (M, 4), x1, y1, x2, y2; width and
+    height of their images (M, 2); and which annotations they are, int64 (M,)."""
     sizes = table.sizes_of_images
     usable = ~table.is_crowd & (table.class_index >= 0) & (sizes > 0).all(axis=1)
     faults = box_faults(table.boxes, sizes).items()
@@ -182,16 +175,13 @@ def suggest_anchors(
     boxes: np.ndarray, image_sizes: np.ndarray, grid: AnchorGrid
 ) -> AnchorSuggestion | None:
     """The fewest anchors a cell that leave at most 1% of the objects unreached, else those that
-    leave the fewest; None if the model's own are no worse. 2,000 objects, drawn with a fixed seed,
-    decide. Arguments are those of :func:`best_anchor_iou`."""
+    leave the fewest; None if the model's own are no worse. 2,000 drawn objects decide."""
     if len(boxes) == 0:
         return None
     count = min(len(boxes), _SAMPLE)
     drawn = np.random.default_rng(0).choice(len(boxes), count, replace=False)
 
-    def suggestion(
-        sizes: np.ndarray, ratios: np.ndarray, which: np.ndarray | slice
-    ) -> AnchorSuggestion:
+    def suggestion(sizes: np.ndarray, ratios: np.ndarray, which: Any) -> AnchorSuggestion:
         # Around (0, 0), as DefaultAnchorGenerator makes them
         widths, heights = sizes[..., None] / np.sqrt(ratios), sizes[..., None] * np.sqrt(ratios)
         cells = np.stack([-widths, -heights, widths, heights], axis=-1) / 2

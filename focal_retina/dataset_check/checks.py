@@ -114,9 +114,8 @@ def deep_image(table: AnnotationTable) -> Faults:
 def wrong_size(table: AnnotationTable) -> Faults:
     """their boxes belong to another scale or orientation; Detectron2 stops at them"""
     annotated, sizes = table.image_sizes, table.files.sizes
-    wrong = [
-        i for i in sizes if tuple(annotated[i]) != sizes[i] and np.isfinite(annotated[i]).all()
-    ]
+    is_known = np.isfinite(annotated).all(axis=1)
+    wrong = [i for i, size in sizes.items() if is_known[i] and tuple(annotated[i]) != size]
     text = "annotated as {:g}×{:g}, is {}×{}"
     return _images(table, wrong, lambda i: text.format(*annotated[i], *sizes[i]))
 
@@ -151,10 +150,8 @@ def unknown_image(table: AnnotationTable) -> Faults:
 @check("annotations of categories that are not listed", "error")
 def unknown_category(table: AnnotationTable) -> Faults:
     """Detectron2 stops at them"""
-    text = "category {category_id} is not listed"
-    return _annotations(
-        table, table.class_index < 0, lambda i: text.format_map(table.annotations[i])
-    )
+    text, entries = "category {category_id} is not listed", table.annotations
+    return _annotations(table, table.class_index < 0, lambda i: text.format_map(entries[i]))
 
 
 @check("boxes with NaN or infinite numbers", "error", skipped="object", boxes=True)
@@ -247,14 +244,14 @@ def _annotations(
 ) -> Faults:
     """Faults of the annotations in a mask, bool (M,); ``why`` says by default what box it is."""
 
+    def box(index: int) -> str:
+        text = "box [{:g}, {:g}, {:g}, {:g}] in an image of {:g}×{:g}"
+        return text.format(*table.boxes[index], *table.sizes_of_images[index])
+
     def describe(index: int) -> str:
         image = table.image_index[index]
         file_name = f"{table.file_names[image]}, " if image >= 0 else ""
-        box = "box [{:g}, {:g}, {:g}, {:g}] in an image of {:g}×{:g}"
-        reason = (
-            why(index) if why else box.format(*table.boxes[index], *table.sizes_of_images[index])
-        )
-        return f"{file_name}annotation {table.annotation_ids[index]}, {reason}"
+        return f"{file_name}annotation {table.annotation_ids[index]}, {(why or box)(index)}"
 
     return np.flatnonzero(is_faulty), describe
 

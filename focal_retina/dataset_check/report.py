@@ -27,7 +27,6 @@ from .table import (
 _logger = logging.getLogger(__name__)
 
 Records = list[dict[str, Any]]  # in Detectron2's format
-MODES = ("error", "skip", "off")
 _MAX_CASES = 10  # cases of a finding that the page and the log list; all are counted
 _MAX_LINES = 6  # findings of a data set that the console shows
 _TOLERATED_SHARE = 0.01  # of the objects
@@ -50,10 +49,8 @@ class Finding:
 
     def lines(self, num_cases: int) -> list[str]:
         first, *others = self.cases[:num_cases]
-        return [
-            f"{self.degree}: {self}; {self.check.meaning}; {first}",
-            *(f"    {x}" for x in others),
-        ]
+        line = f"{self.degree}: {self}; {self.check.meaning}; {first}"
+        return [line, *(f"    {x}" for x in others)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,8 +89,7 @@ class DatasetReport:
 
 
 def check_dataset(name: str, *, training: bool = True, num_decoded: int) -> DatasetReport:
-    """Check a registered data set that is trained on, or only evaluated; arguments and errors are
-    those of :func:`.inspect_images` and :func:`.load_table`."""
+    """Arguments and errors are those of :func:`.inspect_images` and :func:`.load_table`."""
     table = load_table(name)
     table = replace(table, files=inspect_images(table.file_names, num_decoded))
     findings = []
@@ -112,23 +108,21 @@ def check_dataset(name: str, *, training: bool = True, num_decoded: int) -> Data
 def check_datasets(
     train: Iterable[str], test: Iterable[str], *, mode: str, num_decoded: int
 ) -> list[DatasetReport]:
-    """Check the data sets of a config, but for generated ones and those that are not lists of
-    records; log the warnings. ValueError, with the count and the first case of each check: there
-    are errors, or in ``mode`` "skip" such that :func:`build_record_filter` does not remove."""
-    if mode not in MODES:
-        modes = ", ".join(MODES)
-        raise ValueError(f"MODEL.FOCAL_RETINA.DATA_CHECK.MODE is {mode!r}; use one of {modes}")
+    """Check the data sets, but for generated ones and those that are not lists of records; log the
+    warnings. ValueError: there are errors, or in ``mode`` "skip" such that
+    :func:`build_record_filter` does not remove."""
+    if mode not in ("error", "skip", "off"):
+        key = "MODEL.FOCAL_RETINA.DATA_CHECK.MODE"
+        raise ValueError(f"{key} is {mode!r}; use one of error, skip, off")
     train = list(train)
     names = [] if mode == "off" else [x for x in [*train, *test] if not is_generated(x)]
     reports = []
     for name in dict.fromkeys(names):
         try:
-            report = check_dataset(name, training=name in train, num_decoded=num_decoded)
+            reports.append(check_dataset(name, training=name in train, num_decoded=num_decoded))
+            _judge(reports[-1], mode)
         except NotRecordsError as error:
             _logger.warning("%s: it is not checked", error)
-        else:
-            _judge(report, mode)
-            reports.append(report)
     return reports
 
 
@@ -151,9 +145,8 @@ def _judge(report: DatasetReport, mode: str) -> None:
 
 
 def build_record_filter(cfg: CfgNode) -> Callable[[Records], Records]:
-    """The function that removes unusable records of DATASETS.TRAIN where DATA_CHECK.MODE is "skip",
-    with a ValueError where nothing remains. Each process must call it: what the main one finds
-    holds for all."""
+    """What removes unusable records of DATASETS.TRAIN where DATA_CHECK.MODE is "skip"; ValueError
+    where nothing remains. Each process must call it: what the main one finds holds for all."""
     options = cfg.MODEL.FOCAL_RETINA.DATA_CHECK
 
     def drop(records: Records) -> Records:
@@ -191,8 +184,7 @@ def drop_unusable(records: Records, unusable_images: Collection[str]) -> Records
 
 
 def warn_of_unreached_objects(cfg: CfgNode, reports: Iterable[DatasetReport]) -> None:
-    """Warn of each training set of which more than 5% of the objects reach no anchor. Nothing is
-    measured where :func:`~.anchor_coverage.build_anchor_grid` can't."""
+    """Warn of each training set of which more than 5% of the objects reach no anchor."""
     size = anchor_coverage.input_size(cfg, training=True)
     for report in (x for x in reports if x.training):
         try:

@@ -70,8 +70,7 @@ class AnnotationTable:
     @cached_property
     def image_sizes(self) -> np.ndarray:
         """float64 (N, 2): width, height; NaN where not annotated."""
-        sizes = [(x.get("width", np.nan), x.get("height", np.nan)) for x in self.images]
-        return _matrix(sizes, 2)
+        return _matrix([(x.get("width", np.nan), x.get("height", np.nan)) for x in self.images], 2)
 
     @cached_property
     def sizes_of_images(self) -> np.ndarray:
@@ -96,9 +95,9 @@ def is_generated(name: str) -> bool:
 
 
 def load_table(name: str) -> AnnotationTable:
-    """Read a registered data set: a COCO file as it is, with everything that Detectron2's loader
-    would drop or refuse; of other sets the records that their loader returns. ValueError: a record
-    lacks what Detectron2's format asks for; and as :func:`.read_coco_json`."""
+    """A registered data set: a COCO file as it is, with everything that Detectron2's loader would
+    drop or refuse; of others the records. ValueError: a record lacks what Detectron2's format asks
+    for; and as :func:`.read_coco_json`."""
     metadata = MetadataCatalog.get(name)
     json_file = metadata.get("json_file")
     if metadata.get("evaluator_type") == "coco" and json_file and not is_generated(name):

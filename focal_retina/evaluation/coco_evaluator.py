@@ -1,7 +1,4 @@
-"""Detectron2's COCOEvaluator, its box metrics computed much faster, and precision against recall.
-
-Shapes: T thresholds of IoU, R recalls, K classes.
-"""
+"""Detectron2's COCOEvaluator, its box metrics computed far faster, and precision against recall."""
 
 import itertools
 import json
@@ -28,7 +25,7 @@ PRECISION_CURVES_FILE = "coco_precision_curves.npz"
 class PrecisionCurves(NamedTuple):
     """COCO's interpolated precision, of objects of all sizes; AP is its average."""
 
-    precision: np.ndarray  # (T, R, K) in [0, 1]; -1 throughout for a class without objects
+    precision: np.ndarray  # (T, R, K classes) in [0, 1]; -1 for a class without objects
     iou_thresholds: np.ndarray  # (T,): .5, .55 … .95
     recall_thresholds: np.ndarray  # (R,): 0, .01 … 1
     class_names: Sequence[str]
@@ -51,11 +48,8 @@ def load_precision_curves(path: str | Path) -> PrecisionCurves:
 
 
 class COCOEvaluator(Detectron2COCOEvaluator):
-    """:class:`detectron2.evaluation.COCOEvaluator` with the metrics of :mod:`.box_metrics`.
-
-    Arguments, results and files are Detectron2's, and ``coco_precision_curves.npz``, see
-    :class:`PrecisionCurves`. Masks and keypoints are left to Detectron2's own code. Where objects
-    exist and nothing was found, AP is 0, not NaN.
+    """Detectron2's, but boxes by :mod:`.box_metrics`, and a file of :class:`PrecisionCurves` too.
+    Where objects exist and nothing was found, AP is 0, not NaN.
 
     An annotation without "iscrowd" is no crowd, and one whose "area" is missing or false has that
     of its box, which the log says; Detectron2's fails at them, or takes the false areas. Images
