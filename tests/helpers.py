@@ -12,6 +12,7 @@ from detectron2 import model_zoo
 from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
+from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from focal_retina import add_focal_retina_config, merge_config_file
@@ -79,6 +80,17 @@ def toy_cfg(*opts: object) -> CfgNode:
     return load(ZOO, "MODEL.WEIGHTS", "", *toy.split(), *opts)
 
 
+def coco(**changes: object) -> dict:
+    """A small content in COCO's format, sections changed."""
+    annotation = {"id": 1, "image_id": 1, "category_id": 5, "bbox": [1, 1, 2.5, 2]}
+    return {
+        "images": [{"id": 1, "file_name": "a.jpg", "width": 8, "height": 6}],
+        "annotations": [annotation],
+        "categories": [{"id": 5, "name": "cat"}, {"id": 2, "name": "dog"}],
+        **changes,
+    }
+
+
 def make_instances(
     boxes: object, classes: object, size: tuple[int, int] = (64, 64), **fields: object
 ) -> Instances:
@@ -120,6 +132,25 @@ def make_dense_batch(
     logits = scale * torch.randn(*shape, num_classes, generator=generator)
     levels = [x.to(dtype).contiguous().requires_grad_() for x in logits.split(level_sizes, dim=1)]
     return levels, list(labels.split(level_sizes, dim=1))
+
+
+def reference_loss_sum(logits, labels, formula, positive_weight=1.0, negative_weight=1.0):
+    """The paper's definitions (section 3 and appendix A) in float64, with ordinary autograd,
+    one-hot targets and masks."""
+    name, gamma, beta = formula
+
+    def loss_of(x_t: torch.Tensor) -> torch.Tensor:
+        if name == "focal_star":
+            return -F.logsigmoid(gamma * x_t + beta) / gamma
+        return -F.logsigmoid(x_t) * torch.exp(gamma * F.logsigmoid(-x_t))
+
+    total = torch.zeros((), dtype=torch.float64)
+    for x, y in zip(logits, labels, strict=True):
+        targets = F.one_hot(y.clamp(min=0), x.shape[2] + 1)[..., :-1][y >= 0].bool()
+        x = x.double()[y >= 0]
+        total = total + (positive_weight * loss_of(x))[targets].sum()
+        total = total + (negative_weight * loss_of(-x))[~targets].sum()
+    return total
 
 
 def make_run(folder: Path, datasets: tuple[str, ...] = (), **thresholds: float) -> Path:

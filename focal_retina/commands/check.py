@@ -30,8 +30,8 @@ def run(args: argparse.Namespace) -> int:
     with user_errors():
         check_model(cfg)
         problems = config_problems(cfg)
-        inspections = inspect_datasets(cfg, all_images=args.all_images)
+        reports = inspect_datasets(cfg, all_images=args.all_images)
         if args.html:
-            write_html(inspections, problems, args.config_file, args.html)
-    print("\n\n".join([*problems, *map(str, inspections)]))
-    return int(bool(problems) or any(x.report.of_degree("error") for x in inspections))
+            write_html(reports, problems, args.config_file, args.html)
+    print("\n\n".join([*problems, *map(str, reports)]))
+    return int(bool(problems) or any(x.of_degree("error") for x in reports))

@@ -1,15 +1,17 @@
 """The classes of a model: kept beside its weights, and compared by name with those of data sets."""
 
+import difflib
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 
-from ..files import atomic_write
-from .coco import check_num_classes, dataset_classes
+from ..files import write_json
+from .coco import SPEC, read_coco_json
 
 CLASSES_FILE = "classes.json"  # the "categories" of COCO json, in the order of the classes
 
@@ -25,17 +27,13 @@ def save_classes(cfg: CfgNode, folder: Path) -> None:
     """Write the classes of DATASETS.TRAIN to ``folder``, where their names are known."""
     if classes := training_classes(cfg):
         pairs = zip(classes.category_ids, classes.names, strict=True)
-        with atomic_write(folder / CLASSES_FILE, "w") as file:
-            json.dump([{"id": category, "name": name} for category, name in pairs], file)
+        categories = [{"id": category, "name": name} for category, name in pairs]
+        write_json(folder / CLASSES_FILE, categories)
 
 
 def model_classes(cfg: CfgNode) -> Classes | None:
-    """The classes of the checkpoint MODEL.WEIGHTS: of the file beside it, else of a set of
-    DATASETS.TRAIN that has as many. None where neither is known.
-
-    Raises:
-        ValueError: the file beside it is damaged.
-    """
+    """Of the checkpoint MODEL.WEIGHTS: those of the file beside it, else :func:`training_classes`.
+    None where neither is known. ValueError: the file is damaged."""
     weights = cfg.MODEL.WEIGHTS
     path = Path(weights).parent / CLASSES_FILE
     if not weights or "://" in weights or not path.is_file():
@@ -69,33 +67,62 @@ def announce_classes(cfg: CfgNode) -> None:
         metadata = MetadataCatalog.get(name)
         if metadata.get("announced") or not metadata.get("thing_classes"):
             MetadataCatalog.pop(name)
-            MetadataCatalog.get(name).set(
-                thing_classes=classes.names,
-                thing_dataset_id_to_contiguous_id=to_class,
-                announced=True,
+            new = {"thing_classes": classes.names, "thing_dataset_id_to_contiguous_id": to_class}
+            MetadataCatalog.get(name).set(**new, announced=True)
+
+
+def dataset_classes(name: str) -> list[str] | None:
+    """Class names of a registered data set, in the order of their contiguous ids: of the metadata,
+    else of the annotation file. None if only loading the set tells them (it is not a COCO json).
+    ValueError: it is not registered. FileNotFoundError: its annotation file does not exist."""
+    if name not in DatasetCatalog:
+        near = difflib.get_close_matches(name, DatasetCatalog.list(), n=3)
+        hint = f" (near: {', '.join(near)})" if near else ""
+        raise ValueError(f"no data set {name!r} is registered{hint}; --register {SPEC} adds one")
+    metadata = MetadataCatalog.get(name)
+    classes, json_file = metadata.get("thing_classes"), metadata.get("json_file")
+    if not json_file:
+        return classes
+    # A URL is fetched at loading, a generated set is written then.
+    if not ("://" in json_file or metadata.get("generated") or os.path.isfile(json_file)):
+        raise FileNotFoundError(
+            f"data set {name!r}: no annotation file {json_file}; put it there, or set "
+            "DETECTRON2_DATASETS to the folder that holds your data sets (it is "
+            f"{os.getenv('DETECTRON2_DATASETS', 'not set')})"
+        )
+    return classes or [x["name"] for x in read_coco_json(json_file)["categories"]]
+
+
+def check_num_classes(num_classes: int, dataset_names: Iterable[str], advice: str = "") -> None:
+    """Compare MODEL.RETINANET.NUM_CLASSES with the data sets and these with each other. ValueError:
+    they disagree; ``advice`` ends the message. Other errors: as :func:`dataset_classes`."""
+    classes_of = {name: dataset_classes(name) for name in dataset_names}
+    known = [(name, classes) for name, classes in classes_of.items() if classes is not None]
+    for name, classes in known:
+        if len(classes) != num_classes:
+            advice = advice or f": set MODEL.RETINANET.NUM_CLASSES {len(classes)}"
+            raise ValueError(
+                f"{name} has {_listed(classes)}, but MODEL.RETINANET.NUM_CLASSES is {num_classes}"
+                f"{advice}"
+            )
+        if classes != known[0][1]:
+            raise ValueError(
+                f"{name} has {_listed(classes)}, but {known[0][0]} has {_listed(known[0][1])}: "
+                "data sets used together must agree in names and order"
             )
 
 
 def check_classes(cfg: CfgNode, *, eval_only: bool = False) -> None:
     """Compare NUM_CLASSES and the classes of the model with those of the data sets. A set that is
-    evaluated may have fewer, or another order.
-
-    Raises:
-        ValueError: they disagree.
-        ValueError, FileNotFoundError: as :func:`~focal_retina.data.coco.dataset_classes`.
-    """
+    evaluated may have fewer, or another order. ValueError: they disagree. Other errors: as
+    :func:`dataset_classes`."""
     num_classes = cfg.MODEL.RETINANET.NUM_CLASSES
     if not eval_only:
         check_num_classes(num_classes, cfg.DATASETS.TRAIN)
     classes = model_classes(cfg) if eval_only else training_classes(cfg)
-    for name in cfg.DATASETS.TEST if classes is None else ():
-        found = dataset_classes(name)
-        if found is not None and len(found) != num_classes:
-            raise ValueError(
-                f"{name} has {_listed(found)}, but MODEL.RETINANET.NUM_CLASSES is {num_classes}, "
-                f"and no {CLASSES_FILE} beside the weights says which classes these are"
-            )
     if classes is None:
+        unknown = f", and no {CLASSES_FILE} beside the weights says which classes these are"
+        check_num_classes(num_classes, cfg.DATASETS.TEST, unknown)
         return
     if len(classes.names) != num_classes:
         raise ValueError(
@@ -108,16 +135,12 @@ def check_classes(cfg: CfgNode, *, eval_only: bool = False) -> None:
 
 def index_in_dataset(names: Sequence[str], dataset_name: str) -> list[int] | None:
     """Of each class of a model its index in a data set, by name; -1 where the set lacks the class.
-    None where all classes are the same, or those of the set are not known.
-
-    Raises:
-        ValueError: the set has a class that the model lacks, or a name stands for two classes.
-    """
+    None where all classes are the same, or those of the set are not known. ValueError: the set has
+    a class that the model lacks, or a name stands for two classes."""
     found = dataset_classes(dataset_name)
     if found is None or list(found) == list(names):
         return None
-    unknown = [x for x in found if x not in names]
-    if unknown or len({*found}) < len(found) or len({*names}) < len(names):
+    if not set(found) <= set(names) or len({*found}) < len(found) or len({*names}) < len(names):
         raise ValueError(
             f"{dataset_name} has {_listed(found)}, but the model has {_listed(names)}: a set that "
             "is evaluated may only have classes of the model, and each once"
@@ -126,5 +149,5 @@ def index_in_dataset(names: Sequence[str], dataset_name: str) -> list[int] | Non
 
 
 def _listed(names: Sequence[str], limit: int = 10) -> str:
-    shown = ", ".join([*names[:limit], *(["…"] if len(names) > limit else [])])
+    shown = ", ".join([*names[:limit], *["…"] * (len(names) > limit)])
     return f"{len(names)} classes ({shown})"

@@ -1,11 +1,9 @@
-"""Data sets in COCO format: reading and registering them, and comparing classes with a config.
+"""Data sets in COCO format: reading and registering them.
 
-The json is read as it stands, with all faults of its content. Its form is checked: what Detectron2
-and pycocotools need to read the file at all; an error names the entry and the field.
+Only the form of the json is checked: what Detectron2 and pycocotools need to read the file at all.
 :mod:`focal_retina.dataset_check` judges the content.
 """
 
-import difflib
 import gc
 import hashlib
 import itertools
@@ -14,7 +12,7 @@ import logging
 import os
 import re
 import reprlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,27 +27,22 @@ _logger = logging.getLogger(__name__)
 
 _SHOWN = 5  # malformed entries that a message lists
 _LARGEST = 1e308  # json's integers have no bound, float64 has
-_SPEC = "NAME=ANNOTATIONS.json:IMAGE_DIR"
+SPEC = "NAME=ANNOTATIONS.json:IMAGE_DIR"
 
 
 def register_from_spec(spec: str) -> None:
-    """Register what `--register` names: `NAME=ANNOTATIONS.json:IMAGE_DIR`. Paths may hold colons,
-    and begin with `~`. ValueError: a part is missing; and as :func:`register_coco_json`.
-    FileNotFoundError: there is no such file, or no such folder."""
+    """Register what `--register` names, see :func:`parse_registration`."""
     register_coco_json(*parse_registration(spec))
 
 
 def parse_registration(spec: str) -> tuple[str, str, str]:
-    """Name, annotation file and image folder of :func:`register_from_spec`."""
-    name, equals, paths = spec.partition("=")
-    if not equals or not name.strip():
-        raise ValueError(f"cannot register {spec!r}: no name before '='; expected {_SPEC}")
+    """Name, annotation file and image folder of `NAME=ANNOTATIONS.json:IMAGE_DIR`. Paths may hold
+    colons, and begin with `~`. ValueError: a part is missing. FileNotFoundError: a path leads
+    nowhere."""
+    name, _, paths = spec.partition("=")
     colons = [i for i, x in enumerate(paths) if x == ":" and paths[:i] and paths[i + 1 :]]
-    if not colons:
-        raise ValueError(
-            f"cannot register {spec!r}: annotations and image folder are to be separated by ':'; "
-            f"expected {_SPEC}"
-        )
+    if not name.strip() or not colons:
+        raise ValueError(f"cannot register {spec!r}: expected {SPEC}")
     splits = [tuple(map(os.path.expanduser, (paths[:i], paths[i + 1 :]))) for i in colons]
     existing = [x for x in splits if os.path.isfile(x[0]) and os.path.isdir(x[1])]
     json_file, image_root = (existing or splits)[-1]
@@ -61,8 +54,8 @@ def parse_registration(spec: str) -> tuple[str, str, str]:
 
 
 def register_coco_json(name: str, json_file: str, image_root: str) -> None:
-    """Register a data set in COCO format with Detectron2, its classes known at once. The same a
-    second time changes nothing. ValueError: the file is not COCO json, or the name is taken."""
+    """Register a data set in COCO format with Detectron2, its classes known at once. ValueError:
+    the file is not COCO json, or the name is taken by another set."""
     if MetadataCatalog.get(name).get("announced"):
         MetadataCatalog.pop(name)  # the classes of a checkpoint; the set's own are known now
     original, json_file = json_file, _in_utf8(json_file)
@@ -71,7 +64,7 @@ def register_coco_json(name: str, json_file: str, image_root: str) -> None:
         if (metadata.get("json_file"), metadata.get("image_root")) == (json_file, image_root):
             return
         raise ValueError(f"the name {name!r} is taken by another data set: choose a new one")
-    categories = _categories(original)
+    categories = read_coco_json(original)["categories"]
     # Detectron2 finds the same when it loads the set; the class count is checked before that.
     classes = {
         "thing_classes": [c["name"] for c in categories],
@@ -88,101 +81,38 @@ def _in_utf8(json_file: str) -> str:
         if encoding == "utf-8":
             return json_file
         data = start + file.read()
-    try:
-        text = data.decode(encoding)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{json_file} is not json: {error}") from error
     copy = Path(get_cache_dir(), "focal_retina", f"{hashlib.sha256(data).hexdigest()[:16]}.json")
     copy.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(copy, "w") as file:
-        file.write(text)
+        file.write(data.decode(encoding, "replace"))  # reading the original refuses odd bytes
     _logger.info("%s is in %s: read through a copy in UTF-8, %s", json_file, encoding, copy)
     return str(copy)
-
-
-def dataset_classes(name: str) -> list[str] | None:
-    """Class names of a registered data set, in the order of their contiguous ids: of the metadata,
-    else of the annotation file. None if only loading the set tells them (it is not a COCO json).
-    ValueError: it is not registered. FileNotFoundError: its annotation file does not exist."""
-    if name not in DatasetCatalog:
-        near = difflib.get_close_matches(name, DatasetCatalog.list(), n=3)
-        hint = f" (near: {', '.join(near)})" if near else ""
-        raise ValueError(f"no data set {name!r} is registered{hint}; --register {_SPEC} adds one")
-    metadata = MetadataCatalog.get(name)
-    json_file = metadata.get("json_file")
-    if json_file is not None and not metadata.get("generated", False):
-        _require_file(name, json_file)
-    classes = metadata.get("thing_classes")
-    if classes is None and json_file is not None:
-        classes = [c["name"] for c in _categories(json_file)]
-    return classes
-
-
-def _categories(json_file: str) -> list[dict[str, Any]]:
-    return sorted(read_coco_json(json_file)["categories"], key=lambda c: c["id"])
-
-
-def _require_file(name: str, json_file: str) -> None:
-    if "://" in json_file or os.path.isfile(json_file):  # a URL is fetched at loading
-        return
-    root = os.getenv("DETECTRON2_DATASETS")
-    where = f"DETECTRON2_DATASETS is {root}" if root else "DETECTRON2_DATASETS is not set"
-    raise FileNotFoundError(
-        f"data set {name!r}: no annotation file {json_file} ({where}); put it there, or set "
-        "DETECTRON2_DATASETS to the folder that holds your data sets"
-    )
-
-
-def check_num_classes(num_classes: int, dataset_names: Iterable[str]) -> None:
-    """Compare MODEL.RETINANET.NUM_CLASSES with the data sets and these with each other. ValueError:
-    they disagree; the message gives the right number. Other errors: :func:`dataset_classes`."""
-    first: tuple[str, list[str]] | None = None
-    for name in dataset_names:
-        classes = dataset_classes(name)
-        if classes is None:
-            continue
-        if len(classes) != num_classes:
-            raise ValueError(
-                f"MODEL.RETINANET.NUM_CLASSES is {num_classes} but {name} has {len(classes)} "
-                f"categories ({_shorten(classes)}): set MODEL.RETINANET.NUM_CLASSES {len(classes)}"
-            )
-        first = first or (name, classes)
-        if classes != first[1]:
-            raise ValueError(
-                f"{name} and {first[0]} have different categories ({_shorten(classes)}; "
-                f"{_shorten(first[1])}): data sets used together must agree in names and order"
-            )
-
-
-def _shorten(names: list[str], limit: int = 10) -> str:
-    return ", ".join([*names[:limit], *["…"] * (len(names) > limit)])
 
 
 def _of_types(*types: type) -> Callable[[list], bool]:
     return lambda values: set(map(type, values)) <= set(types)
 
 
-def _are_numbers(values: list) -> bool:
-    return _of_types(int, float)(values) and all(
-        -_LARGEST < x < _LARGEST for x in values if type(x) is int
-    )
+def _are_numbers(values: list, *types: type) -> bool:
+    are_small = (-_LARGEST < x < _LARGEST for x in values if type(x) is int)
+    return set(map(type, values)) <= set(types) and all(are_small)
 
 
 def _are_boxes(values: list) -> bool:
     is_box_shaped = _of_types(list)(values) and set(map(len, values)) <= {4}
-    return is_box_shaped and _are_numbers(list(itertools.chain.from_iterable(values)))
+    return is_box_shaped and _are_numbers(list(itertools.chain(*values)), int, float)
 
 
 def _is_segmentation(value: Any) -> bool:
     if isinstance(value, dict):
         return {"counts", "size"} <= value.keys()
-    return not value or (isinstance(value, list) and all(isinstance(x, list) for x in value))
+    return not value or (isinstance(value, list) and _of_types(list)(value))
 
 
 # What a field is, and whether all of its values are that. Entry by entry takes ten times longer.
 _Kind = tuple[str, Callable[[list], bool]]
 _INTEGER: _Kind = "an integer", _of_types(int)
-_LENGTH: _Kind = "an integer", lambda x: _of_types(int)(x) and _are_numbers(x)
+_LENGTH: _Kind = "an integer", lambda values: _are_numbers(values, int)
 _ID: _Kind = "an integer or a string", _of_types(int, str)
 _STRING: _Kind = "a string", _of_types(str)
 
@@ -196,14 +126,8 @@ _FIELDS: dict[str, dict[str, _Kind]] = {
         "category_id": _INTEGER,
         "bbox": ("four numbers [x, y, width, height]", _are_boxes),
         "iscrowd": ("0 or 1", lambda values: all(x in (0, 1) for x in values)),
-        "ignore": (
-            '0, all that Detectron2 reads: "iscrowd": 1 marks what should count neither way',
-            lambda values: all(x == 0 for x in values),
-        ),
-        "segmentation": (
-            "polygons or a run-length encoding",
-            lambda values: all(map(_is_segmentation, values)),
-        ),
+        "ignore": ('0: use "iscrowd": 1', lambda values: all(x == 0 for x in values)),
+        "segmentation": ("polygons or run lengths", lambda x: all(map(_is_segmentation, x))),
     },
     "categories": {"id": _INTEGER, "name": _STRING},
 }
@@ -213,13 +137,10 @@ _OPTIONAL = ("iscrowd", "ignore", "segmentation")
 def read_coco_json(json_file: str) -> dict[str, Any]:
     """Read a json file in COCO's instances format, and check its form. Polygons that Detectron2 can
     read are emptied, as they take most of the memory and time. Annotations may be missing, as in
-    COCO's test-dev; then the list is empty.
+    COCO's test-dev. Categories are in the order of their ids, which is that of the classes.
 
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is not json, entries lack a field or have one of another type, or two
-            categories share an id; the message names the file, the first entries and fields.
-    """
+    FileNotFoundError: there is no such file. ValueError: it is not json, or not in this form; the
+    message names the file, the first entries and fields."""
     content = _load_sections(json_file)
     malformed = [
         f"{section}[{index}] {problem}"
@@ -231,17 +152,17 @@ def read_coco_json(json_file: str) -> dict[str, Any]:
     if malformed:
         more = f"; and {len(malformed) - _SHOWN} more" if len(malformed) > _SHOWN else ""
         raise ValueError(f"{json_file}: {'; '.join(malformed[:_SHOWN])}{more}")
-    category_ids = [category["id"] for category in content["categories"]]
-    if not category_ids or len(set(category_ids)) < len(category_ids):
-        state = "holds an id twice" if category_ids else "is empty"
-        raise ValueError(f'{json_file}: "categories" {state}')
+    categories = content["categories"]
+    if not categories or len({x["id"] for x in categories}) < len(categories):
+        raise ValueError(f'{json_file}: "categories" is empty or holds an id twice')
+    categories.sort(key=lambda x: x["id"])
     if len({type(image["id"]) for image in content["images"]}) > 1:
         raise ValueError(f'{json_file}: "images" has integers and strings as ids: use one of them')
     return content
 
 
 def _load_sections(json_file: str) -> dict[str, Any]:
-    """Load the json, and check that ``images``, ``annotations`` and ``categories`` are lists."""
+    """The json, with lists of ``images``, ``annotations`` and ``categories``."""
     collects = gc.isenabled()
     gc.disable()  # the collector would look through millions of new dicts, again and again
     try:
@@ -258,8 +179,7 @@ def _load_sections(json_file: str) -> dict[str, Any]:
     content.setdefault("annotations", [])
     for section in _FIELDS:
         if not isinstance(content.get(section), list):
-            state = "is not a list" if section in content else "is missing"
-            raise ValueError(f'{json_file} is not COCO json: "{section}" {state}')
+            raise ValueError(f'{json_file} is not COCO json: "{section}" is missing, or no list')
     return content
 
 

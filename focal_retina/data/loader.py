@@ -1,9 +1,8 @@
 """Training batches that a resumed run draws exactly as an uninterrupted one.
 
-B images a batch over W processes; this process maps its share, B / W of them.
-
 Which images, and the random numbers of their augmentation, are functions of (data set, seed,
-iteration, position in the batch), see :mod:`focal_retina.data.schedule`: not of W.
+iteration, position in the batch), see :mod:`focal_retina.data.schedule`. Each of W processes maps
+its share of a batch of B images.
 """
 
 import contextlib
@@ -17,16 +16,14 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import InitVar, dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import (
-    DatasetFromList,
-    build_detection_train_loader,
-    get_detection_dataset_dicts,
-)
+from detectron2.data import build_detection_train_loader, get_detection_dataset_dicts
+from detectron2.data.common import DatasetFromList
 from detectron2.utils import comm
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
@@ -85,83 +82,67 @@ class _MappedBatches(Dataset):
 
     def __getitem__(self, item: tuple[int, NDArray[np.int64]]) -> tuple[list[dict], list[str]]:
         iteration, candidates = item
-        left_out: list[str] = []
-        samples = [
-            self._first_usable(indices, (self._seed, iteration, position), left_out)
-            for position, indices in enumerate(candidates.T, start=self._first_position)
-        ]
+        samples, left_out = [], []
+        for position, indices in enumerate(candidates.T, start=self._first_position):
+            *names, sample = self._first_usable(indices, (self._seed, iteration, position))
+            samples.append(sample)
+            left_out += names
         return samples, left_out
 
-    def _first_usable(
-        self, indices: NDArray[np.int64], key: tuple[int, ...], left_out: list[str]
-    ) -> dict[str, Any]:
-        names = []
+    def _first_usable(self, indices: NDArray[np.int64], key: tuple[int, int, int]) -> list[Any]:
+        """The names of the images left out, and the sample."""
+        names: list[str] = []
         for index in indices:
             record = self._records[int(index)]
-            names.append(str(record.get("file_name", record.get("image_id"))))
             with seeded(*key):
-                sample = self._mapper(record)
+                sample = self._mapper(dict(record))
             if sample is not None:
-                left_out += names[:-1]
-                return sample
+                return [*names, sample]
+            names.append(str(record.get("file_name", record.get("image_id"))))
         raise ValueError(
             f"iteration {key[1]}: the mapper left out {len(names)} images in a row: "
             f"{', '.join(names)}; check the data set"
         )
 
 
+@dataclass(kw_only=True, eq=False)
 class TrainLoader(Iterable[list[dict[str, Any]]]):
-    """Endless mapped batches, from iteration ``start_iter`` on.
+    """Endless mapped batches of B images, from iteration ``start_iter`` on.
 
     An image for which the mapper returns None is replaced by the one at its position in the next
     iteration's batch, and so on; ``num_left_out`` counts them.
-
-    Args:
-        records: n dataset dicts.
-        mapper: a dataset dict to a sample, or None to leave it out.
-        build_schedule: takes ``seed`` and returns the order of the images.
-        batch_size: B, a multiple of W.
-        seed: of order and augmentation, 0 or more; set before the first batch, as ``start_iter``.
-        num_workers: data worker processes; each makes whole batches. 0: this process does.
-        rank, world_size: this process, and W.
     """
 
-    def __init__(
-        self,
-        *,
-        records: list[dict[str, Any]],
-        mapper: Mapper,
-        build_schedule: Callable[..., TrainingSchedule],
-        batch_size: int,
-        seed: int,
-        num_workers: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
-    ):
-        if batch_size % world_size:
-            raise ValueError(
-                f"SOLVER.IMS_PER_BATCH {batch_size} is not a multiple of {world_size} processes"
-            )
-        self.start_iter, self.seed = 0, seed
-        self.num_images, self.num_left_out = len(records), 0
+    records: InitVar[list[dict[str, Any]]]
+    mapper: Mapper
+    build_schedule: Callable[..., TrainingSchedule]  # from ``seed`` to the order of the images
+    batch_size: int  # B, a multiple of ``world_size``
+    seed: int  # of order and augmentation, 0 or more; may be set before the first batch
+    num_workers: int = 0  # processes, of which each makes whole batches; 0: this process does
+    rank: int = 0
+    world_size: int = 1
+    start_iter: int = 0
+    num_left_out: int = 0
+
+    def __post_init__(self, records: list[dict[str, Any]]) -> None:
+        share, rest = divmod(self.batch_size, self.world_size)
+        if rest:
+            batch, world = self.batch_size, self.world_size
+            raise ValueError(f"SOLVER.IMS_PER_BATCH {batch} is not a multiple of {world} processes")
+        self.num_images = len(records)
         # In shared memory, and a new dict at each access, which the mapper may change
         self._records = DatasetFromList(records, copy=False)
-        self._mapper = mapper
-        self._build_schedule = build_schedule
-        self._num_workers = num_workers
-        share = batch_size // world_size
-        self._share = slice(rank * share, (rank + 1) * share)
+        self._share = slice(self.rank * share, (self.rank + 1) * share)
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
-        if self._num_workers > 0 and "cv2" in sys.modules:
+        if self.num_workers > 0 and "cv2" in sys.modules:
             # A forked process would wait for OpenCV's threads, which were not forked.
             sys.modules["cv2"].setNumThreads(1)
-        dataset = _MappedBatches(self._records, self._mapper, self.seed, self._share.start)
         loader = DataLoader(
-            dataset,
+            _MappedBatches(self._records, self.mapper, self.seed, self._share.start),
             batch_size=None,
             sampler=self._candidates(),
-            num_workers=self._num_workers,
+            num_workers=self.num_workers,
             worker_init_fn=prepare_data_worker,
             # Else each iterator draws a number from the global generator
             generator=torch.Generator().manual_seed(self.seed),
@@ -187,7 +168,7 @@ class TrainLoader(Iterable[list[dict[str, Any]]]):
 
     def _candidates(self) -> Iterator[tuple[int, NDArray[np.int64]]]:
         """(t, indices): column i has the image at position i of the share, then its spares."""
-        schedule = self._build_schedule(seed=self.seed)
+        schedule = self.build_schedule(seed=self.seed)
         window: deque[NDArray[np.int64]] = deque(maxlen=1 + _NUM_SPARES)
         for ahead in itertools.count(self.start_iter):
             window.append(schedule.batch(ahead)[self._share])
@@ -198,18 +179,12 @@ class TrainLoader(Iterable[list[dict[str, Any]]]):
 def build_train_loader(
     cfg: CfgNode, mapper: Mapper, filter_records: Callable[[list], list] | None = None
 ) -> Iterable[list[dict[str, Any]]]:
-    """The loader of ``DATASETS.TRAIN``, honouring Detectron2's ``DATALOADER`` keys.
-
-    Its seed is ``cfg.SEED``; below 0, a random one that all processes share. A data set that is not
-    a list of dicts is left to Detectron2's loader, with a warning. ``filter_records`` takes the
-    dataset dicts and returns those to train on.
-
-    Raises:
-        ValueError: an unknown sampler, an image without a size, a batch that cannot be shared out.
-    """
-    records = get_detection_dataset_dicts(
-        cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
-    )
+    """The loader of ``DATASETS.TRAIN``, honouring Detectron2's ``DATALOADER`` keys. Its seed is
+    ``cfg.SEED``; below 0, a random one that all processes share. A data set that is not a list of
+    dicts is left to Detectron2's loader, with a warning. ``filter_records`` chooses those to train
+    on. ValueError: as of :func:`build_schedule` and :class:`TrainLoader`."""
+    filter_empty = cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
+    records = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=filter_empty)
     if not isinstance(records, list):
         logger.warning(
             f"DATASETS.TRAIN {cfg.DATASETS.TRAIN} is a {type(records).__name__}, not a list of "
@@ -218,8 +193,9 @@ def build_train_loader(
         return build_detection_train_loader(cfg, dataset=records, mapper=mapper)
     if filter_records is not None:
         records = filter_records(records)
-    seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
-    if cfg.SEED < 0:
+    seed = cfg.SEED
+    if seed < 0:
+        seed = comm.shared_random_seed()
         logger.info(f"SEED is {cfg.SEED}: the order of the images has the random seed {seed}")
     return TrainLoader(
         records=records,

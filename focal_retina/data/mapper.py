@@ -1,12 +1,12 @@
 """From a dataset dict to what the model sees.
 
 With OpenCV boxes and random numbers are Detectron2's, and pixels come faster. Transforms are drawn
-from the annotated size, before the image is decoded. So a JPEG that will be shrunk to half or less
-is decoded at a half, a quarter or an eighth, and flips cost nothing, as they are part of the one
-copy into the tensor.
+from the annotated size, so that a JPEG that will be shrunk to half or less is decoded at a half, a
+quarter or an eighth. Flips cost nothing, as they are part of the one copy into the tensor.
 """
 
 import importlib
+import math
 from typing import Any
 
 import numpy as np
@@ -20,24 +20,21 @@ from fvcore.transforms.transform import PadTransform
 
 from .images import Mapper, build_corrupt_image_guard, limit_pixels, read_image
 
-_KEEP_SIZE = (T.HFlipTransform, T.VFlipTransform, T.NoOpTransform)
+# What _Size applies: views of one byte, for the most part
+_CHEAP = (T.HFlipTransform, T.VFlipTransform, T.NoOpTransform, T.CropTransform, PadTransform)
 
 
 def build_train_mapper(cfg: CfgNode) -> DatasetMapper:
-    """The mapper that ``INPUT.MAPPER`` names, with the augmentations of
-    :func:`build_train_augmentation`, and with crowds for ``LABELING.CROWD_IOA_THRESH``. ValueError:
-    an unknown name, or a config that the mapper can't serve."""
+    """The mapper that ``INPUT.MAPPER`` names, with crowds for ``LABELING.CROWD_IOA_THRESH``.
+    ValueError: an unknown name, or a config that the mapper can't serve."""
+    limit_pixels(cfg.INPUT.MAX_IMAGE_PIXELS)
     name = cfg.INPUT.MAPPER
     if name not in ("detectron2", "opencv"):
         raise ValueError(f"INPUT.MAPPER is {name!r}; it can be detectron2, opencv")
-    limit_pixels(cfg.INPUT.MAX_IMAGE_PIXELS)
-    return DetectionMapper(
-        cfg,
-        is_train=True,
-        augmentations=build_train_augmentation(cfg),
-        keep_crowds=cfg.MODEL.FOCAL_RETINA.LABELING.CROWD_IOA_THRESH is not None,
-        opencv=name == "opencv",
-    )
+    augmentations = build_train_augmentation(cfg)
+    crowds = cfg.MODEL.FOCAL_RETINA.LABELING.CROWD_IOA_THRESH is not None
+    options = {"augmentations": augmentations, "keep_crowds": crowds, "opencv": name == "opencv"}
+    return DetectionMapper(cfg, is_train=True, **options)
 
 
 def build_test_mapper(cfg: CfgNode) -> Mapper:
@@ -55,64 +52,50 @@ class RandomCrop(T.RandomCrop):
 
 
 def build_train_augmentation(cfg: CfgNode) -> list[T.Augmentation]:
-    """Detectron2's list: crop if ``INPUT.CROP.ENABLED``, resize the shortest edge, flip.
-
-    With ``INPUT.LARGE_SCALE_JITTER`` the resizing is that of Detectron2's LSJ baselines
-    (``new_baselines`` in its zoo), whose images are all of one size: what is smaller is padded with
-    gray. ValueError: a size or a range of scales that makes no sense.
-    """
+    """Detectron2's list: crop if ``INPUT.CROP.ENABLED``, resize the shortest edge, flip. With
+    ``INPUT.LARGE_SCALE_JITTER`` the resizing is that of its LSJ baselines, whose images are all of
+    one size: what is smaller is padded with gray. ValueError: a size or scales without sense."""
     augmentations = utils.build_augmentation(cfg, is_train=True)
-    if cfg.INPUT.LARGE_SCALE_JITTER.ENABLED:
-        augmentations[:1] = _large_scale_jitter(cfg.INPUT.LARGE_SCALE_JITTER)
+    jitter = cfg.INPUT.LARGE_SCALE_JITTER
+    if jitter.ENABLED:
+        size, low, high = jitter.SIZE, jitter.MIN_SCALE, jitter.MAX_SCALE
+        if not (size > 0 and 0 < low <= high):
+            raise ValueError(
+                f"INPUT.LARGE_SCALE_JITTER has SIZE {size} and scales from MIN_SCALE {low} to "
+                f"MAX_SCALE {high}: they must be positive, the smaller scale first"
+            )
+        augmentations[:1] = [T.ResizeScale(low, high, size, size), T.FixedSizeCrop((size, size))]
     if cfg.INPUT.CROP.ENABLED:
         augmentations.insert(0, RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE))
     return augmentations
 
 
-def _large_scale_jitter(node: CfgNode) -> list[T.Augmentation]:
-    if node.SIZE <= 0:
-        raise ValueError(f"INPUT.LARGE_SCALE_JITTER.SIZE is {node.SIZE}: it is a number of pixels")
-    if not 0 < node.MIN_SCALE <= node.MAX_SCALE:
-        raise ValueError(
-            "INPUT.LARGE_SCALE_JITTER draws scales from MIN_SCALE to MAX_SCALE, which are "
-            f"{node.MIN_SCALE} and {node.MAX_SCALE}: they must be positive, the smaller one first"
-        )
-    return [
-        T.ResizeScale(node.MIN_SCALE, node.MAX_SCALE, node.SIZE, node.SIZE),
-        T.FixedSizeCrop((node.SIZE, node.SIZE)),
-    ]
-
-
 class DetectionMapper(DatasetMapper):
     """:class:`DatasetMapper` for boxes, masks and keypoints, with images of
-    :func:`~.images.read_image`, with crowds or with OpenCV.
+    :func:`~.images.read_image`.
 
-    Args:
-        keep_crowds: keep crowd annotations (COCO's ``iscrowd``), which Detectron2's drops. Then
-            ``instances`` carry ``gt_is_crowd``, bool (M,), beside boxes and classes.
-        opencv: decode and resize with OpenCV, so that pixels differ a little. For images in BGR or
-            RGB, boxes, and augmentations that resize, crop, pad and flip.
+    ``keep_crowds`` keeps COCO's ``iscrowd``, which Detectron2's drops, as ``gt_is_crowd`` of the
+    ``instances``, bool (M,), beside boxes and classes. ``opencv`` decodes and resizes with OpenCV,
+    so that pixels differ a little: images in BGR or RGB, boxes, and augmentations that resize,
+    crop, pad and flip.
     """
 
     def __init__(self, *args: Any, keep_crowds: bool = False, opencv: bool = False, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self._keep_crowds = keep_crowds
-        self._opencv = opencv
+        self._keep_crowds, self._opencv = keep_crowds, opencv
         if self.proposal_topk:
             raise ValueError("MODEL.LOAD_PROPOSALS: a dense detector has no proposals")
         if not opencv:
             return
         importlib.import_module("cv2")  # before the loader sets its threads and forks data workers
-        if self.image_format not in ("BGR", "RGB"):
+        if self.image_format not in ("BGR", "RGB") or self.use_instance_mask or self.use_keypoint:
             raise ValueError(
-                f"INPUT.MAPPER opencv reads BGR or RGB, INPUT.FORMAT is {self.image_format}"
+                "INPUT.MAPPER opencv: boxes only, no masks or keypoints, and INPUT.FORMAT BGR or "
+                f"RGB, which is {self.image_format}"
             )
-        if self.use_instance_mask or self.use_keypoint:
-            raise ValueError("INPUT.MAPPER opencv: boxes only, no masks or keypoints")
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
-        """See :class:`DatasetMapper`. Errors are those of :func:`~.images.read_image`, and
-        SizeMismatchError: the image has another size than the annotation says."""
+        """Errors: as of :func:`~.images.read_image`; SizeMismatchError: annotated otherwise."""
         sample = dict(dataset_dict)
         image, transforms = (self._by_opencv if self._opencv else self._by_pillow)(sample)
         sample["image"] = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
@@ -131,6 +114,8 @@ class DetectionMapper(DatasetMapper):
         return augmented.image, transforms
 
     def _by_opencv(self, sample: dict[str, Any]) -> tuple[np.ndarray, T.TransformList]:
+        import cv2  # the package is imported without OpenCV
+
         if "height" not in sample or "width" not in sample:
             utils.check_image_size(sample, _read(sample["file_name"], 1)[0])  # fills them in
         size = sample["height"], sample["width"]
@@ -139,7 +124,12 @@ class DetectionMapper(DatasetMapper):
         if image.shape[:2] != tuple(-(-side // shrink) for side in size):
             utils.check_image_size(sample, _read(sample["file_name"], 1)[0])
         for transform in transforms.transforms:
-            image = _apply(transform, image)
+            if isinstance(transform, T.ResizeTransform):
+                new, old = (transform.new_w, transform.new_h), image.shape[1::-1]
+                how = cv2.INTER_AREA if math.prod(new) < math.prod(old) else cv2.INTER_LINEAR
+                image = cv2.resize(image, new, interpolation=how)
+            else:
+                image = transform.apply_image(image)
         return image[:, :, ::-1] if self.image_format == "RGB" else image, transforms
 
     def _transform_annotations(
@@ -167,28 +157,18 @@ class _Size(T.AugInput):
         super().__init__(np.broadcast_to(np.uint8(0), (*size, 3)))
 
     def transform(self, transform: T.Transform) -> None:
-        size = _size_after(transform, self.image.shape[:2])
-        self.image = np.broadcast_to(np.uint8(0), (*size, 3))
-
-
-def _size_after(transform: T.Transform, size: tuple[int, int]) -> tuple[int, int]:
-    if isinstance(transform, T.TransformList):
-        for part in transform.transforms:
-            size = _size_after(part, size)
-        return size
-    if isinstance(transform, _KEEP_SIZE):
-        return size
-    if isinstance(transform, T.ResizeTransform):
-        return transform.new_h, transform.new_w
-    height, width = size
-    if isinstance(transform, T.CropTransform):
-        return min(transform.h, height - transform.y0), min(transform.w, width - transform.x0)
-    if isinstance(transform, PadTransform):
-        return height + transform.y0 + transform.y1, width + transform.x0 + transform.x1
-    raise ValueError(
-        f"INPUT.MAPPER opencv has no way to apply {type(transform).__name__}: use augmentations "
-        "that resize, crop, pad and flip, or INPUT.MAPPER detectron2"
-    )
+        if isinstance(transform, T.TransformList):
+            for part in transform.transforms:
+                self.transform(part)
+        elif isinstance(transform, T.ResizeTransform):
+            self.image = np.broadcast_to(np.uint8(0), (transform.new_h, transform.new_w, 3))
+        elif isinstance(transform, _CHEAP):
+            self.image = transform.apply_image(self.image)
+        else:
+            raise ValueError(
+                f"INPUT.MAPPER opencv has no way to apply {type(transform).__name__}: use "
+                "augmentations that resize, crop, pad and flip, or INPUT.MAPPER detectron2"
+            )
 
 
 def _shrink(transforms: T.TransformList) -> int:
@@ -203,28 +183,16 @@ def _shrink(transforms: T.TransformList) -> int:
 def _read(file_name: str, shrink: int) -> tuple[np.ndarray, int]:
     """BGR image (H, W, 3) uint8, turned by its EXIF orientation, each side ceil(side / shrink), and
     by what it was shrunk: 1 if it is no JPEG, as OpenCV is not faster then."""
-    import cv2  # the package is imported without OpenCV
+    import cv2
 
     with PathManager.open(file_name, "rb") as file:
         data = file.read()
     if not data.startswith(b"\xff\xd8"):
         return read_image(file_name), 1
     if b"\xff\xd9" not in data[-64:]:
-        # A JPEG without its end, which OpenCV would fill with gray: Pillow says so, or reads it.
-        read_image(file_name)
+        read_image(file_name)  # its end is missing: Pillow says so, OpenCV fills it with gray
     flag = cv2.IMREAD_COLOR if shrink == 1 else getattr(cv2, f"IMREAD_REDUCED_COLOR_{shrink}")
     image = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
     if image is None:
         raise OSError(f"{file_name}: not an image that OpenCV can read")
     return image, shrink
-
-
-def _apply(transform: T.Transform, image: np.ndarray) -> np.ndarray:
-    import cv2
-
-    if not isinstance(transform, T.ResizeTransform):
-        return transform.apply_image(image)
-    height, width = image.shape[:2]
-    shrinks = transform.new_h * transform.new_w < height * width
-    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return cv2.resize(image, (transform.new_w, transform.new_h), interpolation=interpolation)

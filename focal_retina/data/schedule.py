@@ -2,18 +2,17 @@
 
 n images in G groups (one group, or two by orientation), batches of B images over all processes.
 
-Epochs are permutations, laid end to end in one stream of images. Each group is a stream of its own
-within it; a batch is B consecutive images of one group, and batches follow one another in the order
-in which they become complete, as in Detectron2's ``AspectRatioGroupedDataset``. As the number of
-images that an epoch adds to a group is known beforehand, the batches before an epoch are counted,
-not made: any t costs one or two permutations.
+Epochs are permutations, laid end to end in one stream of images. A batch is B consecutive images
+of one group; batches come in the order in which they become complete, as in Detectron2's
+``AspectRatioGroupedDataset``. The batches before an epoch are counted, not made, since it is known
+how many images an epoch adds to a group: any t costs one or two permutations.
 """
 
 import bisect
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from detectron2.config import CfgNode
@@ -33,67 +32,47 @@ _SUBSET_STREAM = 2**63 + 1
 def orientation_groups(records: Records) -> NDArray[np.int64]:
     """0 for images that are wider than high, else 1, as Detectron2 groups them: (n,). ValueError: a
     record has no size."""
-    groups = np.empty(len(records), dtype=np.int64)
-    for i, record in enumerate(records):
-        if "width" not in record or "height" not in record:
-            raise ValueError(
-                f"{record.get('file_name', f'image {i}')}: the annotations do not give width and "
-                "height, by which DATALOADER.ASPECT_RATIO_GROUPING groups; set it to False"
-            )
-        groups[i] = record["width"] <= record["height"]
-    return groups
+    without = [x for x in records if not {"width", "height"} <= x.keys()]
+    if without:
+        raise ValueError(
+            f"{without[0].get('file_name', 'an image')}: the annotations do not give width and "
+            "height, by which DATALOADER.ASPECT_RATIO_GROUPING groups; set it to False"
+        )
+    return np.array([x["width"] <= x["height"] for x in records], dtype=np.int64)
 
 
-@dataclass(frozen=True)
-class _Epoch:
+class _Epoch(NamedTuple):
     images: list[NDArray[np.int64]]  # of each group, in this epoch's order
     completed_group: NDArray[np.int64]  # group of each batch that becomes complete in this epoch
     completed_count: NDArray[np.int64]  # and which batch of its group that is, from 0
 
 
+@dataclass(kw_only=True, eq=False)
 class TrainingSchedule:
-    """The images of any batch: a pure function of the arguments. Each process takes its slice."""
+    """The images of any batch: a pure function of the arguments. Each process takes its slice.
+    ValueError: there are no images, or no batches."""
 
-    def __init__(
-        self,
-        *,
-        groups: NDArray[np.int64],
-        repeat_factors: NDArray[np.float64] | None = None,
-        subset_size: int | None = None,
-        batch_size: int,
-        seed: int,
-    ):
-        """
-        Args:
-            groups: (n,), the group of each image, 0 … G-1; a batch is from one group.
-            repeat_factors: (n,), how often an epoch has each image, on average; None: once. With
-                2.5 an image comes 2 and 3 times by turns, beginning with either at random.
-            subset_size: train on that many of the images, which the seed chooses; None: on all.
-            batch_size: B.
-            seed: 0 or more.
+    groups: NDArray[np.int64]  # (n,), of each image, 0 … G-1; a batch is from one group
+    # (n,), how often an epoch has each image, on average; None: once. With 2.5 an image comes 2 and
+    # 3 times by turns, beginning with either at random.
+    repeat_factors: NDArray[np.float64] | None = None
+    subset_size: int | None = None  # train on that many images, which the seed chooses
+    batch_size: int  # B
+    seed: int  # 0 or more
 
-        Raises:
-            ValueError: no images, or no batches.
-        """
-        if batch_size < 1:
-            raise ValueError(f"the batch has {batch_size} images; it needs at least one")
-        self._seed = seed
-        if repeat_factors is None:
-            repeat_factors = np.ones(len(groups))
-        if subset_size is not None:
-            order = np.argsort(self._random_words(len(groups), stream=_SUBSET_STREAM))
-            repeat_factors = repeat_factors.copy()
-            repeat_factors[order[subset_size:]] = 0
-        if not (repeat_factors > 0).any():
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ValueError(f"the batch has {self.batch_size} images; it needs at least one")
+        factors = np.ones(len(self.groups)) if self.repeat_factors is None else self.repeat_factors
+        self._factors = factors.astype(np.float64)
+        if self.subset_size is not None:
+            order = np.argsort(self._random_words(len(factors), stream=_SUBSET_STREAM))
+            self._factors[order[self.subset_size :]] = 0
+        if not (self._factors > 0).any():
             raise ValueError("there are no images to train on")
-        self.batch_size = batch_size
-        self._groups = groups
-        self._num_groups = int(groups.max()) + 1
-        self._repeat_factors = repeat_factors.astype(np.float64)
         # Where in its cycle of rounding up and down each image begins, in [0, 1)
-        self._phases = (
-            self._random_words(len(groups), stream=_PHASE_STREAM) >> np.uint64(11)
-        ) * 2.0**-53
+        words = self._random_words(len(factors), stream=_PHASE_STREAM)
+        self._phases = (words >> np.uint64(11)) * 2.0**-53
         self._epoch = functools.lru_cache(_CACHED_EPOCHS)(self._make_epoch)
         self._images_before = functools.lru_cache(_CACHED_COUNTS)(self._count_images_before)
 
@@ -108,18 +87,12 @@ class TrainingSchedule:
 
     def _group_images(self, group: int, first: int, last_epoch: int) -> NDArray[np.int64]:
         """B images of a group's stream from ``first`` on, the last of them in ``last_epoch``."""
-        pieces: list[NDArray[np.int64]] = []
-        missing = self.batch_size
-        end = first + missing
-        while missing:
-            start_of_epoch = self._images_before(last_epoch)[group]
-            images = self._epoch(last_epoch).images[group]
-            piece = images[max(0, first - start_of_epoch) : end - start_of_epoch]
-            pieces.insert(0, piece)
-            missing -= len(piece)
-            end -= len(piece)
-            last_epoch -= 1
-        return np.concatenate(pieces)
+        images, epoch = np.empty(0, dtype=np.int64), last_epoch
+        while len(images) < self.batch_size:
+            start = first - self._images_before(epoch)[group]
+            piece = self._epoch(epoch).images[group][max(0, start) : start + self.batch_size]
+            images, epoch = np.concatenate([piece, images]), epoch - 1
+        return images
 
     def _epoch_of(self, iteration: int) -> int:
         """The epoch in which the batch of this iteration becomes complete, by bisection."""
@@ -134,32 +107,32 @@ class TrainingSchedule:
 
     def _appearances_before(self, epoch: int) -> NDArray[np.int64]:
         """(n,), how often each image has come up at the start of an epoch."""
-        return np.floor(epoch * self._repeat_factors + self._phases).astype(np.int64)
+        return np.floor(epoch * self._factors + self._phases).astype(np.int64)
 
     def _count_images_before(self, epoch: int) -> NDArray[np.int64]:
         """(G,), images of each group in the stream at the start of an epoch."""
-        counts = np.bincount(self._groups, self._appearances_before(epoch), self._num_groups)
-        return counts.astype(np.int64)
+        return np.bincount(self.groups, self._appearances_before(epoch)).astype(np.int64)
 
     def _make_epoch(self, index: int) -> _Epoch:
         repeats = self._appearances_before(index + 1) - self._appearances_before(index)
         images = np.repeat(np.arange(len(repeats)), repeats)
         keys = self._random_words(len(images), stream=index)
         images = images[np.argsort(keys, kind="stable")]
-        groups = self._groups[images]
+        groups = self.groups[images]
 
-        by_group = [images[groups == g] for g in range(self._num_groups)]
+        by_group = []
         # How many images of its own group stand in the stream up to and with each image
         count = np.empty(len(images), dtype=np.int64)
-        for g, before in enumerate(self._images_before(index)):
-            count[groups == g] = before + 1 + np.arange(len(by_group[g]))
+        for group, before in enumerate(self._images_before(index)):
+            by_group.append(images[groups == group])
+            count[groups == group] = before + 1 + np.arange(len(by_group[-1]))
         completes = np.flatnonzero(count % self.batch_size == 0)
         return _Epoch(by_group, groups[completes], count[completes] // self.batch_size - 1)
 
     def _random_words(self, size: int, *, stream: int) -> NDArray[np.uint64]:
         # The raw words of a bit generator are the same in every version of NumPy; the results of
         # `Generator.permutation` are not promised to be.
-        return np.random.Philox(key=[self._seed, stream]).random_raw(size)
+        return np.random.Philox(key=[self.seed, stream]).random_raw(size)
 
 
 def build_schedule(cfg: CfgNode, records: Records) -> Callable[..., TrainingSchedule]:
@@ -183,8 +156,8 @@ def _random_subset(cfg: CfgNode, records: Records) -> dict[str, Any]:
     size = int(len(records) * ratio)
     if not 0 < size <= len(records):
         raise ValueError(
-            f"DATALOADER.RANDOM_SUBSET_RATIO {ratio} of {len(records)} images are {size}: it must "
-            "leave at least one, and be at most 1"
+            f"DATALOADER.RANDOM_SUBSET_RATIO {ratio} of {len(records)} images are {size}, not 1 to "
+            f"{len(records)}"
         )
     return {"subset_size": size}
 

@@ -1,13 +1,11 @@
 """The generated data set: how an image is made, and shapes in COCO format, written at first use.
 
-An image is laid out, painted and photographed. Image i of a split is a pure function of
-(parameters, split, i); another release of NumPy or Pillow may change a pixel. Images are float32
-(H, W, 3), RGB in [0, 1]. Points are (x, y), and pixel (i, j) covers [i, i+1] × [j, j+1], as in
-COCO.
+An image is laid out, painted and photographed, as float32 (H, W, 3), RGB in [0, 1]. Image i of a
+split is a pure function of (parameters, split, i); another release of NumPy or Pillow may change a
+pixel. Points are (x, y), and pixel (i, j) covers [i, i+1] × [j, j+1], as in COCO.
 
-A split is a folder, `focal_shapes/v2-9c2f41d0/train`. Its name holds the generator's version and a
-digest of the parameters: other parameters or a newer generator never meet old data. The folder
-appears by one rename: where it exists, it is complete.
+A split is a folder, `focal_shapes/v2-9c2f41d0/train`, named after the generator's version and a
+digest of the parameters. It appears by one rename: where it exists, it is complete.
 """
 
 import hashlib
@@ -18,6 +16,7 @@ import shutil
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -25,7 +24,7 @@ from detectron2.data.datasets import load_coco_json
 from PIL import Image, ImageDraw, ImageFilter
 from tqdm import tqdm
 
-from ..files import atomic_write, file_lock
+from ..files import file_lock, write_json
 
 # To be raised with every change that alters an image or a box, so that old data are not used.
 GENERATOR_VERSION = 2
@@ -89,8 +88,7 @@ def _distractor(rng: Rng) -> np.ndarray:
     return np.concatenate([_polygon(turns), _polygon(turns[::-1], inner)])
 
 
-@dataclass(frozen=True, eq=False)
-class Shape:
+class Shape(NamedTuple):
     """A placed shape. Its box covers all that is inside the frame, hidden or not."""
 
     label: int  # class index, or DISTRACTOR
@@ -240,8 +238,7 @@ def generate_split(config: ShapesConfig, split: str, root: Path) -> Path:
         with file_lock(target.with_name(f".{split}.lock")):
             if not target.is_dir():  # another process may have written it meanwhile
                 unfinished = target.with_name(f".{split}.unfinished")
-                if unfinished.exists():
-                    shutil.rmtree(unfinished)
+                shutil.rmtree(unfinished, ignore_errors=True)
                 _write_split(config, split, unfinished)
                 unfinished.rename(target)
     except OSError as error:
@@ -254,8 +251,7 @@ def generate_split(config: ShapesConfig, split: str, root: Path) -> Path:
 
 def _write_split(config: ShapesConfig, split: str, directory: Path) -> None:
     (directory / "images").mkdir(parents=True)
-    images: list[dict] = []
-    annotations: list[dict] = []
+    images, annotations = [], list[dict]()
     numbers = range(getattr(config, f"num_{split}"))
     for number in tqdm(numbers, f"generating focal_shapes_{split}", unit="image", mininterval=1):
         pixels, objects = render_scene(config, split, number)
@@ -271,8 +267,7 @@ def _write_split(config: ShapesConfig, split: str, directory: Path) -> None:
         "annotations": annotations,
         "categories": [{"id": i, "name": name} for i, name in enumerate(CLASS_NAMES, start=1)],
     }
-    with atomic_write(directory / "annotations.json", "w") as file:
-        json.dump(content, file)
+    write_json(directory / "annotations.json", content, indent=None)
 
 
 def _load_split(config: ShapesConfig, split: str, root: Path) -> list[dict]:

@@ -1,12 +1,7 @@
 """Is a data set what its annotation file says, and can a detector learn from it?"""
 
 from .checks import CHECKS
-from .report import (
-    build_record_filter,
-    check_dataset,
-    check_datasets,
-    warn_of_unreached_objects,
-)
+from .report import build_record_filter, check_dataset, check_datasets, warn_of_unreached_objects
 
 __all__ = [
     "CHECKS",

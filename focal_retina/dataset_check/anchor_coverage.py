@@ -1,8 +1,6 @@
 """How many objects no anchor reaches, and anchors that would reach them.
 
 An anchor reaches an object where their IoU is that of a positive (MODEL.RETINANET.IOU_THRESHOLDS).
-An object that none reaches is learned from its best anchors only, or as background.
-
 No grid is laid out: the best anchor of each shape is the one whose centre is nearest in x and in y,
 as the intersection is a product of two overlaps, neither of which grows with the distance.
 
@@ -11,7 +9,7 @@ Shapes: M objects, L levels, K classes, B = 3 buckets of size.
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -35,9 +33,8 @@ _SIZE_QUANTILES = (0.005, 0.995)  # the rarest sizes are no reason for more anch
 _SAMPLE = 2000
 
 
-@dataclass(frozen=True, eq=False)
-class AnchorGrid:
-    """Where a model's anchors lie, in numbers."""
+class AnchorGrid(NamedTuple):
+    """Where a model's anchors lie."""
 
     strides: np.ndarray  # (L,), pixels of the network's input, ascending
     offset: float  # of the first centre, in strides
@@ -46,17 +43,37 @@ class AnchorGrid:
     threshold: float  # IoU from which on an anchor is positive
 
 
-@dataclass(frozen=True, eq=False)
-class Coverage:
+class AnchorSuggestion(NamedTuple):
+    """Values for MODEL.ANCHOR_GENERATOR, and what they are worth."""
+
+    sizes: np.ndarray  # for SIZES: square roots of areas in pixels, a row a level
+    ratios: np.ndarray  # for ASPECT_RATIOS: height by width
+    unreached_share: float  # of the objects
+
+    @property
+    def num_anchors(self) -> int:  # a cell
+        return self.sizes.shape[1] * len(self.ratios)
+
+    def as_options(self) -> str:
+        """KEY VALUE arguments for train_net.py."""
+        return (
+            f'MODEL.ANCHOR_GENERATOR.SIZES "{self.sizes.tolist()}" '
+            f'MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS "{[self.ratios.tolist()]}"'
+        )
+
+
+class Coverage(NamedTuple):
     """Objects of each class and size, and those that no anchor reaches."""
 
-    threshold: float  # as in AnchorGrid
+    grid: AnchorGrid
+    short_edge: int  # of the network's input; 0: the image's own
+    max_size: int
     counts: np.ndarray  # int64 (K, B)
     unreached: np.ndarray  # int64 (K, B)
+    suggestion: AnchorSuggestion | None  # where it was asked for, and others would do better
 
     @property
     def unreached_share(self) -> float:
-        """Of all objects; 0 if there are none."""
         return float(self.unreached.sum() / max(1, self.counts.sum()))
 
     def __str__(self) -> str:
@@ -64,21 +81,19 @@ class Coverage:
         parts = [f"{name} {missed:,} of {total:,}" for name, missed, total in buckets]
         return (
             f"{self.unreached_share:.1%} of the objects reach no anchor at an IoU of "
-            f"{self.threshold:g} ({', '.join(parts)})"
+            f"{self.grid.threshold:g} ({', '.join(parts)})"
         )
 
 
 def build_anchor_grid(cfg: CfgNode) -> AnchorGrid:
-    """The anchors of the model, from its own anchor generator; ValueError where these cannot be
-    measured."""
+    """Of the model's own anchor generator; ValueError where its anchors cannot be measured."""
     labels = list(cfg.MODEL.RETINANET.IOU_LABELS)
     if 1 not in labels[1:]:
         raise ValueError(f"MODEL.RETINANET.IOU_LABELS {labels} makes no anchor positive by its IoU")
     with torch.device("meta"):  # only its strides are asked for: no memory, no random numbers
         backbone = build_backbone(cfg)
     shapes = backbone.output_shape()
-    features = [shapes[name] for name in cfg.MODEL.RETINANET.IN_FEATURES]
-    generator = build_anchor_generator(cfg, features)
+    generator = build_anchor_generator(cfg, [shapes[x] for x in cfg.MODEL.RETINANET.IN_FEATURES])
     if not isinstance(generator, DefaultAnchorGenerator):
         raise ValueError(
             f"MODEL.ANCHOR_GENERATOR.NAME {cfg.MODEL.ANCHOR_GENERATOR.NAME}: only upright anchors "
@@ -94,7 +109,7 @@ def build_anchor_grid(cfg: CfgNode) -> AnchorGrid:
 
 
 def input_size(cfg: CfgNode, *, training: bool) -> tuple[int, int]:
-    """Short edge and maximal size of the network's input; the middle one of several short edges."""
+    """Short edge, the middle one of several, and maximal size of the network's input."""
     if not training:
         return cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
     edges = sorted(np.atleast_1d(cfg.INPUT.MIN_SIZE_TRAIN).tolist())
@@ -104,19 +119,14 @@ def input_size(cfg: CfgNode, *, training: bool) -> tuple[int, int]:
 def resized_objects(
     table: AnnotationTable, short_edge: int, max_size: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The usable objects at the size in which the network sees them: no crowds, faulty boxes and
-    unknown classes. The arithmetic is that of Detectron2's ``ResizeShortestEdge``; a ``short_edge``
-    of 0 keeps the images' size.
-
-    Returns:
-        boxes, float64 (M, 4), x1, y1, x2, y2 after cutting at the image's border; the images'
-        sizes (M, 2), width and height; and which annotations they are, int64 (M,).
-    """
+    """The objects that are no crowds, with sound boxes of known classes, as large as the network
+    sees them, by the arithmetic of Detectron2's ``ResizeShortestEdge``; ``short_edge`` 0: as in the
+    image. Boxes cut at the border, float64 (M, 4), x1, y1, x2, y2; width and height of their images
+    (M, 2); and which annotations they are, int64 (M,)."""
     sizes = table.sizes_of_images
     usable = ~table.is_crowd & (table.class_index >= 0) & (sizes > 0).all(axis=1)
-    for name, is_faulty in box_faults(table.boxes, sizes).items():
-        if CHECKS[name].skipped:
-            usable &= ~is_faulty
+    faults = box_faults(table.boxes, sizes).items()
+    usable &= ~np.any([mask for name, mask in faults if CHECKS[name].skipped], axis=0)
     indices = np.flatnonzero(usable)
     boxes, sizes = table.boxes[indices], sizes[indices]
     corners = np.hstack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]])
@@ -152,76 +162,56 @@ def best_anchor_iou(boxes: np.ndarray, image_sizes: np.ndarray, grid: AnchorGrid
 
 
 def measure_coverage(
-    table: AnnotationTable, grid: AnchorGrid, short_edge: int, max_size: int
+    table: AnnotationTable, grid: AnchorGrid, short_edge: int, max_size: int, suggest: bool = False
 ) -> Coverage:
-    """Count the objects that no anchor reaches, at the size of :func:`resized_objects`."""
+    """Count the objects that no anchor reaches, at the size of :func:`resized_objects`; where they
+    are over 1%, ``suggest`` looks for better anchors."""
     boxes, sizes, indices = resized_objects(table, short_edge, max_size)
     is_unreached = best_anchor_iou(boxes, sizes, grid) < grid.threshold
     buckets = np.digitize(table.boxes[indices, 2:].prod(axis=1), _BUCKET_BORDERS)
-    counts = np.zeros((len(table.class_names), len(SIZE_BUCKETS)), dtype=np.int64)
-    unreached = np.zeros_like(counts)
+    counts, unreached = np.zeros((2, len(table.class_names), len(SIZE_BUCKETS)), dtype=np.int64)
     where = table.class_index[indices], buckets
     np.add.at(counts, where, 1)
     np.add.at(unreached, where, is_unreached)
-    return Coverage(grid.threshold, counts, unreached)
-
-
-@dataclass(frozen=True, eq=False)
-class AnchorSuggestion:
-    """Values for MODEL.ANCHOR_GENERATOR, and what they are worth."""
-
-    sizes: np.ndarray  # for SIZES: square roots of areas in pixels, a row a level
-    ratios: np.ndarray  # for ASPECT_RATIOS: height by width
-    unreached_share: float  # of the objects
-
-    @property
-    def num_anchors(self) -> int:
-        """Anchors a cell."""
-        return self.sizes.shape[1] * len(self.ratios)
-
-    def as_options(self) -> str:
-        """KEY VALUE arguments for train_net.py."""
-        return (
-            f'MODEL.ANCHOR_GENERATOR.SIZES "{self.sizes.tolist()}" '
-            f'MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS "{[self.ratios.tolist()]}"'
-        )
+    is_wanting = suggest and unreached.sum() > ENOUGH * counts.sum()
+    suggestion = suggest_anchors(boxes, sizes, grid) if is_wanting else None
+    return Coverage(grid, short_edge, max_size, counts, unreached, suggestion)
 
 
 def suggest_anchors(
     boxes: np.ndarray, image_sizes: np.ndarray, grid: AnchorGrid
 ) -> AnchorSuggestion | None:
     """The fewest anchors a cell that leave at most 1% of the objects unreached, else those that
-    leave the fewest; None if none that was tried is better than the model's own.
-
-    Sizes are tried in octaves, as in the paper (section 4), and spread over the objects' sizes;
-    ratios are the objects' quantiles, or symmetric around 1. Of a large data set 2,000 objects,
-    drawn with a fixed seed, decide. Arguments are those of :func:`best_anchor_iou`.
-    """
+    leave the fewest; None if the model's own are no worse. 2,000 objects, drawn with a fixed seed,
+    decide. Arguments are those of :func:`best_anchor_iou`."""
     if len(boxes) == 0:
         return None
-    drawn = np.arange(len(boxes))
-    if len(boxes) > _SAMPLE:
-        drawn = np.random.default_rng(0).choice(drawn, _SAMPLE, replace=False)
+    count = min(len(boxes), _SAMPLE)
+    drawn = np.random.default_rng(0).choice(len(boxes), count, replace=False)
 
-    def unreached(candidate: AnchorGrid, which: np.ndarray | slice = slice(None)) -> float:
-        iou = best_anchor_iou(boxes[which], image_sizes[which], candidate)
-        return float((iou < grid.threshold).mean())
+    def suggestion(
+        sizes: np.ndarray, ratios: np.ndarray, which: np.ndarray | slice
+    ) -> AnchorSuggestion:
+        # Around (0, 0), as DefaultAnchorGenerator makes them
+        widths, heights = sizes[..., None] / np.sqrt(ratios), sizes[..., None] * np.sqrt(ratios)
+        cells = np.stack([-widths, -heights, widths, heights], axis=-1) / 2
+        other = grid._replace(cell_anchors=tuple(cells.reshape(len(sizes), -1, 4)))
+        iou = best_anchor_iou(boxes[which], image_sizes[which], other)
+        return AnchorSuggestion(sizes, ratios, float((iou < grid.threshold).mean()))
 
-    def rank(candidate: AnchorSuggestion) -> tuple[float, int, float]:
-        share = candidate.unreached_share
-        return max(share, ENOUGH), candidate.num_anchors, share
+    def rank(x: AnchorSuggestion) -> tuple[float, int, float]:
+        return max(x.unreached_share, ENOUGH), x.num_anchors, x.unreached_share
 
-    candidates = (
-        AnchorSuggestion(sizes, ratios, unreached(_with_anchors(grid, sizes, ratios), drawn))
-        for sizes, ratios in _candidates(boxes[drawn], grid.strides)
-    )
-    best = min(candidates, key=rank)
-    share = unreached(_with_anchors(grid, best.sizes, best.ratios))
-    return replace(best, unreached_share=share) if share < unreached(grid) else None
+    tried = _candidates(boxes[drawn], grid.strides)
+    best = min((suggestion(*candidate, drawn) for candidate in tried), key=rank)
+    best = suggestion(best.sizes, best.ratios, slice(None))
+    share_now = (best_anchor_iou(boxes, image_sizes, grid) < grid.threshold).mean()
+    return best if best.unreached_share < share_now else None
 
 
 def _candidates(boxes: np.ndarray, strides: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Sizes, a row a level, and ratios."""
+    """Sizes, a row a level, in octaves as in the paper (section 4) or spread over the objects'
+    sizes; and ratios, the objects' quantiles."""
     extent = boxes[:, 2:] - boxes[:, :2]
     low, high = np.quantile(np.sqrt(extent.prod(axis=1)), _SIZE_QUANTILES)
     # RetinaNet begins at 4 strides; on a coarser grid an object falls between the anchors.
@@ -231,19 +221,10 @@ def _candidates(boxes: np.ndarray, strides: np.ndarray) -> Iterator[tuple[np.nda
         families = [np.outer(start * strides / strides[0], fractions) for start in starts]
         families.append(np.geomspace(low, high, len(strides) * num_scales).reshape(-1, num_scales))
         middles = (np.arange(num_ratios) + 0.5) / num_ratios
-        quantiles = np.quantile(extent[:, 1] / extent[:, 0], middles)
-        symmetric = 2.0 ** (np.arange(num_ratios) - num_ratios // 2)
-        for sizes, ratios in itertools.product(families, (_round(quantiles, 2), symmetric)):
-            yield _round(sizes, 3), ratios
+        ratios = np.quantile(extent[:, 1] / extent[:, 0], middles)
+        for sizes in families:
+            yield _round(sizes, 3), _round(ratios, 2)
 
 
-def _round(values: np.ndarray, digits: int) -> np.ndarray:
-    """To significant digits."""
+def _round(values: np.ndarray, digits: int) -> np.ndarray:  # significant ones
     return np.vectorize(lambda value: float(f"{value:.{digits}g}"))(values)
-
-
-def _with_anchors(grid: AnchorGrid, sizes: np.ndarray, ratios: np.ndarray) -> AnchorGrid:
-    """The grid with other anchors, around (0, 0) as DefaultAnchorGenerator makes them."""
-    widths, heights = sizes[..., None] / np.sqrt(ratios), sizes[..., None] * np.sqrt(ratios)
-    cells = np.stack([-widths, -heights, widths, heights], axis=-1) / 2
-    return replace(grid, cell_anchors=tuple(cells.reshape(len(sizes), -1, 4)))

@@ -1,43 +1,31 @@
 """What can be wrong with a data set: one decorated function a check.
 
-The decorator gives the name of the fault and its degree. The docstring says why the fault matters,
-and reports quote it. Degrees:
+Reports quote the docstring, which says why the fault matters. Degrees:
 
 - ``error``: the training would stop in its middle, or learn from nonsense.
 - ``warning``: the model copes, but the user should know.
-- ``tolerated``: a warning up to 1% of the objects, and an error beyond. A few such objects are an
-  annotator's slip; many are a fault of the program that wrote the file. COCO 2017 has a few.
+- ``tolerated``: a warning up to 1% of the objects, as slips of an annotator; an error beyond.
 - ``needed``: an error in a set that is trained on, and a warning in one that is only evaluated.
 - ``note``: a fact of the data set, in the report only.
-
-Shapes: M annotations.
 """
 
-import os
-import urllib.parse
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from .table import AnnotationTable
+from ..evaluation.coco_evaluator import has_false_area
+from .table import OVERHANG, AnnotationTable, guess_format, why_missing
 
 _THIN = 1e-5  # Detectron2's mapper drops boxes up to this wide or high
-_OVERHANG = 1.0  # pixels by which a box may reach over the border, which rounding explains
-_MOSTLY_OUTSIDE = 0.1  # share of boxes over the border from which on they have another format
-_MOST = 0.95  # share of boxes that fit another format
 
-Indices = Sequence[int] | np.ndarray
-Describe = Callable[[int], str]
-# The faulty entries, and what to say of each, such as "a.jpg, image 3, 0×0"
+Indices = Sequence[int] | np.ndarray  # of faulty entries
+Describe = Callable[[int], str]  # what to say of each, such as "a.jpg, image 3, 0×0"
 Faults = tuple[Indices, Describe]
 
 
 class Check(NamedTuple):
-    """A check function, and what its decorator and its docstring say."""
-
     name: str
     meaning: str
     title: str
@@ -51,8 +39,7 @@ _BOX_TESTS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {}
 
 
 def check(title: str, degree: str, *, skipped: str = "", boxes: bool = False) -> Callable:
-    """Register a check. One of ``boxes`` alone has the arguments of :func:`box_faults`, and returns
-    a mask."""
+    """Register a check; one of ``boxes`` makes a mask of the arguments of :func:`box_faults`."""
 
     def register(function: Callable) -> Callable:
         name, find = function.__name__, function
@@ -71,8 +58,7 @@ def check(title: str, degree: str, *, skipped: str = "", boxes: bool = False) ->
 def box_faults(boxes: np.ndarray, image_sizes: np.ndarray) -> dict[str, np.ndarray]:
     """Sort boxes (M, 4) by the first box check that they fail: a mask for each check, bool (M,).
     Where an image's size (M, 2) is NaN, as unknown, no box is outside."""
-    rest = np.ones(len(boxes), dtype=bool)
-    faults = {}
+    rest, faults = np.ones(len(boxes), dtype=bool), {}
     with np.errstate(invalid="ignore", over="ignore"):
         for name, is_faulty in _BOX_TESTS.items():
             faults[name] = rest & is_faulty(boxes, image_sizes)
@@ -109,7 +95,7 @@ def image_size(table: AnnotationTable) -> Faults:
 @check("images without a file", "error", skipped="image")
 def missing_image(table: AnnotationTable) -> Faults:
     """reading one would stop the training"""
-    return _images(table, table.files.missing, lambda i: _why_missing(table.file_names[i]))
+    return _images(table, table.files.missing, lambda i: why_missing(table.file_names[i]))
 
 
 @check("images that can't be decoded", "error", skipped="image")
@@ -128,8 +114,9 @@ def deep_image(table: AnnotationTable) -> Faults:
 def wrong_size(table: AnnotationTable) -> Faults:
     """their boxes belong to another scale or orientation; Detectron2 stops at them"""
     annotated, sizes = table.image_sizes, table.files.sizes
-    known = [i for i in sizes if np.isfinite(annotated[i]).all()]
-    wrong = [i for i in known if (annotated[i] != sizes[i]).any()]
+    wrong = [
+        i for i in sizes if tuple(annotated[i]) != sizes[i] and np.isfinite(annotated[i]).all()
+    ]
     text = "annotated as {:g}×{:g}, is {}×{}"
     return _images(table, wrong, lambda i: text.format(*annotated[i], *sizes[i]))
 
@@ -143,28 +130,31 @@ def duplicate_annotation_id(table: AnnotationTable) -> Faults:
 @check("annotation id 0", "warning")
 def annotation_id_zero(table: AnnotationTable) -> Faults:
     """counted here as any other; pycocotools would count the object as missed"""
-    zeros = np.array([x == 0 for x in table.annotation_ids], dtype=bool)
-    return _annotations(table, zeros, lambda _: "number them from 1")
+    is_zero = [x == 0 for x in table.annotation_ids]
+    return _annotations(table, is_zero, lambda _: "number them from 1")
 
 
 @check("annotations of images that are not listed", "error", skipped="object")
 def unknown_image(table: AnnotationTable) -> Faults:
     """Detectron2 drops these objects"""
-    ids, listed = table.annotated_images, {str(x): x for x in table.image_ids}
+    listed = {str(x): x for x in table.image_ids}
 
-    def describe(index: int) -> str:
-        twin = listed.get(str(ids[index]))
+    def why(index: int) -> str:
+        image_id = table.annotations[index]["image_id"]
+        twin = listed.get(str(image_id))
         hint = "" if twin is None else f", but {twin!r} is: write both as integers"
-        return f"its image_id {ids[index]!r} is not listed{hint}"
+        return f"its image_id {image_id!r} is not listed{hint}"
 
-    return _annotations(table, table.image_index < 0, describe)
+    return _annotations(table, table.image_index < 0, why)
 
 
 @check("annotations of categories that are not listed", "error")
 def unknown_category(table: AnnotationTable) -> Faults:
     """Detectron2 stops at them"""
-    unknown, ids = table.class_index < 0, table.annotated_categories
-    return _annotations(table, unknown, lambda i: f"category {ids[i]} is not listed")
+    text = "category {category_id} is not listed"
+    return _annotations(
+        table, table.class_index < 0, lambda i: text.format_map(table.annotations[i])
+    )
 
 
 @check("boxes with NaN or infinite numbers", "error", skipped="object", boxes=True)
@@ -188,34 +178,35 @@ def zero_area(boxes: np.ndarray, image_sizes: np.ndarray) -> np.ndarray:
 @check("boxes wholly outside their image", "error", skipped="object", boxes=True)
 def box_outside(boxes: np.ndarray, image_sizes: np.ndarray) -> np.ndarray:
     """nothing of the object is in the image"""
-    start, end = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
-    return np.any((start >= image_sizes) | (end <= 0), axis=1)
+    return np.any((boxes[:, :2] >= image_sizes) | (boxes[:, :2] + boxes[:, 2:] <= 0), axis=1)
 
 
 @check("boxes that reach over their image's border by more than a pixel", "warning", boxes=True)
 def box_over_border(boxes: np.ndarray, image_sizes: np.ndarray) -> np.ndarray:
     """they are cut at the border"""
     start, end = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
-    return np.any((start < -_OVERHANG) | (end > image_sizes + _OVERHANG), axis=1)
+    return np.any((start < -OVERHANG) | (end > image_sizes + OVERHANG), axis=1)
 
 
 @check("boxes of another format", "error")
 def box_format(table: AnnotationTable) -> Faults:
     """COCO's are [x, y, width, height] in pixels of the image"""
-    looks_like = _guess_format(table.boxes, table.sizes_of_images)
+    looks_like = guess_format(table.boxes, table.sizes_of_images)
     return range(len(table.boxes) if looks_like else 0), lambda _: f"they look like {looks_like}"
 
 
 @check("objects whose polygons have fewer than three points", "tolerated", skipped="object")
 def no_polygon(table: AnnotationTable) -> Faults:
     """Detectron2 drops the object, box and all; remove the segmentation to keep it"""
-    return _annotations(table, table.has_no_polygon)
+    return _annotations(table, [_has_no_polygon(x.get("segmentation")) for x in table.annotations])
 
 
 @check("areas that can't be true", "warning")
 def false_area(table: AnnotationTable) -> Faults:
     """no positive numbers, or the same for all; APs, APm and APl go by the areas of the boxes"""
-    return _annotations(table, table.has_false_area, lambda _: "the area of its box counts")
+    has_area = np.array(["area" in x for x in table.annotations], dtype=bool)
+    is_false = has_area & has_false_area(table.annotations)
+    return _annotations(table, is_false, lambda _: "the area of its box counts")
 
 
 @check("no object to learn from", "needed")
@@ -228,15 +219,14 @@ def no_objects(table: AnnotationTable) -> Faults:
 def class_without_objects(table: AnnotationTable) -> Faults:
     """they can't be learned, nor evaluated"""
     ids, names = table.category_ids, table.class_names
-    empty = np.flatnonzero(table.class_counts == 0)
-    return empty, lambda i: f"category {ids[i]}, {names[i]}"
+    return np.flatnonzero(table.class_counts == 0), lambda i: f"category {ids[i]}, {names[i]}"
 
 
 @check("categories of the same name", "warning")
 def same_name(table: AnnotationTable) -> Faults:
     """they are learned as different classes"""
-    ids, names = table.category_ids, table.class_names
-    return _repeated(names, lambda name, at: f"categories {_join(ids, at)}, {name}")
+    ids = np.array(table.category_ids, dtype=str)
+    return _repeated(table.class_names, lambda x, at: f"categories {', '.join(ids[at])}, {x}")
 
 
 @check("images without objects", "note")
@@ -253,16 +243,17 @@ def category_gaps(table: AnnotationTable) -> Faults:
 
 
 def _annotations(
-    table: AnnotationTable, is_faulty: np.ndarray, why: Describe | None = None
+    table: AnnotationTable, is_faulty: Sequence[bool] | np.ndarray, why: Describe | None = None
 ) -> Faults:
     """Faults of the annotations in a mask, bool (M,); ``why`` says by default what box it is."""
 
     def describe(index: int) -> str:
         image = table.image_index[index]
         file_name = f"{table.file_names[image]}, " if image >= 0 else ""
-        width, height = table.sizes_of_images[index]
-        box = ", ".join(f"{x:g}" for x in table.boxes[index])
-        reason = why(index) if why else f"box [{box}] in an image of {width:g}×{height:g}"
+        box = "box [{:g}, {:g}, {:g}, {:g}] in an image of {:g}×{:g}"
+        reason = (
+            why(index) if why else box.format(*table.boxes[index], *table.sizes_of_images[index])
+        )
         return f"{file_name}annotation {table.annotation_ids[index]}, {reason}"
 
     return np.flatnonzero(is_faulty), describe
@@ -276,42 +267,9 @@ def _images(table: AnnotationTable, indices: Indices, why: Describe | None = Non
     return indices, describe
 
 
-def _guess_format(boxes: np.ndarray, image_sizes: np.ndarray) -> str | None:
-    """What most boxes look like that are not x, y, width, height in pixels; None where they may
-    be."""
-    known = np.isfinite(boxes).all(axis=1) & np.isfinite(image_sizes).all(axis=1)
-    start, extent, sizes = boxes[known, :2], boxes[known, 2:], image_sizes[known]
-    if len(start) == 0:
-        return None
-    are_small = (np.abs(boxes[known]) <= 1).all(axis=1) & (sizes > 2).all(axis=1)
-    are_fractions = are_small.mean() > 0.5
-    if are_fractions:
-        start, extent, sizes = start[are_small], extent[are_small], np.ones((1, 2))
-    border = sizes + (0.01 if are_fractions else _OVERHANG)
-    formats = {
-        "[x, y, width, height]": start + extent <= border,
-        "[center x, center y, width, height]": (start >= extent / 2 - (border - sizes))
-        & (start + extent / 2 <= border),
-        "[x1, y1, x2, y2]": (extent > start) & (extent <= border),
-    }
-    shares = {name: fits.all(axis=1).mean() for name, fits in formats.items()}
-    fitting = " or ".join(name for name, share in shares.items() if share > _MOST)
-    if are_fractions:
-        return f"{fitting or 'numbers'} in fractions of the image's size"
-    outside = 1 - shares["[x, y, width, height]"]
-    if outside <= _MOSTLY_OUTSIDE or not fitting:
-        return None
-    return f"{fitting}: read as [x, y, width, height], {outside:.0%} leave their image"
-
-
-def _why_missing(file_name: str) -> str:
-    """That there is no such file, and the name of the one that may be meant."""
-    plain = Path(urllib.parse.unquote(file_name.replace("\\", "/")))
-    parts = plain.parts
-    shorter = [Path(*parts[:i], *parts[i + 1 :]) for i in range(len(parts) - 2, 0, -1)]
-    suffixes = [plain.with_suffix(change(plain.suffix)) for change in (str.lower, str.upper)]
-    meant = next((path for path in [plain, *suffixes, *shorter] if os.path.isfile(path)), None)
-    return f"no such file, but {meant}: correct file_name" if meant else "no such file"
+def _has_no_polygon(segmentation: Any) -> bool:
+    are_contours = isinstance(segmentation, list) and len(segmentation) > 0
+    return are_contours and not any(len(x) >= 6 and len(x) % 2 == 0 for x in segmentation)
 
 
 def _repeated(
@@ -320,30 +278,23 @@ def _repeated(
     keep: Callable[[list[int]], bool] = lambda _: True,
 ) -> Faults:
     """Values that occur more than once; ``describe`` and ``keep`` take where."""
-    if len(set(values)) == len(values):
-        return [], str
-    places = defaultdict(list)
+    times, places = Counter(values), defaultdict(list)
     for index, value in enumerate(values):
-        places[value].append(index)
-    found = [(value, at) for value, at in places.items() if len(at) > 1 and keep(at)]
+        if times[value] > 1:
+            places[value].append(index)
+    found = [(value, at) for value, at in places.items() if keep(at)]
     return range(len(found)), lambda index: describe(*found[index])
 
 
 def _repeated_files(table: AnnotationTable, *, agree: bool) -> Faults:
     """Files that are listed several times, with the same objects (``agree``) or others."""
-    ids, times = table.image_ids, Counter(table.file_names)
-    contents: dict[int, list] = {
-        i: [] for i, name in enumerate(table.file_names) if times[name] > 1
-    }
+    names, times, ids = table.file_names, Counter(table.file_names), table.image_ids
+    contents: dict[int, list] = {i: [] for i, name in enumerate(names) if times[name] > 1}
     for index in np.flatnonzero(np.isin(table.image_index, list(contents))):
-        content = contents[table.image_index[index]]
-        content.append((table.class_index[index], *table.boxes[index]))
+        objects = contents[table.image_index[index]]
+        objects.append((table.class_index[index], *table.boxes[index]))
     return _repeated(
-        table.file_names,
-        lambda name, at: f"{name}, images {_join(ids, at[:5])}, {len(at)} times",
+        names,
+        lambda x, at: f"{x}, images {', '.join(str(ids[i]) for i in at[:5])}, {len(at)} times",
         lambda at: (len({tuple(sorted(contents[i])) for i in at}) == 1) == agree,
     )
-
-
-def _join(ids: Sequence[int | str], places: list[int]) -> str:
-    return ", ".join(str(ids[place]) for place in places)

@@ -1,7 +1,6 @@
 """Data sets checked: what was found, as text and as one page; what a training leaves out."""
 
 import logging
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,10 +12,8 @@ from detectron2.data.build import filter_images_with_only_crowd_annotations
 from detectron2.utils import comm
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from ..data.classes import check_classes
-from ..data.coco import dataset_classes
+from ..data.classes import check_classes, dataset_classes
 from . import anchor_coverage
-from .anchor_coverage import ENOUGH, AnchorGrid, AnchorSuggestion, Coverage
 from .checks import CHECKS, Check, Indices, box_faults
 from .table import (
     AnnotationTable,
@@ -39,8 +36,6 @@ _WORTH_A_WARNING = 0.05  # share of the objects that reach no anchor
 
 @dataclass(frozen=True, eq=False)
 class Finding:
-    """All that one check found in a data set."""
-
     check: Check
     degree: str  # ``error``, ``warning`` or ``note``
     indices: Indices  # of the faulty entries, in the columns that the check reads
@@ -53,6 +48,13 @@ class Finding:
     def __str__(self) -> str:
         return f"{self.check.title}: {self.count:,}"
 
+    def lines(self, num_cases: int) -> list[str]:
+        first, *others = self.cases[:num_cases]
+        return [
+            f"{self.degree}: {self}; {self.check.meaning}; {first}",
+            *(f"    {x}" for x in others),
+        ]
+
 
 @dataclass(frozen=True, eq=False)
 class DatasetReport:
@@ -62,6 +64,7 @@ class DatasetReport:
     training: bool  # whether the set is trained on, or only evaluated
     table: AnnotationTable
     findings: list[Finding]
+    coverage: anchor_coverage.Coverage | None = None  # where a config was given
 
     def of_degree(self, *degrees: str) -> list[Finding]:
         return [x for degree in degrees for x in self.findings if x.degree == degree]
@@ -72,50 +75,25 @@ class DatasetReport:
             f"{self.name}: {len(table.image_ids):,} images, {table.class_counts.sum():,} objects "
             f"of {len(table.class_names)} classes, {empty:,} images without objects "
             f"({empty / max(1, len(table.image_ids)):.1%}), {table.is_crowd.sum():,} crowds; "
-            f"{table.files.num_decoded:,} images decoded"
+            f"{len(table.files.sizes) + len(table.files.unreadable):,} images decoded"
         )
 
     def __str__(self) -> str:
         """For the console: a few lines, the errors first."""
         findings = self.of_degree("error", "warning", "note")
-        more = len(findings) - _MAX_LINES
-        tail = [f"and {more} kinds more, which --html FILE shows"] if more > 0 else []
-        return "\n".join([self.summary(), *describe(findings[:_MAX_LINES], 1), *tail])
-
-
-def describe(findings: Sequence[Finding], num_cases: int) -> list[str]:
-    """A line a finding, with its first case, and a line for each further one."""
-    lines = []
-    for x in findings:
-        lines.append(f"{x.degree}: {x}; {x.check.meaning}; {x.cases[0]}")
-        lines += [f"    {case}" for case in x.cases[1:num_cases]]
-    return lines
-
-
-@dataclass(frozen=True)
-class Inspection:
-    """What is known of one data set under one config."""
-
-    report: DatasetReport
-    short_edge: int
-    max_size: int
-    grid: AnchorGrid
-    coverage: Coverage
-    suggestion: AnchorSuggestion | None
-    """For training, where over 1% of the objects reach no anchor and others would do better."""
-
-    def __str__(self) -> str:
-        lines = [str(self.report), f"anchors: {self.coverage}"]
-        if self.suggestion:
-            share = self.suggestion.unreached_share
-            lines.append(f"better ({share:.1%}): {self.suggestion.as_options()}")
+        lines = [self.summary(), *(x.lines(1)[0] for x in findings[:_MAX_LINES])]
+        if len(findings) > _MAX_LINES:
+            lines.append(f"and {len(findings) - _MAX_LINES} kinds more, which --html FILE shows")
+        if self.coverage:
+            lines.append(f"anchors: {self.coverage}")
+            if better := self.coverage.suggestion:
+                lines.append(f"better ({better.unreached_share:.1%}): {better.as_options()}")
         return "\n".join(lines)
 
 
 def check_dataset(name: str, *, training: bool = True, num_decoded: int) -> DatasetReport:
-    """Check a registered data set that is trained on, or only evaluated. Every file is looked for,
-    and ``num_decoded`` images are decoded; below 0: all. Errors are those of :func:`.load_table`.
-    """
+    """Check a registered data set that is trained on, or only evaluated; arguments and errors are
+    those of :func:`.inspect_images` and :func:`.load_table`."""
     table = load_table(name)
     table = replace(table, files=inspect_images(table.file_names, num_decoded))
     findings = []
@@ -123,12 +101,9 @@ def check_dataset(name: str, *, training: bool = True, num_decoded: int) -> Data
         indices, describe = check.find(table)
         if not len(indices):
             continue
-        degree = check.degree
-        if degree == "tolerated":
-            is_many = len(indices) > _TOLERATED_SHARE * table.class_counts.sum()
-            degree = "error" if is_many else "warning"
-        elif degree == "needed":
-            degree = "error" if training else "warning"
+        is_many = len(indices) > _TOLERATED_SHARE * table.class_counts.sum()
+        is_grave = {"error": True, "tolerated": is_many, "needed": training}.get(check.degree)
+        degree = "error" if is_grave else "note" if check.degree == "note" else "warning"
         cases = dict.fromkeys(describe(int(index)) for index in indices[:_MAX_CASES])
         findings.append(Finding(check, degree, indices, tuple(cases)))
     return DatasetReport(name, training, table, findings)
@@ -137,17 +112,12 @@ def check_dataset(name: str, *, training: bool = True, num_decoded: int) -> Data
 def check_datasets(
     train: Iterable[str], test: Iterable[str], *, mode: str, num_decoded: int
 ) -> list[DatasetReport]:
-    """Check the data sets of a config, by their names; log the warnings, and stop at errors with a
-    ValueError that has the count and the first case of each check.
-
-    Sets that this package generates are not checked, nor are those that are not lists of records.
-    ``mode`` "error" stops at every error, "skip" only at those that :func:`build_record_filter`
-    does not remove, and "off" checks nothing.
-    """
+    """Check the data sets of a config, but for generated ones and those that are not lists of
+    records; log the warnings. ValueError, with the count and the first case of each check: there
+    are errors, or in ``mode`` "skip" such that :func:`build_record_filter` does not remove."""
     if mode not in MODES:
-        raise ValueError(
-            f"MODEL.FOCAL_RETINA.DATA_CHECK.MODE is {mode!r}; use one of {', '.join(MODES)}"
-        )
+        modes = ", ".join(MODES)
+        raise ValueError(f"MODEL.FOCAL_RETINA.DATA_CHECK.MODE is {mode!r}; use one of {modes}")
     train = list(train)
     names = [] if mode == "off" else [x for x in [*train, *test] if not is_generated(x)]
     reports = []
@@ -164,13 +134,13 @@ def check_datasets(
 
 def _judge(report: DatasetReport, mode: str) -> None:
     errors, warnings = report.of_degree("error"), report.of_degree("warning")
-    for line in describe([*errors, *warnings], _MAX_CASES):
-        _logger.info("%s: %s", report.table.source, line)
+    for finding in [*errors, *warnings]:
+        _logger.info("%s: %s", report.table.source, "\n".join(finding.lines(_MAX_CASES)))
     if mode == "skip":
         warnings += [x for x in errors if x.check.skipped]
         errors = [x for x in errors if not x.check.skipped]
-    for line in describe(warnings, 1):
-        _logger.warning("%s: %s", report.table.source, line)
+    for warning in warnings:
+        _logger.warning("%s: %s", report.table.source, warning.lines(1)[0])
     if not errors:
         return
     summary = "; ".join(f"{error} (such as {error.cases[0]})" for error in errors)
@@ -181,26 +151,19 @@ def _judge(report: DatasetReport, mode: str) -> None:
 
 
 def build_record_filter(cfg: CfgNode) -> Callable[[Records], Records]:
-    """The function that removes unusable records of DATASETS.TRAIN where DATA_CHECK.MODE is "skip";
-    it raises ValueError where nothing remains. The main process checks the sets, and the others
-    take over what it found: each process of a training must call it.
-    """
+    """The function that removes unusable records of DATASETS.TRAIN where DATA_CHECK.MODE is "skip",
+    with a ValueError where nothing remains. Each process must call it: what the main one finds
+    holds for all."""
     options = cfg.MODEL.FOCAL_RETINA.DATA_CHECK
 
-    def unusable_images() -> set[str]:
-        names = [name for name in cfg.DATASETS.TRAIN if not is_generated(name)]
-        reports = [check_dataset(name, num_decoded=options.NUM_DECODED) for name in names]
-        return {
-            report.table.file_names[index]
-            for report in reports
-            for finding in report.findings
-            if finding.check.skipped == "image"
-            for index in finding.indices
-        }
-
     def drop(records: Records) -> Records:
-        unusable = comm.all_gather(unusable_images() if comm.is_main_process() else None)[0]
-        kept = drop_unusable(records, unusable)
+        unusable: set[str] = set()
+        names = [x for x in cfg.DATASETS.TRAIN if comm.is_main_process() and not is_generated(x)]
+        for report in [check_dataset(x, num_decoded=options.NUM_DECODED) for x in names]:
+            for finding in report.findings:
+                if finding.check.skipped == "image":
+                    unusable.update(report.table.file_names[i] for i in finding.indices)
+        kept = drop_unusable(records, comm.all_gather(unusable)[0])
         if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
             kept = filter_images_with_only_crowd_annotations(kept)
         if not kept:
@@ -213,42 +176,39 @@ def build_record_filter(cfg: CfgNode) -> Callable[[Records], Records]:
 def drop_unusable(records: Records, unusable_images: Collection[str]) -> Records:
     """Records without images of these paths and without objects of a faulty box; log how many."""
     kept = [record for record in records if record["file_name"] not in unusable_images]
-    dropped = Counter({"images that can't be used": len(records) - len(kept)})
+    dropped = {"images that can't be used": len(records) - len(kept)}
     table = record_table("", kept, [])
-    is_faulty = np.zeros(len(table.boxes), dtype=bool)
-    for name, mask in box_faults(table.boxes, table.sizes_of_images).items():
-        if CHECKS[name].skipped:
-            is_faulty |= mask
-            dropped[CHECKS[name].title] += int(mask.sum())
-    faulty = iter(is_faulty)
-    for index, record in enumerate(kept):
-        objects = [x for x in record["annotations"] if not next(faulty)]
-        kept[index] = {**record, "annotations": objects}
+    found = box_faults(table.boxes, table.sizes_of_images)
+    faults = {CHECKS[x].title: mask for x, mask in found.items() if CHECKS[x].skipped}
+    dropped.update({title: mask.sum() for title, mask in faults.items()})
     if parts := [f"{title}: {count:,}" for title, count in dropped.items() if count]:
         _logger.warning("left out: %s; %s images remain", ", ".join(parts), f"{len(kept):,}")
-    return kept
+    is_faulty = iter(np.any(list(faults.values()), axis=0))
+    return [
+        {**record, "annotations": [x for x in record["annotations"] if not next(is_faulty)]}
+        for record in kept
+    ]
 
 
 def warn_of_unreached_objects(cfg: CfgNode, reports: Iterable[DatasetReport]) -> None:
     """Warn of each training set of which more than 5% of the objects reach no anchor. Nothing is
-    measured with a user's own anchor generator, or where no IoU makes anchors positive."""
-    is_default = cfg.MODEL.ANCHOR_GENERATOR.NAME == "DefaultAnchorGenerator"
-    if not is_default or 1 not in cfg.MODEL.RETINANET.IOU_LABELS[1:]:
-        return
+    measured where :func:`~.anchor_coverage.build_anchor_grid` can't."""
+    size = anchor_coverage.input_size(cfg, training=True)
     for report in (x for x in reports if x.training):
-        size = anchor_coverage.input_size(cfg, training=True)
-        grid = anchor_coverage.build_anchor_grid(cfg)
+        try:
+            grid = anchor_coverage.build_anchor_grid(cfg)
+        except ValueError as error:
+            _logger.info("anchors are not measured: %s", error)
+            return
         coverage = anchor_coverage.measure_coverage(report.table, grid, *size)
         if coverage.unreached_share > _WORTH_A_WARNING:
-            advice = "the data check suggests other anchors"
-            _logger.warning("%s: %s; %s", report.name, coverage, advice)
+            text = "%s: %s; the data check suggests other anchors"
+            _logger.warning(text, report.name, coverage)
 
 
 def config_problems(cfg: CfgNode) -> list[str]:
-    """What is wrong between the data sets and MODEL.RETINANET.NUM_CLASSES, or among the sets; an
-    error where a set is not registered, or can't be read at all."""
-    names = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
-    for name in names:
+    """What :func:`.check_classes` objects to; an error where a set is unknown or can't be read."""
+    for name in [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]:
         dataset_classes(name)
     try:
         check_classes(cfg)
@@ -257,36 +217,28 @@ def config_problems(cfg: CfgNode) -> list[str]:
     return []
 
 
-def inspect_datasets(cfg: CfgNode, *, all_images: bool = False) -> list[Inspection]:
+def inspect_datasets(cfg: CfgNode, *, all_images: bool = False) -> list[DatasetReport]:
     """Check and measure the sets of DATASETS.TRAIN and DATASETS.TEST of a RetinaNet, each once.
     ``all_images`` decodes all, rather than DATA_CHECK.NUM_DECODED of them."""
     grid = anchor_coverage.build_anchor_grid(cfg)
     num_decoded = -1 if all_images else cfg.MODEL.FOCAL_RETINA.DATA_CHECK.NUM_DECODED
-    inspections = []
+    reports = []
     for name in dict.fromkeys([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]):
         training = name in cfg.DATASETS.TRAIN
-        size = anchor_coverage.input_size(cfg, training=training)
         report = check_dataset(name, training=training, num_decoded=num_decoded)
-        coverage = anchor_coverage.measure_coverage(report.table, grid, *size)
-        suggestion = None
-        if training and coverage.unreached_share > ENOUGH:
-            boxes, sizes, _ = anchor_coverage.resized_objects(report.table, *size)
-            suggestion = anchor_coverage.suggest_anchors(boxes, sizes, grid)
-        inspections.append(Inspection(report, *size, grid, coverage, suggestion))
-    return inspections
+        size = anchor_coverage.input_size(cfg, training=training)
+        coverage = anchor_coverage.measure_coverage(report.table, grid, *size, suggest=training)
+        reports.append(replace(report, coverage=coverage))
+    return reports
 
 
 def write_html(
-    inspections: Sequence[Inspection], problems: Sequence[str], config_file: str, path: Path
+    reports: Sequence[DatasetReport], problems: Sequence[str], config_file: str, path: Path
 ) -> None:
     """Write one file that needs no other, for a light and a dark screen."""
     loader = PackageLoader(__package__)
     environment = Environment(loader=loader, undefined=StrictUndefined, autoescape=True)
-    page = environment.get_template("dataset_check.html.j2").render(
-        inspections=inspections,
-        problems=problems,
-        config_file=config_file,
-        sizes=anchor_coverage.SIZE_BUCKETS,
-        enough=ENOUGH,
-    )
-    path.write_text(page, encoding="utf-8")
+    template = environment.get_template("dataset_check.html.j2")
+    values = {"reports": reports, "problems": problems, "config_file": config_file}
+    anchors = {"sizes": anchor_coverage.SIZE_BUCKETS, "enough": anchor_coverage.ENOUGH}
+    path.write_text(template.render(**values, **anchors), encoding="utf-8")

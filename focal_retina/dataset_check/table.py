@@ -4,12 +4,13 @@ Shapes: N images, M annotations, K classes.
 """
 
 import os
-import stat
-from collections.abc import Iterable, Sequence
+import urllib.parse
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -19,50 +20,58 @@ from PIL import Image
 from tqdm import tqdm
 
 from ..data.coco import read_coco_json
-from ..data.images import has_16_bits, read_image
-from ..evaluation.coco_evaluator import has_false_area
+from ..data.images import has_16_bits, in_one_line, read_image
+
+OVERHANG = 1.0  # pixels by which a box may reach over the border, which rounding explains
+_MOSTLY_OUTSIDE = 0.1  # share of boxes over the border from which on they have another format
+_MOST = 0.95  # share of boxes that fit another format
 
 
 class NotRecordsError(ValueError):
-    """A data set that is not a list of records, such as a torch Dataset."""
+    """The data set is not a list of records, but such as a torch Dataset."""
 
 
-@dataclass(frozen=True)
-class ImageFiles:
+class ImageFiles(NamedTuple):
     """What is known of a data set's image files, by the images' index."""
 
-    missing: list[int] = field(default_factory=list)  # images without a regular file
-    unreadable: dict[int, str] = field(default_factory=dict)  # why an image cannot be decoded
-    sizes: dict[int, tuple[int, int]] = field(
-        default_factory=dict
-    )  # width, height of those that can
-    deep: list[int] = field(default_factory=list)  # images of 16 bits
+    missing: list[int]  # images without a regular file
+    unreadable: dict[int, str]  # why an image cannot be decoded
+    sizes: dict[int, tuple[int, int]]  # width, height of those that can
+    deep: list[int]  # images of 16 bits
 
-    @property
-    def num_decoded(self) -> int:
-        return len(self.unreadable) + len(self.sizes)
+
+_NOT_INSPECTED = ImageFiles([], {}, {}, [])
 
 
 @dataclass(frozen=True, eq=False)
 class AnnotationTable:
-    """Columns over images, annotations and categories."""
+    """Images, annotations and categories, and columns of them."""
 
     source: str  # the annotation file, or the data set's name where it has none
     category_ids: list[int]  # ascending, (K,); the position is the class
     class_names: list[str]
+    images: list[dict[str, Any]]  # as they stand in the file, (N,)
     image_ids: list[int | str]
-    file_names: list[str]  # full paths, (N,)
-    image_sizes: np.ndarray  # float64 (N, 2): width, height; NaN where not annotated
-    annotation_ids: list[int | str]
-    annotated_images: list[int | str]  # image ids as they stand in the file, (M,)
+    file_names: list[str]  # full paths
+    annotations: list[dict[str, Any]]  # (M,)
     image_index: np.ndarray  # int64 (M,): the annotation's image, -1 if it is not listed
-    annotated_categories: list[int]  # category ids as they stand in the file, (M,)
     class_index: np.ndarray  # int64 (M,), -1 if the category is not listed
     boxes: np.ndarray  # float64 (M, 4): x, y, width, height in pixels of the image
-    is_crowd: np.ndarray  # bool (M,)
-    has_no_polygon: np.ndarray  # bool (M,): no polygon has the 3 points that Detectron2 asks for
-    has_false_area: np.ndarray  # bool (M,): there is an "area" that can't be one
-    files: ImageFiles = field(default_factory=ImageFiles)
+    files: ImageFiles = _NOT_INSPECTED
+
+    @cached_property
+    def annotation_ids(self) -> list[int | str]:
+        return [x.get("id", number) for number, x in enumerate(self.annotations, 1)]
+
+    @cached_property
+    def is_crowd(self) -> np.ndarray:
+        return np.array([bool(x.get("iscrowd", 0)) for x in self.annotations], dtype=bool)
+
+    @cached_property
+    def image_sizes(self) -> np.ndarray:
+        """float64 (N, 2): width, height; NaN where not annotated."""
+        sizes = [(x.get("width", np.nan), x.get("height", np.nan)) for x in self.images]
+        return _matrix(sizes, 2)
 
     @cached_property
     def sizes_of_images(self) -> np.ndarray:
@@ -89,8 +98,7 @@ def is_generated(name: str) -> bool:
 def load_table(name: str) -> AnnotationTable:
     """Read a registered data set: a COCO file as it is, with everything that Detectron2's loader
     would drop or refuse; of other sets the records that their loader returns. ValueError: a record
-    lacks what Detectron2's format asks for; and as :func:`.read_coco_json`.
-    """
+    lacks what Detectron2's format asks for; and as :func:`.read_coco_json`."""
     metadata = MetadataCatalog.get(name)
     json_file = metadata.get("json_file")
     if metadata.get("evaluator_type") == "coco" and json_file and not is_generated(name):
@@ -100,34 +108,32 @@ def load_table(name: str) -> AnnotationTable:
         raise NotRecordsError(f"data set {name!r} is a {type(records).__name__}, not a list")
     if metadata.get("thing_classes") is None:
         raise ValueError(f"data set {name!r}: its metadata lack thing_classes, the class names")
-    for index, record in enumerate(records):
-        if not {"file_name", "annotations"} <= record.keys():
-            raise ValueError(
-                f"data set {name!r}: record {index} lacks file_name or annotations; Detectron2's "
-                '"Use Custom Datasets" says what a record holds'
-            )
     try:
         return record_table(name, records, metadata.thing_classes)
     except (KeyError, TypeError, ValueError, AssertionError, NotImplementedError) as error:
         raise ValueError(
-            f"data set {name!r}: an annotation lacks bbox, bbox_mode or category_id, or has one "
-            f"that can't be read ({error!r})"
+            f"data set {name!r}: a record lacks file_name or annotations, or one of these bbox, "
+            f"bbox_mode or category_id, or it can't be read ({error!r}); see Detectron2's "
+            '"Use Custom Datasets"'
         ) from error
 
 
 def _coco_table(json_file: str, image_root: str) -> AnnotationTable:
     content = read_coco_json(json_file)
-    index_of = {image["id"]: index for index, image in enumerate(content["images"])}
-    annotated_images = [x["image_id"] for x in content["annotations"]]
-    return _build_table(
-        json_file,
-        {x["id"]: x["name"] for x in content["categories"]},
-        [{**x, "file_name": os.path.join(image_root, x["file_name"])} for x in content["images"]],
-        content["annotations"],
-        image_ids=[x["id"] for x in content["images"]],
-        annotated_images=annotated_images,
-        image_index=np.array([index_of.get(x, -1) for x in annotated_images], dtype=np.int64),
-        boxes=_matrix([x["bbox"] for x in content["annotations"]], 4),
+    images, annotations = content["images"], content["annotations"]
+    image_ids = [x["id"] for x in images]
+    category_ids = [x["id"] for x in content["categories"]]
+    return AnnotationTable(
+        source=json_file,
+        category_ids=category_ids,
+        class_names=[x["name"] for x in content["categories"]],
+        images=images,
+        image_ids=image_ids,
+        file_names=[os.path.join(image_root, x["file_name"]) for x in images],
+        annotations=annotations,
+        image_index=_positions([x["image_id"] for x in annotations], image_ids),
+        class_index=_positions([x["category_id"] for x in annotations], category_ids),
+        boxes=_matrix([x["bbox"] for x in annotations], 4),
     )
 
 
@@ -141,100 +147,99 @@ def record_table(
     for mode in set(modes.tolist()):
         rows = modes == mode
         boxes[rows] = BoxMode.convert(boxes[rows], BoxMode(mode), BoxMode.XYWH_ABS)
-    image_ids = [x.get("image_id", index) for index, x in enumerate(records)]
-    image_index = np.repeat(np.arange(len(records)), [len(x["annotations"]) for x in records])
-    return _build_table(
-        source,
-        dict(enumerate(class_names)),
-        records,
-        annotations,
-        image_ids=image_ids,
-        annotated_images=[image_ids[i] for i in image_index],
-        image_index=image_index,
+    classes = range(len(class_names))
+    return AnnotationTable(
+        source=source,
+        category_ids=list(classes),
+        class_names=list(class_names),
+        images=records,
+        image_ids=[x.get("image_id", index) for index, x in enumerate(records)],
+        file_names=[os.fspath(x["file_name"]) for x in records],
+        annotations=annotations,
+        image_index=np.repeat(np.arange(len(records)), [len(x["annotations"]) for x in records]),
+        class_index=_positions([int(x["category_id"]) for x in annotations], classes),
         boxes=boxes,
     )
 
 
-def _build_table(
-    source: str,
-    categories: dict[int, str],  # names by the ids that the annotations have
-    images: list[dict[str, Any]],
-    annotations: list[dict[str, Any]],
-    **columns: Any,
-) -> AnnotationTable:
-    category_ids = sorted(categories)
-    class_of = {category_id: index for index, category_id in enumerate(category_ids)}
-    annotated = [int(x["category_id"]) for x in annotations]
-    return AnnotationTable(
-        source=source,
-        category_ids=category_ids,
-        class_names=[categories[x] for x in category_ids],
-        file_names=[os.fspath(x["file_name"]) for x in images],
-        image_sizes=_matrix([(x.get("width", np.nan), x.get("height", np.nan)) for x in images], 2),
-        annotation_ids=[x.get("id", number) for number, x in enumerate(annotations, 1)],
-        annotated_categories=annotated,
-        class_index=np.array([class_of.get(x, -1) for x in annotated], dtype=np.int64),
-        is_crowd=_bools(bool(x.get("iscrowd", 0)) for x in annotations),
-        has_no_polygon=_bools(_has_no_polygon(x.get("segmentation")) for x in annotations),
-        has_false_area=has_false_area(annotations) & _bools("area" in x for x in annotations),
-        **columns,
-    )
-
-
-def _has_no_polygon(segmentation: Any) -> bool:
-    if not isinstance(segmentation, list) or not segmentation:
-        return False
-    return not any(len(x) >= 6 and len(x) % 2 == 0 for x in segmentation)
-
-
-def _bools(values: Iterable[bool]) -> np.ndarray:
-    return np.fromiter(values, dtype=bool)
+def _positions(values: list, ids: Sequence) -> np.ndarray:
+    """Where each stands among the ids, int64; -1 where it does not."""
+    position = {x: index for index, x in enumerate(ids)}
+    return np.array([position.get(x, -1) for x in values], dtype=np.int64)
 
 
 def _matrix(rows: Sequence[Sequence[float]], width: int) -> np.ndarray:
     return np.array(rows, dtype=np.float64).reshape(len(rows), width)
 
 
+def guess_format(boxes: np.ndarray, image_sizes: np.ndarray) -> str | None:
+    """What most boxes look like that are not x, y, width, height in pixels; None if they may be."""
+    known = np.isfinite(boxes).all(axis=1) & np.isfinite(image_sizes).all(axis=1)
+    start, extent, sizes = boxes[known, :2], boxes[known, 2:], image_sizes[known]
+    if len(start) == 0:
+        return None
+    slack = OVERHANG
+    are_small = (np.abs(boxes[known]) <= 1).all(axis=1) & (sizes > 2).all(axis=1)
+    if are_fractions := are_small.mean() > 0.5:
+        start, extent, sizes, slack = start[are_small], extent[are_small], np.ones((1, 2)), 0.01
+    low, high = start - extent / 2 + slack, start + extent / 2 - slack
+    formats = {
+        "[x, y, width, height]": start + extent <= sizes + slack,
+        "[center x, center y, width, height]": (low >= 0) & (high <= sizes),
+        "[x1, y1, x2, y2]": (extent > start) & (extent <= sizes + slack),
+    }
+    shares = {name: fits.all(axis=1).mean() for name, fits in formats.items()}
+    fitting = " or ".join(name for name, share in shares.items() if share > _MOST)
+    if are_fractions:
+        return f"{fitting or 'numbers'} in fractions of the image's size"
+    outside = 1 - shares["[x, y, width, height]"]
+    if outside <= _MOSTLY_OUTSIDE or not fitting:
+        return None
+    return f"{fitting}: read as [x, y, width, height], {outside:.0%} leave their image"
+
+
 def inspect_images(file_names: list[str], num_decoded: int) -> ImageFiles:
     """Look for every file; URLs count as present. Decode ``num_decoded`` images, drawn with a fixed
-    seed, and every empty file; below 0: all.
-    """
-    file_sizes = [1 if "://" in name else _file_size(name) for name in file_names]
-    sample = [index for index, size in enumerate(file_sizes) if size is not None]
+    seed, and every empty file; below 0: all."""
+    # Regular files alone: opening a pipe or a device could wait forever.
+    is_local = [os.path.isfile(name) for name in file_names]
+    sample = [i for i, name in enumerate(file_names) if is_local[i] or "://" in name]
+    files = ImageFiles(sorted({*range(len(file_names))}.difference(sample)), {}, {}, [])
     if 0 <= num_decoded < len(sample):
         drawn = np.random.default_rng(0).choice(sample, num_decoded, replace=False)
-        sample = sorted({*drawn.tolist(), *(i for i, size in enumerate(file_sizes) if size == 0)})
-    files = ImageFiles([index for index, size in enumerate(file_sizes) if size is None])
+        empty = [i for i in sample if is_local[i] and os.path.getsize(file_names[i]) == 0]
+        sample = sorted({*drawn.tolist(), *empty})
     pool = ThreadPoolExecutor(os.cpu_count())  # Pillow decodes without the GIL
     try:
         outcomes = pool.map(_decode, [file_names[i] for i in sample])
         progress = tqdm(outcomes, "decoding images", len(sample), delay=5, unit="image")
-        for index, (size, depth) in zip(sample, progress, strict=True):
-            if isinstance(size, str):
-                files.unreadable[index] = size
-            else:
-                files.sizes[index] = size
-                files.deep.extend([index] * (depth > 8))
+        for index, outcome in zip(sample, progress, strict=True):
+            if isinstance(outcome, str):
+                files.unreadable[index] = outcome
+                continue
+            files.sizes[index] = outcome[:2]
+            if outcome[2]:
+                files.deep.append(index)
     finally:
         pool.shutdown(cancel_futures=True)  # after Ctrl-C, too
     return files
 
 
-def _file_size(file_name: str) -> int | None:
-    """Bytes; None where there is no regular file."""
-    try:
-        status = os.stat(file_name)
-    except (OSError, ValueError):  # ValueError: a NUL in the name
-        return None
-    # Opening a pipe or a device could wait forever.
-    return status.st_size if stat.S_ISREG(status.st_mode) else None
+def why_missing(file_name: str) -> str:
+    """That there is no such file, and the name of the one that may be meant."""
+    plain = Path(urllib.parse.unquote(file_name.replace("\\", "/")))
+    parts = plain.parts
+    shorter = [Path(*parts[:i], *parts[i + 1 :]) for i in range(len(parts) - 2, 0, -1)]
+    suffixes = [plain.with_suffix(change(plain.suffix)) for change in (str.lower, str.upper)]
+    meant = next((path for path in [plain, *suffixes, *shorter] if os.path.isfile(path)), None)
+    return f"no such file, but {meant}: correct file_name" if meant else "no such file"
 
 
-def _decode(file_name: str) -> tuple[tuple[int, int] | str, int]:
-    """Width and height of an image, or why it cannot be decoded; and its bits."""
+def _decode(file_name: str) -> tuple[int, int, bool] | str:
+    """Width and height of an image, and whether it has 16 bits; or why it cannot be decoded."""
     try:
         height, width = read_image(file_name).shape[:2]  # as the mapper will, turned by its EXIF
         with PathManager.open(file_name, "rb") as file:
-            return (width, height), 16 if has_16_bits(Image.open(file)) else 8
+            return width, height, has_16_bits(Image.open(file))
     except Exception as error:  # Pillow's decoders raise whatever their format suggests
-        return " ".join(f"{type(error).__name__}: {error}".split()), 0
+        return in_one_line(error)

@@ -12,7 +12,7 @@ import io
 import logging
 import warnings
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from detectron2.evaluation.coco_evaluation import COCOevalMaxDets
@@ -24,14 +24,6 @@ _logger = logging.getLogger(__name__)
 _STANDARD_MAX_DETS = 100
 
 
-class _Columns(NamedTuple):
-    """Boxes by columns, B of them; images and categories by their rank among the sorted ids."""
-
-    image: np.ndarray  # (B,) int64
-    category: np.ndarray  # (B,) int64
-    box: np.ndarray  # (B, 4) float64: x, y, width, height
-
-
 def evaluate_boxes(
     coco_api: COCO,
     detections: Sequence[Mapping[str, Any]],
@@ -39,8 +31,9 @@ def evaluate_boxes(
     image_ids: Iterable[Hashable] | None = None,
     max_dets: Sequence[int] = (1, 10, _STANDARD_MAX_DETS),
 ) -> COCOeval:
-    """What pycocotools' ``COCOeval(coco_api, …, "bbox")`` computes, to the last bit, but for an
-    annotation of id 0: pycocotools takes a match with it for none, here it counts, with a warning.
+    """What pycocotools' ``COCOeval(coco_api, …, "bbox")`` computes, to the last bit, with its
+    summary; but an annotation of id 0 counts, with a warning; pycocotools takes a match with it
+    for none. ValueError: a detection is of an image that the ground truth does not have.
 
     Args:
         coco_api: the ground truth. Ids of images may be integers of any size or strings.
@@ -48,13 +41,6 @@ def evaluate_boxes(
         image_ids: evaluate on these images only; None: on all.
         max_dets: the highest-scoring detections of an image and class that count, for the three
             average recalls; the largest is also for the average precisions.
-
-    Returns:
-        A COCOeval that is accumulated and summarized: ``stats`` holds the 12 numbers, ``eval`` the
-        arrays of precision and recall. Its table went to the standard output.
-
-    Raises:
-        ValueError: a detection is of an image that the ground truth does not have.
     """
     known = coco_api.imgs.keys()
     unknown = next((d["image_id"] for d in detections if d["image_id"] not in known), None)
@@ -70,19 +56,21 @@ def evaluate_boxes(
     coco_eval.params.imgIds = chosen
     coco_eval.params.catIds = sorted(coco_api.getCatIds())
     coco_eval.params.maxDets = sorted(max_dets)
-    try:
-        coco_eval.eval = _accumulate_by_hotcoco(coco_api, detections, coco_eval.params)
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as error:  # a panic in Rust is no Exception
-        _logger.warning(
-            "pycocotools evaluates, which takes far longer, because hotcoco failed (%s: %s)%s",
-            type(error).__name__,
-            error,
-            "; pip install hotcoco" if isinstance(error, ModuleNotFoundError) else "",
-        )
-        _accumulate_by_pycocotools(coco_api, detections, coco_eval)
     with contextlib.redirect_stdout(io.StringIO()) as printed:
+        try:
+            coco_eval.eval = _accumulate_by_hotcoco(coco_api, detections, coco_eval.params)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # a panic in Rust is no Exception
+            hint = "; pip install hotcoco" if isinstance(error, ModuleNotFoundError) else ""
+            reason = f"{type(error).__name__}: {error}{hint}"
+            _logger.warning("pycocotools evaluates, far slower, as hotcoco failed (%s)", reason)
+            coco_eval.cocoGt = coco_api
+            # It cannot load an empty list.
+            found = [dict(x) for x in detections]
+            coco_eval.cocoDt = coco_api.loadRes(found) if found else COCO()
+            coco_eval.evaluate()
+            coco_eval.accumulate()
         coco_eval.summarize()
     _logger.debug(printed.getvalue())
     return coco_eval
@@ -98,7 +86,6 @@ def _accumulate_by_hotcoco(
     """
     import hotcoco
 
-    annotations = coco_api.dataset["annotations"]
     if 0 in coco_api.anns:
         _logger.warning(
             "the annotation of id 0 counts as any other; pycocotools would take detections that "
@@ -106,26 +93,34 @@ def _accumulate_by_hotcoco(
         )
     image_ranks = {image_id: rank for rank, image_id in enumerate(params.imgIds, start=1)}
     category_ranks = {category: rank for rank, category in enumerate(params.catIds, start=1)}
-    truth, kept = _columns(annotations, image_ranks, category_ranks)
-    found, found_kept = _columns(detections, image_ranks, category_ranks)
-    scores = np.array([d["score"] for d in detections], np.float64)[found_kept]
-    if not (np.isfinite(found.box).all() and np.isfinite(scores).all()):
-        raise ValueError("some detections' boxes or scores are not finite")
 
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+    def counts(entry: Mapping[str, Any]) -> bool:
+        """pycocotools does not look at others either."""
+        return entry["image_id"] in image_ranks and entry["category_id"] in category_ranks
+
+    def columns(entries: list[Mapping[str, Any]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Ranks of images and categories, (B,), and boxes (B, 4)."""
+        images = np.array([image_ranks[x["image_id"]] for x in entries], np.int64)
+        categories = np.array([category_ranks[x["category_id"]] for x in entries], np.int64)
+        return images, categories, np.array([x["bbox"] for x in entries], float).reshape(-1, 4)
+
+    truth = [x for x in coco_api.dataset["annotations"] if counts(x)]
+    found = [x for x in detections if counts(x)]
+    images, categories, boxes = columns(found)
+    rows = np.column_stack([images, boxes, [x["score"] for x in found], categories])
+    if not np.isfinite(rows).all():
+        raise ValueError("some detections' boxes or scores are not finite")
+    with warnings.catch_warnings():
         # That max_dets are not COCO's, which the caller knows
         warnings.simplefilter("ignore")
         ground_truth = hotcoco.COCO.from_arrays(
             [{"id": rank} for rank in image_ranks.values()],
             [{"id": rank, "name": str(rank)} for rank in category_ranks.values()],
-            truth.image,
-            truth.category,
-            truth.box,
-            ids=np.arange(1, len(truth.image) + 1),
-            area=np.array([a["area"] for a in annotations], np.float64)[kept],
-            iscrowd=np.array([bool(a["iscrowd"]) for a in annotations], np.int64)[kept],
+            *columns(truth),
+            ids=np.arange(1, len(truth) + 1),
+            area=np.array([x["area"] for x in truth], np.float64),
+            iscrowd=np.array([bool(x["iscrowd"]) for x in truth], np.int64),
         )
-        rows = np.column_stack([found.image, found.box, scores, found.category])
         evaluation = hotcoco.COCOeval(ground_truth, ground_truth.load_res(rows), "bbox")
         evaluation.params.max_dets = [int(m) for m in params.maxDets]
         evaluation.evaluate()
@@ -133,29 +128,3 @@ def _accumulate_by_hotcoco(
     accumulated = evaluation.eval
     assert accumulated is not None  # after accumulate()
     return {name: accumulated[name] for name in ("precision", "recall", "scores")}
-
-
-def _columns(
-    entries: Sequence[Mapping[str, Any]],
-    image_ranks: Mapping[Any, int],
-    category_ranks: Mapping[Any, int],
-) -> tuple[_Columns, np.ndarray]:
-    """Columns of the entries of known images and categories, and which of the entries these are:
-    bool, as long as ``entries``. (pycocotools does not look at the others either.)"""
-    image = np.array([image_ranks.get(e["image_id"], 0) for e in entries], np.int64)
-    category = np.array([category_ranks.get(e["category_id"], 0) for e in entries], np.int64)
-    box = np.array([e["bbox"] for e in entries], np.float64).reshape(-1, 4)
-    kept = (image > 0) & (category > 0)
-    return _Columns(image[kept], category[kept], box[kept]), kept
-
-
-def _accumulate_by_pycocotools(
-    coco_api: COCO, detections: Sequence[Mapping[str, Any]], coco_eval: COCOeval
-) -> None:
-    """Write ``coco_eval.eval``; pycocotools' progress is not printed."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco_eval.cocoGt = coco_api
-        # It cannot load an empty list.
-        coco_eval.cocoDt = coco_api.loadRes([dict(d) for d in detections]) if detections else COCO()
-        coco_eval.evaluate()
-        coco_eval.accumulate()

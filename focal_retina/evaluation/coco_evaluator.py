@@ -16,9 +16,7 @@ import torch
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator as Detectron2COCOEvaluator
 from detectron2.evaluation import DatasetEvaluator, LVISEvaluator
-from detectron2.structures import Instances
 from detectron2.utils.file_io import PathManager
-from pycocotools.cocoeval import COCOeval
 
 from .box_metrics import evaluate_boxes
 
@@ -35,16 +33,6 @@ class PrecisionCurves(NamedTuple):
     recall_thresholds: np.ndarray  # (R,): 0, .01 … 1
     class_names: Sequence[str]
 
-    @classmethod
-    def from_coco_eval(cls, coco_eval: COCOeval, class_names: Sequence[str]) -> "PrecisionCurves":
-        """Of an accumulated evaluation, at the largest number of detections."""
-        return cls(
-            precision=coco_eval.eval["precision"][:, :, :, 0, -1],
-            iou_thresholds=np.asarray(coco_eval.params.iouThrs),
-            recall_thresholds=np.asarray(coco_eval.params.recThrs),
-            class_names=list(class_names),
-        )
-
     def average_precision(self) -> np.ndarray:
         """COCO's AP of each class, (K,) in [0, 1]; NaN for a class without objects."""
         has_objects = self.precision[0, 0] > -1
@@ -58,29 +46,33 @@ class PrecisionCurves(NamedTuple):
 def load_precision_curves(path: str | Path) -> PrecisionCurves:
     """Read what :meth:`PrecisionCurves.save` wrote."""
     with np.load(path) as arrays:
-        curves = PrecisionCurves(*(arrays[name] for name in PrecisionCurves._fields))
+        curves = PrecisionCurves(**arrays)
     return curves._replace(class_names=[str(name) for name in curves.class_names])
 
 
 class COCOEvaluator(Detectron2COCOEvaluator):
     """:class:`detectron2.evaluation.COCOEvaluator` with the metrics of :mod:`.box_metrics`.
 
-    Arguments, results and files are Detectron2's. Beside its files stands
-    ``coco_precision_curves.npz``, see :class:`PrecisionCurves`. Masks and keypoints are left to
-    Detectron2's own code.
-
-    Where objects exist and nothing was found, AP is 0, not NaN.
+    Arguments, results and files are Detectron2's, and ``coco_precision_curves.npz``, see
+    :class:`PrecisionCurves`. Masks and keypoints are left to Detectron2's own code. Where objects
+    exist and nothing was found, AP is 0, not NaN.
 
     An annotation without "iscrowd" is no crowd, and one whose "area" is missing or false has that
-    of its box, which the log says. Detectron2's fails at them after it has run the model, or takes
-    the false areas. Images that could not be read (samples with ``is_unreadable``) count neither
-    way: the results say how many there are.
+    of its box, which the log says; Detectron2's fails at them, or takes the false areas. Images
+    that could not be read (samples with ``is_unreadable``) count neither way, and are counted.
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs, use_fast_impl=False)  # hotcoco is faster
-        if self._do_evaluation:
-            _complete(self._coco_api.dataset["annotations"], self._metadata.name)
+        annotations = self._coco_api.dataset.get("annotations", [])
+        is_false = has_false_area(annotations)
+        for annotation, replace in zip(annotations, is_false, strict=True):
+            annotation.setdefault("iscrowd", 0)
+            if replace:
+                annotation["area"] = annotation["bbox"][2] * annotation["bbox"][3]
+        if is_false.any():
+            text = '%s: %d annotations have no "area", or a false one; that of their box counts'
+            _logger.warning(text, self._metadata.name, is_false.sum())
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
         for sample, output in zip(inputs, outputs, strict=True):
@@ -89,7 +81,7 @@ class COCOEvaluator(Detectron2COCOEvaluator):
                 self._predictions[-1].update(instances=[], is_unreadable=True)
 
     def _eval_predictions(
-        self, predictions: list[dict[str, Any]], img_ids: Iterable[Hashable] | None = None
+        self, predictions: list[dict], img_ids: Iterable[Hashable] | None = None
     ) -> None:
         unread = {p["image_id"] for p in predictions if p.get("is_unreadable")}
         if unread and self._do_evaluation:
@@ -104,9 +96,7 @@ class COCOEvaluator(Detectron2COCOEvaluator):
         if unread and "bbox" in self._results:
             self._results["bbox"]["unreadable_images"] = len(unread)
 
-    def _eval_boxes(
-        self, detections: list[dict[str, Any]], img_ids: Iterable[Hashable] | None
-    ) -> None:
+    def _eval_boxes(self, detections: list[dict], img_ids: Iterable[Hashable] | None) -> None:
         if not detections:
             _logger.warning(
                 "%s: the model found nothing, so that AP is 0; look at the losses in metrics.json, "
@@ -116,22 +106,20 @@ class COCOEvaluator(Detectron2COCOEvaluator):
         self._to_dataset_categories(detections)
         if self._output_dir:
             path = os.path.join(self._output_dir, "coco_instances_results.json")
-            _logger.debug("Saving results to %s", path)
             with PathManager.open(path, "w") as file:
                 file.write(json.dumps(detections))
         coco_eval = evaluate_boxes(
             self._coco_api, detections, image_ids=img_ids, max_dets=self._max_dets_per_image
         )
-        class_names = self._metadata.get("thing_classes")
+        class_names, params = self._metadata.get("thing_classes"), coco_eval.params
         self._results["bbox"] = self._derive_coco_results(coco_eval, "bbox", class_names)
         if self._output_dir:
-            names = class_names or [str(category) for category in coco_eval.params.catIds]
-            path = os.path.join(self._output_dir, PRECISION_CURVES_FILE)
-            PrecisionCurves.from_coco_eval(coco_eval, names).save(path)
+            names = class_names or [str(category) for category in params.catIds]
+            precision = coco_eval.eval["precision"][:, :, :, 0, -1]  # all sizes, most detections
+            curves = PrecisionCurves(precision, params.iouThrs, params.recThrs, names)
+            curves.save(os.path.join(self._output_dir, PRECISION_CURVES_FILE))
 
     def _to_dataset_categories(self, detections: list[dict[str, Any]]) -> None:
-        """Put the data set's category ids in place of the model's classes; ValueError where the
-        model has more classes than the data set."""
         to_class = self._metadata.get("thing_dataset_id_to_contiguous_id")
         if to_class is None:
             return
@@ -145,23 +133,6 @@ class COCOEvaluator(Detectron2COCOEvaluator):
                     "MODEL.RETINANET.NUM_CLASSES does not fit the data"
                 )
             detection["category_id"] = to_category[label]
-
-
-def _complete(annotations: list[dict[str, Any]], dataset_name: str) -> None:
-    """Add the fields that COCO's metrics need, in place."""
-    is_false = has_false_area(annotations)
-    for annotation, replace in zip(annotations, is_false, strict=True):
-        annotation.setdefault("iscrowd", 0)
-        if replace:
-            _, _, width, height = annotation["bbox"]
-            annotation["area"] = width * height
-    if is_false.any():
-        _logger.warning(
-            '%s: %d annotations have no "area", or a false one; APs, APm and APl go by the areas '
-            "of their boxes",
-            dataset_name,
-            is_false.sum(),
-        )
 
 
 def has_false_area(annotations: Sequence[dict[str, Any]]) -> np.ndarray:
@@ -199,14 +170,13 @@ class ClassSelector(DatasetEvaluator):
         self._evaluator.reset()
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
-        selected = [{**x, "instances": self._select(x["instances"].to("cpu"))} for x in outputs]
+        selected = []
+        for output in outputs:
+            instances = output["instances"].to("cpu")
+            classes = self._indices[instances.pred_classes]
+            selected.append({**output, "instances": instances[classes >= 0]})
+            selected[-1]["instances"].pred_classes = classes[classes >= 0]
         self._evaluator.process(inputs, selected)
-
-    def _select(self, instances: Instances) -> Instances:
-        classes = self._indices[instances.pred_classes]
-        selected = instances[classes >= 0]
-        selected.pred_classes = classes[classes >= 0]
-        return selected
 
     def evaluate(self) -> Any:
         return self._evaluator.evaluate()
@@ -218,11 +188,10 @@ _EVALUATORS = {"coco": COCOEvaluator, "lvis": _LVISEvaluator}
 def build_evaluator(dataset_name: str, output_dir: str) -> DatasetEvaluator:
     """The evaluator that the metadata's ``evaluator_type`` names; ValueError where there is none.
     It writes the predictions to ``output_dir``, as COCO results json."""
-    evaluator_type = MetadataCatalog.get(dataset_name).get("evaluator_type")
-    if evaluator_type not in _EVALUATORS:
+    kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
+    if kind not in _EVALUATORS:
         raise ValueError(
-            f"data set {dataset_name!r} has evaluator_type {evaluator_type!r}; "
-            f"this trainer evaluates {' and '.join(_EVALUATORS)}; "
-            "override Trainer.build_evaluator for yours"
+            f"data set {dataset_name!r} has evaluator_type {kind!r}, not {' or '.join(_EVALUATORS)}"
+            "; override Trainer.build_evaluator for yours"
         )
-    return _EVALUATORS[evaluator_type](dataset_name, output_dir=output_dir)
+    return _EVALUATORS[kind](dataset_name, output_dir=output_dir)

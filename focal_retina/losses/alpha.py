@@ -12,18 +12,6 @@ from typing import Any
 Alpha = float | Sequence[float]
 
 
-def check_alpha(alpha: Alpha) -> None:
-    """Raise ValueError if ``alpha`` is above 1, or has a class's value outside [0, 1]."""
-    if isinstance(alpha, Sequence):
-        wrong = {k: a for k, a in enumerate(alpha) if not 0 <= a <= 1}
-        if wrong or not alpha:
-            raise ValueError(
-                f"each class's alpha must be in [0, 1]; of {len(alpha)}, wrong: {wrong}"
-            )
-    elif not alpha <= 1:
-        raise ValueError(f"alpha is {alpha}: it must be in [0, 1], or negative for no weighting")
-
-
 def balanced_alpha(class_counts: Sequence[float], alpha: float) -> list[float]:
     """α of each class from its frequency: the rarer the class, the more its positives weigh.
 
@@ -66,23 +54,18 @@ def count_objects(records: Iterable[dict], num_classes: int) -> list[int]:
 
 
 def alpha_from_config(cfg: Any, class_counts: Sequence[int] | None) -> Alpha:
-    """The α of the config: the scalar, the list, or the list made from class counts.
-
-    Raises:
-        ValueError: an unknown CLASS_ALPHA, ``"auto"`` without counts, or not one value per class.
-    """
+    """The α of the config: the scalar, the list, or the list made from class counts; ValueError
+    for an unknown CLASS_ALPHA, ``"auto"`` without counts, or not one value per class."""
     alpha, num_classes = cfg.MODEL.RETINANET.FOCAL_LOSS_ALPHA, cfg.MODEL.RETINANET.NUM_CLASSES
     class_alpha = cfg.MODEL.FOCAL_RETINA.CLS_LOSS.CLASS_ALPHA
     key = "MODEL.FOCAL_RETINA.CLS_LOSS.CLASS_ALPHA"
     if not class_alpha:
         return alpha
-    if isinstance(class_alpha, str) and class_alpha != "auto":
-        raise ValueError(f'{key} is {class_alpha!r}: give nothing, a list of numbers or "auto"')
     values = class_counts if class_alpha == "auto" else class_alpha
-    if values is None:
+    if values is None or isinstance(values, str):
         raise ValueError(
-            f'{key} is "auto", which needs the class counts: '
-            "call build_cls_loss(cfg, class_counts=…), or give the alphas as a list"
+            f"{key} is {class_alpha!r}: give nothing, a list of numbers, or 'auto' with the class "
+            "counts: build_cls_loss(cfg, class_counts=…)"
         )
     if len(values) != num_classes:
         raise ValueError(

@@ -7,6 +7,7 @@ section 3). The formulas here are the readable ones, with ordinary autograd.
 """
 
 from collections.abc import Callable, Sequence
+from inspect import signature
 from typing import Any
 
 import torch
@@ -14,8 +15,8 @@ from fvcore.common.registry import Registry
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .alpha import Alpha, alpha_from_config, check_alpha
-from .ops import KERNELS, check_levels, choose_kernel, dense_loss_sum
+from .alpha import Alpha, alpha_from_config
+from .ops import KERNELS, choose_kernel, dense_loss_sum
 
 CLS_LOSS_REGISTRY = Registry("CLS_LOSS")
 CLS_LOSS_REGISTRY.__doc__ = "Classification losses; focal_retina.losses has their contract."
@@ -25,14 +26,12 @@ _LARGEST = 1e4
 
 
 def build_cls_loss(cfg: Any, class_counts: Sequence[int] | None = None) -> nn.Module:
-    """Build the loss that ``MODEL.FOCAL_RETINA.CLS_LOSS.NAME`` names.
+    """Build the loss that ``MODEL.FOCAL_RETINA.CLS_LOSS.NAME`` names; ValueError for an unknown
+    name, or values that the loss refuses.
 
-    Its classmethod ``from_config(cfg, class_counts)`` returns the keyword arguments. Without that
-    method there are none. Only ``CLS_LOSS.CLASS_ALPHA: auto`` needs ``class_counts``, the objects
-    of each class in the training set.
-
-    Raises:
-        ValueError: an unknown name, or values that the loss refuses.
+    Its classmethod ``from_config(cfg, class_counts)``, if it has one, returns the keyword
+    arguments. ``class_counts``, the objects of each class in the training set, are needed for
+    ``CLS_LOSS.CLASS_ALPHA: auto``.
     """
     name = cfg.MODEL.FOCAL_RETINA.CLS_LOSS.NAME
     if name not in CLS_LOSS_REGISTRY:
@@ -42,9 +41,8 @@ def build_cls_loss(cfg: Any, class_counts: Sequence[int] | None = None) -> nn.Mo
             "Import the file of a loss of your own before you build the model."
         )
     loss_class: Any = CLS_LOSS_REGISTRY.get(name)
-    if not hasattr(loss_class, "from_config"):
-        return loss_class()
-    return loss_class(**loss_class.from_config(cfg, class_counts))
+    from_config = getattr(loss_class, "from_config", None)
+    return loss_class(**(from_config(cfg, class_counts) if from_config else {}))
 
 
 def dense_loss(
@@ -54,17 +52,9 @@ def dense_loss(
     positive_weight: float | Tensor = 1.0,
     negative_weight: float | Tensor = 1.0,
 ) -> Tensor:
-    """α_t·f(x_t) of every anchor and class, and 0 where the anchor is ignored.
-
-    Args:
-        f: elementwise function of x_t.
-        logits: (…, R, K), of any floating dtype; narrower ones than fp32 become fp32.
-        labels: int64 (…, R).
-        positive_weight, negative_weight: α_t for y = +1 and y = -1, one number or (K,).
-
-    Returns:
-        (…, R, K), fp32 or wider.
-    """
+    """α_t·f(x_t) of every anchor and class, (…, R, K) in fp32 or wider, and 0 where the anchor is
+    ignored; of logits (…, R, K), labels (…, R), f elementwise, and the α_t of y = +1 and y = -1,
+    each one number or (K,)."""
     x = logits.to(torch.promote_types(logits.dtype, torch.float32))
     is_own_class = labels.unsqueeze(-1) == torch.arange(x.shape[-1], device=labels.device)
     is_ignored = (labels < 0).unsqueeze(-1)
@@ -90,25 +80,34 @@ class DenseLoss(nn.Module):
                 class (K numbers), or a negative number for no weights.
             kernel: ``"numba"`` (CPU; fp32 and bf16), ``"triton"`` (CUDA; not fp64), ``"plain"``, or
                 ``"auto"``: the first that can compute the logits. All give the same numbers.
-                Only the plain form has derivatives of any order. It costs time and memory: FL
-                keeps 7 times the bytes of fp32 logits for backward (15 times those of fp16); the
-                other kernels keep them once.
+                Only the plain form has derivatives of any order. FL then keeps 7 times the bytes
+                of fp32 logits for backward (15 times those of fp16); other kernels keep them once.
         """
         super().__init__()
-        check_alpha(alpha)
         if kernel not in KERNELS:
             raise ValueError(f"no loss kernel {kernel!r}: choose one of {', '.join(KERNELS)}")
         self.kernel = kernel
         self.alpha: float | Tensor
         if isinstance(alpha, Sequence):
+            wrong = {k: a for k, a in enumerate(alpha) if not 0 <= a <= 1}
+            if wrong or not alpha:
+                raise ValueError(
+                    f"each class's alpha is in [0, 1]; of {len(alpha)}, wrong: {wrong}"
+                )
             # Not persistent: the state dict of a model has Detectron2's keys, whatever its loss.
             self.register_buffer("alpha", torch.tensor(list(alpha)), persistent=False)
-        else:
+        elif alpha <= 1:
             self.alpha = float(alpha)
+        else:
+            raise ValueError(f"alpha is {alpha}: it is in [0, 1], or negative for no weighting")
 
     @classmethod
     def from_config(cls, cfg: Any, class_counts: Sequence[int] | None = None) -> dict[str, Any]:
-        return {"alpha": alpha_from_config(cfg, class_counts)}
+        """The constructor's arguments alpha, gamma, beta and kernel, as far as it has them."""
+        retinanet, node = cfg.MODEL.RETINANET, cfg.MODEL.FOCAL_RETINA.CLS_LOSS
+        values = {"gamma": retinanet.FOCAL_LOSS_GAMMA, "beta": node.BETA, "kernel": node.KERNEL}
+        values["alpha"] = alpha_from_config(cfg, class_counts)
+        return {name: values[name] for name in signature(cls).parameters if name in values}
 
     @property
     def weights(self) -> tuple[float, float] | tuple[Tensor, Tensor]:
@@ -131,27 +130,46 @@ class DenseLoss(nn.Module):
                 the check would wait for the device; there, only the ground truth is checked.)
         """
         self.check_inputs(logits, labels)
-        kernel = choose_kernel(self.kernel, logits[0])
+        kernel, weights = choose_kernel(self.kernel, logits[0]), self.weights
         if self.formula is not None and kernel != "plain":
-            weights = self.weights
             return dense_loss_sum(logits, labels, self.formula, weights, kernel, normalizer), None
         levels = zip(logits, labels, strict=True)
-        sums = [dense_loss(self.elementwise, x, y, *self.weights).sum() for x, y in levels]
+        sums = [dense_loss(self.elementwise, x, y, *weights).sum() for x, y in levels]
         total = torch.stack(sums).sum()
         return total if normalizer is None else total / normalizer, None
 
     def check_inputs(self, logits: list[Tensor], labels: list[Tensor]) -> None:
-        check_levels(logits, labels, self.weights)
+        fits = not isinstance(logits, Tensor) and 0 < len(logits) == len(labels)
+        if not fits or not all(
+            x.dim() == 3
+            and x.shape[2] > 0
+            and x.shape == (*y.shape, logits[0].shape[-1])
+            and x.is_floating_point()
+            and (x.dtype, x.device) == (logits[0].dtype, logits[0].device)
+            and (y.dtype, y.device) == (torch.int64, x.device)
+            for x, y in zip(logits, labels, strict=True)
+        ):
+            raise ValueError(
+                "a loss needs a list of logits (N, R_l, K), of one floating dtype and one K >= 1, "
+                "and a list of int64 labels (N, R_l), for at least one level and on one device; "
+                f"got {_describe(logits)} and {_describe(labels)}"
+            )
         num_classes = logits[0].shape[-1]
-        for y in labels:
-            if y.device.type != "cpu" or torch.compiler.is_compiling() or y.numel() == 0:
-                continue
-            lowest, highest = (int(extreme) for extreme in y.aminmax())
+        if isinstance(self.alpha, Tensor) and len(self.alpha) != num_classes:
+            raise ValueError(f"{len(self.alpha)} class alphas, but logits of {num_classes} classes")
+        are_read = labels[0].device.type == "cpu" and not torch.compiler.is_compiling()
+        for lowest, highest in (map(int, y.aminmax()) for y in labels if are_read and y.numel()):
             if lowest < -1 or highest > num_classes:
                 raise ValueError(
                     f"labels from {lowest} to {highest}, but NUM_CLASSES allows -1 (ignored), "
                     f"0 … {num_classes - 1} (classes) and {num_classes} (background)"
                 )
+
+
+def _describe(levels: Any) -> str:
+    if isinstance(levels, Tensor):
+        return f"{levels.dtype} {tuple(levels.shape)} on {levels.device}"
+    return f"[{', '.join(map(_describe, levels))}]"
 
 
 @CLS_LOSS_REGISTRY.register()
@@ -163,11 +181,6 @@ class CrossEntropy(DenseLoss):
 
     formula = ("focal", 0.0, 0.0)
 
-    @classmethod
-    def from_config(cls, cfg: Any, class_counts: Sequence[int] | None = None) -> dict[str, Any]:
-        kernel = cfg.MODEL.FOCAL_RETINA.CLS_LOSS.KERNEL
-        return {**super().from_config(cfg, class_counts), "kernel": kernel}
-
     def elementwise(self, x_t: Tensor) -> Tensor:
         return -F.logsigmoid(x_t)
 
@@ -175,21 +188,16 @@ class CrossEntropy(DenseLoss):
 def focal_loss(x_t: Tensor, gamma: float) -> Tensor:
     """FL = -(1 - p_t)^γ·log p_t, elementwise, with p_t = σ(x_t).
 
-    Computed in log space, where both p_t and 1 - p_t keep their digits: finite, with a finite
-    gradient, for every γ ≥ 0 and every finite x_t. As a power of 1 - p_t, which rounds to 0 at
-    x_t ≈ 17 in fp32, its gradient would be NaN there for γ < 1.
+    Computed in log space, where p_t and 1 - p_t keep their digits: finite, with a finite gradient.
+    As a power of 1 - p_t, which rounds to 0 at x_t ≈ 17 in fp32, its gradient would be NaN there
+    for γ < 1.
     """
-    log_p_t = F.logsigmoid(x_t)
-    log_1_minus_p_t = F.logsigmoid(-x_t)
-    return -(gamma * log_1_minus_p_t).exp() * log_p_t
+    return -(gamma * F.logsigmoid(-x_t)).exp() * F.logsigmoid(x_t)
 
 
 @CLS_LOSS_REGISTRY.register()
 class FocalLoss(DenseLoss):
-    """-α_t·(1 - p_t)^γ·log p_t; γ = 0 is α-CE (section 3.2, Tables 1b and 1e).
-
-    The larger γ, the faster easy examples lose their weight.
-    """
+    """-α_t·(1 - p_t)^γ·log p_t; γ = 0 is α-CE (section 3.2, Tables 1b and 1e)."""
 
     def __init__(self, *, alpha: Alpha = 0.25, gamma: float = 2.0, kernel: str = "auto"):
         if not 0 <= gamma <= _LARGEST:
@@ -197,11 +205,6 @@ class FocalLoss(DenseLoss):
         super().__init__(alpha=alpha, kernel=kernel)
         self.gamma = float(gamma)
         self.formula = ("focal", self.gamma, 0.0)
-
-    @classmethod
-    def from_config(cls, cfg: Any, class_counts: Sequence[int] | None = None) -> dict[str, Any]:
-        gamma = cfg.MODEL.RETINANET.FOCAL_LOSS_GAMMA
-        return {**CrossEntropy.from_config(cfg, class_counts), "gamma": gamma}
 
     def elementwise(self, x_t: Tensor) -> Tensor:
         return focal_loss(x_t, self.gamma)
@@ -214,10 +217,8 @@ def focal_loss_star(x_t: Tensor, gamma: float, beta: float) -> Tensor:
 
 @CLS_LOSS_REGISTRY.register()
 class FocalLossStar(DenseLoss):
-    """-α_t·log(σ(γ·x_t + β)) / γ; γ = 1, β = 0 is α-CE (appendix A, Table 3).
-
-    γ > 0 is the steepness, β the shift. The paper's Table 3 has (γ, β) = (2, 1) and (4, 0).
-    """
+    """-α_t·log(σ(γ·x_t + β)) / γ; γ = 1, β = 0 is α-CE (appendix A; its Table 3 has (γ, β) =
+    (2, 1) and (4, 0))."""
 
     def __init__(
         self, *, alpha: Alpha = 0.25, gamma: float = 2.0, beta: float = 1.0, kernel: str = "auto"
@@ -230,11 +231,6 @@ class FocalLossStar(DenseLoss):
         super().__init__(alpha=alpha, kernel=kernel)
         self.gamma, self.beta = float(gamma), float(beta)
         self.formula = ("focal_star", self.gamma, self.beta)
-
-    @classmethod
-    def from_config(cls, cfg: Any, class_counts: Sequence[int] | None = None) -> dict[str, Any]:
-        beta = cfg.MODEL.FOCAL_RETINA.CLS_LOSS.BETA
-        return {**FocalLoss.from_config(cfg, class_counts), "beta": beta}
 
     def elementwise(self, x_t: Tensor) -> Tensor:
         return focal_loss_star(x_t, self.gamma, self.beta)

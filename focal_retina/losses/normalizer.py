@@ -8,7 +8,7 @@ divided by W: then W workers of N images train as one worker of W·N images does
 """
 
 import math
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor, distributed, nn
 
 
 def world_size() -> int:
-    """W, the size of the default process group; 1 where there is none."""
+    """W; 1 without a process group."""
     is_distributed = distributed.is_available() and distributed.is_initialized()
     return distributed.get_world_size() if is_distributed else 1
 
@@ -45,24 +45,20 @@ class EmaNormalizer(nn.Module):
 
     In training each call first updates the average. The state dict has it for exact resume, but
     only once it differs from its initial value: a new model has exactly the keys of Detectron2's.
-
-    It is the average of the whole batch, so that a run may go on with another number of workers.
-    In Detectron2 each worker averages over its own images: the first few dozen iterations differ.
+    It averages over all workers, whose number may change; in Detectron2 each has its own average.
     """
 
     ema: Tensor
 
     def __init__(self, *, initial: float = 100.0, momentum: float = 0.9):
-        """
-        Args:
-            initial: the average before the first iteration, in anchors of the whole batch.
-            momentum: how much of the old average stays at each iteration, in [0, 1).
-        """
+        """initial: the average before the first iteration, in anchors of the whole batch;
+        momentum: how much of the old average stays at each iteration."""
         super().__init__()
-        if not 0 < initial < math.inf:
-            raise ValueError(f"initial is {initial}: a normalizer is positive and finite")
-        if not 0 <= momentum < 1:
-            raise ValueError(f"momentum is {momentum}, outside [0, 1)")
+        if not (0 < initial < math.inf and 0 <= momentum < 1):
+            raise ValueError(
+                f"initial is {initial} and momentum {momentum}: a normalizer is positive and "
+                "finite, a momentum in [0, 1)"
+            )
         self.initial, self.momentum = float(initial), float(momentum)
         # fp64, as are the Python floats that Detectron2 keeps
         self.register_buffer("ema", torch.tensor(self.initial, dtype=torch.float64))
@@ -87,10 +83,8 @@ class EmaNormalizer(nn.Module):
 
 
 class ImageNormalizer(nn.Module):
-    """Each image's own positive anchors, at least 1; the losses of the images are averaged.
-
-    Workers exchange nothing: each has N images, so the mean of their means is that of all images.
-    """
+    """Each image's own positive anchors, at least 1; the losses of the images are averaged. Workers
+    exchange nothing: each has N images, so the mean of their means is that of all images."""
 
     @torch.no_grad()
     def forward(self, num_positives: Tensor) -> Tensor:
@@ -123,27 +117,20 @@ def normalized_loss(
     normalizer: Tensor,
     anchors: list[Tensor],
 ) -> Tensor:
-    """Call a loss (contract: :mod:`focal_retina.losses`) and divide; returns a 0-dim tensor.
-
-    ``normalizer`` is what a normalizer returned: 0-dim, or (N,) for dividing image by image.
-    """
-    takes_normalizer = getattr(loss, "takes_normalizer", False)
+    """Call a loss (contract: :mod:`focal_retina.losses`) and divide by what a normalizer returned,
+    0-dim, or (N,) image by image; returns a 0-dim tensor."""
     extra = {"anchors": anchors} if getattr(loss, "needs_anchors", False) else {}
-
-    def quotient(
-        logits: list[Tensor], labels: list[Tensor], divisor: Tensor, num_images: int = 1
-    ) -> Tensor:
-        if takes_normalizer:
-            return loss(logits, labels, normalizer=divisor, **extra)[0]
-        total, count = loss(logits, labels, **extra)
-        return total / (divisor if count is None else count * num_images)
-
-    if normalizer.dim() == 0:
-        return quotient(logits, labels, normalizer)
-    of_images = [
-        quotient(
-            [x[i : i + 1] for x in logits], [y[i : i + 1] for y in labels], own, len(normalizer)
-        )
-        for i, own in enumerate(normalizer)
-    ]
-    return torch.stack(of_images).sum()
+    parts = [(logits, labels, normalizer)]
+    if normalizer.dim() == 1:
+        parts = [
+            ([x[i : i + 1] for x in logits], [y[i : i + 1] for y in labels], own)
+            for i, own in enumerate(normalizer)
+        ]
+    quotients = []
+    for x, y, divisor in parts:
+        if getattr(loss, "takes_normalizer", False):
+            quotients.append(loss(x, y, normalizer=divisor, **extra)[0])
+        else:
+            total, count = loss(x, y, **extra)
+            quotients.append(total / (divisor if count is None else count * len(parts)))
+    return reduce(torch.add, quotients)

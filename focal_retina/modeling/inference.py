@@ -1,6 +1,5 @@
 """Faster forms of a detector: its network compiled; frozen batch normalization as part of the
-convolutions, in training too; and a copy for inference alone, channels_last, with normalization
-folded for good, in fp32 or bf16."""
+convolutions, in training too; and a copy for inference alone."""
 
 import copy
 import os
@@ -8,7 +7,6 @@ import shutil
 from collections import OrderedDict
 from collections.abc import Iterator
 from itertools import pairwise
-from operator import is_not
 from typing import Any
 
 import torch
@@ -25,11 +23,7 @@ INFERENCE_PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 def compile_network(model: DenseDetector, *, backend: str = "inductor") -> None:
     """Compile backbone and subnets (not labeling, losses or NMS) in place, at their first call. The
-    state dict keeps its keys.
-
-    Raises:
-        RuntimeError: on a CPU inductor needs a C++ compiler, and there is none.
-    """
+    state dict keeps its keys. RuntimeError if inductor lacks its C++ compiler on a CPU."""
     if backend == "inductor" and model.device.type == "cpu":
         compilers = [os.environ.get("CXX", "g++"), "clang++"]
         if not any(map(shutil.which, compilers)):
@@ -55,8 +49,8 @@ def fold_frozen_batch_norm(model: nn.Module) -> None:
 class _FoldedNorm(FrozenBatchNorm2d):
     """A part of the convolution before it."""
 
-    # buffers, their versions, and what was computed from them
-    _cache: tuple[tuple[Tensor, ...], list[int], tuple[Tensor, Tensor]] | None = None
+    # the buffers' identities and versions, themselves, and what was computed from them
+    _cache: tuple[list, Any, Any] = ([], None, None)
 
     def forward(self, x: Tensor) -> Tensor:
         return x
@@ -67,22 +61,16 @@ class _FoldedNorm(FrozenBatchNorm2d):
         shift = shift if bias is None else shift + bias * scale
         return weight * scale[:, None, None, None], shift
 
-    def __getstate__(self) -> dict[str, Any]:
-        # The buffers of a copy count their versions anew.
-        return {name: value for name, value in self.__dict__.items() if name != "_cache"}
-
     def _scale_and_shift(self) -> tuple[Tensor, Tensor]:
         """(C,) each; computed anew when a buffer was changed or replaced, as by a checkpoint."""
         if torch.compiler.is_compiling():  # versions are no part of a graph
             return self._compute()
         buffers = self.weight, self.bias, self.running_mean, self.running_var
-        versions = [x._version for x in buffers]
-        known, known_versions, affine = self._cache or ((), [], None)
-        if affine is None or versions != known_versions or any(map(is_not, buffers, known)):
+        state = [(id(x), x._version) for x in buffers]
+        if state != self._cache[0]:
             with torch.inference_mode(False):  # such a tensor would not do for training
-                affine = self._compute()
-            self._cache = buffers, versions, affine
-        return affine
+                self._cache = state, buffers, self._compute()
+        return self._cache[2]
 
     def _compute(self) -> tuple[Tensor, Tensor]:
         scale = self.weight * (self.running_var + self.eps).rsqrt()
@@ -106,8 +94,7 @@ class _FoldedSameConv2d(SameConv2d):
 
 
 def _convolutions_and_norms(network: nn.Module) -> Iterator[tuple[Any, Any, nn.Module, str]]:
-    """Each convolution and the normalization behind it, whose module is that and what its name
-    there."""
+    """Each convolution and the normalization behind it, with the module and the name of that."""
     for module in list(network.modules()):
         if isinstance(module, Conv2d) and module.norm is not None:
             yield module, module.norm, module, "norm"
@@ -117,19 +104,11 @@ def _convolutions_and_norms(network: nn.Module) -> Iterator[tuple[Any, Any, nn.M
 
 
 def inference_copy(model: DenseDetector, precision: str = "fp32") -> DenseDetector:
-    """
-    Args:
-        model: a FocalRetinaNet or Detectron2's RetinaNet; it stays as it is.
-        precision: of backbone and head, ``fp32`` or ``bf16``. Scores, boxes and NMS are computed in
-            fp32 in both cases.
+    """A copy of a FocalRetinaNet or Detectron2's RetinaNet for inference alone: channels_last, with
+    norms folded for good, and other keys in its state dict.
 
-    Returns:
-        A model with weights of its own, in evaluation mode. In fp32 its dense predictions are the
-        original's to rounding (1e-5 relative). It has other keys in its state dict, and can't be
-        trained.
-
-    Raises:
-        ValueError: an unknown precision.
+    ``precision`` is that of backbone and head, ``fp32`` or ``bf16``; scores, boxes and NMS are
+    computed in fp32. In fp32 its dense predictions are the original's to rounding (1e-5 relative).
     """
     if precision not in INFERENCE_PRECISIONS:
         raise ValueError(
@@ -153,14 +132,13 @@ def inference_copy(model: DenseDetector, precision: str = "fp32") -> DenseDetect
 
 @torch.no_grad()
 def fold_batch_norm(network: nn.Module) -> None:
-    """Make the fixed affine map of each batch normalization part of its convolution, in place.
-
-    It does so for a FrozenBatchNorm2d, or a BatchNorm2d that uses its running statistics, in or
-    behind a convolution of Detectron2's ResNet or of EfficientNet-Lite0. The arithmetic is float64,
-    so that only the results are rounded.
-    """
+    """Make each FrozenBatchNorm2d, and each BatchNorm2d that uses its running statistics, a part of
+    the convolution before it, in place. In float64, so that only the results are rounded."""
     for conv, norm, owner, name in _convolutions_and_norms(network):
-        if not _is_fixed(norm):
+        is_running = isinstance(norm, nn.BatchNorm2d | nn.SyncBatchNorm) and not norm.training
+        if not isinstance(norm, FrozenBatchNorm2d) and not (
+            is_running and norm.running_mean is not None
+        ):
             continue
         dtype, norm = conv.weight.dtype, norm.double()
         setattr(owner, name, None if owner is conv else nn.Identity())
@@ -170,9 +148,3 @@ def fold_batch_norm(network: nn.Module) -> None:
         statistics = norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
         conv.weight, conv.bias = fuse_conv_bn_weights(conv.weight, conv.bias, *statistics)
         conv.to(dtype).requires_grad_(False)
-
-
-def _is_fixed(norm: nn.Module | None) -> bool:
-    if isinstance(norm, nn.BatchNorm2d | nn.SyncBatchNorm):
-        return not norm.training and norm.track_running_stats
-    return isinstance(norm, FrozenBatchNorm2d)

@@ -1,7 +1,7 @@
 """FocalRetinaNet: a batch of images in, losses or detections out.
 
-Shapes: N images, R anchors an image over all L levels, R_l of level l, K classes, P positive
-    anchors of the batch.
+N images, R anchors an image over all levels, R_l of level l, K classes, P positive anchors of the
+batch.
 """
 
 from collections.abc import Iterator, Sequence
@@ -204,10 +204,8 @@ class FocalRetinaNet(DenseDetector):
     def features(self, images: Tensor) -> list[Tensor]:
         """The head's feature maps, per level (N, C, H_l, W_l), of normalized, padded ``images``
         (N, 3, H, W)."""
-        features = self.backbone(images)
-        return [
-            features[x].to(memory_format=self.head_memory_format) for x in self.head_in_features
-        ]
+        maps = self.backbone(images)
+        return [maps[x].to(memory_format=self.head_memory_format) for x in self.head_in_features]
 
     def anchors(self, features: list[Tensor]) -> list[Boxes]:
         """Per level R_l boxes, of feature maps (N, C, H_l, W_l)."""
@@ -227,22 +225,18 @@ class FocalRetinaNet(DenseDetector):
         )
 
     def label_and_predict(self, images: Tensor, batched_inputs: list[dict]) -> LabeledPredictions:
-        """What a training step needs of the network. Labels come first: only positive anchors need
-        box deltas.
-
-        Args:
-            images: (N, 3, H, W), normalized and padded.
-            batched_inputs: see :meth:`forward`.
-        """
+        """What a training step needs of the network, of normalized, padded ``images`` (N, 3, H, W)
+        and what :meth:`forward` gets. Labels come first: only positive anchors need box deltas."""
         gt_instances = [x["instances"] for x in batched_inputs]
-        check_gt_instances(gt_instances, self.num_classes, [_image_name(x) for x in batched_inputs])
+        unnamed = "an image without file_name and image_id"
+        names = [str(x.get("file_name", x.get("image_id", unnamed))) for x in batched_inputs]
+        check_gt_instances(gt_instances, self.num_classes, names)
         features = self.features(images)
         anchors = self.anchors(features)
         labels, matched_idxs = self.anchor_labeler(anchors, gt_instances)
-        image_idxs, anchor_idxs = torch.nonzero(
-            (labels >= 0) & (labels != self.num_classes), as_tuple=True
-        )
+        image_idxs, anchor_idxs = torch.nonzero(self._is_positive(labels), as_tuple=True)
         objects = matched_idxs[image_idxs, anchor_idxs]
+        gt_boxes = pad_sequence([x.gt_boxes.tensor for x in gt_instances], batch_first=True)
         logits, deltas = self.head.predict_positives(features, image_idxs, anchor_idxs, objects)
         return LabeledPredictions(
             anchors,
@@ -251,24 +245,20 @@ class FocalRetinaNet(DenseDetector):
             image_idxs,
             anchor_idxs,
             deltas,
-            _gather_gt_boxes(gt_instances, image_idxs, objects),
+            to_device(gt_boxes, labels.device)[image_idxs, objects],
         )
+
+    def _is_positive(self, labels: Tensor) -> Tensor:
+        return (labels >= 0) & (labels != self.num_classes)
 
     def losses(
         self, predictions: LabeledPredictions, normalizer: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """
-        Args:
-            predictions: of :meth:`label_and_predict`, or one level of them.
-            normalizer: the divisor; default: that of ``loss_normalizer``.
-
-        Returns:
-            ``loss_cls`` and ``loss_box_reg``, 0-dim fp32.
-        """
+        """``loss_cls`` and ``loss_box_reg``, 0-dim fp32, of all or one level of the predictions;
+        the default ``normalizer`` is that of ``loss_normalizer``."""
         anchors, logits, labels, image_idxs, anchor_idxs, deltas, gt_boxes = predictions
         if normalizer is None:
-            is_positive = (labels >= 0) & (labels != self.num_classes)
-            normalizer = self.loss_normalizer(is_positive.sum(dim=1))
+            normalizer = self.loss_normalizer(self._is_positive(labels).sum(dim=1))
         loss_cls = normalized_loss(
             self.cls_loss,
             logits,
@@ -281,16 +271,3 @@ class FocalRetinaNet(DenseDetector):
         box_losses = self.box_loss(deltas, Boxes.cat(anchors).tensor[anchor_idxs], gt_boxes)
         loss_box_reg = (box_losses / normalizer.expand(len(labels))[image_idxs]).sum()
         return {"loss_cls": loss_cls, "loss_box_reg": loss_box_reg}
-
-
-def _image_name(x: dict) -> str:
-    """By which a user can find the image."""
-    return str(x.get("file_name", x.get("image_id", "an image without file_name and image_id")))
-
-
-def _gather_gt_boxes(
-    gt_instances: list[Instances], image_idxs: Tensor, matched_idxs: Tensor
-) -> Tensor:
-    """Boxes (P, 4) of the objects ``matched_idxs`` (P,) of the images ``image_idxs`` (P,)."""
-    boxes = pad_sequence([x.gt_boxes.tensor for x in gt_instances], batch_first=True)
-    return to_device(boxes, image_idxs.device)[image_idxs, matched_idxs]

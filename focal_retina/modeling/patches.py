@@ -4,8 +4,8 @@ In training, box deltas are needed at positive anchors alone: about 1 cell of 10
 fields, cut out of the feature maps of all images and levels as square patches, make one small batch
 for the subnet, with the same outputs and gradients as whole maps to rounding.
 
-Shapes: N images, C channels, S cells of all levels in an image, P wanted cells, B patches of E x E
-    cells, of which the inner T x T are outputs.
+N images, C channels, S cells of all levels in an image, P wanted cells, B patches of E x E cells,
+of which the inner T x T are outputs.
 """
 
 from collections.abc import Sequence
@@ -30,16 +30,15 @@ def to_device(x: Tensor, device: torch.device) -> Tensor:
 def can_run_on_patches(layers: Sequence[nn.Module]) -> bool:
     """Whether the layers are 3x3 convolutions of stride 1 and ReLUs: each output depends on the
     cells next to it, and on nothing like the statistics of a whole map."""
-    return all(type(layer) is nn.ReLU or _is_plain_3x3(layer) for layer in layers)
-
-
-def _is_plain_3x3(layer: nn.Module) -> bool:
-    return (
-        isinstance(layer, nn.Conv2d)
-        and (layer.kernel_size, layer.stride, layer.padding) == ((3, 3), (1, 1), (1, 1))
-        and (layer.dilation, layer.padding_mode) == ((1, 1), "zeros")
-        and getattr(layer, "norm", None) is None
-        and getattr(layer, "activation", None) is None
+    return all(
+        type(layer) is nn.ReLU
+        or (
+            isinstance(layer, nn.Conv2d)
+            and (layer.kernel_size, layer.stride, layer.padding) == ((3, 3), (1, 1), (1, 1))
+            and (layer.dilation, layer.padding_mode) == ((1, 1), "zeros")
+            and getattr(layer, "norm", None) is getattr(layer, "activation", None) is None
+        )
+        for layer in layers
     )
 
 
@@ -53,16 +52,17 @@ def run_on_patches(
     """Outputs of ``nn.Sequential(*layers)`` at some cells of some feature maps.
 
     Args:
-        layers: see :func:`can_run_on_patches`.
         features: per level (N, C, H, W).
-        image_idxs: (P,) int64, the image of each wanted cell.
-        cell_idxs: (P,) int64 in [0, S), counted row by row and level after level.
+        image_idxs, cell_idxs: (P,) int64, the image of each wanted cell, and the cell in [0, S),
+            counted row by row and level after level.
         groups: (P,) int64. Cells of one image, level and group are taken for neighbours (such as
             the positives of one object), which only decides how patches are laid.
 
     Returns:
-        (P, C_out), or None where so many cells are wanted that whole maps are cheaper.
+        (P, C_out), or None where whole maps are needed, or cheaper, so many cells are wanted.
     """
+    if not can_run_on_patches(layers):
+        return None
     depth = sum(isinstance(layer, nn.Conv2d) for layer in layers)
     cells = _Cells(features, image_idxs, cell_idxs)
     patch_of_cell, corners = _lay_patches(cells, groups)
@@ -101,11 +101,8 @@ class _Cells:
 
 
 def _lay_patches(cells: _Cells, groups: Tensor) -> tuple[Tensor, Tensor]:
-    """Cover the cells with squares of T x T, beginning at the top left of each group.
-
-    Returns:
-        the patch of each cell (P,), and of each patch its image, level, top and left (B, 4).
-    """
+    """Cover the cells with squares of T x T, beginning at the top left of each group. The patch of
+    each cell (P,), and of each patch its image, level, top and left (B, 4)."""
     num_levels = len(cells.sizes)
     # As one number each: sorting numbers is faster than sorting rows.
     key = ((cells.image * num_levels + cells.level) << 32) + groups
@@ -119,12 +116,8 @@ def _lay_patches(cells: _Cells, groups: Tensor) -> tuple[Tensor, Tensor]:
     patch, patch_of_cell = torch.unique((group << 32) + (row << 16) + column, return_inverse=True)
     group, row, column = patch >> 32, (patch >> 16) & 0xFFFF, patch & 0xFFFF
     image_level = key[group] >> 32
-    corners = [
-        image_level // num_levels,
-        image_level % num_levels,
-        top[group] + PATCH_OUTPUTS * row,
-        left[group] + PATCH_OUTPUTS * column,
-    ]
+    top, left = top[group] + PATCH_OUTPUTS * row, left[group] + PATCH_OUTPUTS * column
+    corners = image_level // num_levels, image_level % num_levels, top, left
     return patch_of_cell, torch.stack(corners, dim=1)
 
 

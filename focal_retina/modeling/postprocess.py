@@ -14,10 +14,8 @@ from torch import Tensor
 
 
 class DensePostprocessor:
-    """Detectron2's RetinaNet inference, on logits.
-
-    The threshold first applies to the logits, with a margin, so that the sigmoid and the exact
-    comparison run on few candidates. The detections are the same.
+    """Detectron2's RetinaNet inference, on logits: the threshold first applies to them, with a
+    margin, so that the sigmoid and the exact comparison run on few candidates.
 
     ``torch.export`` and ``torch.jit.trace`` can follow :meth:`candidates` and :meth:`nms`: no
     number of boxes becomes a Python number, which they would freeze.
@@ -58,42 +56,22 @@ class DensePostprocessor:
         deltas: list[Tensor],
         image_sizes: list[tuple[int, int]],
     ) -> list[Instances]:
-        """
-        Args:
-            anchors: per level, R_l boxes in pixels.
-            logits: per level, (N, R_l, K).
-            deltas: per level, (N, R_l, 4).
-            image_sizes: per image (height, width), before padding.
-
-        Returns:
-            Per image, Instances with ``pred_boxes``, ``scores`` and ``pred_classes``, the highest
-            score first.
-        """
-        return [
-            self.postprocess_image(
-                anchors, [x[i] for x in logits], [x[i] for x in deltas], image_size
-            )
-            for i, image_size in enumerate(image_sizes)
-        ]
-
-    def postprocess_image(
-        self,
-        anchors: list[Boxes],
-        logits: list[Tensor],
-        deltas: list[Tensor],
-        image_size: tuple[int, int],
-    ) -> Instances:
-        """The same for one image: ``logits`` (R_l, K) and ``deltas`` (R_l, 4) per level."""
-        return self.select(*self.candidates(anchors, logits, deltas), image_size)
+        """Per image, Instances with ``pred_boxes``, ``scores`` and ``pred_classes``, the highest
+        score first; from R_l boxes in pixels, logits (N, R_l, K) and deltas (N, R_l, 4) per level,
+        and (height, width) of each image before padding."""
+        detections = []
+        for i, image_size in enumerate(image_sizes):
+            of_image = [x[i] for x in logits], [x[i] for x in deltas]
+            detections.append(self.select(*self.candidates(anchors, *of_image), image_size))
+        return detections
 
     def candidates(
         self, anchors: list[Boxes], logits: list[Tensor], deltas: list[Tensor]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """One image's boxes (T, 4), scores (T,) and classes (T,) before NMS."""
-        levels = [
-            self._level_candidates(*level) for level in zip(anchors, logits, deltas, strict=True)
-        ]
-        boxes, scores, classes = (torch.cat(parts) for parts in zip(*levels, strict=True))
+        """One image's boxes (T, 4), scores (T,) and classes (T,) before NMS, from its logits
+        (R_l, K) and deltas (R_l, 4) per level."""
+        levels = map(self._level_candidates, anchors, logits, deltas)
+        boxes, scores, classes = map(torch.cat, zip(*levels, strict=True))
         return boxes, scores, classes
 
     def select(
@@ -101,16 +79,11 @@ class DensePostprocessor:
     ) -> Instances:
         """The candidates that :meth:`nms` keeps."""
         keep = self.nms(boxes, scores, classes)
-        return Instances(
-            image_size,
-            pred_boxes=Boxes(boxes[keep]),
-            scores=scores[keep],
-            pred_classes=classes[keep],
-        )
+        fields = {"scores": scores[keep], "pred_classes": classes[keep]}
+        return Instances(image_size, pred_boxes=Boxes(boxes[keep]), **fields)
 
     def nms(self, boxes: Tensor, scores: Tensor, classes: Tensor) -> Tensor:
-        """Indices of the candidates that survive per-class NMS and have the highest scores, in
-        order."""
+        """Indices of the best candidates that survive per-class NMS, the highest score first."""
         if torch.compiler.is_exporting():
             return _exportable_nms(boxes, scores, classes, self.nms_thresh, self.max_detections)
         return batched_nms(boxes, scores, classes, self.nms_thresh)[: self.max_detections]
@@ -125,10 +98,8 @@ class DensePostprocessor:
 
         scores, top = scores.topk(_at_most(scores.shape[0], self.topk_candidates))
         anchor_idxs, class_idxs = anchor_idxs[top], class_idxs[top]
-        boxes = self.box2box_transform.apply_deltas(
-            deltas[anchor_idxs], anchors.tensor[anchor_idxs]
-        )
-        return boxes, scores, class_idxs
+        own_deltas, own_anchors = deltas[anchor_idxs], anchors.tensor[anchor_idxs]
+        return self.box2box_transform.apply_deltas(own_deltas, own_anchors), scores, class_idxs
 
 
 def _at_most(size: Any, limit: int) -> Any:

@@ -1,10 +1,7 @@
-"""Test-time augmentation: a detector that sees each image at several sizes, and mirrored.
-
-T candidates: boxes of an image before NMS, see :mod:`.postprocess`.
-"""
+"""Test-time augmentation: a detector that sees each image at several sizes, and mirrored."""
 
 from collections.abc import Callable, Iterator
-from itertools import groupby
+from itertools import chain, groupby
 
 import torch
 from detectron2.config import CfgNode
@@ -19,16 +16,11 @@ from .meta_arch import FocalRetinaNet
 
 class DenseDetectorWithTTA(nn.Module):
     """For FocalRetinaNet what :class:`detectron2.modeling.GeneralizedRCNNWithTTA` is for R-CNN.
-
     The candidates of all augmented images, mapped back to the original, pass NMS together.
-    (Detectron2's class merges what NMS left of each.)
-    """
+    (Detectron2's class merges what NMS left of each.)"""
 
     def __init__(
-        self,
-        model: nn.Module,
-        tta_mapper: Callable[[dict], list[dict]],
-        batch_size: int = 3,
+        self, model: nn.Module, tta_mapper: Callable[[dict], list[dict]], batch_size: int = 3
     ):
         """
         Args:
@@ -38,9 +30,6 @@ class DenseDetectorWithTTA(nn.Module):
                 :class:`detectron2.modeling.DatasetMapperTTA`.
             batch_size: at most so many augmented images are in a batch, and all of one size, so
                 that padding does not change the detections.
-
-        Raises:
-            ValueError: another kind of model.
         """
         super().__init__()
         if isinstance(model, DistributedDataParallel):
@@ -62,12 +51,8 @@ class DenseDetectorWithTTA(nn.Module):
     def _detect(self, x: dict) -> Instances:
         height, width = x["image"].shape[1:]
         x = {"height": height, "width": width, **x}
-        candidates = [
-            found
-            for batch in self._batches(self.tta_mapper(x))
-            for found in self._candidates(batch)
-        ]
-        boxes, scores, classes = (torch.cat(parts) for parts in zip(*candidates, strict=True))
+        candidates = chain.from_iterable(map(self._candidates, self._batches(self.tta_mapper(x))))
+        boxes, scores, classes = map(torch.cat, zip(*candidates, strict=True))
         size = x["height"], x["width"]
         merged = self.model.postprocessor.select(boxes, scores, classes, size)
         return detector_postprocess(merged, *size)

@@ -60,25 +60,12 @@ def test_jittered_objects_stay_on_their_pixels(tmp_path, scale):
     image = np.zeros((90, 120, 3), np.uint8)
     image[20:60, 30:90] = 255
     cv2.imwrite(str(tmp_path / "a.png"), image)
-    record = {
-        "file_name": str(tmp_path / "a.png"),
-        "height": 90,
-        "width": 120,
-        "annotations": [
-            {"bbox": [30, 20, 90, 60], "bbox_mode": BoxMode.XYXY_ABS, "category_id": 0}
-        ],
-    }
-    keys = ("SIZE", "MIN_SCALE", "MAX_SCALE")
-    options = [
-        x
-        for key, value in zip(keys, (200, scale, scale), strict=True)
-        for x in (f"INPUT.LARGE_SCALE_JITTER.{key}", value)
-    ]
-    cfg = jitter(*options)
+    annotation = {"bbox": [30, 20, 90, 60], "bbox_mode": BoxMode.XYXY_ABS, "category_id": 0}
+    record = {"file_name": str(tmp_path / "a.png"), "annotations": [annotation]}
+    cfg = jitter()
+    cfg.INPUT.LARGE_SCALE_JITTER.update({"SIZE": 200, "MIN_SCALE": scale, "MAX_SCALE": scale})
     mapper = DatasetMapper(cfg, is_train=True, augmentations=build_train_augmentation(cfg))
-
     mapped = mapper(record)
-
     assert mapped["image"].shape == (3, 200, 200)
     (box,) = mapped["instances"].gt_boxes.tensor
     rows, columns = np.nonzero(mapped["image"][0].numpy() > 191)  # the padding is 128

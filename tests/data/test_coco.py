@@ -1,30 +1,17 @@
 """Registration of COCO json from the command line, and class counts against a config."""
 
 import os
-import re
-from pathlib import Path
 
 import pytest
-from coco_content import coco
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
+from helpers import coco
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from focal_retina.data.coco import (
-    check_num_classes,
-    dataset_classes,
-    parse_registration,
-    register_coco_json,
-    register_from_spec,
-)
+from focal_retina.data.classes import check_num_classes, dataset_classes
+from focal_retina.data.coco import parse_registration, register_coco_json, register_from_spec
 from focal_retina.data.shapes import CLASS_NAMES
-
-REAL_DATA = Path(__file__).parents[2].parent / "shared" / "data"
-
-
-pytestmark = pytest.mark.usefixtures("catalogs")
-
 
 # --- NAME=ANNOTATIONS.json:IMAGE_DIR ---
 
@@ -32,27 +19,22 @@ pytestmark = pytest.mark.usefixtures("catalogs")
 @pytest.mark.parametrize(
     "json_name, folder", [("a.json", "images"), ("a:b.json", "im"), ("k=v.json", "im:ages:")]
 )
-def test_paths_may_hold_colons_and_equals_signs(tmp_path, write, json_name, folder):
+def test_paths_may_hold_colons_and_home(tmp_path, write, monkeypatch, json_name, folder):
+    monkeypatch.setenv("HOME", str(tmp_path))
     json_file = write(coco(), json_name)
     (tmp_path / folder).mkdir()
-    parsed = parse_registration(f"x={json_file}:{tmp_path / folder}")
+    parsed = parse_registration(f"x=~/{json_name}:{tmp_path / folder}")
     assert parsed == ("x", json_file, str(tmp_path / folder))
-
-
-def test_home_is_expanded(tmp_path, write, monkeypatch):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    json_file = write(coco())
-    assert parse_registration("x=~/set.json:~") == ("x", json_file, str(tmp_path))
 
 
 @pytest.mark.parametrize(
     "spec, error, message",
     [
-        ("cards", ValueError, "no name before '='"),
-        ("=a.json:images", ValueError, "no name before '='"),
-        ("cards=a.json", ValueError, "separated by ':'"),
-        ("cards=:images", ValueError, "separated by ':'"),
-        ("cards=a.json:", ValueError, "separated by ':'"),
+        ("cards", ValueError, "expected NAME="),
+        ("=a.json:images", ValueError, "expected NAME="),
+        ("cards=a.json", ValueError, "'cards=a.json': expected NAME="),
+        ("cards=:images", ValueError, "expected NAME="),
+        ("cards=a.json:", ValueError, "expected NAME="),
         ("cards=none.json:.", FileNotFoundError, "no annotation file none.json"),
         ("cards=set.json:nowhere", FileNotFoundError, "no image folder nowhere"),
         ("cards=set.json:set.json", FileNotFoundError, "no image folder set.json"),
@@ -106,11 +88,8 @@ def test_a_name_stands_for_one_data_set(tmp_path, write):
 def test_wrong_number_of_classes_gives_the_right_one(tmp_path, write):
     register_coco_json("animals", write(coco()), str(tmp_path))
     check_num_classes(2, ["animals"])
-    message = (
-        "MODEL.RETINANET.NUM_CLASSES is 80 but animals has 2 categories (dog, cat): "
-        "set MODEL.RETINANET.NUM_CLASSES 2"
-    )
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+    message = r"animals has 2 classes \(dog, cat\), .* is 80: set MODEL.RETINANET.NUM_CLASSES 2$"
+    with pytest.raises(ValueError, match=message):
         check_num_classes(80, ["animals"])
 
 
@@ -118,7 +97,7 @@ def test_train_and_test_sets_agree_in_categories(tmp_path, write):
     register_coco_json("animals", write(coco()), str(tmp_path))
     renamed = coco(categories=[{"id": 5, "name": "dog"}, {"id": 2, "name": "cat"}])
     register_coco_json("swapped", write(renamed, "b.json"), str(tmp_path))
-    with pytest.raises(ValueError, match="swapped and animals have different categories"):
+    with pytest.raises(ValueError, match="swapped has .*dog.*animals has .*must agree"):
         check_num_classes(2, ["animals", "swapped"])
 
 
@@ -137,7 +116,7 @@ def test_a_set_that_is_no_coco_json_is_left_to_detectron2():
 def test_generated_shapes_need_no_file():
     number = len(CLASS_NAMES)
     check_num_classes(number, ["focal_shapes_train", "focal_shapes_val", "focal_shapes_test"])
-    with pytest.raises(ValueError, match=rf"has {number} categories .*NUM_CLASSES {number}$"):
+    with pytest.raises(ValueError, match=rf"has {number} classes .*NUM_CLASSES {number}$"):
         check_num_classes(80, ["focal_shapes_train"])
 
 
@@ -149,31 +128,9 @@ def test_unknown_name_gets_near_ones():
 @pytest.mark.parametrize("root", [None, "/sets"])
 def test_missing_builtin_set_says_where_it_was_looked_for(root, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    if root is None:
-        monkeypatch.delenv("DETECTRON2_DATASETS", raising=False)
-    else:
+    monkeypatch.delenv("DETECTRON2_DATASETS", raising=False)
+    if root:
         monkeypatch.setenv("DETECTRON2_DATASETS", root)
-    where = "is not set" if root is None else f"is {root}"
-    with pytest.raises(
-        FileNotFoundError, match=f"instances_val2017.json.*DETECTRON2_DATASETS {where}"
-    ):
+    message = rf"instances_val2017.json.*DETECTRON2_DATASETS.*\(it is {root or 'not set'}\)"
+    with pytest.raises(FileNotFoundError, match=message):
         check_num_classes(80, ["coco_2017_val"])
-
-
-@pytest.mark.parametrize(
-    "folder, num_images, num_boxes, classes",
-    [
-        ("cards", 60, 104, ["ace", "jack", "king", "nine", "queen", "ten"]),
-        ("bccd", 87, 1138, ["WBC", "RBC", "Platelets"]),
-    ],
-)
-def test_real_data(folder, num_images, num_boxes, classes):
-    directory = REAL_DATA / folder
-    if not directory.is_dir():
-        pytest.skip(f"the real data set {directory} is not here")
-    register_from_spec(f"real_val={directory / 'val.json'}:{directory / 'images'}")
-    assert dataset_classes("real_val") == classes
-    records = DatasetCatalog.get("real_val")
-    assert len(records) == num_images
-    assert sum(len(record["annotations"]) for record in records) == num_boxes
-    assert all(os.path.isfile(record["file_name"]) for record in records)

@@ -35,17 +35,10 @@ def leave_out(record):
 
 def make_loader(mapper=draw, start_iter=0, **options):
     records = [{"index": i, "file_name": f"{i}.jpg"} for i in range(NUM_IMAGES)]
-    batch_size = options.pop("batch_size", 4)
-    loader = TrainLoader(
-        records=records,
-        mapper=mapper,
-        build_schedule=functools.partial(
-            TrainingSchedule, groups=np.zeros(NUM_IMAGES, dtype=int), batch_size=batch_size
-        ),
-        batch_size=batch_size,
-        seed=11,
-        **options,
-    )
+    groups = np.zeros(NUM_IMAGES, dtype=int)
+    schedule = functools.partial(TrainingSchedule, groups=groups, batch_size=4)
+    options |= {"build_schedule": schedule, "batch_size": 4, "seed": 11}
+    loader = TrainLoader(records=records, mapper=mapper, **options)
     loader.start_iter = start_iter
     return loader
 
@@ -131,21 +124,15 @@ def test_global_generators_are_left_alone():
 @pytest.fixture
 def cfg():
     """Config of a data set of 8 images: all have class 0, image 7 alone has class 1."""
-    records = [
-        {
-            "file_name": f"{i}.jpg",
-            "index": i,
-            "width": 10 + i % 2 * 10,
-            "height": 15,
-            "annotations": [{"category_id": c} for c in ([0, 1] if i == 7 else [0])],
-        }
-        for i in range(8)
-    ]
+    records = []
+    for i in range(8):
+        record = {"file_name": f"{i}.jpg", "index": i, "width": 10 + i % 2 * 10, "height": 15}
+        annotations = [{"category_id": c} for c in ([0, 1] if i == 7 else [0])]
+        records.append({**record, "annotations": annotations})
     records.append({**records[0], "index": 8, "annotations": []})
     DatasetCatalog.register("loader_test", lambda: [dict(x) for x in records])
     options = {"DATASETS.TRAIN": ("loader_test",), "SOLVER.IMS_PER_BATCH": 4, "SEED": 0}
-    yield default_cfg("DATALOADER.NUM_WORKERS", 0, *(x for pair in options.items() for x in pair))
-    DatasetCatalog.remove("loader_test")
+    return default_cfg("DATALOADER.NUM_WORKERS", 0, *itertools.chain(*options.items()))
 
 
 def indices(cfg, count):
@@ -202,8 +189,5 @@ def test_data_set_that_is_no_list_goes_to_detectron2_with_a_warning(cfg, caplog)
     DatasetCatalog.register("loader_test_torch", Images)
     cfg.DATASETS.TRAIN = ("loader_test_torch",)
     cfg.DATALOADER.ASPECT_RATIO_GROUPING = False
-    try:
-        assert len(indices(cfg, 1)[0]) == 4
-    finally:
-        DatasetCatalog.remove("loader_test_torch")
+    assert len(indices(cfg, 1)[0]) == 4
     assert "starts anew at resume" in caplog.text

@@ -34,31 +34,31 @@ def make_record(path, orientation=1, width=160, height=120):
     Image.fromarray(image.astype(np.uint8)).save(path, quality=95, exif=exif)
     if orientation >= 5:
         width, height = height, width
+    polygon = {"segmentation": [[1.0, 1, 5, 1, 5, 5]], "bbox_mode": BoxMode.XYXY_ABS}
     boxes = [[10.5, 20, 60, 70], [0, 0, width, height]]
     annotations = [
-        {
-            "bbox": box,
-            "bbox_mode": BoxMode.XYXY_ABS,
-            "category_id": i,
-            "iscrowd": i,
-            "segmentation": [[1.0, 1, 5, 1, 5, 5]],
-        }
-        for i, box in enumerate(boxes)
+        {"bbox": box, "category_id": i, "iscrowd": i, **polygon} for i, box in enumerate(boxes)
     ]
-    return {
-        "file_name": str(path),
-        "height": height,
-        "width": width,
-        "image_id": 7,
-        "annotations": annotations,
-    }
+    size = {"height": height, "width": width, "image_id": 7}
+    return {"file_name": str(path), "annotations": annotations, **size}
 
 
-def map_both(cfg, record, seed=0):
+def map_both(cfg, record, seed=0, is_train=True):
+    """By ours and Detectron2's mapper; boxes and classes are equal, and the record is unchanged."""
     seed_all_rng(seed)
-    expected = DatasetMapper(cfg, is_train=True)(copy.deepcopy(record))
+    expected = DatasetMapper(cfg, is_train)(copy.deepcopy(record))
+    before = copy.deepcopy(record)
     seed_all_rng(seed)
-    return build_train_mapper(cfg)(record), expected
+    actual = (build_train_mapper if is_train else build_test_mapper)(cfg)(record)
+    assert record == before and actual.keys() == expected.keys()
+    assert actual["image"].shape == expected["image"].shape
+    if is_train:
+        ours, stock = actual["instances"], expected["instances"]
+        kept = ~ours.gt_is_crowd if ours.has("gt_is_crowd") else slice(None)
+        assert ours.image_size == stock.image_size
+        assert torch.equal(ours[kept].gt_boxes.tensor, stock.gt_boxes.tensor)
+        assert torch.equal(ours[kept].gt_classes, stock.gt_classes)
+    return actual, expected
 
 
 CROP = ("INPUT.CROP.ENABLED", True)
@@ -70,34 +70,10 @@ SIZES = [("INPUT.MIN_SIZE_TRAIN", (side,)) for side in (40, 100, 150, 400)]
 @pytest.mark.parametrize("overrides", [*SIZES, CROP, ("INPUT.FORMAT", "RGB")])
 def test_boxes_equal_detectron2s_and_pixels_nearly(tmp_path, orientation, overrides):
     cfg, record = make_cfg(*overrides), make_record(tmp_path / "a.jpg", orientation)
-    before = copy.deepcopy(record)
     for seed in range(3):
         actual, expected = map_both(cfg, record, seed)
-        assert record == before
-        assert actual.keys() == expected.keys()
-        assert actual["image"].shape == expected["image"].shape
         assert actual["image"].dtype == torch.uint8
-        difference = (actual["image"].int() - expected["image"].int()).abs().float()
-        assert difference.mean() < 3
-        ours, stock = actual["instances"], expected["instances"]
-        assert torch.equal(ours.gt_boxes.tensor, stock.gt_boxes.tensor)
-        assert torch.equal(ours.gt_classes, stock.gt_classes)
-        assert ours.image_size == stock.image_size
-
-
-def test_large_scale_jitter_and_crowds(tmp_path):
-    jitter = ("INPUT.LARGE_SCALE_JITTER.ENABLED", True, "INPUT.LARGE_SCALE_JITTER.SIZE", 128)
-    crowd = ("MODEL.FOCAL_RETINA.LABELING.CROWD_IOA_THRESH", 0.5)
-    record = make_record(tmp_path / "a.jpg")
-    seed_all_rng(0)
-    stock = build_train_mapper(make_cfg("INPUT.MAPPER", "detectron2", *jitter, *crowd))
-    assert isinstance(stock, DetectionMapper)
-    expected = stock(copy.deepcopy(record))["instances"]
-    seed_all_rng(0)
-    sample = build_train_mapper(make_cfg(*jitter, *crowd))(record)
-    assert sample["image"].shape == (3, 128, 128)
-    assert torch.equal(sample["instances"].gt_boxes.tensor, expected.gt_boxes.tensor)
-    assert torch.equal(sample["instances"].gt_is_crowd, expected.gt_is_crowd)
+        assert (actual["image"].int() - expected["image"].int()).abs().float().mean() < 3
 
 
 @pytest.mark.parametrize(
@@ -107,32 +83,29 @@ def test_large_scale_jitter_and_crowds(tmp_path):
 def test_by_default_it_is_detectron2s(tmp_path, overrides, is_train):
     cfg = make_cfg("INPUT.MAPPER", "detectron2", *overrides)
     record = make_record(tmp_path / "a.jpg", orientation=6)
-    before = copy.deepcopy(record)
-    seed_all_rng(0)
-    expected = DatasetMapper(cfg, is_train)(copy.deepcopy(record))
-    seed_all_rng(0)
-    actual = (build_train_mapper if is_train else build_test_mapper)(cfg)(record)
-    assert record == before and actual.keys() == expected.keys()
+    actual, expected = map_both(cfg, record, is_train=is_train)
     assert torch.equal(actual["image"], expected["image"])
     if is_train:
-        ours, stock = actual["instances"], expected["instances"]
-        assert ours.get_fields().keys() == stock.get_fields().keys()
-        assert torch.equal(ours.gt_boxes.tensor, stock.gt_boxes.tensor)
-        assert torch.equal(ours.gt_classes, stock.gt_classes)
+        fields = (x["instances"].get_fields().keys() for x in (actual, expected))
+        assert next(fields) == next(fields)
 
 
-def test_keeps_crowds_and_is_detectron2s_mapper_otherwise(tmp_path):
-    cfg = make_cfg("INPUT.MAPPER", "detectron2")
+@pytest.mark.parametrize("mapper", ["detectron2", "opencv"])
+def test_keeps_crowds_and_is_detectron2s_mapper_otherwise(tmp_path, mapper):
+    cfg = make_cfg("INPUT.MAPPER", mapper, "MODEL.FOCAL_RETINA.LABELING.CROWD_IOA_THRESH", 0.5)
+    sample, _ = map_both(cfg, make_record(tmp_path / "a.jpg"))
+    assert sample["instances"].gt_is_crowd.tolist() == [False, True]
+
+
+def test_large_scale_jitter_is_the_same_with_opencv(tmp_path):
+    jitter = ("INPUT.LARGE_SCALE_JITTER.ENABLED", True, "INPUT.LARGE_SCALE_JITTER.SIZE", 128)
     record = make_record(tmp_path / "a.jpg")
-    crowds = ("MODEL.FOCAL_RETINA.LABELING.CROWD_IOA_THRESH", 0.5)
-    seed_all_rng(0)
-    instances = build_train_mapper(make_cfg("INPUT.MAPPER", "detectron2", *crowds))(record)[
-        "instances"
-    ]
-    seed_all_rng(0)
-    stock = DatasetMapper(cfg, is_train=True)(copy.deepcopy(record))["instances"]
-    assert instances.gt_is_crowd.tolist() == [False, True]
-    assert torch.equal(instances[~instances.gt_is_crowd].gt_boxes.tensor, stock.gt_boxes.tensor)
+    samples = []
+    for mapper in ("detectron2", "opencv"):
+        seed_all_rng(0)
+        samples.append(build_train_mapper(make_cfg("INPUT.MAPPER", mapper, *jitter))(record))
+    assert [x["image"].shape for x in samples] == [(3, 128, 128)] * 2
+    assert torch.equal(*(x["instances"].gt_boxes.tensor for x in samples))
 
 
 SHAPES = [(1, 3000), (3000, 1), (700, 2), (1, 1)]  # height, width
@@ -152,25 +125,19 @@ def test_resized_sides_are_at_least_a_pixel(tmp_path, mapper, options, height, w
     assert all(min(x["image"].shape) >= 1 for x in augmented)
 
 
-DEEP = {
-    "png": ((np.arange(12_000) * 5).reshape(120, 100).astype(np.uint16), True),
-    "tif": ((np.arange(12_000) * 5).reshape(120, 100).astype(np.uint16), True),
-    "float.tif": (np.ones((120, 100), np.float32), False),
-    "int.tif": (np.ones((120, 100), np.int32), False),
-}
-
-
-@pytest.mark.parametrize("kind", DEEP)
+@pytest.mark.parametrize(
+    "name, dtype", [("a.png", "u2"), ("a.tif", "u2"), ("a.tif", "f4"), ("a.tif", "i4")]
+)
 @pytest.mark.parametrize("mapper", ["detectron2", "opencv"])
-def test_16_bits_are_scaled_and_32_refused(tmp_path, kind, mapper):
-    pixels, is_read = DEEP[kind]
-    path = tmp_path / f"a.{kind}"
+def test_16_bits_are_scaled_and_32_refused(tmp_path, name, dtype, mapper):
+    pixels = (np.arange(12_000) * 5).reshape(120, 100).astype(dtype)
+    path = tmp_path / name
     Image.fromarray(pixels).save(path)
     record = {"file_name": str(path), "height": 120, "width": 100, "annotations": []}
     cfg = make_cfg("INPUT.MAPPER", mapper, "INPUT.MIN_SIZE_TRAIN", (0,), "INPUT.MIN_SIZE_TEST", 0)
     cfg.INPUT.RANDOM_FLIP = "none"
     for map_image in (build_train_mapper(cfg), build_test_mapper(cfg)):
-        if is_read:
+        if dtype == "u2":
             np.testing.assert_array_equal(map_image(record)["image"][1].numpy(), pixels // 256)
         else:
             with pytest.raises(ValueError, match="32 bits.*convert"):
@@ -200,16 +167,6 @@ def test_another_size_than_annotated(tmp_path, side):
         build_train_mapper(make_cfg("INPUT.MIN_SIZE_TRAIN", (side,)))(record)
 
 
-@pytest.mark.parametrize("damage", ["truncated", "empty", "text"])
-def test_damaged_file_is_an_error(tmp_path, damage):
-    record = make_record(tmp_path / "a.jpg")
-    data = (tmp_path / "a.jpg").read_bytes()
-    contents = {"truncated": data[: len(data) // 2], "empty": b"", "text": b"no image"}
-    (tmp_path / "a.jpg").write_bytes(contents[damage])
-    with pytest.raises(OSError, match="truncated|cannot identify"):
-        build_train_mapper(make_cfg())(record)
-
-
 @pytest.mark.parametrize(
     "overrides, message",
     [
@@ -233,5 +190,4 @@ def test_augmentation_that_it_cannot_follow(tmp_path):
 def test_gray_png(tmp_path):
     cv2.imwrite(str(tmp_path / "a.png"), np.full((120, 160), 77, np.uint8))
     record = make_record(tmp_path / "b.jpg") | {"file_name": str(tmp_path / "a.png")}
-    actual, expected = map_both(make_cfg(), record)
-    assert torch.equal(actual["image"], expected["image"])
+    assert torch.equal(*(x["image"] for x in map_both(make_cfg(), record)))

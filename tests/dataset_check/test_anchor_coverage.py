@@ -1,6 +1,5 @@
 """Anchor coverage equals the IoU with every anchor of the grid; suggestions keep what they say."""
 
-import dataclasses
 import shlex
 
 import numpy as np
@@ -137,7 +136,7 @@ def test_a_suggestion_reaches_what_it_says(grid):
     boxes = np.hstack([start, start + generator.uniform(12, 16, (300, 1))])
     sizes = np.full((300, 2), 640.0)
     assert (best_anchor_iou(boxes, sizes, grid) < 0.4).mean() > 0.9
-    suggestion = suggest_anchors(boxes, sizes, dataclasses.replace(grid, threshold=0.4))
+    suggestion = suggest_anchors(boxes, sizes, grid._replace(threshold=0.4))
     assert suggestion.unreached_share <= ENOUGH and suggestion.num_anchors < 9
     cfg = load("Base-FocalRetinaNet.yaml")
     cfg.merge_from_list(

@@ -1,5 +1,6 @@
 """Leaving out of a training what the data check found unusable."""
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -8,18 +9,12 @@ from helpers import default_cfg
 
 from focal_retina.dataset_check import build_record_filter, check_datasets, report
 
-pytestmark = pytest.mark.usefixtures("catalogs")
-
-
-def spoil_a_box(content):
-    content["annotations"][2]["bbox"] = [1, 2, float("nan"), 4]
-
 
 def skipping(filter_empty=True):
     node = "MODEL.FOCAL_RETINA.DATA_CHECK"
     options = {f"{node}.MODE": "skip", f"{node}.NUM_DECODED": -1, "DATASETS.TRAIN": ("tiny",)}
     options["DATALOADER.FILTER_EMPTY_ANNOTATIONS"] = filter_empty
-    return default_cfg(*(x for pair in options.items() for x in pair))
+    return default_cfg(*itertools.chain(*options.items()))
 
 
 def test_skip_leaves_out_and_counts(register, caplog):
@@ -54,7 +49,7 @@ def test_skip_does_not_mend_everything(register):
 
 
 def test_nothing_is_left_out_unless_asked_for(register):
-    register(spoil_a_box)
+    register(lambda content: content["annotations"][2].update(bbox=[1, 2, float("nan"), 4]))
     cfg = skipping()
     cfg.MODEL.FOCAL_RETINA.DATA_CHECK.MODE = "error"
     records = DatasetCatalog.get("tiny")

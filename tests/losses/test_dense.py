@@ -2,15 +2,15 @@
 
 import pytest
 import torch
+from helpers import make_dense_batch as make_batch
 
 from focal_retina.losses import CrossEntropy, FocalLoss, FocalLossStar
 
+ALPHAS = [0.1, 0.9, 0.5, 0.0, 1.0]
 LOSSES = {
     "ce": lambda **kwargs: CrossEntropy(alpha=0.75, **kwargs),
     "fl": lambda **kwargs: FocalLoss(alpha=0.25, gamma=2.0, **kwargs),
-    "fl_per_class": lambda **kwargs: FocalLoss(
-        alpha=[0.1, 0.9, 0.5, 0.0, 1.0], gamma=0.5, **kwargs
-    ),
+    "fl_per_class": lambda **kwargs: FocalLoss(alpha=ALPHAS, gamma=0.5, **kwargs),
     "fl_star": lambda **kwargs: FocalLossStar(alpha=0.25, gamma=2.0, beta=1.0, **kwargs),
 }
 
@@ -32,7 +32,7 @@ def value_and_gradients(loss, logits, labels):
 
 
 @pytest.mark.parametrize("wild", [1e4, float("inf"), float("-inf"), float("nan")])
-def test_ignored_anchors_have_no_influence(loss, make_batch, wild):
+def test_ignored_anchors_have_no_influence(loss, wild):
     logits, labels = make_batch()
     total, gradients = value_and_gradients(loss, logits, labels)
     ignored = [y == -1 for y in labels]
@@ -49,7 +49,7 @@ def test_ignored_anchors_have_no_influence(loss, make_batch, wild):
 
 
 @pytest.mark.parametrize("case", ["no images", "no anchors", "all ignored"])
-def test_nothing_to_learn_is_zero_with_zero_gradients(loss, make_batch, case):
+def test_nothing_to_learn_is_zero_with_zero_gradients(loss, case):
     logits, labels = make_batch(
         num_images=0 if case == "no images" else 2,
         level_sizes=(0, 0) if case == "no anchors" else (7, 2),
@@ -62,20 +62,19 @@ def test_nothing_to_learn_is_zero_with_zero_gradients(loss, make_batch, case):
         assert gradient.shape == x.shape and (gradient == 0).all()
 
 
-def test_each_class_has_its_own_alpha(make_batch, kernel):
+def test_each_class_has_its_own_alpha(kernel):
     """As in one loss a class, which test_formulas.py compares with other libraries."""
     (x,), (y,) = make_batch(level_sizes=(40,))
-    alphas = [0.1, 0.9, 0.5, 0.0, 1.0]
-    total, _ = FocalLoss(alpha=alphas, kernel=kernel)([x], [y])
+    total, _ = FocalLoss(alpha=ALPHAS, kernel=kernel)([x], [y])
     expected = 0.0
-    for k, alpha in enumerate(alphas):
+    for k, alpha in enumerate(ALPHAS):
         labels = torch.where(y == k, 0, 1).masked_fill(y == -1, -1)
         expected += FocalLoss(alpha=alpha, kernel=kernel)([x[..., k : k + 1]], [labels])[0]
     torch.testing.assert_close(total, expected, rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_narrow_logits_are_computed_in_fp32(loss, make_batch, dtype):
+def test_narrow_logits_are_computed_in_fp32(loss, dtype):
     logits, labels = make_batch(level_sizes=(500,), dtype=dtype)
     total, (gradient,) = value_and_gradients(loss, logits, labels)
     wide = logits[0].detach().float().requires_grad_()
@@ -86,7 +85,7 @@ def test_narrow_logits_are_computed_in_fp32(loss, make_batch, dtype):
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_first_and_second_derivatives_of_the_plain_form(make_batch, name):
+def test_first_and_second_derivatives_of_the_plain_form(name):
     logits, labels = make_batch(level_sizes=(4, 2), dtype=torch.float64)
     loss = LOSSES[name](kernel="plain").double()
     assert loss(logits, labels)[0].dtype == torch.float64
@@ -99,7 +98,7 @@ def test_first_and_second_derivatives_of_the_plain_form(make_batch, name):
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_plain_form_reads_no_value_on_the_host(make_batch, name):
+def test_plain_form_reads_no_value_on_the_host(name):
     """Meta tensors have no values: what runs on them never waits for a CUDA device."""
     logits, labels = make_batch()
     logits = [x.detach().to("meta").requires_grad_() for x in logits]
@@ -123,7 +122,7 @@ def test_plain_form_reads_no_value_on_the_host(make_batch, name):
         lambda x, y: ([], []),
     ],
 )
-def test_levels_that_do_not_fit_are_named_with_shape_and_dtype(make_batch, kernel, change):
+def test_levels_that_do_not_fit_are_named_with_shape_and_dtype(kernel, change):
     (x,), (y,) = make_batch(level_sizes=(8,))
     logits, labels = change(x.detach(), y)
     with pytest.raises(ValueError, match=r"logits \(N, R_l, K\)") as error:
@@ -132,7 +131,7 @@ def test_levels_that_do_not_fit_are_named_with_shape_and_dtype(make_batch, kerne
         assert f"{tensor.dtype} {tuple(tensor.shape)}" in str(error.value)
 
 
-def test_values_that_do_not_fit_are_errors(make_batch):
+def test_values_that_do_not_fit_are_errors():
     logits, labels = make_batch(num_classes=5)
     with pytest.raises(ValueError, match="2 class alphas, but logits of 5 classes"):
         FocalLoss(alpha=[0.1, 0.2])(logits, labels)

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from helpers import ROOT, python
+from helpers import ROOT, default_cfg, python
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -15,7 +15,9 @@ from focal_retina.losses import CLS_LOSS_REGISTRY, balanced_alpha, build_cls_los
 from focal_retina.losses.alpha import count_objects
 
 
-def test_loss_without_from_config_is_built_without_arguments(cfg, monkeypatch):
+def test_loss_without_from_config_is_built_without_arguments(monkeypatch):
+    cfg = default_cfg()
+
     class Squared(nn.Module):
         def forward(self, logits, labels):
             return sum(x.square().sum() for x in logits), None
@@ -83,10 +85,9 @@ def test_balanced_alpha_refuses_what_it_cannot_weigh():
             balanced_alpha([1, 2], alpha)
 
 
-def test_config_asks_for_class_alphas(cfg):
+def test_config_asks_for_class_alphas():
+    cfg = default_cfg("MODEL.RETINANET.NUM_CLASSES", 2)
     node = cfg.MODEL.FOCAL_RETINA.CLS_LOSS
-    cfg.MODEL.RETINANET.NUM_CLASSES = 2
-
     assert build_cls_loss(cfg).alpha == 0.25
     node.CLASS_ALPHA = [0.1, 0.9]
     assert build_cls_loss(cfg).alpha.tolist() == pytest.approx([0.1, 0.9])
@@ -94,10 +95,10 @@ def test_config_asks_for_class_alphas(cfg):
     assert build_cls_loss(cfg, [100, 1600]).alpha.tolist() == pytest.approx([2 / 5, 1 / 7])
 
 
-def test_config_errors_name_the_key(cfg):
-    cfg.MODEL.RETINANET.NUM_CLASSES = 2
+def test_config_errors_name_the_key():
+    cfg = default_cfg("MODEL.RETINANET.NUM_CLASSES", 2)
     for value, counts, message in (
-        ("auto", None, 'is "auto".*class_counts'),
+        ("auto", None, "is 'auto'.*class_counts"),
         ("auto", [1, 2, 3], "has 3 values, but MODEL.RETINANET.NUM_CLASSES is 2"),
         ([0.5], None, "has 1 values"),
         ("inverse", None, "is 'inverse'"),

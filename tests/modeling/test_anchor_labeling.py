@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.inputs import make_anchors
-from focal_retina.modeling import anchor_labeling
+from focal_retina.modeling import anchor_labeling, anchor_matching
 from focal_retina.modeling.anchor_labeling import AnchorLabeler, check_gt_instances
 
 K = 5
@@ -41,16 +41,15 @@ blocks = st.sampled_from([(1, 1), (4, 3), (4000, 8)])
 few_examples = settings(deadline=None, max_examples=60)
 
 
-@pytest.fixture(params=["_Blocks", "_AllPairs"], autouse=True)
+@pytest.fixture(params=["Blocks", "AllPairs"], autouse=True)
 def pairs(request, monkeypatch):
     """On a CPU too, both ways hold the same laws."""
-    monkeypatch.setattr(anchor_labeling, "_Blocks", getattr(anchor_labeling, request.param))
+    monkeypatch.setattr(anchor_labeling, "Blocks", getattr(anchor_labeling, request.param))
 
 
 def make_gt(boxes, classes=None, **fields) -> Instances:
-    return make_instances(
-        boxes, torch.arange(len(boxes)) % K if classes is None else classes, **fields
-    )
+    classes = torch.arange(len(boxes)) % K if classes is None else classes
+    return make_instances(boxes, classes, **fields)
 
 
 def feature_grid_anchors(height: int, width: int) -> list[Boxes]:
@@ -59,10 +58,8 @@ def feature_grid_anchors(height: int, width: int) -> list[Boxes]:
 
 
 def make_levels(anchors) -> list[Boxes]:
-    """Two levels, the second with an anchor that overlaps all objects.
-
-    With it, no object is left at IoU 0, where Detectron2 would make every anchor positive.
-    """
+    """Two levels, and an anchor that overlaps all objects: no object is left at IoU 0, where
+    Detectron2 would make every anchor positive."""
     anchors = torch.tensor([*anchors, [-1, -1, 30, 30]], dtype=torch.float32)
     return [Boxes(anchors[: len(anchors) // 2]), Boxes(anchors[len(anchors) // 2 :])]
 
@@ -104,11 +101,9 @@ def assert_same(actual, expected):
 @given(anchor_lists, object_lists, st.sampled_from(BANDS), st.booleans(), blocks)
 def test_equals_detectron2(anchors, objects, bands, promote, block):
     levels, gt = make_levels(anchors), make_gt(objects)
-    promotion = "any" if promote else "none"
-    with mock.patch.object(anchor_labeling, "CPU_BLOCK", block):
-        actual = label(
-            levels, gt, iou_thresholds=bands[0], iou_labels=bands[1], promotion=promotion
-        )
+    options = {"iou_thresholds": bands[0], "iou_labels": bands[1]}
+    with mock.patch.object(anchor_matching, "CPU_BLOCK", block):
+        actual = label(levels, gt, promotion="any" if promote else "none", **options)
     assert_same(actual, label_with_detectron2(levels, gt, *bands, promote))
 
 
@@ -129,7 +124,7 @@ def test_min_iou_promotes_ties_of_the_best_anchor_from_that_iou_on(anchors, obje
     promoted = ((iou == best) & (best >= floor)).any(0)
     without, matched_idxs = label_with_detectron2(levels, gt, promote=False)
     expected = torch.where(promoted, gt.gt_classes[matched_idxs], without)
-    with mock.patch.object(anchor_labeling, "CPU_BLOCK", block):
+    with mock.patch.object(anchor_matching, "CPU_BLOCK", block):
         actual = label(levels, gt, promotion="min_iou", promotion_min_iou=floor)
     assert_same(actual, (expected, matched_idxs))
 
@@ -140,11 +135,10 @@ def test_objects_without_area_and_crowds_count_as_absent(anchors, objects, data,
     levels = make_levels(anchors)
     intruders = data.draw(st.lists(st.sampled_from(EMPTY_BOXES), min_size=1, max_size=3))
     crowds = data.draw(st.lists(whole_boxes, max_size=2))
-    kinds = data.draw(
-        st.permutations([0] * len(objects) + [1] * len(intruders) + [2] * len(crowds))
-    )
-    sources = [iter(objects), iter(intruders), iter(crowds)]
-    mixed = [next(sources[kind]) for kind in kinds]
+    sources = [objects, intruders, crowds]
+    kinds = data.draw(st.permutations([i for i in range(3) for _ in sources[i]]))
+    remaining = list(map(iter, sources))
+    mixed = [next(remaining[kind]) for kind in kinds]
     kept = torch.tensor([i for i, kind in enumerate(kinds) if kind == 0], dtype=torch.int64)
     classes = torch.arange(len(mixed)) % K
     options = {"iou_thresholds": bands[0], "iou_labels": bands[1]}
@@ -186,12 +180,7 @@ def test_objects_without_anchors(anchors):
 
 @pytest.mark.parametrize(
     ("threshold", "expected"),
-    [
-        (None, [1, -1, K, K, K]),
-        (0.5, [1, -1, -1, K, -1]),
-        (0.7, [1, -1, K, K, K]),
-        (0.2, [1, -1, -1, -1, -1]),
-    ],
+    [(None, [K, K, K]), (0.5, [-1, K, -1]), (0.7, [K, K, K]), (0.2, [-1, -1, -1])],
 )
 def test_crowds_make_background_ignored_by_share_of_the_anchor(threshold, expected):
     """An anchor that is its object, one in the ignored band, one half in a crowd, one 2 × 40 % in
@@ -202,39 +191,40 @@ def test_crowds_make_background_ignored_by_share_of_the_anchor(threshold, expect
     ]
     objects = [[0, 0, 10, 10], [0, 0, 100, 60], [190, 0, 198, 60], [200, 0, 220, 60]]
     gt = make_gt(objects, classes=[1, 3, 3, 3], gt_is_crowd=[False, True, True, True])
-    assert label(anchors, gt, crowd_ioa_threshold=threshold)[0].tolist() == expected
+    assert label(anchors, gt, crowd_ioa_threshold=threshold)[0].tolist() == [1, -1, *expected]
 
 
 def test_memory_does_not_grow_with_objects():
     anchors = feature_grid_anchors(200, 320)
-    few, many = random_gt(128, seed=0, extent=300.0), random_gt(400, seed=0, extent=300.0)
     largest = []
-    for labeling, gt in [(label, few), (label, many), (label_with_detectron2, many)]:
+    for labeling, count in [(label, 128), (label, 400), (label_with_detectron2, 400)]:
         with LargestTensor() as mode:
-            labeling(anchors, gt)
+            labeling(anchors, random_gt(count, seed=0, extent=300.0))
         largest.append(mode.numel)
     assert largest[1] <= largest[0]
-    assert largest[2] >= len(many) * sum(map(len, anchors))
+    assert largest[2] >= 400 * sum(map(len, anchors))
 
 
-@pytest.mark.parametrize("value", [-1, K, 90])
-def test_class_out_of_range_names_image_and_class(value):
-    gts = [make_gt([[0, 0, 9, 9]], [0]), make_gt([[0, 0, 9, 9], [1, 1, 5, 5]], [0, value])]
-    with pytest.raises(ValueError, match=rf"^b\.jpg: object 1 has class {value}, .*NUM_CLASSES"):
-        check_gt_instances(gts, K, ["a.jpg", "b.jpg"])
-    with pytest.raises(ValueError, match="image 1 of the batch"):
-        check_gt_instances(gts, K)
+FLAT = [3.0, 3.0, 3.0, 3.0]  # without area, which must not hide a coordinate
+NAN, INF = float("nan"), float("inf")
 
 
 @pytest.mark.parametrize(
-    "position, value", [(0, float("nan")), (1, float("inf")), (3, -float("inf"))]
+    ("box", "label", "message"),
+    [
+        *((FLAT, k, rf"class {k}, .*NUM_CLASSES") for k in (-1, K, 90)),
+        *(
+            ([*FLAT[:i], x, *FLAT[i + 1 :]], 0, "the box .*finite")
+            for i, x in enumerate((NAN, INF, -INF))
+        ),
+    ],
 )
-def test_box_that_is_not_finite_names_the_image(position, value):
-    box = [3.0, 3.0, 3.0, 3.0]  # without area, which must not hide the coordinate
-    box[position] = value
-    gts = [make_gt([[0, 0, 9, 9]], [0]), make_gt([[0, 0, 9, 9], box], [0, 0])]
-    with pytest.raises(ValueError, match=r"^b\.jpg: object 1 has the box .*not a finite"):
+def test_invalid_ground_truth_names_image_and_object(box, label, message):
+    gts = [make_gt([[0, 0, 9, 9]], [0]), make_gt([[0, 0, 9, 9], box], [0, label])]
+    with pytest.raises(ValueError, match=rf"^b\.jpg: object 1 has {message}"):
         check_gt_instances(gts, K, ["a.jpg", "b.jpg"])
+    with pytest.raises(ValueError, match="^image 1 of the batch"):
+        check_gt_instances(gts, K)
 
 
 @pytest.mark.parametrize(

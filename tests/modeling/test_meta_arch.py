@@ -21,8 +21,6 @@ from focal_retina.modeling.patches import run_on_patches
 
 SIZES = [(64, 96), (96, 80), (64, 64)]  # (height, width); the last image has no object
 NUM_CLASSES = 7
-
-
 # R50-FPN of the zoo, small enough for a test, without this package's nodes; or of ResNet-18
 SMALL = ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "", "MODEL.RETINANET.NUM_CLASSES", NUM_CLASSES]
 R18 = ("MODEL.RESNETS.DEPTH", 18, "MODEL.RESNETS.RES2_OUT_CHANNELS", 64)
@@ -74,11 +72,19 @@ def losses_of(model, batch):
         return model.train()(batch)
 
 
-def assert_losses_equal(actual, expected):
-    assert actual.keys() == expected.keys()
-    for name, value in expected.items():
-        assert value > 0
-        torch.testing.assert_close(actual[name], value, rtol=1e-5, atol=0)
+def assert_losses_equal(actual, expected, rtol=1e-5):
+    assert all(value > 0 for value in expected.values())
+    expected = {name: value.float() for name, value in expected.items()}
+    torch.testing.assert_close(actual, expected, rtol=rtol, atol=0)
+
+
+def assert_steps_equal(actual, expected, rtol=1e-5, gradient_rtol=1e-5):
+    """Losses and gradients, as of :func:`train_step`."""
+    assert_losses_equal(actual[0], expected[0], rtol)
+    assert actual[1].keys() == expected[1].keys()
+    for name, grad in expected[1].items():
+        error = (actual[1][name] - grad).abs().max() / grad.abs().max()
+        assert error <= gradient_rtol, f"{name}: {error}"
 
 
 GN = ("MODEL.RETINANET.NORM", "GN")
@@ -92,13 +98,7 @@ SMOOTH = ("MODEL.RETINANET.SMOOTH_L1_LOSS_BETA", 0.11)
 def test_losses_and_gradients_equal_detectron2(seed, overrides):
     stock, ours = make_pair(seed, *overrides)
     batch = make_batch(seed)
-    expected, expected_grads = train_step(stock, batch)
-    actual, grads = train_step(ours, batch)
-    assert_losses_equal(actual, expected)
-    assert grads.keys() == expected_grads.keys()
-    for name, grad in expected_grads.items():
-        error = (grads[name] - grad).abs().max() / grad.abs().max()
-        assert error <= 1e-5, f"{name}: {error}"
+    assert_steps_equal(train_step(ours, batch), train_step(stock, batch))
     # And with a normalizer that has moved
     assert_losses_equal(losses_of(ours, batch), losses_of(stock, batch))
 
@@ -113,11 +113,9 @@ def test_detections_equal_detectron2(seed, overrides):
         theirs, mine = theirs["instances"], mine["instances"]
         assert len(theirs) > 10
         assert mine.image_size == theirs.image_size
-        assert mine.pred_classes.tolist() == theirs.pred_classes.tolist()
-        torch.testing.assert_close(mine.scores, theirs.scores, rtol=0, atol=1e-4)
-        torch.testing.assert_close(
-            mine.pred_boxes.tensor, theirs.pred_boxes.tensor, rtol=0, atol=1e-4
-        )
+        boxes = mine.pred_boxes.tensor, theirs.pred_boxes.tensor
+        for a, b in ((mine.pred_classes, theirs.pred_classes), (mine.scores, theirs.scores), boxes):
+            torch.testing.assert_close(a, b, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -131,27 +129,18 @@ def test_few_objects_in_a_large_image_run_the_box_subnet_on_patches(dtype, monke
         head, "run_on_patches", lambda *args: used.append(run_on_patches(*args)) or used[-1]
     )
     with torch.autocast("cpu", torch.bfloat16, enabled=dtype is torch.bfloat16):
-        expected, expected_grads = train_step(stock, batch)
-        actual, grads = train_step(ours, batch)
+        steps = train_step(ours, batch), train_step(stock, batch)
     assert len(used) == 1 and used[0] is not None
-    exact = dtype is torch.float32
-    for name, value in expected.items():
-        assert actual[name].dtype == torch.float32
-        rtol = 1e-5 if exact else 0.02
-        torch.testing.assert_close(actual[name], value.float(), rtol=rtol, atol=0)
-    for name, grad in expected_grads.items():
-        error = (grads[name] - grad).abs().max() / grad.abs().max()
-        assert error <= (1e-5 if exact else 0.2), f"{name}: {error}"
+    assert_steps_equal(*steps, *(() if dtype is torch.float32 else (0.02, 0.2)))
 
 
 def test_state_dict_has_detectron2s_keys_and_one_seed_gives_the_same_weights():
-    torch.manual_seed(5)
-    stock = build("RetinaNet").state_dict()
-    torch.manual_seed(5)
-    ours = build("FocalRetinaNet").state_dict()
-    assert list(ours) == list(stock)
-    for name, value in stock.items():
-        assert torch.equal(ours[name], value), name
+    states = []
+    for name in ("RetinaNet", "FocalRetinaNet"):
+        torch.manual_seed(5)
+        states.append(build(name).state_dict())
+    assert list(states[1]) == list(states[0])
+    torch.testing.assert_close(states[1], states[0], rtol=0, atol=0)
 
 
 def test_lazy_config_of_detectron2s_zoo_with_our_classes():

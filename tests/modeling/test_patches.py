@@ -1,8 +1,11 @@
 """A subnet on patches against the same subnet on whole feature maps."""
 
+from itertools import chain
+
 import pytest
 import torch
 from detectron2.layers import ShapeSpec
+from detectron2.modeling.meta_arch.dense_detector import permute_to_N_HWA_K
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -16,10 +19,8 @@ CELLS = sum(h * w for h, w in SIZES)
 
 
 def make_layers(depth):
-    layers = []
-    for _ in range(depth):
-        layers += [nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1), nn.ReLU()]
-    return [*layers, nn.Conv2d(CHANNELS, 8, 3, padding=1)]
+    hidden = [[nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1), nn.ReLU()] for _ in range(depth)]
+    return [*chain.from_iterable(hidden), nn.Conv2d(CHANNELS, 8, 3, padding=1)]
 
 
 def make_features(images=2):
@@ -78,11 +79,8 @@ def test_head_predicts_positives_as_it_predicts_all_anchors(on_patches):
     anchor_idxs = torch.tensor([17, 18, 1500, 3 * CELLS - 2])
     logits, deltas = head.predict_positives(features, image_idxs, anchor_idxs, anchor_idxs)
     dense_logits, dense_deltas = head(features)
-    for actual, expected in zip(logits, dense_logits, strict=True):
-        torch.testing.assert_close(actual, expected)
-    rows = [
-        x.unflatten(1, (3, 4)).permute(0, 3, 4, 1, 2).reshape(len(x), -1, 4) for x in dense_deltas
-    ]
+    torch.testing.assert_close(logits, dense_logits)
+    rows = [permute_to_N_HWA_K(x, 4) for x in dense_deltas]
     expected = torch.cat(rows, dim=1)[image_idxs, anchor_idxs]
     assert expected.abs().min() > 0
     torch.testing.assert_close(deltas, expected)

@@ -29,11 +29,9 @@ def detectron2_inference(anchors, logits, deltas, options):
     """The stock model's method on a stand-in for the model: it needs these attributes only."""
     model = RetinaNet.__new__(RetinaNet)
     torch.nn.Module.__init__(model)
-    model.box2box_transform = TRANSFORM
-    model.test_score_thresh = options["score_thresh"]
-    model.test_topk_candidates = options["topk_candidates"]
-    model.test_nms_thresh = options["nms_thresh"]
+    vars(model).update({f"test_{name}": value for name, value in options.items()})
     model.max_detections_per_image = options["max_detections"]
+    model.box2box_transform = TRANSFORM
     return model.inference_single_image(anchors, [x.sigmoid() for x in logits], deltas, (100, 120))
 
 
@@ -51,10 +49,11 @@ def detectron2_inference(anchors, logits, deltas, options):
 )
 @settings(deadline=None, max_examples=60)
 def test_equals_detectron2(seed, num_classes, options):
-    predictions = make_predictions(seed, num_classes)
-    expected = detectron2_inference(*predictions, options)
+    anchors, logits, deltas = make_predictions(seed, num_classes)
+    expected = detectron2_inference(anchors, logits, deltas, options)
     postprocessor = DensePostprocessor(box2box_transform=TRANSFORM, **options)
-    actual = postprocessor.postprocess_image(*predictions, (100, 120))
+    of_batch = [x[None] for x in logits], [x[None] for x in deltas]
+    (actual,) = postprocessor(anchors, *of_batch, [(100, 120)])
     assert actual.image_size == expected.image_size
     assert torch.equal(actual.pred_classes, expected.pred_classes)
     torch.testing.assert_close(actual.scores, expected.scores)
@@ -76,6 +75,6 @@ def test_no_threshold_loses_a_candidate_of_any_dtype(dtype):
             topk_candidates=len(logits),
             max_detections=len(logits),
         )
-        kept = postprocessor.postprocess_image(anchors, [logits], [deltas], (10**6, 10**6))
+        (kept,) = postprocessor(anchors, [logits[None]], [deltas[None]], [(10**6, 10**6)])
         assert len(kept) == (logits.float().sigmoid() > score_thresh).sum()
         assert kept.scores.dtype == torch.float32

@@ -56,35 +56,6 @@ def _has_triton() -> bool:
     return find_spec("triton") is not None and all(x >= (7, 0) for x in capabilities)
 
 
-def check_levels(logits: list[Tensor], labels: list[Tensor], weights: tuple[Any, Any]) -> None:
-    """Raise ValueError if shapes, dtypes or devices don't fit, see :func:`dense_loss_sum`."""
-    fits = not isinstance(logits, Tensor) and 0 < len(logits) == len(labels)
-    if not fits or not all(
-        x.dim() == 3
-        and x.shape[2] > 0
-        and x.shape == (*y.shape, logits[0].shape[-1])
-        and x.is_floating_point()
-        and (x.dtype, x.device) == (logits[0].dtype, logits[0].device)
-        and (y.dtype, y.device) == (torch.int64, x.device)
-        for x, y in zip(logits, labels, strict=True)
-    ):
-        raise ValueError(
-            "a loss needs a list of logits (N, R_l, K), of one floating dtype and one K >= 1, and "
-            "a list of int64 labels (N, R_l), for at least one level and on one device; "
-            f"got {_describe(logits)} and {_describe(labels)}"
-        )
-    num_classes = logits[0].shape[2]
-    for weight in weights:
-        if isinstance(weight, Tensor) and weight.shape != (num_classes,):
-            raise ValueError(f"{weight.numel()} class alphas, but logits of {num_classes} classes")
-
-
-def _describe(levels: Any) -> str:
-    if isinstance(levels, Tensor):
-        return f"{levels.dtype} {tuple(levels.shape)} on {levels.device}"
-    return f"[{', '.join(map(_describe, levels))}]"
-
-
 def dense_loss_sum(
     logits: list[Tensor],
     labels: list[Tensor],
@@ -98,23 +69,17 @@ def dense_loss_sum(
     Args:
         logits: list over levels of (N, R_l, K), all of one dtype that the kernel computes, of any
             strides. fp16 and bf16 are computed in fp32; their gradient is kept in their dtype.
-        labels: list over levels of int64 (N, R_l). The caller has checked them, see
-            :func:`check_levels`, and their values.
+        labels: list over levels of int64 (N, R_l). The caller has checked both.
         formula: the loss of one logit, ("focal" or "focal_star", γ, β).
         weights: of an anchor's own class and of every other, two numbers or two tensors (K,).
         kernel: "numba" or "triton".
         normalizer: 0-dim; the sum is divided by it. To divide the sum afterwards means another pass
             over the gradients.
-
-    Returns:
-        0-dim fp32.
-
-    Raises:
-        ValueError: weights that require a gradient.
-        RuntimeError: forward-mode differentiation, which the kernels do not have.
     """
-    is_forward_mode = forward_ad._current_level >= 0
-    if is_forward_mode and any(map(_has_tangent, [*logits, *weights])):
+    tensors = [x for x in [*logits, *weights] if isinstance(x, Tensor)]
+    if forward_ad._current_level >= 0 and any(
+        forward_ad.unpack_dual(x).tangent is not None for x in tensors
+    ):
         raise RuntimeError(
             "the loss kernels have no forward-mode derivative (torch.func.jvp): choose the kernel "
             '"plain", whose loss has derivatives of any order'
@@ -154,30 +119,12 @@ def _is_traced(tensors: Iterable[Tensor]) -> bool:
     )
 
 
-def _has_tangent(x: Any) -> bool:
-    return isinstance(x, Tensor) and forward_ad.unpack_dual(x).tangent is not None
-
-
 def _module(kernel: str) -> ModuleType:
     return importlib.import_module(_MODULES[kernel], __package__)
 
 
-@torch.library.custom_op("focal_retina::dense_loss", mutates_args=())
-def _dense_loss(
-    logits: list[Tensor],
-    labels: list[Tensor],
-    weights: Tensor,
-    needs_grad: bool,
-    formula: str,
-    gamma: float,
-    beta: float,
-    kernel: str,
-) -> tuple[Tensor, list[Tensor]]:
-    return _loss_and_gradients(logits, labels, weights, needs_grad, formula, gamma, beta, kernel)
-
-
 def _loss_and_gradients(
-    logits: Sequence[Tensor],
+    logits: list[Tensor],
     labels: list[Tensor],
     weights: Tensor,
     needs_grad: bool,
@@ -195,6 +142,11 @@ def _loss_and_gradients(
     return total, gradients
 
 
+_dense_loss = torch.library.custom_op(
+    "focal_retina::dense_loss", _loss_and_gradients, mutates_args=()
+)
+
+
 @_dense_loss.register_fake
 def _dense_loss_fake(
     logits: list[Tensor], labels: list[Tensor], weights: Tensor, needs_grad: bool, *_: Any
@@ -208,19 +160,11 @@ def _scale_gradients_(gradients: list[Tensor], factor: Tensor, kernel: str) -> N
     _module(kernel).scale_(gradients, factor)
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, list[Tensor]]) -> None:
-    _save(ctx, inputs[-1], output[1])
-
-
 def _save(ctx: Any, kernel: str, gradients: Sequence[Tensor]) -> None:
     ctx.kernel = kernel
     ctx.save_for_backward(*gradients)
     # The saved gradients are outputs that nobody differentiates: no zeros in their place.
     ctx.set_materialize_grads(False)
-
-
-def _backward(ctx: Any, grad_total: Tensor, _: Any) -> tuple[Any, ...]:
-    return _scaled(ctx, grad_total), [None] * len(ctx.saved_tensors), *[None] * 6
 
 
 def _scaled(ctx: Any, factor: Tensor) -> list[Tensor]:
@@ -242,7 +186,10 @@ def _scaled(ctx: Any, factor: Tensor) -> list[Tensor]:
     return gradients
 
 
-_dense_loss.register_autograd(_backward, setup_context=_setup_context)
+_dense_loss.register_autograd(
+    lambda ctx, factor, _: (_scaled(ctx, factor), [None] * len(ctx.saved_tensors), *[None] * 6),
+    setup_context=lambda ctx, inputs, output: _save(ctx, inputs[-1], output[1]),
+)
 
 
 class _EagerLoss(torch.autograd.Function):
@@ -251,7 +198,7 @@ class _EagerLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, arguments: tuple[Any, ...], *logits: Tensor) -> Tensor:
-        total, gradients = _loss_and_gradients(logits, *arguments)
+        total, gradients = _loss_and_gradients(list(logits), *arguments)
         _save(ctx, arguments[-1], gradients)
         return total
 

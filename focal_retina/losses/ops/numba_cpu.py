@@ -13,7 +13,6 @@ import contextlib
 import functools
 import itertools
 import math
-import mmap
 import os
 import weakref
 from collections.abc import Callable, Iterator
@@ -87,10 +86,8 @@ def _as_numpy(tensor: Tensor) -> np.ndarray:
 
 
 def _on_each_thread(work: Callable[[], list]) -> list[list]:
-    """The results of ``work``, called at once on as many threads as ATen uses.
-
-    They wait for each other only once: a wait lasts milliseconds while a data loader holds a core.
-    """
+    """The results of ``work``, called at once on as many threads as ATen uses. They wait for each
+    other only once: a wait lasts milliseconds while a data loader holds a core."""
     num_threads = torch.get_num_threads()
     if num_threads == 1:
         return [work()]
@@ -111,35 +108,29 @@ if hasattr(os, "register_at_fork"):
 # The memory of smaller tensors is kept by malloc itself.
 _SMALLEST_BLOCK = 4 << 20
 # For the levels of a few losses; older blocks go back to the system.
-_free_blocks: collections.deque[mmap.mmap] = collections.deque(maxlen=8)
+_free_blocks: collections.deque[np.ndarray] = collections.deque(maxlen=8)
 
 
 def _empty_like(logits: Tensor) -> Tensor:
-    """An uninitialised tensor like ``logits``, row-major, in the memory of earlier gradients.
-
-    malloc would give it fresh pages in each iteration. The first touch of a page takes as long as
-    computing its part of the gradient.
-    """
-    if logits.nbytes < _SMALLEST_BLOCK or not hasattr(mmap, "MAP_PRIVATE"):
+    """An uninitialised tensor like ``logits``, row-major, in the memory of earlier gradients: the
+    first touch of a page takes as long as computing its part of the gradient."""
+    if logits.nbytes < _SMALLEST_BLOCK:
         return torch.empty_like(logits)
     block = _take_block(logits.nbytes)
-    array = np.frombuffer(block, dtype=np.uint8, count=logits.nbytes)
+    array = block[: logits.nbytes]
     # The tensor keeps the array; when both are gone, the block is free again.
     weakref.finalize(array, _free_blocks.append, block).atexit = False
     return torch.from_numpy(array).view(logits.dtype).view(logits.shape)
 
 
-def _take_block(size: int) -> mmap.mmap:
-    for block in list(_free_blocks):
-        if size <= len(block) <= 2 * size:
-            with contextlib.suppress(ValueError):  # another thread may have been faster
-                _free_blocks.remove(block)
+def _take_block(size: int) -> np.ndarray:
+    with contextlib.suppress(IndexError):  # another thread may have been faster
+        for _ in range(len(_free_blocks)):
+            block = _free_blocks.popleft()
+            if size <= len(block) <= 2 * size:
                 return block
-    # Private, because a process and its forks would share shared pages.
-    block = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    with contextlib.suppress(AttributeError, OSError):  # not every system knows this advice
-        block.madvise(mmap.MADV_HUGEPAGE)
-    return block
+            _free_blocks.append(block)
+    return np.empty(size, np.uint8)  # in huge pages, for which NumPy asks the system
 
 
 _F, _I = np.float32, np.int32
@@ -149,10 +140,9 @@ _LN2_HIGH, _LN2_LOW = _F(0.693359375), _F(-2.12194440e-4)
 _SMALLEST_EXPONENT = _F(-87.0)
 # By least squares on Chebyshev nodes: (e^r - 1) / r by r for |r| <= ln(2) / 2, to 6e-9, and
 # 2·artanh(s) / s by s² for s <= 1/3, to 8e-9.
-_EXP = (1.00000001, 0.500000005, 0.166665052, 0.0416663527, 0.00836915816, 0.00139411214)
-_EXP = tuple(map(_F, _EXP))
-_ARTANH = (2.00000001, 0.666663159, 0.400248537, 0.279614188, 0.281746573)
-_ARTANH = tuple(map(_F, _ARTANH))
+_EXP = 1.00000001, 0.500000005, 0.166665052, 0.0416663527, 0.00836915816, 0.00139411214
+_ARTANH = 2.00000001, 0.666663159, 0.400248537, 0.279614188, 0.281746573
+_EXP, _ARTANH = tuple(map(_F, _EXP)), tuple(map(_F, _ARTANH))
 
 
 @njit(inline="always")

@@ -133,10 +133,7 @@ def _sigmoid_and_softplus(z):
     return p, q, tl.maximum(z, 0) + log1p, tl.maximum(-z, 0) + log1p
 
 
-# A loss and its slope, the derivative by z = -x_t (paper section 3 and appendix A):
-#   FL:  σ(z)^γ·softplus(z),     σ(z)^γ·(σ(z) + γ·softplus(z)·σ(-z)),  where σ(z) = e^-softplus(-z)
-#   FL*: softplus(γ·z - β) / γ,  σ(γ·z - β)
-# The derivative by x is the slope for a negative and minus the slope for a positive.
+# A loss and its slope, as numba_cpu.py derives them.
 @triton.jit
 def _focal(z, gamma: tl.constexpr, beta: tl.constexpr):
     p, q, softplus, softplus_of_minus = _sigmoid_and_softplus(z)

@@ -8,7 +8,7 @@ import os
 
 import pytest
 import torch
-from helpers import make_dense_batch, python
+from helpers import make_dense_batch, python, reference_loss_sum
 
 from focal_retina.losses.ops import choose_kernel, dense_loss_sum
 
@@ -54,30 +54,24 @@ def loss_and_gradients(logits, labels, formula=FOCAL, weights=(0.25, 0.75)):
     return total.detach(), [x.grad for x in logits]
 
 
-@pytest.fixture
-def assert_equal_to_reference(reference_sum):
-    def check(logits, labels, formula=FOCAL, weights=(0.25, 0.75)):
-        total, gradients = loss_and_gradients(logits, labels, formula, weights)
-        truth = [x.detach().double().requires_grad_() for x in logits]
-        expected = reference_sum(truth, labels, formula, *weights)
-        (expected / 3).backward()
-        dtype = logits[0].dtype
-        assert total.dtype == torch.promote_types(dtype, torch.float32)
-        torch.testing.assert_close(total.double(), expected, rtol=1e-6, atol=0, check_device=False)
-        atol = 2 * torch.finfo(dtype).tiny
-        for x, gradient, true in zip(logits, gradients, truth, strict=True):
-            assert gradient.dtype == dtype and gradient.stride() == torch.empty_like(x).stride()
-            torch.testing.assert_close(
-                gradient.double(), true.grad, rtol=TOLERANCE[dtype], atol=atol
-            )
-
-    return check
+def assert_equal_to_reference(logits, labels, formula=FOCAL, weights=(0.25, 0.75)):
+    total, gradients = loss_and_gradients(logits, labels, formula, weights)
+    truth = [x.detach().double().requires_grad_() for x in logits]
+    expected = reference_loss_sum(truth, labels, formula, *weights)
+    (expected / 3).backward()
+    dtype = logits[0].dtype
+    assert total.dtype == torch.promote_types(dtype, torch.float32)
+    torch.testing.assert_close(total.double(), expected, rtol=1e-6, atol=0, check_device=False)
+    tolerance = {"rtol": TOLERANCE[dtype], "atol": 2 * torch.finfo(dtype).tiny}
+    for x, gradient, true in zip(logits, gradients, truth, strict=True):
+        assert gradient.dtype == dtype and gradient.stride() == torch.empty_like(x).stride()
+        torch.testing.assert_close(gradient.double(), true.grad, **tolerance)
 
 
 @on_device
 @pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
 @pytest.mark.parametrize("num_classes", [1, 80, 1203])
-def test_every_dtype_and_class_count(assert_equal_to_reference, num_classes, dtype):
+def test_every_dtype_and_class_count(num_classes, dtype):
     # Levels that end inside a block, one of several blocks, and an empty one.
     logits, labels = make_batch(num_classes, dtype, sizes=[2500 // num_classes + 5, 7, 0])
     assert_equal_to_reference(logits, labels)
@@ -86,7 +80,7 @@ def test_every_dtype_and_class_count(assert_equal_to_reference, num_classes, dty
 @on_device
 @pytest.mark.parametrize("formula", FORMULAS, ids=str)
 @pytest.mark.parametrize("per_class", [False, True])
-def test_every_formula_and_weights_of_classes(assert_equal_to_reference, formula, per_class):
+def test_every_formula_and_weights_of_classes(formula, per_class):
     weights = (torch.rand(80, device=DEVICE), torch.rand(80, device=DEVICE))
     batch = make_batch(80, torch.float32, sizes=[60, 7])
     assert_equal_to_reference(*batch, formula, weights if per_class else (0.25, 0.75))
@@ -94,7 +88,7 @@ def test_every_formula_and_weights_of_classes(assert_equal_to_reference, formula
 
 @on_device
 @pytest.mark.parametrize("dims", [(0, 2, 1), (1, 0, 2), (2, 1, 0)])
-def test_strides(assert_equal_to_reference, dims):
+def test_strides(dims):
     logits, labels = make_batch(5, torch.float32, sizes=[30, 9])
     inverse = torch.tensor(dims).argsort().tolist()
     logits = [x.permute(dims).contiguous().permute(inverse) for x in logits]
@@ -118,7 +112,7 @@ def test_the_sum_is_the_same_every_time():
 
 
 @on_device
-def test_fp16_keeps_the_gradient_of_easy_negatives(reference_sum):
+def test_fp16_keeps_the_gradient_of_easy_negatives():
     # At x = -8 it is about 1e-10 before a loss scaler multiplies it: zero in fp16.
     x = torch.full((1, 4, 3), -8.0, dtype=torch.float16, device=DEVICE, requires_grad=True)
     labels = [torch.full((1, 4), 3, device=DEVICE)]
@@ -126,7 +120,7 @@ def test_fp16_keeps_the_gradient_of_easy_negatives(reference_sum):
     scale = 2.0**20
     normalizer = torch.tensor(1000.0, device=DEVICE)
     (scale * dense_loss_sum([x], labels, FOCAL, (1.0, 1.0), "triton", normalizer)).backward()
-    (scale * reference_sum([truth], labels, FOCAL) / normalizer).backward()
+    (scale * reference_loss_sum([truth], labels, FOCAL) / normalizer).backward()
     torch.testing.assert_close(x.grad.double(), truth.grad, rtol=0.05, atol=0)
 
 
