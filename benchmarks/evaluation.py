@@ -1,9 +1,6 @@
 """Our COCO box metrics beside pycocotools', on the CPU, from the list of detections to the 12
-numbers.
-
-pycocotools needs minutes a call at the larger size, and is called four times more often than
-``--runs`` says.
-"""
+numbers. pycocotools needs minutes a call at the larger size, and is called four times more often
+than ``--runs`` says."""
 
 import contextlib
 import copy
@@ -51,9 +48,7 @@ def make_data(
 ) -> tuple[COCO, list[dict[str, Any]]]:
     """A made-up test set with 0 to 16 objects an image, and detections in COCO's results format, in
     the order of the images: a third are objects moved a little, the others stand anywhere.
-
-    ``crowd_share`` of the objects are crowds; ``score_digits`` 1 gives many ties.
-    """
+    ``crowd_share`` of the objects are crowds; ``score_digits`` 1 gives many ties."""
     rng = np.random.default_rng(seed)
     image_ids = image_ids or range(1, size.images + 1)
     annotations: list[dict[str, Any]] = []

@@ -1,9 +1,6 @@
-"""How candidates for one job are measured side by side, and how the figures are shown.
-
-A case is a title and candidates by name, each a function that does the whole job when called. All
-candidates of a case run in one process, in turn, round after round, so that a change in the
-machine's load meets all of them.
-"""
+"""How candidates for one job are measured side by side, and how the figures are shown. A case is a
+title and candidates by name, each a function that does the whole job when called. They run in one
+process, in turn, round after round, so that a change in the machine's load meets all of them."""
 
 import ctypes
 import datetime
@@ -92,8 +89,8 @@ def _memory(candidate: Candidate, device: torch.device) -> tuple[int, float]:
 
 
 def _process_bytes(name: str) -> int:
-    (line,) = re.findall(rf"{name}:\s*(\d+) kB", Path("/proc/self/status").read_text())
-    return 1024 * int(line)
+    (kib,) = re.findall(rf"{name}:\s*(\d+) kB", Path("/proc/self/status").read_text())
+    return 1024 * int(kib)
 
 
 def markdown(rows: Sequence[Row]) -> str:

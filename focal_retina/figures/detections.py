@@ -55,14 +55,11 @@ def draw_detections(dataset_name: str, results_json: Path, out_png: Path) -> Non
         except Exception as error:  # of Pillow's decoders; the evaluation may have left it out
             _logger.warning("%s is not drawn: %s", record["file_name"], error)
             continue
-        objects = [
-            Outline(
-                BoxMode.convert(list(x["bbox"]), x["bbox_mode"], BoxMode.XYXY_ABS),
-                _color(x["category_id"]),
-                metadata.thing_classes[x["category_id"]],
-            )
-            for x in record.get("annotations", ())
-        ]
+        objects = []
+        for x in record.get("annotations", ()):
+            label, name = x["category_id"], metadata.thing_classes[x["category_id"]]
+            box = BoxMode.convert(list(x["bbox"]), x["bbox_mode"], BoxMode.XYXY_ABS)
+            objects.append(Outline(box, _color(label), name))
         outlines = (objects, by_image[record["image_id"]])
         pairs.append([draw_outlines(image, x, longer_side=_SIDE) for x in outlines])
     title = f"{dataset_name}: objects, and detections with a score of {threshold:.2f} or more"
@@ -72,10 +69,8 @@ def draw_detections(dataset_name: str, results_json: Path, out_png: Path) -> Non
 def break_even_threshold(
     predictions: Sequence[Mapping[str, Any]], records: Iterable[Mapping[str, Any]]
 ) -> float:
-    """The score at which there are as many detections as objects, so that recall = precision.
-
-    It is the lowest score if there are fewer detections, and 1 if there is no object.
-    """
+    """The score at which there are as many detections as objects, so that recall = precision; the
+    lowest score if there are fewer detections, and 1 if there is no object."""
     annotations = itertools.chain.from_iterable(x.get("annotations", ()) for x in records)
     num_objects = sum(not x.get("iscrowd", 0) for x in annotations)
     scores = sorted((x["score"] for x in predictions), reverse=True)[:num_objects]

@@ -57,8 +57,7 @@ Cdf = dict[str, list[float]]
 
 
 def read_loss_cdf(folder: Path) -> dict[str, Any]:
-    """Read what :func:`measure_loss_cdf` left in ``folder``; an OSError or ValueError if there is
-    no loss_distribution.json, or one of another kind."""
+    """What :func:`measure_loss_cdf` left in ``folder``. An OSError or ValueError if it is not."""
     path = folder / _NUMBERS_FILE
     try:
         content = json.loads(path.read_text())
@@ -83,24 +82,19 @@ def measure_loss_cdf(
     At most ``max_images`` of DATASETS.TEST are looked at, at random, and ``sample_size`` logits of
     each sign are drawn, as many of each image. ``alpha`` is that of :func:`loss_shares`.
 
-    Raises:
-        UserError, ValueError: another kind of model, a data set without annotations, logits that
-            are not finite, bad gammas, bad ground truth.
+    A UserError or ValueError says what is wrong with the model, the data or the gammas.
     """
     if min(gammas) < 0 or len({f"{gamma:g}" for gamma in gammas}) < len(gammas):
         raise ValueError(f"gammas are {list(gammas)}: give different numbers >= 0")
     model = load_trained_model(cfg)
     names: Any = model.class_names
     if names and index_in_dataset(names, cfg.DATASETS.TEST[0]):
-        raise ValueError(
-            f"{cfg.DATASETS.TEST[0]} must have the model's classes in their order: "
-            f"{', '.join(names[:10])}"
-        )
+        classes = ", ".join(names[:10])
+        raise ValueError(f"{cfg.DATASETS.TEST[0]} needs the model's classes in order: {classes}")
     if not isinstance(model, FocalRetinaNet):
-        raise UserError(
-            f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} has no anchor labeler: set it "
-            "to FocalRetinaNet, which loads the checkpoints of RetinaNet too"
-        )
+        name = cfg.MODEL.META_ARCHITECTURE
+        hint = "set FocalRetinaNet, which loads the checkpoints of RetinaNet too"
+        raise UserError(f"MODEL.META_ARCHITECTURE {name} has no anchor labeler: {hint}")
     loader = labeled_loader(cfg, max_images)
     samples = draw_logits(model, loader, max(1, sample_size // len(loader)))
     class_names = MetadataCatalog.get(cfg.DATASETS.TEST[0]).thing_classes
@@ -123,8 +117,8 @@ def measure_loss_cdf(
 
 
 def labeled_loader(cfg: CfgNode, max_images: int) -> DataLoader:
-    """Images of DATASETS.TEST, chosen at random but always the same, one a batch. They are resized
-    as for a test and have their objects, crowds treated as in training."""
+    """The same random images of DATASETS.TEST each time, one a batch, resized as for a test, with
+    their objects and crowds as in training."""
     records = get_detection_dataset_dicts(cfg.DATASETS.TEST, filter_empty=False)
     bare = next((x["file_name"] for x in records if "annotations" not in x), None)
     if bare is not None:
@@ -140,10 +134,7 @@ def labeled_loader(cfg: CfgNode, max_images: int) -> DataLoader:
 def draw_logits(
     model: FocalRetinaNet, loader: Iterable[list[dict]], per_image: int
 ) -> dict[str, LogitSample]:
-    """Draw at most ``per_image`` negatives and positives of each image, labeled as for training.
-
-    The model is put into evaluation mode. A progress bar goes to stderr.
-    """
+    """Draw at most ``per_image`` negatives and positives of each image, labeled as for training."""
     model.eval()
     generator = torch.Generator().manual_seed(_SEED)
     drawn: dict[str, list[tuple[Tensor, Tensor]]] = {sign: [] for sign in SIGNS}

@@ -1,8 +1,5 @@
-"""The losses as curves: the paper's figures 1, 5, 6 and 7.
-
-The numbers come from the loss modules themselves: values from their readable form, derivatives from
-the backward pass that a training calls.
-"""
+"""The losses as curves: the paper's figures 1, 5, 6 and 7. The values come from the loss modules'
+readable form, the derivatives from the backward pass that a training calls."""
 
 from collections.abc import Mapping
 from itertools import product
@@ -19,11 +16,6 @@ from ..losses.dense import dense_loss
 from . import DPI, SERIES_COLORS, style_axes
 
 _NONE = -1.0  # no weights
-
-# The paper does not list what its figure 7 shows. This grid holds α-CE, which is (γ, β) = (1, 0),
-# and both settings of Table 3, (2, 1) and (4, 0).
-_FIGURE_7_GAMMAS = (1.0, 2.0, 3.0, 4.0)
-_FIGURE_7_BETAS = (0.0, 1.0, 2.0)
 
 
 class LossCurve(NamedTuple):
@@ -65,9 +57,11 @@ def figures() -> list[LossFigure]:
         "FL*, γ = 2, β = 1": FocalLossStar(alpha=_NONE, gamma=2, beta=1),
         "FL*, γ = 4, β = 0": FocalLossStar(alpha=_NONE, gamma=4, beta=0),
     }
+    # The paper does not list what its figure 7 shows. This grid holds α-CE, which is γ 1, β 0, and
+    # both settings of Table 3: γ 2, β 1 and γ 4, β 0.
     star = {
         f"γ = {gamma:g}, β = {beta:g}": FocalLossStar(alpha=0.25, gamma=gamma, beta=beta)
-        for gamma, beta in product(_FIGURE_7_GAMMAS, _FIGURE_7_BETAS)
+        for gamma, beta in product((1.0, 2.0, 3.0, 4.0), (0.0, 1.0, 2.0))
     }
     title = "Focal loss: the larger γ, the less an easy example counts"
     p_label, x_label = "probability of the true class, $p_t$", "$x_t = y \\cdot x$"

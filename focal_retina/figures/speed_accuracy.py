@@ -79,10 +79,9 @@ def measure_runs(
 ) -> list[Measurement]:
     """Measure each run at each size, but not what ``output``/speed_accuracy.json has already.
 
-    That file is written after each measurement, so that an interrupted call goes on where it was.
-    All its measurements are returned, those of earlier calls among them. ``num_images`` are timed;
-    the other options are those of :func:`~focal_retina.engine.load_config`. A UserError or
-    ValueError says what is wrong: a config, a data set without objects, a foreign json.
+    That file is written after each measurement. All it holds is returned, earlier calls' too.
+    ``num_images`` are timed; ``opts``, ``register`` and ``imports`` are load_config's. A UserError
+    or ValueError says what is wrong: a config, a data set without objects, the json.
     """
     if len({name for name, _, _ in runs}) < len(runs):
         raise ValueError("two runs have the same name")
@@ -108,8 +107,8 @@ def measure_runs(
         x = results[name, size] = _measure(cfg, name, size, num_images, digest)
         print(f"{name} at {size}: {x.milliseconds:.1f} ms, AP {x.metrics['AP']:.1f}", flush=True)
         paper = {"retinanet": PAPER_RETINANET, "others": PAPER_OTHERS}
-        contents = {"measurements": [x._asdict() for x in results.values()], "paper": paper}
-        write_json(path, contents)
+        measured = [x._asdict() for x in results.values()]
+        write_json(path, {"measurements": measured, "paper": paper})
     return list(results.values())
 
 

@@ -179,11 +179,8 @@ def plan_tuning(sweep: Sweep, base: CfgNode, inputs: CodeInputs) -> list[Trial]:
 def plan_tests(
     sweep: Sweep, base: CfgNode, inputs: CodeInputs, seeds: Sequence[int], chosen: Mapping[str, Any]
 ) -> list[Trial]:
-    """Trials of every row with every seed, the first seed of all rows first.
-
-    The rows' overrides are merged into ``base``, and a row's tuned value, which ``chosen`` holds by
-    the row's name. A ValueError names an override that is no key of the config or of another type.
-    """
+    """Trials of every row with every seed, the first seed of all rows first. ``chosen`` holds the
+    tuned values by the rows' names. A ValueError names an override that does not fit ``base``."""
     every = itertools.product(seeds, sweep.rows)
     return [_plan_trial(sweep, r, base, inputs, "test", chosen.get(r.name), s) for s, r in every]
 

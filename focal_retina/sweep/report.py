@@ -24,10 +24,9 @@ from ..files import atomic_write
 from .grid import Sweep
 from .results import RowSummary, TrialResult, compare, number, read_losses, summarize, tuned_ap
 
-# A table: a mapping from heading to cell for each row, in Markdown.
-_Table = list[dict[str, str]]
 _NOTHING = "–"
 _GROUND = "#eef0f3"  # of the pictures: it reads on a light and on a dark page
+_FIGURE: Any = {"figsize": (11, 4), "dpi": DPI, "facecolor": _GROUND, "layout": "constrained"}
 _PAGE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title>
 <meta name="viewport" content="width=device-width, initial-scale=1">
@@ -47,23 +46,17 @@ img {{ max-width: 100%; border-radius: .4rem; }}
 def write_sweep_report(
     sweep: Sweep, results: Sequence[TrialResult], directory: Path, about: Mapping[str, Any]
 ) -> None:
-    """Write report.md with its pictures in plots/, and report.html, which needs no other file.
-
-    The trials' directories are relative to ``directory``, where the report goes. ``about`` has
-    results.json's "command", "base_config", "seeds" and "tuned".
-    """
+    """Write report.md with its pictures in plots/, and report.html, which needs no other file, to
+    ``directory``; the trials' directories are relative to it. ``about`` has results.json's
+    "command", "base_config", "seeds" and "tuned"."""
     summaries = summarize(sweep, results)
     trained = {s.row.name: s.first_done for s in summaries if s.first_done}
     found = {name: read_losses(directory / x.directory) for name, x in trained.items()}
     losses = {name: measured for name, measured in found.items() if measured}
     with rc_context({"font.size": 9, "axes.facecolor": _GROUND, "legend.frameon": False}):
         pictures = _draw_pictures(sweep, summaries, directory)
-    environment = Environment(
-        loader=PackageLoader("focal_retina.sweep"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    options: Any = {"undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
+    environment = Environment(loader=PackageLoader("focal_retina.sweep"), **options)
     environment.filters["md"] = escape_markdown
     page = environment.get_template("report.md.j2").render(
         sweep=sweep,
@@ -96,8 +89,8 @@ def escape_markdown(value: Any) -> str:
 
 def _results_table(
     sweep: Sweep, summaries: Sequence[RowSummary], about: Mapping[str, Any]
-) -> _Table:
-    """The paper's numbers beside ours, and what ours have cost."""
+) -> list[dict[str, str]]:
+    """Heading -> cell in Markdown, for each row: the paper's numbers, ours, and their cost."""
     (reference,) = (s for s in summaries if s.row.name == sweep.reference)
     in_paper = dict.fromkeys(name for row in sweep.rows for name in row.paper)
     best = max((s.ap.mean for s in summaries if s.ap.n), default=math.nan)
@@ -135,7 +128,7 @@ def _results_table(
 
 def _tuning_table(
     sweep: Sweep, results: Sequence[TrialResult], chosen: Mapping[str, Any]
-) -> _Table:
+) -> list[dict[str, str]]:
     """AP by row and tried value, the chosen ones in bold."""
     if sweep.tuning is None:
         return []
@@ -167,14 +160,8 @@ def _draw_pictures(sweep: Sweep, summaries: Sequence[RowSummary], directory: Pat
     return list(figures)
 
 
-def _new_figure() -> Figure:
-    return Figure(figsize=(11, 4), dpi=DPI, facecolor=_GROUND, layout="constrained")
-
-
 def _draw_ap_over_x(summaries: Sequence[RowSummary], x_label: str) -> Figure:
-    """Draw the paper's AP and ours over the quantity that the rows differ in, each on its own
-    scale."""
-    figure = _new_figure()
+    figure = Figure(**_FIGURE)
     paper, here = figure.subplots(1, 2, sharex=True, subplot_kw={"xlabel": x_label})
     style_axes(paper, "AP in the paper, %")
     style_axes(here, "AP here, %: mean ± std; dots are seeds")
@@ -190,7 +177,7 @@ def _draw_ap_over_x(summaries: Sequence[RowSummary], x_label: str) -> Figure:
 
 def _draw_loss_curves(curves: Mapping[str, Sequence[Series]]) -> Figure:
     """Draw the training loss over the iterations, a line a trial, in the row's color and dash."""
-    figure = _new_figure()
+    figure = Figure(**_FIGURE)
     axes = figure.add_subplot(xlabel="iteration", yscale="log")
     style_axes(axes, "total training loss")
     colors = colormaps["plasma"](np.linspace(0, 0.7, len(curves)))

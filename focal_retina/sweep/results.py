@@ -1,8 +1,6 @@
-"""What trials left behind, over the seeds, and which rows the seeds tell apart.
-
-Two rows are compared by Welch's 95 % interval of the difference of their mean AP (Biometrika 1947).
-It covers what another seed would have given, not what another set of test images would.
-"""
+"""What trials left behind, over the seeds, and which rows the seeds tell apart, by Welch's 95 %
+interval of the difference of their mean AP (Biometrika 1947). It covers what another seed would
+have given, not what another set of test images would."""
 
 import contextlib
 import csv
@@ -78,10 +76,8 @@ def last_row(directory: Path) -> dict[str, float]:
 
 
 def read_box_metrics(directory: Path, dataset: str = "") -> dict[str, float]:
-    """COCO's finite box numbers in the last row of metrics.json, in percent, by their names there.
-
-    Detectron2 puts the data set's name before them where several were evaluated.
-    """
+    """COCO's finite box numbers in the last row of metrics.json, in percent, by their names there,
+    before which Detectron2 puts the data set's where several were evaluated."""
     row = {key.removeprefix(f"{dataset}/"): x for key, x in last_row(directory).items()}
     return {key[5:]: x for key, x in row.items() if key[:5] == "bbox/" and math.isfinite(x)}
 

@@ -41,10 +41,8 @@ _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 @contextlib.contextmanager
 def connect(address: str | None) -> Iterator[None]:
-    """Join the Ray cluster at ``address``, or start Ray on this machine and end it afterwards.
-
-    A ConnectionError says that there is no cluster at ``address``.
-    """
+    """Join the Ray cluster at ``address``, or start Ray on this machine and end it afterwards. A
+    ConnectionError says that there is no cluster at ``address``."""
     here: dict[str, Any] = {}
     if address is None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -65,10 +63,9 @@ def _check_reachable(address: str) -> None:
         if match is not None:  # else "auto" and the like, which Ray looks up itself
             socket.create_connection((match[1], int(match[2])), timeout=10).close()
     except (OSError, OverflowError) as error:
-        raise ConnectionError(
-            f"--address {address}: no Ray cluster answers there ({error}); start one with "
-            "`ray start --head`, or leave --address out to run on this machine"
-        ) from error
+        hint = "start one with `ray start --head`, or leave --address out to run on this machine"
+        message = f"--address {address}: no Ray cluster answers there ({error}); {hint}"
+        raise ConnectionError(message) from error
 
 
 def _make_task() -> Any:
@@ -134,18 +131,14 @@ class TrialRunner:
     ) -> list[TrialResult]:
         """Run what has no result yet, and return a result for each trial, in their order.
 
-        ``on_poll`` is called with the results so far, again and again.
-
-        Raises:
-            ValueError: a trial needs more than any node has; Ray would wait for a larger one.
+        ``on_poll`` is called with the results so far, again and again. A ValueError says that a
+        trial needs more than any node has; Ray would wait for a larger one.
         """
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         needed = {"CPU": self.cpus_per_trial, "GPU": self.gpus_per_trial}
         if not any(all(x.get(key, 0) >= n for key, n in needed.items()) for x in nodes):
-            raise ValueError(
-                f"no machine has what a trial needs ({needed}): lower --cpus-per-trial or "
-                "--gpus-per-trial"
-            )
+            hint = "lower --cpus-per-trial or --gpus-per-trial"
+            raise ValueError(f"no machine has what a trial needs ({needed}): {hint}")
         results, running = {}, {}
         for trial in trials:
             result = self._find_result(trial)

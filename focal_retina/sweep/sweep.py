@@ -28,17 +28,11 @@ def run_sweep(
 ) -> list[TrialResult]:
     """Run what is unfinished, and write results.json, results.csv and the report into
     ``runner.root / sweep.name``. The trials of all sweeps share ``runner.root / "trials"``, so that
-    a config that two tables have in common trains once.
+    a config that two tables have in common trains once. ``about`` has this command line as
+    "command", and "base_config", the file of ``base``. ``seeds`` are the test's.
 
-    Args:
-        base: the config of all rows.
-        seeds: of the test.
-        about: this command line as "command", and "base_config", the base config's file.
-        measure_losses: whether to measure where the loss of a trained model of each row is.
-
-    Raises:
-        ValueError: a row that cannot be planned, or has no tuning trial that succeeded; another
-            sweep that uses ``runner.root`` now; after the report: a loss that was not measured.
+    A ValueError says that a row cannot be planned, or has no tuning trial that succeeded; that
+    another sweep uses ``runner.root`` now; after the report, that a loss was not measured.
     """
     if not seeds:
         raise ValueError("a sweep needs at least one seed")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from focal_retina.evaluation.coco_evaluator import PrecisionCurves
-from focal_retina.figures.pr_curves import draw_pr_curves
+from focal_retina.figures.training import draw_pr_curves
 
 
 def curves_of(average_precision):
