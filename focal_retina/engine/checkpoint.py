@@ -64,23 +64,16 @@ class SafeCheckpointer(DetectionCheckpointer):
             file.write(last_filename_basename.encode())
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
-        """Load the last checkpoint that is intact with everything in it. Where there is none, or
-        without ``resume``, load the weights of ``path``: a file, a URL or "".
-
-        Returns:
-            What was in the file and has not been loaded.
-
-        Raises:
-            ValueError: there are checkpoints, and none is intact.
-        """
+        """Load the last checkpoint that is intact with everything in it; where there is none, or
+        without ``resume``, the weights of ``path``: a file, a URL or "". Returns what was in the
+        file and has not been loaded. ValueError: there are checkpoints, and none is intact."""
         if resume and self.has_checkpoint():
             # One process chooses, as another may see the folder a moment later.
             choice = self.last_intact() if comm.is_main_process() else None
             path = comm.all_gather(choice)[0]
             if not path:
-                raise ValueError(
-                    f"--resume: no checkpoint in {self.save_dir} is intact; start anew without it"
-                )
+                where = f"no checkpoint in {self.save_dir} is intact"
+                raise ValueError(f"--resume: {where}; start anew without it")
             self.is_strict = True
             return self.load(path)
         return self.load(path, checkpointables=[]) if path else {}
@@ -154,12 +147,9 @@ class SafeCheckpointer(DetectionCheckpointer):
 
 def load_trained_model(cfg: CfgNode, *, resume: bool = False) -> nn.Module:
     """The model of ``cfg`` with the weights MODEL.WEIGHTS, with ``resume`` of the last checkpoint
-    in OUTPUT_DIR. Its ``class_names`` are a list, or None where they are not known.
-
-    Raises:
-        ValueError: there are no weights, or they do not fit. (To Detectron2 that is a warning; here
-            the numbers of an untrained head would follow.)
-    """
+    in OUTPUT_DIR. Its ``class_names`` are a list, or None where they are not known. ValueError:
+    there are no weights, or they do not fit. (To Detectron2 that is a warning; here the numbers of
+    an untrained head would follow.)"""
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.FOCAL_RETINA.EFFICIENTNET_LITE.PRETRAINED = False  # all weights come from the file

@@ -1,5 +1,6 @@
 """What no training can mean: another kind of model, keys that do nothing, values out of range."""
 
+import contextlib
 import difflib
 import json
 import logging
@@ -115,12 +116,10 @@ def check_values(cfg: CfgNode) -> None:
     for description, (holds, keys) in _RANGES.items():
         for key in keys.split():
             value: Any = reduce(lambda node, name: node[name], key.split("."), cfg)
-            try:
-                is_right = holds(value)
-            except TypeError:  # a string among numbers
-                is_right = False
-            if not is_right:
-                problems.append(f"{key} is {value!r}, not {description}")
+            with contextlib.suppress(TypeError):  # a string among numbers
+                if holds(value):
+                    continue
+            problems.append(f"{key} is {value!r}, not {description}")
     if problems:
         raise ValueError("; ".join(problems))
 
@@ -137,13 +136,11 @@ def check_solver(cfg: CfgNode, world_size: int) -> None:
             raise ValueError(f"SOLVER.IMS_PER_BATCH {batch_size} {message}")
         batch_size, rate = batch_size * world_size // reference, rate * world_size / reference
     if batch_size % world_size:
-        raise ValueError(
-            f"SOLVER.IMS_PER_BATCH {batch_size} can't be divided among {world_size} processes"
-        )
+        message = f"can't be divided among {world_size} processes"
+        raise ValueError(f"SOLVER.IMS_PER_BATCH {batch_size} {message}")
     fitting = 0.01 * batch_size / 16  # the paper's rate (section 4.1), scaled linearly
     is_off = max(rate / fitting, fitting / rate) > 2  # less is not worth a word
     if cfg.MODEL.FOCAL_RETINA.OPTIMIZER == "SGD" and is_off:
-        _logger.warning(
-            f"SOLVER.BASE_LR is {rate:g} for batches of {batch_size:d} images; scaled linearly "
-            f"from RetinaNet's 0.01 for 16 it would be {fitting:g}"
-        )
+        given = f"SOLVER.BASE_LR is {rate:g} for batches of {batch_size:d} images"
+        scaled = f"scaled linearly from RetinaNet's 0.01 for 16 it would be {fitting:g}"
+        _logger.warning(f"{given}; {scaled}")

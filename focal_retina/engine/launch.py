@@ -38,10 +38,7 @@ def launch_training(
 
     Under torchrun this is one of the processes already. Else Detectron2's ``launch``, which takes
     the other arguments, starts ``num_gpus`` on this machine; on CPU they are processes without a
-    GPU. ``main`` is pickled, so it stands at the top of a module.
-
-    Raises:
-        UserError: two ways of starting processes at once.
+    GPU. ``main`` is pickled, so it stands at the top of a module. UserError: both at once.
     """
     several = num_gpus * num_machines > 1
     if "TORCHELASTIC_RUN_ID" in os.environ or {"RANK", "LOCAL_RANK"} <= os.environ.keys():

@@ -74,16 +74,10 @@ def draw_training_pictures(
     num_classes: int,
     positive_iou: float,
 ) -> dict[str, np.ndarray]:
-    """Draw one image's anchors by label, its objects (dotted) with their anchors, and its
-    detections: pictures by title, uint8 (H', W', 3), RGB.
-
-    Args:
-        image: (H, W, 3) RGB in [0, 255].
-        gt, detections: the M objects; the highest score first.
-        anchors, labels, matched_idxs: of the R anchors, see :class:`AnchorLabeler`.
-        num_classes: the label of background.
-        positive_iou: positive anchors with a lower IoU were promoted.
-    """
+    """Draw an (H, W, 3) RGB image's anchors by label, its objects (dotted) with their anchors, and
+    its detections, highest score first: pictures by title, uint8 (H', W', 3), RGB. ``labels`` and
+    ``matched_idxs`` are :class:`AnchorLabeler`'s, of the R anchors; positive anchors with an IoU
+    below ``positive_iou`` were promoted."""
     image = np.asarray(image)
     draw = partial(draw_outlines, image, longer_side=max(_MIN_SIDE, *image.shape[:2]))
     objects = [Outline(box, _WHITE, line_style=":") for box in gt.gt_boxes.tensor]
