@@ -94,8 +94,7 @@ def data_of(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what :func:`focal_retina.engine.load_config` takes besides a file: ``--register``,
-    ``--import`` and trailing ``KEY VALUE``."""
+    """Add ``--register``, ``--import`` and trailing ``KEY VALUE``, for ``load_config``."""
     add_data_arguments(parser)
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="change the config")
 

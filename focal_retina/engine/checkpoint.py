@@ -122,14 +122,13 @@ class SafeCheckpointer(DetectionCheckpointer):
         theirs, ours = shapes.get("head.cls_score.bias", ((0,), (1,)))
         count = getattr(self.model, "num_classes", 0) * theirs[0] / ours[0]
         if all(x.startswith("head.cls_score.") for x in wrong) and count == int(count):
-            raise ValueError(
-                f"the checkpoint has {int(count)} classes and the config "
-                f"{self.model.num_classes}: set MODEL.RETINANET.NUM_CLASSES {int(count)}"
-            )
-        raise ValueError(
-            f"the checkpoint is of another architecture: {len(wrong)} tensors are not in it, or "
-            f"have another shape ({wrong[0]} …): MODEL.WEIGHTS and the config don't belong together"
-        )
+            what = f"has {int(count)} classes and the config {self.model.num_classes}"
+            hint = f"set MODEL.RETINANET.NUM_CLASSES {int(count)}"
+        else:
+            tensors = f"{len(wrong)} tensors are not in it, or have another shape ({wrong[0]} …)"
+            what = f"is of another architecture: {tensors}"
+            hint = "MODEL.WEIGHTS and the config don't belong together"
+        raise ValueError(f"the checkpoint {what}: {hint}")
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         if filename.endswith(".pkl"):

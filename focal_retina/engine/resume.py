@@ -171,9 +171,7 @@ def check_settings(begun_with: dict[str, Any], settings: dict[str, Any]) -> None
         if key in begun_with and begun_with[key] != value and key != "OUTPUT_DIR"
     }
     if refused := ", ".join(changed[key] for key in sorted(changed.keys() & _FIXED)):
-        raise ValueError(
-            f"--resume cannot change {refused}: leave it, or start anew in another OUTPUT_DIR"
-        )
+        raise ValueError(f"--resume cannot change {refused}: leave it, or set another OUTPUT_DIR")
     if changed.pop("MODEL.WEIGHTS", None):
         _logger.warning("--resume: the weights are the checkpoint's; MODEL.WEIGHTS is not read")
     if changed:

@@ -56,10 +56,9 @@ class TrainingPictures(HookBase):
         lowest_positive_band = model.anchor_labeler.iou_labels.index(1)
         positive_iou = model.anchor_labeler.iou_thresholds[lowest_positive_band - 1]
         image = convert_image_to_rgb(batch[0]["image"].permute(1, 2, 0), self._input_format)
-        anchors, kinds = Boxes.cat(predictions.anchors), (model.num_classes, positive_iou)
-        pictures = draw_training_pictures(
-            image, gt, anchors, labels[0], matched_idxs[0], detections, *kinds
-        )
+        labeled = Boxes.cat(predictions.anchors), labels[0], matched_idxs[0]
+        kinds = model.num_classes, positive_iou
+        pictures = draw_training_pictures(image, gt, *labeled, detections, *kinds)
         for name, picture in pictures.items():
             self.trainer.storage.put_image(name, picture.transpose(2, 0, 1))
 
