@@ -51,8 +51,7 @@ def check_model(cfg: CfgNode) -> None:
 
 
 def check_keys(cfg: CfgNode) -> None:
-    """A ValueError for keys that a RetinaNet does not read, where they differ from Detectron2's
-    defaults; it names those to set instead."""
+    """A ValueError for changed keys that a RetinaNet does not read; it says what to set instead."""
     default = get_cfg().MODEL
     unread = [
         f"MODEL.{section}.{name} ({_advice(section, name, cfg)})"
@@ -124,9 +123,8 @@ def check_values(cfg: CfgNode) -> None:
 
 
 def check_solver(cfg: CfgNode, world_size: int) -> None:
-    """Compare batch size, number of processes and learning rate, as SOLVER.REFERENCE_WORLD_SIZE
-    scales them: a ValueError for a batch that can't be divided, and for SGD a warning of a rate
-    that misfits."""
+    """A ValueError for a batch that can't be divided among the processes; for SGD a warning of a
+    learning rate that misfits the batch, both as SOLVER.REFERENCE_WORLD_SIZE scales them."""
     batch_size, rate = cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.BASE_LR
     reference = cfg.SOLVER.REFERENCE_WORLD_SIZE
     if reference:

@@ -55,9 +55,8 @@ class UserError(Exception):
 
 @contextlib.contextmanager
 def user_errors() -> Iterator[None]:
-    """Turn the errors of reading and building into :class:`UserError`. A KeyError is a name that a
-    registry does not have, an AssertionError what Detectron2 says of values, an ImportError a
-    library that is not installed."""
+    """Turn the errors of reading and building into :class:`UserError`: a KeyError is an unknown
+    name, an AssertionError what Detectron2 says of values, an ImportError a missing library."""
     try:
         yield
     except (OSError, KeyError, ValueError, AssertionError, ImportError) as error:
@@ -100,11 +99,9 @@ def _missing_extra(error: BaseException) -> str | None:
 def exit_status(
     main: Callable[[], int | None], interrupted: str = "interrupted", prog: str | None = None
 ) -> int:
-    """Call ``main`` and return the process's exit status: its own if it returns one, else 0.
-
-    A :class:`UserError` and a missing optional library give 2 and Ctrl-C 130, each with one line on
-    stderr: ``prog`` (default: the script's name) and the message, for Ctrl-C ``interrupted``.
-    """
+    """Call ``main`` and return the process's exit status: its own if it returns one, else 0. A
+    :class:`UserError` and a missing optional library give 2 and Ctrl-C 130, each with one line on
+    stderr: ``prog`` (default: the script's name) and the message, for Ctrl-C ``interrupted``."""
     status, message = 2, None
     try:
         return main() or 0

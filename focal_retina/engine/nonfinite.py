@@ -46,12 +46,10 @@ class _Iteration:
 
 class NonFiniteGuard(HookBase):
     """A hook of the step trainer, such as Detectron2's SimpleTrainer: after each backward pass, and
-    before the optimizer's step, it looks at the losses and the gradients.
-
-    On a GPU, under a :class:`StepTrainer`, it looks at each iteration in the next one, so that the
-    host needn't wait: the optimizer left out the step by itself.
-    Under a gradient scaler (fp16), infinite gradients are normal: it looks at the losses alone.
-    """
+    before the optimizer's step, it looks at the losses and the gradients. On a GPU, under a
+    :class:`StepTrainer`, it looks at each iteration in the next one, so that the host needn't wait:
+    the optimizer left out the step by itself. Under a gradient scaler (fp16), infinite gradients
+    are normal: it looks at the losses alone."""
 
     def __init__(self, model: nn.Module, config: str, folder: Path, gradient_period: int = 1):
         """``config`` is the whole config as yaml; dumps go to ``iter_0001234`` in ``folder``, of

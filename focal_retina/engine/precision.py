@@ -115,9 +115,8 @@ def build_inference_copy(cfg: CfgNode, model: DenseDetector) -> DenseDetector:
 
 def prepare_for_training(model: nn.Module, *, precision: str, device: str) -> None:
     """Make a model's training step fast, in place: fold frozen batch normalization into the
-    convolutions, and lay out the weights (docs/performance.md, Formats): channels_last for narrow
-    types and on CPUs, where without AVX-512 the weight gradient of the head's 3x3 convolutions
-    takes twice as long in it, so that the head stays as it is."""
+    convolutions, and lay out the weights (docs/performance.md, Formats). On a CPU without AVX-512
+    the weight gradients of the head take twice as long in channels_last: it stays as it is."""
     fold_frozen_batch_norm(model)
     if device.startswith("cuda") and precision == "fp32":
         return

@@ -52,8 +52,7 @@ def load_config(
     Args:
         source: a yaml; or a training's folder: its ``config.yaml``, with the folder as OUTPUT_DIR.
         opts: keys and values in turn; they have the last word.
-        register, imports: see :func:`prepare_process`.
-        resume: see :func:`resolve_precision`.
+        register, imports, resume: see :func:`prepare_process` and :func:`resolve_precision`.
         trained: a training's folder, or its ``config.yaml``, stands for its ``model_final.pth``.
         num_processes: on this machine. Several need a GPU each, or MODEL.DEVICE cpu.
     """

@@ -1,8 +1,6 @@
 """What a training works on, as pictures for TensorBoard, every ``VIS_PERIOD`` iterations: the first
-image of the batch, in the size and augmentation that the network sees.
-
-Nothing random is drawn: a training goes the same way with and without pictures. Shapes: R anchors
-of all levels, M objects.
+image of the batch, in the size and augmentation that the network sees. A training goes the same way
+with and without pictures. Shapes: R anchors of all levels, M objects.
 """
 
 from functools import partial
