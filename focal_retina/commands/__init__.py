@@ -34,12 +34,8 @@ GOES_ON = {
 
 
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
-    """Run the command that ``argv`` (default: the process's arguments) names.
-
-    Args:
-        argv: the command and its arguments.
-        prog: what its messages and its help call it; default: ``focal-retina COMMAND``.
-    """
+    """Run the command that ``argv`` (default: the process's arguments) names. Its messages and its
+    help call it ``prog`` (default: ``focal-retina COMMAND``)."""
     name, *words = (sys.argv[1:] if argv is None else argv) or [""]
     if name not in COMMANDS:
         status = 0 if name in ("-h", "--help") else 2
@@ -98,8 +94,7 @@ def data_of(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what :func:`focal_retina.engine.load_config` takes besides a file: ``--register``,
-    ``--import`` and trailing ``KEY VALUE``."""
+    """Add ``--register``, ``--import`` and trailing ``KEY VALUE``, for ``load_config``."""
     add_data_arguments(parser)
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="change the config")
 

@@ -38,10 +38,9 @@ def run(args: argparse.Namespace) -> None:
         conversion = convert_file(args.input, args.source, args.target, **given)
     print(*conversion.report(), sep="\n")
     if not (conversion.is_complete or args.allow_missing):
-        raise UserError(
-            f"{args.input}: what is listed as unused, missing or differs cannot be carried over to "
-            f"{args.target}; nothing is written without --allow-missing"
-        )
+        what = "what is listed as unused, missing or differs cannot be carried over"
+        hint = "nothing is written without --allow-missing"
+        raise UserError(f"{args.input}: {what} to {args.target}; {hint}")
     with user_errors():
         write_conversion(conversion, args.output, args.config_out)
     print(f"{len(conversion.tensors)} tensors: {args.output}")

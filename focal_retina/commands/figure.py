@@ -61,8 +61,8 @@ def _loss_cdf(args: argparse.Namespace, data: dict[str, Any]) -> None:
     output = _folder(args.output or Path(cfg.OUTPUT_DIR) / "loss_distribution")
     gammas, count = args.gamma or (0, 0.5, 1, 2), args.images or 500
     measured = measure_loss_cdf(cfg, output, gammas=gammas, alpha=alpha, max_images=count)
-    counts = "".join(f", {count:,} {sign}" for sign, count in measured["samples"].items())
-    print(f"{measured['images']} images{counts}")
+    counts = [f"{count:,} {sign}" for sign, count in measured["samples"].items()]
+    print(f"{measured['images']} images", *counts, sep=", ")
     for share, held in hardest_shares(measured).items():
         print(f"{share}: {held} of their loss")
     print(f"pictures and numbers: {output}")

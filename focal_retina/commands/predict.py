@@ -45,19 +45,15 @@ def run(args: argparse.Namespace) -> int:
     sources = find_sources(inputs)
     writers: list[CocoWriter | PictureWriter] = []
     with user_errors():
-        model, how = (
-            args.model or args.config_file,
-            {**data_of(args), "allow_code": args.allow_code},
-        )
-        predictor = load_predictor(model, opts, **how)
+        how = {**data_of(args), "allow_code": args.allow_code}
+        predictor = load_predictor(args.model or args.config_file, opts, **how)
         if args.json:
             writers.append(CocoWriter(args.json, predictor.meta))
         if args.output:
             writers.append(PictureWriter(args.output, sources, predictor.meta.classes))
+    limits = {"batch_size": args.batch_size, "threshold": args.threshold}
     try:
-        failed = predict_sources(
-            predictor, sources, writers, batch_size=args.batch_size, threshold=args.threshold
-        )
+        failed = predict_sources(predictor, sources, writers, **limits)
     except OSError as error:  # of a source it would be passed over
         raise UserError(f"the results can't be written: {error}") from error
     return 1 if failed else 0

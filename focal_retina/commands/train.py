@@ -61,16 +61,14 @@ def main(args: argparse.Namespace, cfg: Any) -> int:
     # A process that was just started has empty registries, and another machine another processor.
     engine.prepare_process(**data_of(args))
     cfg = comm.all_gather(cfg)[0]
-    if args.eval_only:
-        return evaluate(args, cfg)
-    with engine.only_training_in(cfg.OUTPUT_DIR):
-        return train(args, cfg)
+    with nullcontext() if args.eval_only else engine.only_training_in(cfg.OUTPUT_DIR):
+        set_up(args, cfg)
+        return evaluate(args, cfg) if args.eval_only else train(args, cfg)
 
 
 def evaluate(args: argparse.Namespace, cfg: Any) -> int:
     from .. import engine
 
-    set_up(args, cfg)
     with engine.user_errors():
         model = engine.load_trained_model(cfg, resume=args.resume)
     with engine.training_errors():
@@ -88,7 +86,6 @@ def train(args: argparse.Namespace, cfg: Any) -> int:
     from .. import engine
     from ..data.classes import save_classes
 
-    set_up(args, cfg)
     with engine.user_errors():
         trainer = engine.Trainer(cfg)
         trainer.resume_or_load(resume=args.resume)

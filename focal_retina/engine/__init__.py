@@ -4,22 +4,3 @@ from .launch import exit_status_of, launch_training
 from .resume import only_training_in
 from .setup import check_config, check_output_dir, load_config, prepare_process, setup_config
 from .trainer import Trainer
-
-__all__ = [
-    "SafeCheckpointer",
-    "Trainer",
-    "UserError",
-    "check_config",
-    "check_output_dir",
-    "exit_status",
-    "exit_status_of",
-    "launch_training",
-    "load_config",
-    "load_trained_model",
-    "only_training_in",
-    "prepare_process",
-    "set_up_logging",
-    "setup_config",
-    "training_errors",
-    "user_errors",
-]

@@ -64,23 +64,16 @@ class SafeCheckpointer(DetectionCheckpointer):
             file.write(last_filename_basename.encode())
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
-        """Load the last checkpoint that is intact with everything in it. Where there is none, or
-        without ``resume``, load the weights of ``path``: a file, a URL or "".
-
-        Returns:
-            What was in the file and has not been loaded.
-
-        Raises:
-            ValueError: there are checkpoints, and none is intact.
-        """
+        """Load the last checkpoint that is intact with everything in it; where there is none, or
+        without ``resume``, the weights of ``path``: a file, a URL or "". Returns what was in the
+        file and has not been loaded. ValueError: there are checkpoints, and none is intact."""
         if resume and self.has_checkpoint():
             # One process chooses, as another may see the folder a moment later.
             choice = self.last_intact() if comm.is_main_process() else None
             path = comm.all_gather(choice)[0]
             if not path:
-                raise ValueError(
-                    f"--resume: no checkpoint in {self.save_dir} is intact; start anew without it"
-                )
+                where = f"no checkpoint in {self.save_dir} is intact"
+                raise ValueError(f"--resume: {where}; start anew without it")
             self.is_strict = True
             return self.load(path)
         return self.load(path, checkpointables=[]) if path else {}
@@ -129,14 +122,13 @@ class SafeCheckpointer(DetectionCheckpointer):
         theirs, ours = shapes.get("head.cls_score.bias", ((0,), (1,)))
         count = getattr(self.model, "num_classes", 0) * theirs[0] / ours[0]
         if all(x.startswith("head.cls_score.") for x in wrong) and count == int(count):
-            raise ValueError(
-                f"the checkpoint has {int(count)} classes and the config "
-                f"{self.model.num_classes}: set MODEL.RETINANET.NUM_CLASSES {int(count)}"
-            )
-        raise ValueError(
-            f"the checkpoint is of another architecture: {len(wrong)} tensors are not in it, or "
-            f"have another shape ({wrong[0]} …): MODEL.WEIGHTS and the config don't belong together"
-        )
+            what = f"has {int(count)} classes and the config {self.model.num_classes}"
+            hint = f"set MODEL.RETINANET.NUM_CLASSES {int(count)}"
+        else:
+            tensors = f"{len(wrong)} tensors are not in it, or have another shape ({wrong[0]} …)"
+            what = f"is of another architecture: {tensors}"
+            hint = "MODEL.WEIGHTS and the config don't belong together"
+        raise ValueError(f"the checkpoint {what}: {hint}")
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         if filename.endswith(".pkl"):
@@ -154,12 +146,9 @@ class SafeCheckpointer(DetectionCheckpointer):
 
 def load_trained_model(cfg: CfgNode, *, resume: bool = False) -> nn.Module:
     """The model of ``cfg`` with the weights MODEL.WEIGHTS, with ``resume`` of the last checkpoint
-    in OUTPUT_DIR. Its ``class_names`` are a list, or None where they are not known.
-
-    Raises:
-        ValueError: there are no weights, or they do not fit. (To Detectron2 that is a warning; here
-            the numbers of an untrained head would follow.)
-    """
+    in OUTPUT_DIR. Its ``class_names`` are a list, or None where they are not known. ValueError:
+    there are no weights, or they do not fit. (To Detectron2 that is a warning; here the numbers of
+    an untrained head would follow.)"""
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.FOCAL_RETINA.EFFICIENTNET_LITE.PRETRAINED = False  # all weights come from the file

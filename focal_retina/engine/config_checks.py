@@ -1,5 +1,6 @@
 """What no training can mean: another kind of model, keys that do nothing, values out of range."""
 
+import contextlib
 import difflib
 import json
 import logging
@@ -41,18 +42,16 @@ def check_model(cfg: CfgNode) -> None:
         hint = f" (near: {', '.join(near)})" if near else ""
         raise ValueError(f"MODEL.META_ARCHITECTURE {name!r} is not a registered model{hint}")
     if not issubclass(registered[name], DenseDetector):
-        raise ValueError(
-            f"MODEL.META_ARCHITECTURE {name} is no dense detector, such as FocalRetinaNet: start "
-            "from a RetinaNet config, such as configs/COCO/retinanet_R_50_FPN_1x.yaml"
-        )
+        what = f"MODEL.META_ARCHITECTURE {name} is no dense detector, such as FocalRetinaNet"
+        start = "a RetinaNet config, such as configs/COCO/retinanet_R_50_FPN_1x.yaml"
+        raise ValueError(f"{what}: start from {start}")
     with torch.device("meta"):  # without memory and random numbers
         backbone = build_backbone(cfg)
     feature_shapes_of(backbone, cfg.MODEL.RETINANET.IN_FEATURES)
 
 
 def check_keys(cfg: CfgNode) -> None:
-    """A ValueError for keys that a RetinaNet does not read, where they differ from Detectron2's
-    defaults; it names those to set instead."""
+    """A ValueError for changed keys that a RetinaNet does not read; it says what to set instead."""
     default = get_cfg().MODEL
     unread = [
         f"MODEL.{section}.{name} ({_advice(section, name, cfg)})"
@@ -115,20 +114,17 @@ def check_values(cfg: CfgNode) -> None:
     for description, (holds, keys) in _RANGES.items():
         for key in keys.split():
             value: Any = reduce(lambda node, name: node[name], key.split("."), cfg)
-            try:
-                is_right = holds(value)
-            except TypeError:  # a string among numbers
-                is_right = False
-            if not is_right:
-                problems.append(f"{key} is {value!r}, not {description}")
+            with contextlib.suppress(TypeError):  # a string among numbers
+                if holds(value):
+                    continue
+            problems.append(f"{key} is {value!r}, not {description}")
     if problems:
         raise ValueError("; ".join(problems))
 
 
 def check_solver(cfg: CfgNode, world_size: int) -> None:
-    """Compare batch size, number of processes and learning rate, as SOLVER.REFERENCE_WORLD_SIZE
-    scales them: a ValueError for a batch that can't be divided, and for SGD a warning of a rate
-    that misfits."""
+    """A ValueError for a batch that can't be divided among the processes; for SGD a warning of a
+    learning rate that misfits the batch, both as SOLVER.REFERENCE_WORLD_SIZE scales them."""
     batch_size, rate = cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.BASE_LR
     reference = cfg.SOLVER.REFERENCE_WORLD_SIZE
     if reference:
@@ -137,13 +133,11 @@ def check_solver(cfg: CfgNode, world_size: int) -> None:
             raise ValueError(f"SOLVER.IMS_PER_BATCH {batch_size} {message}")
         batch_size, rate = batch_size * world_size // reference, rate * world_size / reference
     if batch_size % world_size:
-        raise ValueError(
-            f"SOLVER.IMS_PER_BATCH {batch_size} can't be divided among {world_size} processes"
-        )
+        message = f"can't be divided among {world_size} processes"
+        raise ValueError(f"SOLVER.IMS_PER_BATCH {batch_size} {message}")
     fitting = 0.01 * batch_size / 16  # the paper's rate (section 4.1), scaled linearly
     is_off = max(rate / fitting, fitting / rate) > 2  # less is not worth a word
     if cfg.MODEL.FOCAL_RETINA.OPTIMIZER == "SGD" and is_off:
-        _logger.warning(
-            f"SOLVER.BASE_LR is {rate:g} for batches of {batch_size:d} images; scaled linearly "
-            f"from RetinaNet's 0.01 for 16 it would be {fitting:g}"
-        )
+        given = f"SOLVER.BASE_LR is {rate:g} for batches of {batch_size:d} images"
+        scaled = f"scaled linearly from RetinaNet's 0.01 for 16 it would be {fitting:g}"
+        _logger.warning(f"{given}; {scaled}")

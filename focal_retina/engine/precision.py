@@ -79,8 +79,7 @@ def resolve_precision(cfg: CfgNode, *, resume: bool = False) -> CfgNode:
 
 
 def log_precision(kind: str, precision: str, device: str) -> None:
-    """One line: what a "training" or an "inference" computes in, and why; a warning where it is
-    slow."""
+    """What a "training" or an "inference" computes in, and why; a warning where it is slow."""
     is_native, reason = bf16_support(device)
     if precision == "bf16" and not is_native:
         key = {"training": "PRECISION", "inference": "INFERENCE_PRECISION"}[kind]
@@ -102,10 +101,8 @@ def precision_of(cfg: CfgNode) -> str:
         known = ", ".join(["auto", *STEP_TRAINERS])
         raise ValueError(f"MODEL.FOCAL_RETINA.PRECISION is {precision!r}; it can be {known}")
     if precision == "fp16" and not cfg.MODEL.DEVICE.startswith("cuda"):
-        raise ValueError(
-            f"fp16 training needs CUDA and MODEL.DEVICE is {cfg.MODEL.DEVICE!r}: "
-            "set MODEL.FOCAL_RETINA.PRECISION auto (or SOLVER.AMP.ENABLED False)"
-        )
+        hint = ": set MODEL.FOCAL_RETINA.PRECISION auto (or SOLVER.AMP.ENABLED False)"
+        raise ValueError(f"fp16 training needs CUDA and MODEL.DEVICE is {cfg.MODEL.DEVICE!r}{hint}")
     return precision
 
 
@@ -118,9 +115,8 @@ def build_inference_copy(cfg: CfgNode, model: DenseDetector) -> DenseDetector:
 
 def prepare_for_training(model: nn.Module, *, precision: str, device: str) -> None:
     """Make a model's training step fast, in place: fold frozen batch normalization into the
-    convolutions, and lay out the weights (docs/performance.md, Formats): channels_last for narrow
-    types and on CPUs, where without AVX-512 the weight gradient of the head's 3x3 convolutions
-    takes twice as long in it, so that the head stays as it is."""
+    convolutions, and lay out the weights (docs/performance.md, Formats). On a CPU without AVX-512
+    the weight gradients of the head take twice as long in channels_last: it stays as it is."""
     fold_frozen_batch_norm(model)
     if device.startswith("cuda") and precision == "fp32":
         return

@@ -16,7 +16,6 @@ import torch
 import yaml
 from detectron2.config import CfgNode
 from detectron2.engine import hooks
-from detectron2.solver import LRMultiplier
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter, JSONWriter, TensorboardXWriter
 from fvcore.common.checkpoint import Checkpointer
@@ -110,10 +109,9 @@ def _drop_metrics_after(iteration: int, path: Path) -> None:
     """Cut the last lines of a ``metrics.json`` that are of later iterations, or incomplete. In
     place, as a writer may have the file open."""
     lines = path.read_bytes().splitlines(keepends=True)
-    size = sum(map(len, lines))
     while lines and _is_after(iteration, lines[-1]):
-        size -= len(lines.pop())
-    os.truncate(path, size)
+        lines.pop()
+    os.truncate(path, sum(map(len, lines)))
 
 
 def _is_after(iteration: int, line: bytes) -> bool:
@@ -136,10 +134,8 @@ def only_training_in(folder: str | os.PathLike) -> Iterator[None]:
             # Unlike flock, it is not passed on to data workers, which may live a moment longer.
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError) as error:
-            raise UserError(
-                f"OUTPUT_DIR {folder} is in use by another training, {path.read_text()}: wait for "
-                "it, or set another OUTPUT_DIR"
-            ) from error
+            what = f"OUTPUT_DIR {folder} is in use by another training, {path.read_text()}"
+            raise UserError(f"{what}: wait for it, or set another OUTPUT_DIR") from error
         except OSError as error:
             _logger.warning(f"{path} cannot be locked against another training: {error}")
         file.truncate(0)
@@ -175,23 +171,11 @@ def check_settings(begun_with: dict[str, Any], settings: dict[str, Any]) -> None
         if key in begun_with and begun_with[key] != value and key != "OUTPUT_DIR"
     }
     if refused := ", ".join(changed[key] for key in sorted(changed.keys() & _FIXED)):
-        raise ValueError(
-            f"--resume cannot change {refused}: leave it, or start anew in another OUTPUT_DIR"
-        )
+        raise ValueError(f"--resume cannot change {refused}: leave it, or set another OUTPUT_DIR")
     if changed.pop("MODEL.WEIGHTS", None):
         _logger.warning("--resume: the weights are the checkpoint's; MODEL.WEIGHTS is not read")
     if changed:
         _logger.warning(f"--resume: changed from here on: {', '.join(changed.values())}")
-
-
-def obey_solver(optimizer: torch.optim.Optimizer, scheduler: Any, groups: list[dict]) -> None:
-    """Give a loaded optimizer the values of SOLVER: those of ``groups``, of a new one."""
-    for group, own in zip(optimizer.param_groups, groups, strict=True):
-        group.update({key: value for key, value in own.items() if key != "params"})
-    if isinstance(scheduler, LRMultiplier):
-        scheduler.base_lrs = [group["initial_lr"] for group in groups]
-        for group, rate in zip(optimizer.param_groups, scheduler.get_lr(), strict=True):
-            group["lr"] = rate
 
 
 def rng_state() -> dict[str, Any]:
@@ -203,7 +187,7 @@ def rng_state() -> dict[str, Any]:
     return cpu | gpu
 
 
-def set_rng_state(state: dict[str, Any]) -> None:
+def set_rng(state: dict[str, Any]) -> None:
     """Go on with what :func:`rng_state` returned; a GPU's state only where there is a GPU."""
     random.setstate(state["python"])
     np.random.set_state(state["numpy"])  # noqa: NPY002

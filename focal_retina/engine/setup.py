@@ -46,20 +46,15 @@ def load_config(
     trained: bool = True,
     num_processes: int = 1,
 ) -> CfgNode:
-    """The one way from files and words to a config.
+    """The one way from files and words to a frozen config: this machine has its MODEL.DEVICE, and
+    no precision is ``auto``. A UserError for a missing file, an unknown key, a wrong type.
 
     Args:
         source: a yaml; or a training's folder: its ``config.yaml``, with the folder as OUTPUT_DIR.
         opts: keys and values in turn; they have the last word.
-        register, imports: see :func:`prepare_process`.
-        resume: see :func:`resolve_precision`.
-        trained: MODEL.WEIGHTS of a training's folder, or of its ``config.yaml``, is its
-            ``model_final.pth``.
+        register, imports, resume: see :func:`prepare_process` and :func:`resolve_precision`.
+        trained: a training's folder, or its ``config.yaml``, stands for its ``model_final.pth``.
         num_processes: on this machine. Several need a GPU each, or MODEL.DEVICE cpu.
-
-    Returns:
-        The frozen config; this machine has its MODEL.DEVICE, and no precision is ``auto``. A
-        UserError for a missing file, an unknown key, a value of a wrong type.
     """
     prepare_process(imports, register)
     if not source:
@@ -107,10 +102,9 @@ def _find_device(name: str, num_processes: int) -> str:
     except RuntimeError as error:
         raise ValueError(f"MODEL.DEVICE {name}: {str(error).splitlines()[0]}") from error
     if device.type == "cuda" and max(num_processes, (device.index or 0) + 1) > num_gpus:
-        raise ValueError(
-            f"MODEL.DEVICE is {name}, and PyTorch finds {num_gpus} GPUs for the {num_processes} "
-            "processes on this machine: set MODEL.DEVICE cpu, or leave the key out"
-        )
+        found = f"PyTorch finds {num_gpus} GPUs for the {num_processes} processes on this machine"
+        hint = "set MODEL.DEVICE cpu, or leave the key out"
+        raise ValueError(f"MODEL.DEVICE is {name}, and {found}: {hint}")
     return name
 
 
@@ -140,14 +134,8 @@ def check_config(
     cfg: CfgNode, *, resume: bool = False, eval_only: bool = False, num_processes: int = 1
 ) -> None:
     """Check what can be checked before a training or an evaluation: a UserError for a wrong class
-    count, unusable data, an unwritable output and the like.
-
-    Args:
-        cfg: of :func:`load_config`.
-        resume: a checkpoint in OUTPUT_DIR takes the place of MODEL.WEIGHTS.
-        eval_only: the training set is neither needed nor checked.
-        num_processes: of the training, where torchrun does not say it.
-    """
+    count, unusable data, an unwritable output and the like. With ``resume`` a checkpoint in
+    OUTPUT_DIR takes the place of MODEL.WEIGHTS; ``num_processes`` is what torchrun does not say."""
     check_values(cfg)
     check_model(cfg)
     check_keys(cfg)
@@ -162,9 +150,8 @@ def check_config(
     if int(os.environ.get("LOCAL_RANK", 0)) > 0:
         return  # torchrun's other processes: data are checked once a machine
     options = cfg.MODEL.FOCAL_RETINA.DATA_CHECK
-    train = () if eval_only else cfg.DATASETS.TRAIN
     how = {"mode": options.MODE, "num_decoded": options.NUM_DECODED}
-    reports = check_datasets(train, cfg.DATASETS.TEST, **how)
+    reports = check_datasets(() if eval_only else cfg.DATASETS.TRAIN, cfg.DATASETS.TEST, **how)
     for report in reports:
         _logger.info(report.summary())
     warn_of_unreached_objects(cfg, reports)
@@ -185,8 +172,7 @@ def _check_weights(path: str, *, needed: bool) -> None:
     if not path and needed:
         raise ValueError("MODEL.WEIGHTS is empty: name a checkpoint to evaluate")
     try:
-        # Downloads, where it is a URL
-        local_path = PathManager.get_local_path(path.partition("?")[0])
+        local_path = PathManager.get_local_path(path.partition("?")[0])  # downloads a URL
     except OSError as error:
         raise OSError(f"MODEL.WEIGHTS {path} cannot be fetched: {error}") from error
     if path and not os.path.isfile(local_path):

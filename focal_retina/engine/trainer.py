@@ -13,6 +13,7 @@ from detectron2.data import build_detection_test_loader
 from detectron2.engine import DefaultTrainer, TrainerBase, create_ddp_model, hooks
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
+from detectron2.solver import LRMultiplier
 from detectron2.solver.build import maybe_add_gradient_clipping
 from detectron2.utils import comm
 from fvcore.nn.precise_bn import get_bn_modules
@@ -38,15 +39,7 @@ from .precision import (
     prepare_for_training,
     resolve_precision,
 )
-from .resume import (
-    CheckpointHook,
-    MetricsWriter,
-    check_settings,
-    obey_solver,
-    rng_state,
-    set_rng_state,
-    settings_of,
-)
+from .resume import CheckpointHook, MetricsWriter, check_settings, rng_state, set_rng, settings_of
 from .training_pictures import TrainingPictures
 
 logger = logging.getLogger(__name__)
@@ -116,8 +109,7 @@ class Trainer(DefaultTrainer):
         optimizers = {"SGD": sgd, "AdamW": torch.optim.AdamW}
         name = cfg.MODEL.FOCAL_RETINA.OPTIMIZER
         if name not in optimizers:
-            known = ", ".join(optimizers)
-            raise ValueError(f"MODEL.FOCAL_RETINA.OPTIMIZER is {name!r}; it can be {known}")
+            raise ValueError(f"MODEL.FOCAL_RETINA.OPTIMIZER is {name!r}; it can be SGD, AdamW")
         stock = super().build_optimizer(cfg, model).param_groups
         groups = [{key: x[key] for key in ("params", "lr", "weight_decay")} for x in stock]
         return maybe_add_gradient_clipping(cfg, optimizers[name](groups))
@@ -200,8 +192,8 @@ class Trainer(DefaultTrainer):
         cfg.defrost()
         cfg.DATALOADER.NUM_WORKERS = 0  # it is idle most of the time
         loader = self.build_train_loader(cfg)
-        period, iterations = cfg.TEST.EVAL_PERIOD, cfg.TEST.PRECISE_BN.NUM_ITER
-        return hooks.PreciseBN(period, self.model, loader, iterations)
+        count = cfg.TEST.PRECISE_BN.NUM_ITER
+        return hooks.PreciseBN(cfg.TEST.EVAL_PERIOD, self.model, loader, count)
 
     def _evaluate(self) -> dict[str, Any]:
         self.gather_rng_states()
@@ -226,9 +218,7 @@ class Trainer(DefaultTrainer):
             return
         logger.info(f"weights: {self.cfg.MODEL.WEIGHTS or 'none'}")
         if resume:
-            logger.warning(
-                f"--resume: no checkpoint is in {self.cfg.OUTPUT_DIR}: the training starts anew"
-            )
+            logger.warning(f"no checkpoint is in {self.cfg.OUTPUT_DIR}: the training starts anew")
             # Drop what a run that was killed before its first checkpoint has written.
             self._metrics_writer.load_state_dict({"scalars": {}, "last_write": -1})
 
@@ -248,7 +238,7 @@ class Trainer(DefaultTrainer):
         if not self._is_resumed:
             return
         if comm.get_rank() < len(self._rng_states):
-            set_rng_state(self._rng_states[comm.get_rank()])
+            set_rng(self._rng_states[comm.get_rank()])
         else:
             logger.warning("the checkpoint has no random states for this process")
         self.iter = self.storage.iter = self.start_iter - 1
@@ -293,7 +283,15 @@ class Trainer(DefaultTrainer):
         check_settings(state_dict.get("settings", {}), self._settings)
         groups = [{**group} for group in self.optimizer.param_groups]
         super().load_state_dict(state_dict)
-        obey_solver(self.optimizer, self.scheduler, groups)
+        # The values of SOLVER are this config's: those of the optimizer before it was loaded.
+        for group, own in zip(self.optimizer.param_groups, groups, strict=True):
+            group.update({key: value for key, value in own.items() if key != "params"})
+        if isinstance(self.scheduler, LRMultiplier):
+            self.scheduler.base_lrs = [group["initial_lr"] for group in groups]
+            for group, rate in zip(
+                self.optimizer.param_groups, self.scheduler.get_lr(), strict=True
+            ):
+                group["lr"] = rate
         self._rng_states = state_dict.get("rng", [])
         if "data_loader" in state_dict and isinstance(self.data_loader, data.TrainLoader):
             self.data_loader.seed = state_dict["data_loader"]["seed"]

@@ -1,8 +1,6 @@
 """What a training works on, as pictures for TensorBoard, every ``VIS_PERIOD`` iterations: the first
-image of the batch, in the size and augmentation that the network sees.
-
-Nothing random is drawn: a training goes the same way with and without pictures. Shapes: R anchors
-of all levels, M objects.
+image of the batch, in the size and augmentation that the network sees. A training goes the same way
+with and without pictures. Shapes: R anchors of all levels, M objects.
 """
 
 from functools import partial
@@ -56,10 +54,9 @@ class TrainingPictures(HookBase):
         lowest_positive_band = model.anchor_labeler.iou_labels.index(1)
         positive_iou = model.anchor_labeler.iou_thresholds[lowest_positive_band - 1]
         image = convert_image_to_rgb(batch[0]["image"].permute(1, 2, 0), self._input_format)
-        anchors, kinds = Boxes.cat(predictions.anchors), (model.num_classes, positive_iou)
-        pictures = draw_training_pictures(
-            image, gt, anchors, labels[0], matched_idxs[0], detections, *kinds
-        )
+        labeled = Boxes.cat(predictions.anchors), labels[0], matched_idxs[0]
+        kinds = model.num_classes, positive_iou
+        pictures = draw_training_pictures(image, gt, *labeled, detections, *kinds)
         for name, picture in pictures.items():
             self.trainer.storage.put_image(name, picture.transpose(2, 0, 1))
 
@@ -74,16 +71,10 @@ def draw_training_pictures(
     num_classes: int,
     positive_iou: float,
 ) -> dict[str, np.ndarray]:
-    """Draw one image's anchors by label, its objects (dotted) with their anchors, and its
-    detections: pictures by title, uint8 (H', W', 3), RGB.
-
-    Args:
-        image: (H, W, 3) RGB in [0, 255].
-        gt, detections: the M objects; the highest score first.
-        anchors, labels, matched_idxs: of the R anchors, see :class:`AnchorLabeler`.
-        num_classes: the label of background.
-        positive_iou: positive anchors with a lower IoU were promoted.
-    """
+    """Draw an (H, W, 3) RGB image's anchors by label, its objects (dotted) with their anchors, and
+    its detections, highest score first: pictures by title, uint8 (H', W', 3), RGB. ``labels`` and
+    ``matched_idxs`` are :class:`AnchorLabeler`'s, of the R anchors; positive anchors with an IoU
+    below ``positive_iou`` were promoted."""
     image = np.asarray(image)
     draw = partial(draw_outlines, image, longer_side=max(_MIN_SIDE, *image.shape[:2]))
     objects = [Outline(box, _WHITE, line_style=":") for box in gt.gt_boxes.tensor]
