@@ -24,8 +24,7 @@ def draw_outlines(
 ) -> np.ndarray:
     """Draw boxes with their labels, the last on top, and a caption in the corner into an image
     (H, W, 3), RGB in [0, 255]. The picture is uint8 (H', W', 3), RGB, its ``longer_side`` given."""
-    # It imports matplotlib, which most trainings don't need.
-    from detectron2.utils.visualizer import Visualizer
+    from detectron2.utils.visualizer import Visualizer  # imports matplotlib, so late
 
     # An image of 100 megapixels takes a minute to draw.
     step = max(1, max(image.shape[:2]) // (2 * longer_side))

@@ -25,16 +25,14 @@ def atomic_write(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO[Any]]
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    # The new name, too, has to reach the disk.
     folder = os.open(path.parent, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(folder)  # the new name, too, has to reach the disk
     finally:
         os.close(folder)
 
 
 def write_json(path: Path, content: object, *, indent: int | None = 1) -> None:
-    """Write a json file, whole or not at all."""
     with atomic_write(path, "w") as file:
         file.write(json.dumps(content, indent=indent, ensure_ascii=False) + "\n")
 

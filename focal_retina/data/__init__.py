@@ -4,21 +4,3 @@ from .images import CorruptImageError, build_corrupt_image_guard, limit_pixels, 
 from .loader import TrainLoader, build_train_loader, prepare_data_worker
 from .mapper import DetectionMapper, build_test_mapper, build_train_mapper
 from .shapes import ShapesConfig, register_shapes
-
-__all__ = [
-    "CorruptImageError",
-    "DetectionMapper",
-    "ShapesConfig",
-    "TrainLoader",
-    "build_corrupt_image_guard",
-    "build_test_mapper",
-    "build_train_loader",
-    "build_train_mapper",
-    "check_num_classes",
-    "limit_pixels",
-    "prepare_data_worker",
-    "read_image",
-    "register_coco_json",
-    "register_from_spec",
-    "register_shapes",
-]

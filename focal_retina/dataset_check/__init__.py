@@ -2,11 +2,3 @@
 
 from .checks import CHECKS
 from .report import build_record_filter, check_dataset, check_datasets, warn_of_unreached_objects
-
-__all__ = [
-    "CHECKS",
-    "build_record_filter",
-    "check_dataset",
-    "check_datasets",
-    "warn_of_unreached_objects",
-]

@@ -18,9 +18,9 @@ from ..data.classes import index_in_dataset
 from ..evaluation import ClassSelector, build_evaluator
 from ..modeling import FocalRetinaNet
 from ..modeling.inference import inference_copy
+from .export import TARGETS
 from .meta import ModelMeta
 from .predictor import Predictor, load_predictor
-from .targets import TARGETS
 
 # Of scores, and of boxes in pixels. fp32 has 7 digits, and an exponential of the network's output
 # scales the box.

@@ -17,9 +17,9 @@ from ..engine import UserError, load_config, prepare_process
 from ..engine.checkpoint import load_trained_model
 from ..engine.precision import build_inference_copy
 from ..modeling import FocalRetinaNet
+from .export import BY_SUFFIX, Graph, load_graph
 from .media import CocoWriter, Frame, PictureWriter, Source
 from .meta import ModelMeta, build_meta
-from .targets import BY_SUFFIX, Graph, load_graph
 
 Model = Callable[[list[dict]], list[dict]]  # in evaluation mode, of Detectron2's interface
 

@@ -1,6 +1,6 @@
 from .checkpoint import SafeCheckpointer, load_trained_model
 from .console import UserError, exit_status, set_up_logging, training_errors, user_errors
-from .launch import exit_status_of, launch_training
+from .launch_and_interrupt import exit_status_of, launch_training
 from .resume import only_training_in
 from .setup import check_config, check_output_dir, load_config, prepare_process, setup_config
 from .trainer import Trainer

@@ -72,8 +72,9 @@ class SafeCheckpointer(DetectionCheckpointer):
             choice = self.last_intact() if comm.is_main_process() else None
             path = comm.all_gather(choice)[0]
             if not path:
-                where = f"no checkpoint in {self.save_dir} is intact"
-                raise ValueError(f"--resume: {where}; start anew without it")
+                raise ValueError(
+                    f"--resume: no checkpoint in {self.save_dir} is intact; start anew without it"
+                )
             self.is_strict = True
             return self.load(path)
         return self.load(path, checkpointables=[]) if path else {}
@@ -122,13 +123,14 @@ class SafeCheckpointer(DetectionCheckpointer):
         theirs, ours = shapes.get("head.cls_score.bias", ((0,), (1,)))
         count = getattr(self.model, "num_classes", 0) * theirs[0] / ours[0]
         if all(x.startswith("head.cls_score.") for x in wrong) and count == int(count):
-            what = f"has {int(count)} classes and the config {self.model.num_classes}"
-            hint = f"set MODEL.RETINANET.NUM_CLASSES {int(count)}"
-        else:
-            tensors = f"{len(wrong)} tensors are not in it, or have another shape ({wrong[0]} …)"
-            what = f"is of another architecture: {tensors}"
-            hint = "MODEL.WEIGHTS and the config don't belong together"
-        raise ValueError(f"the checkpoint {what}: {hint}")
+            raise ValueError(
+                f"the checkpoint has {int(count)} classes and the config {self.model.num_classes}: "
+                f"set MODEL.RETINANET.NUM_CLASSES {int(count)}"
+            )
+        raise ValueError(
+            f"the checkpoint is of another architecture: {len(wrong)} of the model's tensors are "
+            f"not in it, or have another shape ({wrong[0]} …)"
+        )
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         if filename.endswith(".pkl"):

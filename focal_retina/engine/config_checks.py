@@ -133,11 +133,13 @@ def check_solver(cfg: CfgNode, world_size: int) -> None:
             raise ValueError(f"SOLVER.IMS_PER_BATCH {batch_size} {message}")
         batch_size, rate = batch_size * world_size // reference, rate * world_size / reference
     if batch_size % world_size:
-        message = f"can't be divided among {world_size} processes"
-        raise ValueError(f"SOLVER.IMS_PER_BATCH {batch_size} {message}")
+        raise ValueError(
+            f"SOLVER.IMS_PER_BATCH {batch_size} can't be divided among {world_size} processes"
+        )
     fitting = 0.01 * batch_size / 16  # the paper's rate (section 4.1), scaled linearly
     is_off = max(rate / fitting, fitting / rate) > 2  # less is not worth a word
     if cfg.MODEL.FOCAL_RETINA.OPTIMIZER == "SGD" and is_off:
-        given = f"SOLVER.BASE_LR is {rate:g} for batches of {batch_size:d} images"
-        scaled = f"scaled linearly from RetinaNet's 0.01 for 16 it would be {fitting:g}"
-        _logger.warning(f"{given}; {scaled}")
+        _logger.warning(
+            f"SOLVER.BASE_LR is {rate:g} for batches of {batch_size:d} images; scaled linearly "
+            f"from RetinaNet's 0.01 for 16 it would be {fitting:g}"
+        )

@@ -21,7 +21,7 @@ from detectron2.utils.events import EventWriter, JSONWriter, TensorboardXWriter
 from fvcore.common.checkpoint import Checkpointer
 
 from .console import UserError
-from .launch import Interrupted, StopRequest
+from .launch_and_interrupt import Interrupted, StopRequest
 
 _logger = logging.getLogger(__name__)
 

@@ -102,9 +102,10 @@ def _find_device(name: str, num_processes: int) -> str:
     except RuntimeError as error:
         raise ValueError(f"MODEL.DEVICE {name}: {str(error).splitlines()[0]}") from error
     if device.type == "cuda" and max(num_processes, (device.index or 0) + 1) > num_gpus:
-        found = f"PyTorch finds {num_gpus} GPUs for the {num_processes} processes on this machine"
-        hint = "set MODEL.DEVICE cpu, or leave the key out"
-        raise ValueError(f"MODEL.DEVICE is {name}, and {found}: {hint}")
+        raise ValueError(
+            f"MODEL.DEVICE is {name}, and PyTorch finds {num_gpus} GPUs for the {num_processes} "
+            "processes on this machine: set MODEL.DEVICE cpu, or leave the key out"
+        )
     return name
 
 

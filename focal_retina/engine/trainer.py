@@ -28,7 +28,7 @@ from ..modeling.inference import compile_network
 from ..modeling.test_time_augmentation import build_detector_with_tta
 from .checkpoint import SafeCheckpointer
 from .console import FirstEstimate
-from .launch import Interrupted, StopRequest
+from .launch_and_interrupt import Interrupted, StopRequest
 from .nonfinite import NonFiniteGuard
 from .precision import (
     STEP_TRAINERS,

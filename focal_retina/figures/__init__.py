@@ -5,8 +5,7 @@ from matplotlib.axes import Axes
 
 DPI = 120
 
-# Okabe and Ito's, told apart by readers who confuse red with green; without their yellow, which is
-# too light for a line on white.
+# Okabe and Ito's without the yellow: told apart by readers who confuse red with green.
 SERIES_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 
 

@@ -8,4 +8,3 @@ from .torchvision import TORCHVISION_V1, TORCHVISION_V2
 
 _OTHERS = TORCHVISION_V1, TORCHVISION_V2, MMDET, MMDET_CAFFE, DETECTRON, ODTK, ODTK_0_2_0
 ADAPTERS = {adapter.name: adapter for adapter in (DETECTRON2, *_OTHERS)}
-__all__ = ["ADAPTERS"]

@@ -27,19 +27,3 @@ from .dense import (
 )
 from .normalizer import BatchNormalizer, EmaNormalizer, ImageNormalizer
 from .ohem import OHEM
-
-__all__ = [
-    "CLS_LOSS_REGISTRY",
-    "OHEM",
-    "BatchNormalizer",
-    "CrossEntropy",
-    "DenseLoss",
-    "EmaNormalizer",
-    "FocalLoss",
-    "FocalLossStar",
-    "ImageNormalizer",
-    "balanced_alpha",
-    "build_cls_loss",
-    "focal_loss",
-    "focal_loss_star",
-]

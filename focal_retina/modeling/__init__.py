@@ -4,15 +4,3 @@ from .backbones import EfficientNetLite0
 from .head import DENSE_HEAD_REGISTRY, DenseHead, FocalRetinaNetHead, build_dense_head
 from .meta_arch import FocalRetinaNet
 from .postprocess import DensePostprocessor
-
-__all__ = [
-    "DENSE_HEAD_REGISTRY",
-    "AnchorLabeler",
-    "DenseHead",
-    "DensePostprocessor",
-    "EfficientNetLite0",
-    "FocalRetinaNet",
-    "FocalRetinaNetHead",
-    "build_dense_head",
-    "paper_anchors",
-]

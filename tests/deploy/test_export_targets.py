@@ -10,7 +10,7 @@ import pytest
 import torch
 from detectron2.structures import Boxes, Instances
 
-from focal_retina.deploy import Predictor, build_meta, load_predictor, targets, write_targets
+from focal_retina.deploy import Predictor, build_meta, export, load_predictor, write_targets
 from focal_retina.deploy.comparison import compare
 from focal_retina.engine import UserError, user_errors
 from focal_retina.modeling import DensePostprocessor
@@ -31,7 +31,7 @@ def test_same_detections_as_eager(exported, toy_model, images, name):
 @pytest.mark.parametrize("score_thresh", [0.05, 0.5, 1.0])
 def test_nms_for_export_is_that_of_eager(toy_model, score_thresh, monkeypatch):
     """At 1.0 there is nothing left to decode, or to suppress."""
-    graph = targets.DetectorGraph(toy_model, with_nms=True)
+    graph = export.DetectorGraph(toy_model, with_nms=True)
     graph.detector.postprocessor = DensePostprocessor(
         box2box_transform=toy_model.postprocessor.box2box_transform,
         score_thresh=score_thresh,
@@ -79,7 +79,7 @@ def test_int8(exported, images):
     assert len(found) > 0
     if not meta.with_nms:
         image = meta.preprocessing.pad(meta.preprocessing.resize(images[-1]))
-        logits = [targets.load_graph(x)(image)[0] for x in (folder / "model.onnx", path)]
+        logits = [export.load_graph(x)(image)[0] for x in (folder / "model.onnx", path)]
         assert 0.9 < np.corrcoef(*(x.flatten() for x in logits))[0, 1] < 1 - 1e-6
 
 
@@ -89,13 +89,13 @@ def test_missing_package(monkeypatch, toy_cfg, toy_model, tmp_path):
     with pytest.raises(UserError, match=r"onnx is not installed: pip .*\[export\]"), user_errors():
         write_targets(toy_model, build_meta(toy_cfg, toy_model), tmp_path)
     with pytest.raises(UserError, match="onnxruntime is not installed"), user_errors():
-        targets.load_graph(tmp_path / "model.onnx")
+        export.load_graph(tmp_path / "model.onnx")
 
 
 def test_what_pytorch_cannot_translate(toy_cfg, toy_model, tmp_path, monkeypatch):
     """Outputs whose number depends on the image."""
     forward = lambda self, image: tuple(image.flatten()[: int(image.sum())])  # noqa: E731
-    monkeypatch.setattr(targets.DetectorGraph, "forward", forward)
+    monkeypatch.setattr(export.DetectorGraph, "forward", forward)
     with pytest.raises(UserError, match=r"PyTorch .* can't translate this model to torch.export"):
         write_targets(toy_model, build_meta(toy_cfg, toy_model), tmp_path)
 
