@@ -128,8 +128,8 @@ class SafeCheckpointer(DetectionCheckpointer):
                 f"set MODEL.RETINANET.NUM_CLASSES {int(count)}"
             )
         raise ValueError(
-            f"the checkpoint is of another architecture: {len(wrong)} of the model's tensors are "
-            f"not in it, or have another shape ({wrong[0]} …)"
+            f"the checkpoint is of another architecture, {len(wrong)} tensors lack or have another "
+            f"shape ({wrong[0]} …): MODEL.WEIGHTS and the config don't belong together"
         )
 
     def _load_file(self, filename: str) -> dict[str, Any]:
