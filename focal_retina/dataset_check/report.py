@@ -185,13 +185,15 @@ def drop_unusable(records: Records, unusable_images: Collection[str]) -> Records
 
 def warn_of_unreached_objects(cfg: CfgNode, reports: Iterable[DatasetReport]) -> None:
     """Warn of each training set of which more than 5% of the objects reach no anchor."""
+    if not (trained := [x for x in reports if x.training]):
+        return
+    try:
+        grid = anchor_coverage.build_anchor_grid(cfg)
+    except ValueError as error:
+        _logger.info("anchors are not measured: %s", error)
+        return
     size = anchor_coverage.input_size(cfg, training=True)
-    for report in (x for x in reports if x.training):
-        try:
-            grid = anchor_coverage.build_anchor_grid(cfg)
-        except ValueError as error:
-            _logger.info("anchors are not measured: %s", error)
-            return
+    for report in trained:
         coverage = anchor_coverage.measure_coverage(report.table, grid, *size)
         if coverage.unreached_share > _WORTH_A_WARNING:
             text = "%s: %s; the data check suggests other anchors"

@@ -40,7 +40,7 @@ class Predictor:
 
 
 def graph_model(graph: Graph, meta: ModelMeta) -> Model:
-    """An exported :class:`~.targets.DetectorGraph` with the interface of Detectron2's models. It
+    """An exported :class:`~.export.DetectorGraph` with the interface of Detectron2's models. It
     takes one image after the other."""
     postprocessor, count = meta.postprocessor(), len(meta.levels)
 

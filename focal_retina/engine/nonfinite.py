@@ -6,7 +6,6 @@ The dump is a folder of its own below ``OUTPUT_DIR/nonfinite``, readable without
 and buffers before the step, as a checkpoint) and ``config.yaml``.
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import get_total_norm
 
+from ..files import write_json
 from ..modeling import FocalRetinaNet
 from ..weight_reader import read_weights
 from .precision import StepTrainer
@@ -129,7 +129,7 @@ class NonFiniteGuard(HookBase):
         command = f"./run -m focal_retina replay {folder}"
         images = list(map(_describe, iteration.batch))
         report = {"iteration": number, "losses": losses, "images": images, "replay": command}
-        (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+        write_json(folder / "report.json", report, indent=2)
         what = "gradient" if all(x.isfinite() for x in iteration.losses.values()) else "loss"
         shown = ", ".join(f"{name} {loss:g}" for name, loss in losses.items())
         rest = f"a report, the batch and the weights are in {folder}; to run it again: {command}"

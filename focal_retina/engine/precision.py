@@ -63,17 +63,19 @@ def bf16_support(device: str) -> tuple[bool, str]:
 def resolve_precision(cfg: CfgNode, *, resume: bool = False) -> CfgNode:
     """A frozen copy of ``cfg`` with every ``auto`` precision decided. A run that goes on keeps
     those that it began with; its checkpoint has them."""
-    begun_with = {}
-    checkpointer = SafeCheckpointer(nn.Identity(), cfg.OUTPUT_DIR)
-    if resume and (path := checkpointer.last_intact()):
-        begun_with = read_weights(path, mmap=True).get("trainer", {}).get("settings", {})
+    node = cfg.MODEL.FOCAL_RETINA
+    open_keys = [x for x in ("PRECISION", "INFERENCE_PRECISION") if node[x] == "auto"]
+    begun_with: dict = {}
+    if open_keys and resume:
+        # This reads all of a checkpoint, to see whether it is intact.
+        path = SafeCheckpointer(nn.Identity(), cfg.OUTPUT_DIR).last_intact()
+        begun_with = read_weights(path, mmap=True) if path else {}
+    settings = begun_with.get("trainer", {}).get("settings", {})
     fast = "bf16" if bf16_support(cfg.MODEL.DEVICE)[0] else "fp32"
     cfg = cfg.clone()
     cfg.defrost()
-    node = cfg.MODEL.FOCAL_RETINA
-    for key in ("PRECISION", "INFERENCE_PRECISION"):
-        if node[key] == "auto":
-            node[key] = begun_with.get(f"MODEL.FOCAL_RETINA.{key}", fast)
+    for key in open_keys:
+        cfg.MODEL.FOCAL_RETINA[key] = settings.get(f"MODEL.FOCAL_RETINA.{key}", fast)
     cfg.freeze()
     return cfg
 

@@ -29,8 +29,9 @@ _logger = logging.getLogger(__name__)
 def setup_config(
     source: str | Path | None, opts: Sequence[str] = (), *, eval_only: bool = False, **data: Any
 ) -> CfgNode:
-    """:func:`load_config`, with ``register`` and ``imports``; then :func:`check_config`."""
+    """:func:`load_config`, with ``register`` and ``imports``; then the checks below."""
     cfg = load_config(source, opts, trained=eval_only, **data)
+    check_output_dir(cfg.OUTPUT_DIR)
     check_config(cfg, eval_only=eval_only)
     return cfg
 
@@ -135,8 +136,8 @@ def check_config(
     cfg: CfgNode, *, resume: bool = False, eval_only: bool = False, num_processes: int = 1
 ) -> None:
     """Check what can be checked before a training or an evaluation: a UserError for a wrong class
-    count, unusable data, an unwritable output and the like. With ``resume`` a checkpoint in
-    OUTPUT_DIR takes the place of MODEL.WEIGHTS; ``num_processes`` is what torchrun does not say."""
+    count, unusable data and the like. With ``resume`` a checkpoint in OUTPUT_DIR takes the place of
+    MODEL.WEIGHTS; ``num_processes`` is what torchrun does not say."""
     check_values(cfg)
     check_model(cfg)
     check_keys(cfg)
@@ -144,7 +145,6 @@ def check_config(
     if not eval_only:
         check_solver(cfg, int(os.environ.get("WORLD_SIZE", num_processes)))
         precision_of(cfg)  # evaluation has a precision of its own
-    check_output_dir(cfg.OUTPUT_DIR)
     checkpointer = SafeCheckpointer(torch.nn.Identity(), cfg.OUTPUT_DIR)
     if not (resume and checkpointer.has_checkpoint()):
         _check_weights(cfg.MODEL.WEIGHTS, needed=eval_only)

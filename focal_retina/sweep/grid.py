@@ -15,7 +15,7 @@ import yaml
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
-from ..config_file import config_hash
+from ..config_file import config_hash, merge_options
 
 # Tuning draws other seeds than the test does, so that the test is of fresh ones.
 _FIRST_TUNING_SEED = 1001
@@ -197,12 +197,10 @@ def _plan_trial(
     overrides |= {"SEED": seed, "TEST.EXPECTED_RESULTS": []}
     cfg = base.clone()
     cfg.defrost()
-    for key, value in overrides.items():
-        try:
-            cfg.merge_from_list([key, value])
-        except (AssertionError, KeyError, ValueError) as error:
-            place = f"row {row.name!r} of {sweep.name}: {key} {value!r}"
-            raise ValueError(f"{place}: {error}") from error
+    try:
+        merge_options(cfg, list(itertools.chain(*overrides.items())))
+    except ValueError as error:
+        raise ValueError(f"row {row.name!r} of {sweep.name}: {error}") from error
     period = max(1, cfg.SOLVER.MAX_ITER // _CHECKPOINTS_PER_TRIAL)
     cfg.SOLVER.CHECKPOINT_PERIOD = min(cfg.SOLVER.CHECKPOINT_PERIOD, period)
 
