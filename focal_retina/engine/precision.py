@@ -65,11 +65,9 @@ def resolve_precision(cfg: CfgNode, *, resume: bool = False) -> CfgNode:
     those that it began with; its checkpoint has them."""
     node = cfg.MODEL.FOCAL_RETINA
     open_keys = [x for x in ("PRECISION", "INFERENCE_PRECISION") if node[x] == "auto"]
-    begun_with: dict = {}
-    if open_keys and resume:
-        # This reads all of a checkpoint, to see whether it is intact.
-        path = SafeCheckpointer(nn.Identity(), cfg.OUTPUT_DIR).last_intact()
-        begun_with = read_weights(path, mmap=True) if path else {}
+    checkpointer = SafeCheckpointer(nn.Identity(), cfg.OUTPUT_DIR)
+    path = checkpointer.last_intact() if open_keys and resume else None  # that reads all of it
+    begun_with = read_weights(path, mmap=True) if path else {}
     settings = begun_with.get("trainer", {}).get("settings", {})
     fast = "bf16" if bf16_support(cfg.MODEL.DEVICE)[0] else "fp32"
     cfg = cfg.clone()
