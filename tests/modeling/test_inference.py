@@ -54,8 +54,9 @@ def frozen(request):
     else:
         pytest.importorskip("efficientnet_lite_pytorch")
         cfg = load("finetune/efficientnet_lite0.yaml", "MODEL.RETINANET.NUM_CLASSES", 2)
-    torch.manual_seed(1)  # with 0, an activation is at a kink of ReLU6, where rounding decides
-    return build_model(cfg)
+    torch.manual_seed(0)
+    # In float64: in fp32, rounding decides on which side of a ReLU's kink an activation lies.
+    return build_model(cfg).double()
 
 
 def test_training_with_folded_norms_is_the_same_to_rounding(frozen):
