@@ -29,11 +29,12 @@ def catalogs():
 @pytest.fixture
 def quiet_setup(monkeypatch):
     """What Detectron2's default_setup costs and leaves: it asks compilers for their versions, and
-    its log handlers hold on to the stream that the test captured."""
+    its loggers keep their level, and handlers hold on to the stream that the test captured."""
     monkeypatch.setattr("detectron2.utils.collect_env.collect_env_info", lambda: "")
     yield
     for name in ("detectron2", "fvcore", "focal_retina"):
         logging.getLogger(name).handlers.clear()
+        logging.getLogger(name).setLevel(logging.NOTSET)
     setup_logger.cache_clear()
 
 
