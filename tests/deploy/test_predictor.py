@@ -21,11 +21,16 @@ def test_preprocessing_is_that_of_detectron2(images, toy_cfg, toy_model):
         resized = preprocessing.resize(image)
         expected = ResizeShortestEdge([64, 64], 112).get_transform(image).apply_image(image)
         assert torch.equal(resized, torch.tensor(expected.transpose(2, 0, 1).copy()).float())
-        padded = (preprocessing.pad(resized) - mean) / std
+        padded = (preprocessing.pad([resized]) - mean) / std
         assert torch.equal(padded, ImageList.from_tensors([(resized - mean) / std], 16).tensor)
     rgb = dataclasses.replace(preprocessing, input_format="RGB")
     assert torch.equal(rgb.resize(images[0]), preprocessing.resize(images[0]).flip(0))
-    assert preprocessing.pad(torch.zeros(3, 5, 100)).shape == (1, 3, 32, 112)  # two cells at least
+    assert preprocessing.pad([torch.zeros(3, 5, 100)]).shape == (
+        1,
+        3,
+        32,
+        112,
+    )  # two cells at least
 
 
 def test_run_folder_is_detectron2s_predictor(toy_cfg, images):
