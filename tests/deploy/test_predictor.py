@@ -25,12 +25,9 @@ def test_preprocessing_is_that_of_detectron2(images, toy_cfg, toy_model):
         assert torch.equal(padded, ImageList.from_tensors([(resized - mean) / std], 16).tensor)
     rgb = dataclasses.replace(preprocessing, input_format="RGB")
     assert torch.equal(rgb.resize(images[0]), preprocessing.resize(images[0]).flip(0))
-    assert preprocessing.pad([torch.zeros(3, 5, 100)]).shape == (
-        1,
-        3,
-        32,
-        112,
-    )  # two cells at least
+    thin = torch.zeros(3, 5, 100)
+    assert preprocessing.pad([thin]).shape == (1, 3, 32, 112)  # two cells at least
+    assert preprocessing.pad([thin, thin.mT]).shape == (2, 3, 112, 112)
 
 
 def test_run_folder_is_detectron2s_predictor(toy_cfg, images):
