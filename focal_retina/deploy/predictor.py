@@ -4,7 +4,7 @@ import contextlib
 import itertools
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,27 +21,29 @@ from ..engine.checkpoint import load_trained_model
 from ..engine.precision import build_inference_copy
 from ..modeling import FocalRetinaNet
 from ..modeling.postprocess import Candidates
-from ..modeling.test_time_augmentation import merged_detections
+from ..modeling.test_time_augmentation import Detector, merged_detections
 from .export import BY_SUFFIX, Graph, load_graph
 from .media import CocoWriter, Frame, PictureWriter, Source
 from .meta import ModelMeta, build_meta
-
-Model = Callable[[list[dict]], list[dict]]  # in evaluation mode, of Detectron2's interface
 
 
 class Predictor:
     """Images in, detections out, whatever runs the network."""
 
-    def __init__(self, model: Model, meta: ModelMeta):
+    def __init__(self, model: Detector, meta: ModelMeta):
         self.model, self.meta = model, meta
 
     @torch.inference_mode()
     def predict(self, images: Sequence[np.ndarray]) -> list[Instances]:
         """Of images (H, W, 3) uint8, BGR, of any sizes, Instances on the CPU with ``pred_boxes`` in
         the image's pixels, ``scores`` and ``pred_classes``, the highest score first."""
-        resize = self.meta.preprocessing.resize
-        batch = [{"image": resize(x), "height": x.shape[0], "width": x.shape[1]} for x in images]
-        return [x["instances"].to("cpu") for x in self.model(batch)] if batch else []
+        resized = [self.meta.preprocessing.resize(x) for x in images]
+        of_each = self.model.candidates([{"image": x} for x in resized]) if resized else []
+        results = []
+        for image, x, candidates in zip(images, resized, of_each, strict=True):
+            found = self.model.postprocessor.select(*candidates, (x.shape[1], x.shape[2]))
+            results.append(detector_postprocess(found, *image.shape[:2]).to("cpu"))
+        return results
 
 
 class TiledPredictor(Predictor):
@@ -58,6 +60,8 @@ class TiledPredictor(Predictor):
             overlap: neighbours share at least this part of their sides.
             batch_size: of tiles.
         """
+        if tile < 1 or not 0 <= overlap < 1:
+            raise ValueError(f"tile {tile}, overlap {overlap:g}: at least 1; from 0 to below 1")
         super().__init__(predictor.model, predictor.meta)
         self.tile, self.overlap, self.batch_size = tile, overlap, batch_size
 
@@ -90,7 +94,7 @@ class TiledPredictor(Predictor):
 
 
 class GraphDetector:
-    """An exported :class:`~.export.DetectorGraph` with the interface of a FocalRetinaNet."""
+    """An exported :class:`~.export.DetectorGraph` as a detector."""
 
     def __init__(self, graph: Graph, meta: ModelMeta):
         self.graph, self.meta, self.postprocessor = graph, meta, meta.postprocessor()
@@ -105,13 +109,6 @@ class GraphDetector:
         count = len(self.meta.levels)
         logits, deltas, anchors = (list(outputs[i * count :][:count]) for i in range(3))
         return list(self.postprocessor.candidates([Boxes(x) for x in anchors], logits, deltas))
-
-    def __call__(self, batched_inputs: list[dict]) -> list[dict]:
-        results = []
-        for x, candidates in zip(batched_inputs, self.candidates(batched_inputs), strict=True):
-            found = self.postprocessor.select(*candidates, x["image"].shape[1:])
-            results.append({"instances": detector_postprocess(found, x["height"], x["width"])})
-        return results
 
 
 def load_predictor(

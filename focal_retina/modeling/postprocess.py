@@ -3,7 +3,6 @@
 Shapes: N images, R_l anchors of level l, K classes, T candidates kept, D detections.
 """
 
-import itertools
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -77,7 +76,8 @@ class DensePostprocessor:
         """Of each image what goes into NMS, from what :meth:`__call__` gets."""
         for i in range(len(logits[0])):
             of_image = [x[i : i + 1] for x in logits], [x[i : i + 1] for x in deltas]
-            yield self._candidates(anchors, *of_image, _best)[:3]
+            boxes, scores, classes, _ = self._candidates(anchors, *of_image, _best)
+            yield boxes, scores, classes
 
     def select(
         self, boxes: Tensor, scores: Tensor, classes: Tensor, image_size: tuple[int, int]
@@ -108,8 +108,9 @@ class DensePostprocessor:
         self, anchors: list[Boxes], logits: list[Tensor], deltas: list[Tensor], best: Best
     ) -> tuple[Tensor, ...]:
         """Boxes, scores, classes and images; ``best`` chooses from each level's of each image."""
-        levels = map(self._level_candidates, anchors, logits, deltas, itertools.repeat(best))
-        return tuple(map(torch.cat, zip(*levels, strict=True)))
+        levels = zip(anchors, logits, deltas, strict=True)
+        of_levels = (self._level_candidates(*x, best) for x in levels)
+        return tuple(map(torch.cat, zip(*of_levels, strict=True)))
 
     def _level_candidates(
         self, anchors: Boxes, logits: Tensor, deltas: Tensor, best: Best
