@@ -35,9 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ..deploy import load_predictor
+    from ..deploy import TiledPredictor, load_predictor
     from ..deploy.media import CocoWriter, PictureWriter, find_sources
-    from ..deploy.predictor import TiledPredictor, predict_sources
+    from ..deploy.predictor import predict_sources
     from ..engine import UserError, user_errors
 
     if not (args.output or args.json):

@@ -130,7 +130,9 @@ class DensePostprocessor:
 
 def _best(scores: Tensor, _: Tensor, *, limit: int) -> Tensor:
     """Indices of one image's highest scores, the highest first."""
-    return scores.topk(_at_most(scores.shape[0], limit)).indices
+    count: Any = scores.shape[0]  # a tensor in torch.jit.trace
+    count = count.clamp(max=limit) if isinstance(count, Tensor) else min(count, limit)
+    return scores.topk(count).indices
 
 
 def _best_of_each_image(scores: Tensor, images: Tensor, *, limit: int, num_images: Any) -> Tensor:
@@ -146,11 +148,6 @@ def _first_of_each_image(images: Tensor, num_images: Any, limit: int) -> Tensor:
 
 def _is_of_image(images: Tensor, num_images: Any) -> Tensor:
     return images == torch.arange(num_images, device=images.device)[:, None]
-
-
-def _at_most(size: Any, limit: int) -> Any:
-    """The minimum. A size is a tensor in torch.jit.trace, and a SymInt in torch.export."""
-    return size.clamp(max=limit) if isinstance(size, Tensor) else torch.sym_min(size, limit)
 
 
 def _exportable_nms(

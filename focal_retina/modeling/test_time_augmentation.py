@@ -1,8 +1,7 @@
 """Test-time augmentation: a detector that sees each image at several sizes, and mirrored."""
 
-from collections.abc import Callable, Iterable, Iterator
-from functools import partial
-from itertools import chain, groupby, islice
+from collections.abc import Callable, Iterable
+from itertools import groupby, islice
 from typing import Protocol
 
 import torch
@@ -71,23 +70,14 @@ def merged_detections(
 ) -> Instances:
     """What ``model`` finds in an image of ``size``, (height, width), that it sees as ``views``: its
     inputs, each with its ``transforms`` from the image. For ``batch_size``, see above."""
-    batches = map(partial(_candidates, model), _batches(views, batch_size))
-    candidates = zip(*chain.from_iterable(batches), strict=True)
-    boxes, scores, classes = map(torch.cat, candidates)
-    return detector_postprocess(model.postprocessor.select(boxes, scores, classes, size), *size)
-
-
-def _batches(views: Iterable[dict], batch_size: int) -> Iterator[list[dict]]:
+    candidates = []
     for _, same_size in groupby(views, key=lambda x: x["image"].shape):
         while batch := list(islice(same_size, batch_size)):
-            yield batch
-
-
-def _candidates(model: Detector, batch: list[dict]) -> Iterator[Candidates]:
-    """The model's of each input, boxes in the original image."""
-    for x, (boxes, scores, classes) in zip(batch, model.candidates(batch), strict=True):
-        original = x["transforms"].inverse().apply_box(boxes.cpu().numpy())
-        yield torch.from_numpy(original).to(boxes), scores, classes
+            for x, (boxes, *others) in zip(batch, model.candidates(batch), strict=True):
+                original = x["transforms"].inverse().apply_box(boxes.cpu().numpy())
+                candidates.append((torch.from_numpy(original).to(boxes), *others))
+    boxes, scores, classes = map(torch.cat, zip(*candidates, strict=True))
+    return detector_postprocess(model.postprocessor.select(boxes, scores, classes, size), *size)
 
 
 def build_detector_with_tta(cfg: CfgNode, model: nn.Module) -> DenseDetectorWithTTA:

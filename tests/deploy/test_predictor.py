@@ -8,9 +8,8 @@ from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.engine import DefaultPredictor
 from detectron2.structures import ImageList
 
-from focal_retina.deploy import Predictor, build_meta, load_predictor
+from focal_retina.deploy import Predictor, TiledPredictor, build_meta, load_predictor
 from focal_retina.deploy.meta import ModelMeta
-from focal_retina.deploy.predictor import TiledPredictor
 from focal_retina.engine import UserError
 
 
