@@ -273,15 +273,15 @@ def _write_split(config: ShapesConfig, split: str, directory: Path) -> None:
 
 
 # Positive anchors are as rare as on COCO, with the quickstart's anchors: 9 of 14,400.
-_SPARSE = {
-    "num_train": 1200,
-    "image_sizes": ((320, 256), (256, 320)),
-    "max_objects": 3,
-    "max_size": 40.0,
-    "max_distractors": 12,
-    "max_lines": 10,
-}
-_DATA_SETS = {"focal_shapes": ShapesConfig(), "sparse_shapes": ShapesConfig(**_SPARSE)}
+_SPARSE = ShapesConfig(
+    num_train=1200,
+    image_sizes=((320, 256), (256, 320)),
+    max_objects=3,
+    max_size=40.0,
+    max_distractors=12,
+    max_lines=10,
+)
+_DATA_SETS = {"focal_shapes": ShapesConfig(), "sparse_shapes": _SPARSE}
 
 
 def _load_split(config: ShapesConfig, split: str, root: Path, name: str) -> list[dict]:
