@@ -93,9 +93,9 @@ def test_an_object_moves_with_its_place(exported, toy_cfg, name, batch_size):
     (found,), (expected,) = found_by(tiled, large), found_by(predictor, small)
     (whole,) = found_by(predictor, large)
     assert len(expected[0]) > 5 and len(whole[0]) == 0
-    boxes, *others = expected
-    moved = [boxes + torch.tensor([64.0, 128, 64, 128]), *others]
-    torch.testing.assert_close(found, moved, rtol=0, atol=1e-4)
+    # The box of an object may leave its tile, but not the small picture.
+    found[0] = (found[0] - torch.tensor([64.0, 128, 64, 128])).clamp(0, 64)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
 
 
 def test_tiles_cover_the_image(toy_model, toy_cfg):
