@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--allow-code", action="store_true", help="open a .pt2, running Python code that is in it")
     add("--output", type=Path, metavar="DIR", help="pictures and videos go here")
     add("--json", type=Path, metavar="FILE", help="detections in COCO's format")
-    add("--threshold", type=float, default=0.5, help="lowest score")
+    add("--threshold", type=float, help="lowest score; default: the model's, of its best F1, or .5")
     add("--batch-size", type=int, default=1, help="exported files take 1 at a time")
     add_data_arguments(parser)
     what = "files, folders, globs or webcams; then KEY VALUE"
@@ -34,12 +34,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from ..deploy import load_predictor
     from ..deploy.media import CocoWriter, PictureWriter, find_sources
-    from ..deploy.predictor import predict_sources
+    from ..deploy.predictor import choose_threshold, predict_sources
     from ..engine import UserError, user_errors
 
     if not (args.output or args.json):
         raise UserError("nothing to write: name --output, --json or both")
-    if not 0 <= args.threshold <= 1 or args.batch_size < 1:
+    if not 0 <= (args.threshold or 0) <= 1 or args.batch_size < 1:
         raise UserError("--threshold: from 0 to 1; --batch-size: at least 1")
     inputs, opts = split_options(args.words)
     sources = find_sources(inputs)
@@ -47,11 +47,14 @@ def run(args: argparse.Namespace) -> int:
     with user_errors():
         how = {**data_of(args), "allow_code": args.allow_code}
         predictor = load_predictor(args.model or args.config_file, opts, **how)
+        threshold = args.threshold
+        if threshold is None:
+            threshold = choose_threshold(predictor.meta)
         if args.json:
             writers.append(CocoWriter(args.json, predictor.meta))
         if args.output:
             writers.append(PictureWriter(args.output, sources, predictor.meta.classes))
-    limits = {"batch_size": args.batch_size, "threshold": args.threshold}
+    limits = {"batch_size": args.batch_size, "threshold": threshold}
     try:
         failed = predict_sources(predictor, sources, writers, **limits)
     except OSError as error:  # of a source it would be passed over

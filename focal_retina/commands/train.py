@@ -11,6 +11,7 @@ train_net.py …
 """
 
 import argparse
+import itertools
 import logging
 import os
 from contextlib import nullcontext
@@ -67,15 +68,23 @@ def main(args: argparse.Namespace, cfg: Any) -> int:
 
 
 def evaluate(args: argparse.Namespace, cfg: Any) -> int:
+    from detectron2.utils import comm
+
     from .. import engine
+    from ..figures.evaluation import draw_evaluation
 
     with engine.user_errors():
         model = engine.load_trained_model(cfg, resume=args.resume)
+    outputs = [Path(cfg.OUTPUT_DIR)]
     with engine.training_errors():
         engine.Trainer.test(cfg, model)
         if cfg.TEST.AUG.ENABLED:
             engine.Trainer.test_with_TTA(cfg, model)
-    _logger.info(f"detections and precision–recall: {Path(cfg.OUTPUT_DIR, 'inference')}")
+            outputs.append(outputs[0] / "TTA")
+    if comm.is_main_process():
+        for output, name in itertools.product(outputs, cfg.DATASETS.TEST):
+            draw_evaluation(output / "inference" / name)
+    _logger.info(f"detections, numbers by class, pictures: {outputs[0] / 'inference'}")
     return 0
 
 

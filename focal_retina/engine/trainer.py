@@ -159,7 +159,9 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
-        return build_evaluator(dataset_name, str(Path(cfg.OUTPUT_DIR, "inference", dataset_name)))
+        folder = Path(cfg.OUTPUT_DIR, "inference", dataset_name)
+        limit = cfg.TEST.DETECTIONS_PER_IMAGE
+        return build_evaluator(dataset_name, str(folder), max_dets=limit)
 
     def build_hooks(self) -> list[hooks.HookBase | None]:
         """Detectron2's hooks in its order, see the class."""
