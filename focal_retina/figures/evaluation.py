@@ -140,7 +140,7 @@ def draw_diagnosis(explained: Mapping[str, Any], out_png: Path) -> None:
         style: dict[str, Any] = {"textcoords": "offset points", "fontsize": 7, "ha": "center"}
         calibration.annotate(f"{n:,}", (x, y), (0, 6), color="#555555", **style)
     calibration.set(xlim=(0, 1), ylim=(0, 1), xlabel="score", ylabel="share that is right")
-    calibration.legend(frameon=False, fontsize=8, loc="upper left")
+    calibration.legend(edgecolor="none", fontsize=8)
     figure.savefig(out_png)
 
 

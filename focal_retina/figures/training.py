@@ -107,7 +107,7 @@ def write_training_report(cfg: CfgNode) -> None:
                 kept = {key: explained[key] for key in ("threshold", "F1", "dataset")}
                 write_json(output / THRESHOLD_FILE, kept)
                 lines.append(
-                    f"threshold of the best F1        {kept['threshold']:.3f}: predict's own"
+                    f"threshold of the best F1        {kept['threshold']:.3f}, predict's default"
                 )
     lines += [
         f"model                           {output / 'model_final.pth'}",
