@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from ..deploy import load_predictor
     from ..deploy.media import CocoWriter, PictureWriter, find_sources
-    from ..deploy.predictor import choose_threshold, predict_sources
+    from ..deploy.predictor import predict_sources
     from ..engine import UserError, user_errors
 
     if not (args.output or args.json):
@@ -47,13 +47,15 @@ def run(args: argparse.Namespace) -> int:
     with user_errors():
         how = {**data_of(args), "allow_code": args.allow_code}
         predictor = load_predictor(args.model or args.config_file, opts, **how)
-        threshold = args.threshold
+        meta, threshold = predictor.meta, args.threshold
         if threshold is None:
-            threshold = choose_threshold(predictor.meta)
+            threshold = max(0.5 if meta.threshold is None else meta.threshold, meta.score_thresh)
+            origin = "the default" if meta.threshold is None else "the model's, of its best F1"
+            print(f"score threshold {threshold:.3f}: {origin}; --threshold sets another")
         if args.json:
-            writers.append(CocoWriter(args.json, predictor.meta))
+            writers.append(CocoWriter(args.json, meta))
         if args.output:
-            writers.append(PictureWriter(args.output, sources, predictor.meta.classes))
+            writers.append(PictureWriter(args.output, sources, meta.classes))
     limits = {"batch_size": args.batch_size, "threshold": threshold}
     try:
         failed = predict_sources(predictor, sources, writers, **limits)

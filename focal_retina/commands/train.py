@@ -75,16 +75,15 @@ def evaluate(args: argparse.Namespace, cfg: Any) -> int:
 
     with engine.user_errors():
         model = engine.load_trained_model(cfg, resume=args.resume)
-    outputs = [Path(cfg.OUTPUT_DIR)]
     with engine.training_errors():
         engine.Trainer.test(cfg, model)
         if cfg.TEST.AUG.ENABLED:
             engine.Trainer.test_with_TTA(cfg, model)
-            outputs.append(outputs[0] / "TTA")
-    if comm.is_main_process():
-        for output, name in itertools.product(outputs, cfg.DATASETS.TEST):
-            draw_evaluation(output / "inference" / name)
-    _logger.info(f"detections, numbers by class, pictures: {outputs[0] / 'inference'}")
+    folders = ["inference", *["TTA/inference"] * cfg.TEST.AUG.ENABLED]
+    for folder, name in itertools.product(folders, cfg.DATASETS.TEST):
+        if comm.is_main_process():
+            draw_evaluation(Path(cfg.OUTPUT_DIR, folder, name))
+    _logger.info(f"detections, numbers by class, pictures: {Path(cfg.OUTPUT_DIR, 'inference')}")
     return 0
 
 

@@ -4,9 +4,9 @@ with those of data sets."""
 import difflib
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
@@ -36,29 +36,27 @@ def save_classes(cfg: CfgNode, folder: Path) -> None:
 
 def model_classes(cfg: CfgNode) -> Classes | None:
     """Of the file beside MODEL.WEIGHTS, else of the training. ValueError: the file is damaged."""
-    if (path := _beside_weights(cfg, CLASSES_FILE)) is None:
-        return training_classes(cfg)
-    try:
-        categories = json.loads(path.read_text(encoding="utf-8"))
+
+    def read(categories: Any) -> Classes:
         return Classes([str(x["name"]) for x in categories], [int(x["id"]) for x in categories])
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{path} is not a list of categories ({error}): remove it") from error
+
+    return _beside_weights(cfg, CLASSES_FILE, read) or training_classes(cfg)
 
 
 def model_threshold(cfg: CfgNode) -> float | None:
     """The score threshold that a training left beside MODEL.WEIGHTS. ValueError: it is damaged."""
-    if (path := _beside_weights(cfg, THRESHOLD_FILE)) is None:
-        return None
-    try:
-        return float(json.loads(path.read_text(encoding="utf-8"))["threshold"])
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{path} holds no threshold ({error}): remove it") from error
+    return _beside_weights(cfg, THRESHOLD_FILE, lambda content: float(content["threshold"]))
 
 
-def _beside_weights(cfg: CfgNode, file_name: str) -> Path | None:
+def _beside_weights(cfg: CfgNode, file_name: str, read: Callable[[Any], Any]) -> Any:
     weights = cfg.MODEL.WEIGHTS
     path = Path(weights).parent / file_name
-    return path if weights and "://" not in weights and path.is_file() else None
+    if not weights or "://" in weights or not path.is_file():
+        return None
+    try:
+        return read(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{path} is damaged ({error!r}): remove it") from error
 
 
 def training_classes(cfg: CfgNode) -> Classes | None:

@@ -21,8 +21,6 @@ from .export import BY_SUFFIX, Graph, load_graph
 from .media import CocoWriter, Frame, PictureWriter, Source
 from .meta import ModelMeta, build_meta
 
-_THRESHOLD = 0.5
-
 Model = Callable[[list[dict]], list[dict]]  # in evaluation mode, of Detectron2's interface
 
 
@@ -104,16 +102,6 @@ def load_detector(cfg: CfgNode) -> FocalRetinaNet:
         advice = "set it to FocalRetinaNet, which loads the checkpoints of RetinaNet, too"
         raise UserError(f"MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE}: {advice}")
     return model.eval()
-
-
-def choose_threshold(meta: ModelMeta) -> float:
-    """The score threshold of a model where the user names none, with a line that says so."""
-    origin = "the best F1 on the training's test set"
-    if meta.threshold is None:
-        origin = "the default, as the model has none of its own"
-    threshold = max(_THRESHOLD if meta.threshold is None else meta.threshold, meta.score_thresh)
-    print(f"score threshold {threshold:.3f}: {origin}; --threshold sets another", file=sys.stderr)
-    return threshold
 
 
 def predict_sources(

@@ -24,7 +24,6 @@ EVALUATION_FILE = "evaluation.json"
 _IOU = 0.5
 _CONSOLE_CLASSES = 20
 _THRESHOLDS = [i / 100 for i in range(101)]  # of the curves
-_FOUND = ("AP", "AP50", "max_recall")
 _BEST = ("threshold", "F1", "precision", "recall")
 
 
@@ -34,12 +33,13 @@ def explain(coco_eval: COCOeval, class_names: Sequence[str]) -> dict[str, Any]:
 
     Returns:
         "threshold": the score of the best "F1", the mean of the classes' F1, in which each counts
-        alike, as in AP; None where nothing right was found. "classes": see :func:`_class_rows`.
-        "f1_curves": "threshold" (S), "mean" (S) and "by_class" (C, S), None without objects.
-        "precision_curves": "iou" (T), "recall" (R), "by_iou" (T, R), the mean of the classes, and
-        "by_class" (C, R). "confusion_matrix" (C + 1, C + 1): rows are objects, columns detections
-        of at least "threshold", the last is background; the best detection takes an object,
-        whatever its class. "errors" and "calibration": hotcoco's.
+        alike, as in AP; None where nothing right was found. "classes": COCO's "AP" and "AP50" of
+        each, "max_recall" of all its detections, "threshold", "F1", "precision" and "recall" of its
+        best F1; None: without objects. "f1_curves": "threshold" (S), "mean" (S) and "by_class"
+        (C, S). "precision_curves": "iou" (T), "recall" (R), "by_iou" (T, R), the mean of the
+        classes, and "by_class" (C, R). "confusion_matrix" (C + 1, C + 1): rows are objects, columns
+        detections of at least "threshold", the last is background; the best detection takes an
+        object, whatever its class. "errors" and "calibration": hotcoco's.
     """
     matched: Matched = coco_eval.matched
     evaluation, num_objects = matched.evaluation, matched.num_objects
@@ -50,25 +50,29 @@ def explain(coco_eval: COCOeval, class_names: Sequence[str]) -> dict[str, Any]:
     rows, is_right = matched.rows[ranking], np.array([status[i + 1] == "tp" for i in ranking], bool)
     scores, labels = rows[:, 5], rows[:, 6].astype(int) - 1
 
-    best, curves, mean = [], [], np.zeros(len(rows))
-    for k, count in enumerate(num_objects):
+    precision = 100 * coco_eval.eval["precision"][:, :, :, 0, -1]  # of all sizes
+    found = {"AP": precision.mean(axis=(0, 1)), "AP50": precision[0].mean(axis=0)}
+    found["max_recall"] = 100 * coco_eval.eval["recall"][0, :, 0, -1]
+    classes, curves, mean = [], [], np.zeros(len(rows))
+    for k, count in enumerate(num_objects.tolist()):
         own = labels == k
         f1 = 2 * is_right[own].cumsum() / (np.arange(1, own.sum() + 1) + count)
-        best.append(_best(f1, scores[own], is_right[own], count))
-        curves.append(_curve(f1, scores[own]) if count else None)
         mean[own] = np.diff(f1, prepend=0) if count else 0
+        curves.append(_curve(f1, scores[own]) if count else None)
+        values = {name: float(x[k]) if count else None for name, x in found.items()}
+        best = _best(f1, scores[own], is_right[own], count)
+        classes.append({"class": class_names[k], "objects": count, **values, **best})
     has_objects = num_objects > 0
     mean = mean.cumsum() / max(1, has_objects.sum())
     overall = _best(mean, scores, is_right, num_objects.sum())
     plain = _without_crowds(evaluation, rows)
     confusion = plain.confusion_matrix(_IOU, min_score=overall["threshold"])
-    precision = 100 * coco_eval.eval["precision"][:, :, :, 0, -1]  # of all sizes
     by_iou = precision[:, :, has_objects].mean(axis=2) if has_objects.any() else precision[:, :0, 0]
     params, grids = coco_eval.params, {"by_iou": by_iou, "by_class": precision[0].T}
     grids |= {"iou": params.iouThrs, "recall": params.recThrs}
     return {
         **{name: overall[name] for name in ("threshold", "F1")},
-        "classes": _class_rows(coco_eval, class_names, best),
+        "classes": classes,
         "f1_curves": {"threshold": _THRESHOLDS, "mean": _curve(mean, scores), "by_class": curves},
         "precision_curves": {x: y.round(2).tolist() for x, y in grids.items()},
         "confusion_matrix": confusion["matrix"].tolist(),
@@ -96,31 +100,15 @@ def _best(f1: np.ndarray, scores: np.ndarray, is_right: np.ndarray, count: int) 
     is_last = np.append(scores[1:] < scores[:-1], True)  # of detections of one score
     i = int(np.where(is_last, f1, -1).argmax())
     right = is_right[: i + 1].sum()
-    shares = {"F1": f1[i], "precision": right / (i + 1), "recall": right / count}
-    threshold = float(scores[i : i + 2].mean())
-    return {"threshold": threshold, **{name: float(100 * x) for name, x in shares.items()}}
+    shares = f1[i], right / (i + 1), right / count
+    values = float(scores[i : i + 2].mean()), *(float(100 * x) for x in shares)
+    return dict(zip(_BEST, values, strict=True))
 
 
 def _curve(f1: np.ndarray, scores: np.ndarray) -> list[float]:
     """F1 at each of the thresholds of the curves."""
     counts = np.searchsorted(-scores, np.negative(_THRESHOLDS), side="right")
     return (100 * np.append(0, f1)[counts]).round(2).tolist()
-
-
-def _class_rows(
-    coco_eval: COCOeval, class_names: Sequence[str], best: Sequence[dict[str, Any]]
-) -> list[dict[str, Any]]:
-    """COCO's "AP" and "AP50" of each class, "max_recall" of all its detections, and "threshold",
-    "F1", "precision" and "recall" of its best F1; None: without objects."""
-    precision = coco_eval.eval["precision"][:, :, :, 0, -1]
-    recall = coco_eval.eval["recall"][0, :, 0, -1]
-    shares = np.stack([precision.mean(axis=(0, 1)), precision[0].mean(axis=0), recall], axis=1)
-    counts, percent = coco_eval.matched.num_objects.tolist(), (100 * shares).tolist()
-    rows = []
-    for name, count, x, y in zip(class_names, counts, percent, best, strict=True):
-        found = dict(zip(_FOUND, x, strict=True)) if count else dict.fromkeys(_FOUND)
-        rows.append({"class": name, "objects": count, **found, **y})
-    return rows
 
 
 def write_explanation(
@@ -148,5 +136,5 @@ def write_explanation(
 def _table(rows: Sequence[dict[str, Any]]) -> str:
     """In Markdown; percent, but thresholds."""
     cells = [{**x, "class": str(x["class"]).replace("|", r"\|")} for x in rows]
-    formats = ["", "", *[".1f"] * len(_FOUND), ".3f", ".1f", ".1f", ".1f"]
+    formats = ["", "", ".1f", ".1f", ".1f", ".3f", ".1f", ".1f", ".1f"]
     return tabulate(cells, headers="keys", tablefmt="pipe", floatfmt=formats, missingval="")

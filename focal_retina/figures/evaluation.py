@@ -17,14 +17,8 @@ from . import DPI, SERIES_COLORS, style_axes
 
 _MAX_CLASSES = 16  # whose lines and bars can be told apart
 _MAX_CONFUSED = 24  # whose cells can be read
-_ERRORS = {  # TIDE's kinds, by its names
-    "Cls": "wrong class",
-    "Loc": "IoU below .5",
-    "Both": "both of these",
-    "Dupe": "object found twice",
-    "Bkg": "background",
-    "Miss": "missed objects",
-}
+_KINDS = ("Cls", "Loc", "Both", "Dupe", "Bkg", "Miss")  # TIDE's names, and ours:
+_NAMES = "wrong class, IoU below .5, both of these, object twice, background, missed objects"
 
 
 def draw_evaluation(folder: Path) -> dict[str, Any] | None:
@@ -97,10 +91,9 @@ def draw_confusion_matrix(explained: Mapping[str, Any], out_png: Path) -> None:
         rest = f"{len(names) - len(shown)} other classes"
         matrix, names = together, [*(names[k] for k in shown), rest]
     names = [*names, "background"]
-    threshold = explained["threshold"]
-    at_least = "of any score" if threshold is None else f"with a score of {threshold:.2f} or more"
     side = 3.2 + 0.34 * max(len(names), 4)
-    title = f"{explained['dataset']}: objects, and detections {at_least}, at an IoU of .5"
+    least = f"a score of {explained['threshold'] or 0:.2f} or more, at an IoU of .5"
+    title = f"{explained['dataset']}: objects, and detections with {least}"
     figure = _figure((max(side + 0.6, 8), side), title)
     axes = figure.subplots()
     shares = matrix / np.maximum(1, matrix.sum(axis=1, keepdims=True))
@@ -121,9 +114,9 @@ def draw_diagnosis(explained: Mapping[str, Any], out_png: Path) -> None:
     _draw_f1(f1, explained)
 
     style_axes(errors, "errors: AP50 that would be gained without them")
-    costs = [100 * explained["errors"]["delta_ap"][x] for x in _ERRORS]
-    counts = [explained["errors"]["counts"][x] for x in _ERRORS]
-    bars = errors.barh(list(_ERRORS.values()), costs, color=SERIES_COLORS[0])
+    costs = [100 * explained["errors"]["delta_ap"][x] for x in _KINDS]
+    counts = [explained["errors"]["counts"][x] for x in _KINDS]
+    bars = errors.barh(_NAMES.split(", "), costs, color=SERIES_COLORS[0])
     labels = [f"{cost:.1f} ({n:,})" for cost, n in zip(costs, counts, strict=True)]
     errors.bar_label(bars, labels, padding=3, fontsize=8)
     errors.set(xlim=(0, max(1, *costs) * 1.35), xlabel="AP50, points (number of errors)")
@@ -136,9 +129,6 @@ def draw_diagnosis(explained: Mapping[str, Any], out_png: Path) -> None:
     style_axes(calibration, f"calibration: mean error {found['ece']:.3f}")
     calibration.plot([0, 1], [0, 1], "--", color="#999999", label="scores are probabilities")
     calibration.plot(confidence, share, "o-", color=SERIES_COLORS[0], label="detections")
-    for x, y, n in zip(confidence, share, (x["count"] for x in filled), strict=True):
-        style: dict[str, Any] = {"textcoords": "offset points", "fontsize": 7, "ha": "center"}
-        calibration.annotate(f"{n:,}", (x, y), (0, 6), color="#555555", **style)
     calibration.set(xlim=(0, 1), ylim=(0, 1), xlabel="score", ylabel="share that is right")
     calibration.legend(edgecolor="none", fontsize=8)
     figure.savefig(out_png)
