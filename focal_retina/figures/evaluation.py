@@ -148,7 +148,7 @@ def _draw_f1(axes: Axes, explained: Mapping[str, Any]) -> None:
         axes.axvline(threshold, color="black", lw=1, ls=":")
     style_axes(axes, "F1 over the score threshold")
     axes.set(xlim=(0, 1), ylim=(0, 102), xlabel="score threshold", ylabel="F1, %")
-    axes.legend(edgecolor="none", framealpha=0.8, fontsize=8, loc="upper right")
+    axes.legend(edgecolor="none", framealpha=0.8, fontsize=8, loc="lower center")
 
 
 def _figure(inches: tuple[float, float], title: str) -> Figure:
