@@ -29,9 +29,10 @@ class BestCheckpoint(hooks.BestCheckpointer):
             _logger.info(f"{metric} is {value:.2f}, the best {best}: model_best.pth")
 
     def num_worse(self) -> int:
-        """Evaluations since the best, as seen after an iteration and its evaluation."""
+        """Evaluations since the best, 0 between two of them."""
+        number, rest = divmod(self.trainer.iter + 1, self._period)
         best_iter = -1 if self.best_iter is None else self.best_iter
-        return (self.trainer.iter + 1) // self._period - (best_iter + 1) // self._period
+        return 0 if rest else number - (best_iter + 1) // self._period
 
     def state_dict(self) -> dict[str, Any]:
         return {self._val_metric: (self.best_metric, self.best_iter)}

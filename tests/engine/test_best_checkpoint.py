@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from detectron2.engine import TrainerBase, hooks
+from detectron2.utils.events import EventStorage
 from helpers import default_cfg
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,6 +21,7 @@ from focal_retina.engine import Trainer
 from focal_retina.engine.best_checkpoint import BestCheckpoint, OutOfPatience, Patience
 from focal_retina.engine.checkpoint import SafeCheckpointer
 from focal_retina.engine.config_checks import check_best
+from focal_retina.engine.console import ProgressPrinter
 
 
 class Loop(TrainerBase):
@@ -158,3 +160,22 @@ def test_killed_runs_with_all_of_it_go_on_exactly(tiny_coco, tmp_path):
     ]
     assert [x["iteration"] for x in best] == [1, 1]
     assert all(torch.equal(x, best[1]["model"][name]) for name, x in best[0]["model"].items())
+
+
+def test_progress_is_a_line_with_the_scores_so_far(caplog):
+    caplog.set_level("INFO", "focal_retina")
+    printer = ProgressPrinter(10)
+    with EventStorage(0) as storage:
+        for iteration in range(3):
+            storage.iter = iteration
+            storage.put_scalars(total_loss=iteration, loss_cls=0.1, time=2.0)
+        printer.write()
+        scores = {"bbox/AP": 12.34, "bbox/AP50": 20, "best/bbox/AP": 40, "b/bbox/AP": math.nan}
+        storage.put_scalars(**scores, smoothing_hint=False)
+        printer.write()
+        storage.iter = 3  # the end, whose numbers stand in tables
+        printer.write()
+    begin = "iteration 3 of 10, 0:00:14 left, loss 1"
+    scores = "AP 12.3, best/AP 40, b/AP nan"
+    progress = [x.message for x in caplog.records if x.name.endswith("progress")]
+    assert progress == [begin, f"{begin}, {scores}"]

@@ -156,10 +156,12 @@ def torchrun_environment(rank, port):
 
 
 def test_two_processes_are_one_of_twice_the_batch(tiny_coco, training, tmp_path):
-    """To 1e-5 in every loss; stopped through one of them, and resumed, on the way."""
+    """To 1e-5 in every loss; stopped through one of them, and resumed, on the way; out of patience
+    after two evaluations, as there are no large objects."""
     # Statistics of a batch and padding to its largest image differ by process.
     options = {"MODEL.RESNETS.NORM": "FrozenBN", "INPUT.MIN_SIZE_TRAIN": (64,), "SEED": 1}
     options |= {"SOLVER.BASE_LR": 0.001, "SOLVER.IMS_PER_BATCH": 4}
+    options |= {"TEST.KEEP_BEST": "bbox/APl", "TEST.PATIENCE": 2, "TEST.EVAL_PERIOD": 5}
     training("expected", options=options)
     for plant in (terminate, None):
         with socket.socket() as free:
@@ -175,6 +177,7 @@ def test_two_processes_are_one_of_twice_the_batch(tiny_coco, training, tmp_path)
             finish(process, log)
     expected, found = metrics(tmp_path / "expected"), metrics(tmp_path / "out")
     assert [x["iteration"] for x in found] == [x["iteration"] for x in expected]
+    assert found[-1]["iteration"] == 9
     for ours, theirs in zip(found, expected, strict=True):
         for name in ("total_loss", "loss_cls", "loss_box_reg"):
             if name in theirs:
