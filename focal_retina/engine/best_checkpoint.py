@@ -59,8 +59,8 @@ class Patience(hooks.HookBase):
         if trainer.iter + 1 >= trainer.max_iter or best.num_worse() < self._patience:
             return
         trainer.checkpointer.save("model_final", iteration=trainer.iter)
-        count = f"{self._patience} evaluations without a better one (TEST.PATIENCE)"
-        _logger.info(f"the training is finished after {trainer.iter + 1} iterations: {count}")
+        why = f"as TEST.PATIENCE {self._patience} is over"
+        _logger.info(f"the training is finished after {trainer.iter + 1} iterations, {why}")
         trainer._hooks[:] = [x for x in trainer._hooks if x not in (best, self._evaluation)]
         trainer.iter += 1
         trainer.max_iter = trainer.iter
