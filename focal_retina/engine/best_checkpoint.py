@@ -25,7 +25,9 @@ class BestCheckpoint(hooks.BestCheckpointer):
         super()._best_checking()
         if self.best_iter is not None:
             storage.put_scalar(f"best/{metric}", self.best_metric, smoothing_hint=False)
-            best = f"{self.best_metric:.2f} after {self.best_iter + 1} iterations"
+            # The last evaluation comes after the last iteration, and counts as one more.
+            number = min(self.best_iter + 1, self.trainer.max_iter)
+            best = f"{self.best_metric:.2f} after {number} iterations"
             _logger.info(f"{metric} is {value:.2f}, the best {best}: model_best.pth")
 
     def num_worse(self) -> int:

@@ -14,13 +14,13 @@ from helpers import default_cfg
 from hypothesis import given
 from hypothesis import strategies as st
 from test_exact_resume import kill, send, train_with
-from tiny_training import assert_same_run, finish, start
+from tiny_training import ALL_ON, assert_same_run, finish, start
 from torch import nn
 
-from focal_retina.engine import Trainer
+from focal_retina.config_file import merge_options
+from focal_retina.engine import Trainer, config_checks
 from focal_retina.engine.best_checkpoint import BestCheckpoint, OutOfPatience, Patience
 from focal_retina.engine.checkpoint import SafeCheckpointer
-from focal_retina.engine.config_checks import check_best
 from focal_retina.engine.console import ProgressPrinter
 
 
@@ -74,45 +74,40 @@ def test_patience_is_counted_right_through_a_kill(precisions, patience, data):
 
 
 @pytest.mark.parametrize(
-    "options, message",
+    "words, message",
     [
-        (["TEST.PATIENCE", 2], "set TEST.KEEP_BEST"),
-        (["TEST.KEEP_BEST", "bbox/AP"], "set .*TEST.EVAL_PERIOD"),
-        (["TEST.KEEP_BEST", "bbox/AP60", "TEST.EVAL_PERIOD", 5], "'bbox/AP60'; .* bbox/AP50, "),
-        (["TEST.KEEP_BEST", "bbox/AP-emu", "TEST.EVAL_PERIOD", 5], "bbox/AP-person"),
-        (
-            ["TEST.KEEP_BEST", "bbox/AP", "TEST.EVAL_PERIOD", 5, "DATASETS.TEST", ("a", "b")],
-            "it can be a/bbox/AP, .* b/bbox/AP",
-        ),
+        ("TEST.PATIENCE 2", "set TEST.KEEP_BEST"),
+        ("TEST.KEEP_BEST bbox/AP TEST.EVAL_PERIOD 0", "set .*TEST.EVAL_PERIOD"),
+        ("TEST.KEEP_BEST bbox/AP60", "'bbox/AP60'; .* bbox/AP50, "),
+        ("TEST.KEEP_BEST bbox/AP-emu", "bbox/AP-person, bbox/AP-bird"),
+        ("TEST.KEEP_BEST bbox/AP DATASETS.TEST ('a','b')", "a/bbox/AP, .* b/bbox/AP"),
+        ("TEST.KEEP_BEST bbox/AP-bird", None),
+        ("TEST.KEEP_BEST b/bbox/APs DATASETS.TEST ('a','b') TEST.PATIENCE 3", None),
     ],
 )
-def test_what_no_evaluation_gives_is_an_error_at_the_start(options, message, monkeypatch):
-    sets = "focal_retina.engine.config_checks.dataset_classes"
-    monkeypatch.setattr(sets, lambda name: ["person", "bird"])
-    with pytest.raises(ValueError, match=message):
-        check_best(default_cfg("DATASETS.TEST", ("a",), *options))
-    check_best(
-        default_cfg(
-            "DATASETS.TEST", ("a",), "TEST.KEEP_BEST", "bbox/AP-bird", "TEST.EVAL_PERIOD", 5
-        )
-    )
+def test_what_no_evaluation_gives_is_an_error_at_the_start(words, message, monkeypatch):
+    monkeypatch.setattr(config_checks, "dataset_classes", lambda name: ["person", "bird"])
+    cfg = default_cfg("DATASETS.TEST", ("a",), "TEST.EVAL_PERIOD", 5)
+    merge_options(cfg, words.split())
+    with pytest.raises(ValueError, match=message) if message else contextlib.nullcontext():
+        config_checks.check_best(cfg)
 
 
 @pytest.mark.parametrize("num_kept", [-1, 1, 2])
 def test_the_last_intact_checkpoints_stay(tmp_path, num_kept):
-    def checkpointer():  # each save is by a process of its own
-        made = SafeCheckpointer(nn.Linear(1, 1), str(tmp_path))
-        made.num_kept = num_kept
-        return made
+    def save(name):  # by a process of its own
+        checkpointer = SafeCheckpointer(nn.Linear(1, 1), str(tmp_path))
+        checkpointer.num_kept = num_kept
+        checkpointer.save(name)
 
     for name in ("model_0000001", "model_best", "model_0000003", "model_0000005", "model_final"):
-        checkpointer().save(name)
+        save(name)
     (tmp_path / "model_0000009.pth").touch()  # of a run before, that was longer
     (tmp_path / "model_0000005.pth").write_bytes(b"PK damaged")
-    checkpointer().save("model_0000007")
+    save("model_0000007")
     assert (tmp_path / "last_checkpoint").read_text() == "model_0000007.pth"
     (tmp_path / "model_0000007.pth").write_bytes(b"PK damaged")
-    checkpointer().save("model_0000008")
+    save("model_0000008")
     stay = {-1: "13578", 1: "8", 2: "3578"}[num_kept]
     expected = {f"model_000000{x}" for x in [*stay, "9"]} | {"model_best", "model_final"}
     assert {x.stem for x in tmp_path.glob("*.pth")} == expected
@@ -125,14 +120,6 @@ def kill_in_last_evaluation_before_the_end():
 
 def kill_when_finished():
     Trainer.after_train = lambda self: kill()
-
-
-AUGMENTATIONS = [
-    ["RandomContrast", {"intensity_min": 0.5, "intensity_max": 1.5}],
-    ["RandomRotation", {"angle": [-20, 20]}],
-]
-ALL_ON = {"TEST.KEEP_BEST": "bbox/AP", "TEST.PATIENCE": 2, "TEST.EVAL_PERIOD": 2}
-ALL_ON |= {"SOLVER.CHECKPOINTS_KEPT": 1, "INPUT.AUGMENTATIONS": AUGMENTATIONS}
 
 
 def test_killed_runs_with_all_of_it_go_on_exactly(tiny_coco, tmp_path):

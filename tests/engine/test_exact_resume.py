@@ -11,7 +11,7 @@ from functools import partial
 import pytest
 import torch
 from detectron2.engine import SimpleTrainer
-from tiny_training import assert_same_run, finish, metrics, start, train
+from tiny_training import ALL_ON, assert_same_run, finish, metrics, start, train
 
 from focal_retina.engine import Trainer, checkpoint, only_training_in
 
@@ -185,18 +185,19 @@ def test_two_processes_are_one_of_twice_the_batch(tiny_coco, training, tmp_path)
 
 
 @pytest.mark.slow
-def test_killed_at_twenty_random_moments(tiny_coco, training, tmp_path):
+@pytest.mark.parametrize("options", [{}, {**ALL_ON, "TEST.PATIENCE": 9}], ids=["plain", "all on"])
+def test_killed_at_twenty_random_moments(tiny_coco, training, tmp_path, options):
     begin = time.monotonic()
-    training("expected")
+    training("expected", options=options)
     seconds = time.monotonic() - begin
     generator = random.Random(0)
-    log = tmp_path / "log.txt"
+    log, how = tmp_path / "log.txt", {"options": options}
     for _ in range(20):
-        process = start(train_with, tiny_coco, tmp_path / "out", {}, log=log)
+        process = start(train_with, tiny_coco, tmp_path / "out", how, log=log)
         process.join(generator.uniform(0.2, 1.0) * seconds)
         process.kill()
         process.join()
-    training("out")
+    training("out", options=options)
     assert_same_run(tmp_path / "out", tmp_path / "expected")
 
 
