@@ -53,18 +53,28 @@ def test_nms_for_export_is_that_of_eager(toy_model, score_thresh, class_agnostic
     assert all(map(torch.equal, found, fields))
 
 
-@pytest.mark.parametrize("name", ["model.pt2", "model.onnx", "model_int8.onnx"])
-def test_a_batch_is_its_images_one_by_one(exported, images, name):
-    """Of one size: padding to the largest changes numbers, as it does in PyTorch."""
-    folder, _ = exported
-    predictor = load_predictor(folder / name, allow_code=True)
-    batch = [images[-1], images[-1][::-1], images[-1] // 2]
-    one_by_one = [predictor.predict([x])[0] for x in batch]
-    assert len({len(x) for x in one_by_one}) > 1
-    for found, expected in zip(predictor.predict(batch), one_by_one, strict=True):
-        reference = SimpleNamespace(predict=lambda _, x=expected: [x])
-        agreement = compare(SimpleNamespace(predict=lambda _, x=found: [x]), reference, [None])
+def fixed_to(instances):
+    return SimpleNamespace(predict=lambda _: [instances])
+
+
+def assert_same(found, expected):
+    for ours, theirs in zip(found, expected, strict=True):
+        agreement = compare(fixed_to(ours), fixed_to(theirs), [None])
         assert agreement.unmatched == 0, agreement
+
+
+@pytest.mark.parametrize("name", ["model.pt2", "model.onnx", "model_int8.onnx"])
+def test_batches(exported, toy_model, images, name):
+    """Images of one size are found as one by one, those of unlike sizes as in PyTorch, where the
+    padding to the largest changes numbers, too."""
+    folder, meta = exported
+    predictor = load_predictor(folder / name, allow_code=True)
+    one_by_one = [images[-1], images[-1][::-1], images[-1] // 2]
+    expected = [predictor.predict([x])[0] for x in one_by_one]
+    assert len({len(x) for x in expected}) > 1
+    assert_same(predictor.predict(one_by_one), expected)
+    if "int8" not in name:
+        assert_same(predictor.predict(images[-9:]), Predictor(toy_model, meta).predict(images[-9:]))
 
 
 def test_onnx_by_itself(exported):
