@@ -38,7 +38,7 @@ def examples(names: list[str]) -> str:
 
 
 def _list_files(folder: Path, suffixes: set[str]) -> list[Path]:
-    return sorted(x for x in folder.rglob("*") if x.suffix.lower() in suffixes and x.is_file())
+    return sorted((x for x in folder.rglob("*") if x.suffix.lower() in suffixes), key=str)
 
 
 def _list_images(folder: Path) -> list[Path]:

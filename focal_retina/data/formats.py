@@ -1,5 +1,6 @@
 """Data sets in other formats, converted once to COCO json in a cache."""
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -7,6 +8,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from detectron2.utils.logger import log_first_n
 from iopath.common.file_io import get_cache_dir
 
 from ..files import atomic_write, file_lock, write_json
@@ -33,10 +35,10 @@ def convert_to_coco(path: Path) -> tuple[dict[str, str], str]:
     digest = hashlib.sha256(bytes(root))
     for code in (__file__, format_readers.__file__):  # other readers read again
         digest.update(Path(code).read_bytes())
-    for file in (x for x in files if x.exists()):
-        status = file.stat()  # unzip and cp -p set mtime, and nobody ctime
-        times = status.st_mtime_ns, status.st_ctime_ns
-        digest.update(repr((str(file), status.st_size, *times)).encode())
+    for file in files:
+        with contextlib.suppress(OSError):
+            x = file.stat()  # unzip and cp -p set mtime, and nobody ctime
+            digest.update(repr((str(file), x.st_size, x.st_mtime_ns, x.st_ctime_ns)).encode())
     folder = Path(get_cache_dir(), "focal_retina", digest.hexdigest()[:16])
     folder.mkdir(parents=True, exist_ok=True)
     with file_lock(folder / "lock"):
@@ -47,11 +49,11 @@ def convert_to_coco(path: Path) -> tuple[dict[str, str], str]:
                 with atomic_write(folder / f"{split or 'all'}.json", "w") as copy:
                     json.dump(_to_coco(classes, images, root), copy)  # ASCII: any file name
             write_json(index, {"splits": list(splits), "notes": notes})
+            _logger.info("%s: read through a copy in COCO json, in %s", path, folder)
     content = json.loads(index.read_text("utf-8"))
-    _logger.info("%s: read through a copy in COCO json, in %s", path, folder)
     told = content["notes"].items()
     if told := [f"{len(x)} {note} ({format_readers.examples(x)})" for note, x in told if x]:
-        _logger.warning("%s: %s", path, "; ".join(told))
+        log_first_n(logging.WARNING, f"{path}: {'; '.join(told)}", key="message")
     return {x: str(folder / f"{x or 'all'}.json") for x in content["splits"]}, str(root)
 
 
