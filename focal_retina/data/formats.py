@@ -45,6 +45,8 @@ def convert_to_coco(path: Path) -> tuple[dict[str, str], str]:
         if not (index := folder / "index.json").exists():
             notes: Notes = defaultdict(list)
             classes, splits = read(notes)
+            if not classes or not any(splits.values()):
+                raise ValueError(f"{path} has no {'images' if classes else 'objects of any class'}")
             for split, images in splits.items():
                 with atomic_write(folder / f"{split or 'all'}.json", "w") as copy:
                     json.dump(_to_coco(classes, images, root), copy)  # ASCII: any file name

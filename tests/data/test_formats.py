@@ -161,10 +161,8 @@ def test_splits_and_names_of_yolo(tmp_path):
     """Also: order of the classes; images without label file or objects; turned by their Exif."""
     yaml = "names: [no, cat]\ntrain: images/train\nval: [images/val, images/more]\ntest: gone"
     images = dict.fromkeys(f"images/{x}.jpg" for x in ("train/a", "val/b", "more/c"))
-    put(
-        tmp_path,
-        images | {YAML: yaml, "labels/train/a.txt": "", "labels/more/c.txt": "1" + ROW[1:]},
-    )
+    labels = {"labels/train/a.txt": "", "labels/more/c.txt": "1" + ROW[1:]}
+    put(tmp_path, images | labels | {YAML: yaml})
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", SIZE[::-1]).save(tmp_path / "images/more/c.jpg", exif=exif)
@@ -181,9 +179,8 @@ def test_splits_and_names_of_yolo(tmp_path):
 
 
 def voc(*objects: str, name: str = "a.jpg", size: str = "<width>80</width><height>50</height>"):
-    return (
-        f"<annotation><filename>{name}</filename><size>{size}</size>{''.join(objects)}</annotation>"
-    )
+    inner = f"<filename>{name}</filename><size>{size}</size>{''.join(objects)}"
+    return f"<annotation>{inner}</annotation>"
 
 
 def voc_object(*box: float, name: str = "cat", more: str = "") -> str:
@@ -234,18 +231,9 @@ def test_splits_of_voc(tmp_path, caplog):
         "train": ["JPEGImages/a.jpg", "JPEGImages/b.jpg"],
         "val": ["JPEGImages/c.jpg"],
     }
-    message = caplog.messages[-1]
-    for part in (
-        "1 entries of ImageSets/Main have no xml (none)",
-        "no list of ImageSets/Main (d)",
-        "images have no xml and are left out (e)",
-    ):
-        assert part in message
-    roboflow = {
-        "train/a.xml": voc(voc_object(3, 1, 1, 3)),
-        "valid/a.xml": voc(),
-        "train/a.jpg": None,
-    }
+    for part in ("have no xml (none)", "in no list of ImageSets/Main (d)", "are left out (e)"):
+        assert part in caplog.messages[-1]
+    roboflow = {"train/a.xml": voc(voc_object(3, 1, 1, 3)), "valid/a.xml": voc()}
     assert [*convert(put(tmp_path / "other", roboflow))] == ["train", "valid"]
 
 
@@ -271,9 +259,7 @@ def test_cvat(tmp_path, caplog):
     turned = "cat", pytest.approx([35, 15, 10, 20]), 0
     assert found["train"][1] == {"images/Train/a.jpg": [SIZE, [OBJECT, turned, OBJECT]]}
     assert found[""] == (["dog", "cat"], {"images/a.jpg": [SIZE, []]})
-    assert caplog.messages[-1].endswith(
-        "1 shapes are neither box nor polygon and are left out (points in a.jpg)"
-    )
+    assert caplog.messages[-1].endswith("and are left out (points in a.jpg)")
 
 
 # --- errors, and the copy in the cache ---
@@ -286,15 +272,9 @@ def test_cvat(tmp_path, caplog):
         ({YAML: "names: ["}, "data.yaml is no YOLO yaml .* ParserError"),
         ({YAML: "train: images"}, "data.yaml is no YOLO yaml .*KeyError: 'names'"),
         ({YAML: "names: {a: b}"}, "data.yaml is no YOLO yaml .*'a'"),
-        (
-            ONE | {YAML: "names: [cat]\nval: pictures"},
-            "no image with a label file; val: .*pictures",
-        ),
+        (ONE | {YAML: "names: [cat]\nval: x"}, "no image with a label file; val: .*x"),
         ({k: v for k, v in ONE.items() if k != "labels/a.txt"}, "no image with a label file"),
-        (
-            ONE | {"labels/a.txt": ROW + "0 .5 .5 .25"},
-            "a.txt, line 2: 4 numbers, which are not a cl",
-        ),
+        (ONE | {"labels/a.txt": ROW + "0 .5 .5 .25"}, "a.txt, line 2: 4 numbers, which are"),
         (ONE | {"labels/a.txt": ROW[:-1] + " .9"}, "a.txt, line 1: 6 numbers"),
         (
             ONE | {"labels/a.txt": "\n1" + ROW[1:]},
@@ -308,10 +288,9 @@ def test_cvat(tmp_path, caplog):
         ({"a.xml": voc(voc_object(1, 1, 1))}, "a.xml, object 1: bndbox: '1 1 1 ' are not numbers"),
         ({"a.xml": voc(voc_object(1, 1, 1, 1, name=" "))}, "a.xml, object 1 has no name"),
         ({"annotations.xml": cvat(cvat_image("<box/>"))}, "image 'a.jpg': box: .* are not numbers"),
-        (
-            {"annotations.xml": cvat("<track/>")},
-            "holds tracks of a video: export it as CVAT for im",
-        ),
+        ({"annotations.xml": cvat("<track/>")}, "holds tracks of a video: export it as CVAT"),
+        ({"annotations.xml": cvat()}, "has no images$"),
+        ({"a.xml": voc()}, "has no objects of any class$"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path, files, message):
@@ -320,34 +299,24 @@ def test_what_is_wrong_is_named(tmp_path, files, message):
     assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
 
 
-@settings(deadline=None, max_examples=40)
-@given(st.sampled_from(["labels/a.txt", YAML, "a.xml", "annotations.xml"]), st.data())
-def test_any_text_is_read_or_refused(tmp_path_factory, file, data):
-    words = (
-        "0",
-        "1",
-        ".5",
-        "-1",
-        "1e999",
-        "nan",
-        "\n",
-        " ",
-        ":",
-        "[",
-        "names",
-        "train",
-        "images",
-        "<",
-        ">",
-        "/",
-        "\0",
-    )
-    words += "<annotation>", "<annotations>", "<object>", "<image>", "<box/>", "</object>", "é"
-    text = "".join(data.draw(st.lists(st.sampled_from(words), max_size=12)))
-    root = put(
-        tmp_path_factory.mktemp("set"),
-        {"images/a.jpg": None, file: text} | (ONE if "/" in file else {}) | {file: text},
-    )
+WHOLE = {
+    "labels/a.txt": ROW,
+    YAML: ONE[YAML],
+    "a.xml": voc(voc_object(3, 1, 1, 3)),
+    "annotations.xml": cvat(cvat_image(CVAT_BOX.format(""))),
+}
+WORDS = st.sampled_from([*"0-:[{<>/&é\0\n ", "", "1e999", "nan", "name", "box", "images"])
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.sampled_from(list(WHOLE)), st.lists(st.tuples(st.floats(0, 1), WORDS, st.integers(0, 9))))
+def test_any_text_is_read_or_refused(tmp_path_factory, file, edits):
+    text = WHOLE[file]
+    for place, word, removed in edits:
+        i = round(place * len(text))
+        text = text[:i] + word + text[i + removed :]
+    files = {file: text} if file.endswith("xml") else ONE | {file: text}
+    root = put(tmp_path_factory.mktemp("set"), {"images/a.jpg": None} | files)
     try:
         convert(root)
     except ValueError as error:
@@ -357,11 +326,7 @@ def test_any_text_is_read_or_refused(tmp_path_factory, file, data):
 def test_broken_images_are_told(tmp_path, caplog):
     put(tmp_path, ONE | {"images/b.jpg": "not an image", "labels/c.txt": ROW})
     assert [*convert(tmp_path)["train"][1]] == ["images/a.jpg"]
-    for part in (
-        "1 images have no label file",
-        "1 images cannot be read and are left out",
-        "c.txt",
-    ):
+    for part in ("1 images have no label file", "1 images cannot be read and", "c.txt"):
         assert part in caplog.messages[-1]
 
 
