@@ -400,12 +400,12 @@ def test_labels_of_574_objects(trees):
     boxes = torch.tensor([x["bbox"] for x in trees.loadAnns(trees.getAnnIds(image_id))]) / 2
     boxes[:, 2:] += boxes[:, :2]
     gt = make_instances(boxes, torch.arange(574) % 3)
-    finest = make_anchors((1236, 1150), torch.device("cpu"))[0].tensor[::4]
+    finest = make_anchors((1236, 1150), torch.device("cpu"))[0].tensor[::16]
     matcher = Matcher([0.4, 0.5], [0, -1, 1], allow_low_quality_matches=True)
     matches, kinds = matcher(pairwise_iou(gt.gt_boxes, Boxes(finest)))
     expected = torch.where(kinds == 1, gt.gt_classes[matches], torch.where(kinds == 0, 3, -1))
     labels, matched_idxs = AnchorLabeler(num_classes=3)([Boxes(finest)], [gt])
     assert torch.equal(labels[0], expected)
     assert (
-        torch.equal(matched_idxs[0], matches * (kinds == 1)) and matched_idxs.unique().numel() > 400
+        torch.equal(matched_idxs[0], matches * (kinds == 1)) and matched_idxs.unique().numel() > 100
     )
