@@ -73,8 +73,8 @@ def split_images(
     sides = [np.flatnonzero(side_of[groups] == side) for side in range(len(fractions))]
     if not all(map(len, sides)):
         raise ValueError(
-            f"{len(classes)} images (near-duplicates counted once: {len(sizes)}) are too few: a side "
-            f"would have none ({', '.join(str(len(x)) for x in sides)}); ask for fewer sides"
+            f"{len(classes)} images, {len(sizes)} without near-duplicates, are too few: the sides "
+            f"would have {', '.join(str(len(x)) for x in sides)}; ask for fewer sides"
         )
     return sides
 

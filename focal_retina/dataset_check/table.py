@@ -3,9 +3,10 @@
 Shapes: N images, M annotations, K classes.
 """
 
+import filecmp
 import os
 import urllib.parse
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +22,7 @@ from tqdm import tqdm
 
 from ..data.coco import read_coco_json
 from ..data.images import has_16_bits, in_one_line, read_image
+from ..data.near_duplicates import image_hash
 
 OVERHANG = 1.0  # pixels by which a box may reach over the border, which rounding explains
 _MOSTLY_OUTSIDE = 0.1  # share of boxes over the border from which on they have another format
@@ -38,9 +40,10 @@ class ImageFiles(NamedTuple):
     unreadable: dict[int, str]  # why an image cannot be decoded
     sizes: dict[int, tuple[int, int]]  # width, height of those that can
     deep: list[int]  # images of 16 bits
+    hashes: dict[int, np.ndarray]  # :func:`.image_hash` of those that can be decoded
 
 
-_NOT_INSPECTED = ImageFiles([], {}, {}, [])
+_NOT_INSPECTED = ImageFiles([], {}, {}, [], {})
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +61,7 @@ class AnnotationTable:
     class_index: np.ndarray  # int64 (M,), -1 if the category is not listed
     boxes: np.ndarray  # float64 (M, 4): x, y, width, height in pixels of the image
     files: ImageFiles = _NOT_INSPECTED
+    trained: Sequence["AnnotationTable"] = ()  # the sets that a set is compared with
 
     @cached_property
     def annotation_ids(self) -> list[int | str]:
@@ -84,9 +88,36 @@ class AnnotationTable:
         return np.bincount(self.class_index[counted], minlength=len(self.class_names))
 
     @cached_property
+    def trained_twins(self) -> dict[int, str]:
+        """Images whose file is one of a training set's, or has the same bytes, and its name."""
+        return _same_files(self.file_names, {x for t in self.trained for x in t.file_names})
+
+    @cached_property
     def empty_images(self) -> np.ndarray:
         """Indices of the images without objects, int64."""
         return np.setdiff1d(np.arange(len(self.image_ids)), self.image_index[~self.is_crowd])
+
+
+def _same_files(file_names: Sequence[str], others: Collection[str]) -> dict[int, str]:
+    """Files, by index, that have the bytes of one of the others, and which."""
+
+    def size(name: str) -> int:
+        return os.path.getsize(name) if os.path.isfile(name) else -1
+
+    def key(name: str) -> tuple[int, bytes]:  # few differ where these agree
+        with open(name, "rb") as file:
+            file.seek(size(name) // 2)
+            return size(name), file.read(4096)
+
+    found = {i: name for i, name in enumerate(file_names) if name in others}
+    rest = {i: name for i, name in enumerate(file_names) if i not in found}
+    shared = {*map(size, rest.values())} & {*map(size, others)} - {-1}
+    known = {key(name): name for name in others if size(name) in shared}
+    for index, name in rest.items():
+        twin = known.get(key(name)) if size(name) in shared else None
+        if twin and filecmp.cmp(name, twin, shallow=False):
+            found[index] = twin
+    return found
 
 
 def is_generated(name: str) -> bool:
@@ -203,7 +234,7 @@ def inspect_images(file_names: list[str], num_decoded: int) -> ImageFiles:
     # Regular files alone: opening a pipe or a device could wait forever.
     is_local = [os.path.isfile(name) for name in file_names]
     sample = [i for i, name in enumerate(file_names) if is_local[i] or "://" in name]
-    files = ImageFiles(sorted({*range(len(file_names))}.difference(sample)), {}, {}, [])
+    files = ImageFiles(sorted({*range(len(file_names))}.difference(sample)), {}, {}, [], {})
     if 0 <= num_decoded < len(sample):
         drawn = np.random.default_rng(0).choice(sample, num_decoded, replace=False)
         empty = [i for i in sample if is_local[i] and os.path.getsize(file_names[i]) == 0]
@@ -216,8 +247,8 @@ def inspect_images(file_names: list[str], num_decoded: int) -> ImageFiles:
             if isinstance(outcome, str):
                 files.unreadable[index] = outcome
                 continue
-            files.sizes[index] = outcome[:2]
-            if outcome[2]:
+            files.sizes[index], files.hashes[index], is_deep = outcome
+            if is_deep:
                 files.deep.append(index)
     finally:
         pool.shutdown(cancel_futures=True)  # after Ctrl-C, too
@@ -234,11 +265,12 @@ def why_missing(file_name: str) -> str:
     return f"no such file, but {meant}: correct file_name" if meant else "no such file"
 
 
-def _decode(file_name: str) -> tuple[int, int, bool] | str:
-    """Width and height of an image, and whether it has 16 bits; or why it cannot be decoded."""
+def _decode(file_name: str) -> tuple[tuple[int, int], np.ndarray, bool] | str:
+    """Width and height of an image, its hash, and whether it has 16 bits; or why it cannot be
+    decoded."""
     try:
-        height, width = read_image(file_name).shape[:2]  # as the mapper will, turned by its EXIF
+        gray = read_image(file_name, "L")  # turned by its EXIF, as the mapper will
         with PathManager.open(file_name, "rb") as file:
-            return width, height, has_16_bits(Image.open(file))
+            return (gray.shape[1], gray.shape[0]), image_hash(gray), has_16_bits(Image.open(file))
     except Exception as error:  # Pillow's decoders raise whatever their format suggests
         return in_one_line(error)

@@ -90,7 +90,7 @@ def draw_training_pictures(
     for idxs, color in kinds.values():
         by_label += [Outline(x, color) for x in anchors.tensor[_sample(idxs, _MAX_ANCHORS)]]
     counts = "\n".join(f"{len(idxs)} {kind}" for kind, (idxs, _) in kinds.items())
-    matches = _matches(gt, anchors.tensor[positives], owners)
+    matches = match_outlines(gt, anchors.tensor[positives], owners)
     top = detections[:_MAX_DETECTIONS]
     return {
         "anchors by label": draw([*by_label, *objects], f"{counts}\nof {len(anchors)} anchors"),
@@ -110,8 +110,9 @@ def _sample(idxs: Tensor, limit: int) -> Tensor:
     return idxs[torch.linspace(0, count - 1, min(limit, count)).round().long()]
 
 
-def _matches(gt: Instances, positives: Tensor, owners: Tensor) -> list[Outline]:
-    """Each object with its anchors, in a colour of its own."""
+def match_outlines(gt: Instances, positives: Tensor, owners: Tensor) -> list[Outline]:
+    """Each object with its anchors, rows of ``positives``, whose object ``owners`` gives, in a
+    colour of its own."""
     outlines = []
     for i, (box, label) in enumerate(zip(gt.gt_boxes.tensor, gt.gt_classes.tolist(), strict=True)):
         color = _OBJECT_COLORS[i % len(_OBJECT_COLORS)]
