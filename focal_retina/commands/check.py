@@ -45,6 +45,7 @@ def run(args: argparse.Namespace) -> int:
         cfg.defrost()
         cfg.DATALOADER.NUM_WORKERS = 0  # few images
         with user_errors():
-            loader = Trainer.build_train_loader(cfg)
-            draw_training_images(FocalRetinaNet(cfg), loader, cfg.INPUT.FORMAT, args.pictures)
+            batches, names = Trainer.build_train_loader(cfg), reports[0].table.class_names
+            looks = cfg.INPUT.FORMAT, names, args.pictures
+            draw_training_images(FocalRetinaNet(cfg), batches, *looks)
     return int(failed)

@@ -10,12 +10,11 @@ they are. The same seed gives the same split.
 import argparse
 from pathlib import Path
 
-from . import add_data_arguments
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_data_arguments(parser)
     add = parser.add_argument
+    what = "the data set, as for train"
+    add("--register", required=True, metavar="NAME=ANNOTATIONS.json:IMAGE_DIR", help=what)
     add("--val", type=float, default=0.2, help="share of the images for val.json; 0: none")
     add("--test", type=float, default=0.1, help="share of the images for test.json; 0: none")
     add("--seed", type=int, default=0, help="another seed gives another split")
@@ -23,24 +22,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from detectron2.data import DatasetCatalog, MetadataCatalog
+    from detectron2.data import MetadataCatalog
     from tabulate import tabulate
 
+    from ..data import register_from_spec
     from ..data.split import split_coco_json
-    from ..engine import prepare_process, user_errors
+    from ..engine import user_errors
 
     with user_errors():
-        before = {*DatasetCatalog}
-        prepare_process(args.imports, args.register)
-        names = sorted({*DatasetCatalog} - before)
-        if len(names) != 1:
-            raise ValueError(f"--register {names or 'nothing'}: name the one data set to split")
-        metadata = MetadataCatalog.get(names[0])
+        name, *others = register_from_spec(args.register)
+        if others:
+            raise ValueError(f"{args.register} is split already: {', '.join([name, *others])}")
+        source = MetadataCatalog.get(name).json_file, MetadataCatalog.get(name).image_root
         fractions = {"train": 1 - args.val - args.test, "val": args.val, "test": args.test}
-        fractions = {x: share for x, share in fractions.items() if share or x == "train"}
-        source = metadata.json_file, metadata.image_root
+        fractions = {side: x for side, x in fractions.items() if x or side == "train"}
         table = split_coco_json(*source, args.output, fractions, args.seed)
     print(tabulate(table, headers="keys"))
     for side in fractions:
-        spec = f"{names[0]}_{side}={args.output / side}.json:{metadata.image_root}"
-        print(f"--register {spec}")
+        print(f"--register {name}_{side}={args.output / side}.json:{source[1]}")

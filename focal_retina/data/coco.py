@@ -27,9 +27,11 @@ _LARGEST = 1e308  # json's integers have no bound, float64 has
 SPEC = "NAME=ANNOTATIONS.json:IMAGE_DIR"
 
 
-def register_from_spec(spec: str) -> None:
-    """Register what `--register` names, see :func:`parse_registration`."""
-    register_coco_json(*parse_registration(spec))
+def register_from_spec(spec: str) -> list[str]:
+    """Register what `--register` names, see :func:`parse_registration`. Returns the names."""
+    name, json_file, image_root = parse_registration(spec)
+    register_coco_json(name, json_file, image_root)
+    return [name]
 
 
 def parse_registration(spec: str) -> tuple[str, str, str]:

@@ -29,9 +29,8 @@ def split_images(
     """Indices of the images of each side, ascending: a function of the arguments alone.
 
     Each class, rarest first, sends each of its groups to the side that lacks most of the class. The
-    last group of a class goes to the first side that has none of it, so that the training has all
-    classes, and the others those of as many groups as there are sides (but for images with several
-    rare classes).
+    last group of a class goes to the first side that has none of it: so the training has all
+    classes, and the validation those of two groups or more, unless images have many rare classes.
 
     Args:
         classes: the classes, 0 … K-1, of the objects of each of the N images.

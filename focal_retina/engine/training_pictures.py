@@ -3,6 +3,7 @@ image of the batch, in the size and augmentation that the network sees. A traini
 with and without pictures. Shapes: R anchors of all levels, M objects.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -110,15 +111,18 @@ def _sample(idxs: Tensor, limit: int) -> Tensor:
     return idxs[torch.linspace(0, count - 1, min(limit, count)).round().long()]
 
 
-def match_outlines(gt: Instances, positives: Tensor, owners: Tensor) -> list[Outline]:
-    """Each object with its anchors, rows of ``positives``, whose object ``owners`` gives, in a
-    colour of its own."""
+def match_outlines(
+    gt: Instances, positives: Tensor, owners: Tensor, class_names: Sequence[str] = ()
+) -> list[Outline]:
+    """Each object in a colour of its own with some of its anchors, ``positives`` (P, 4), of which
+    ``owners`` (P,) says the object."""
     outlines = []
     for i, (box, label) in enumerate(zip(gt.gt_boxes.tensor, gt.gt_classes.tolist(), strict=True)):
         color = _OBJECT_COLORS[i % len(_OBJECT_COLORS)]
         idxs = (owners == i).nonzero()[:, 0]
+        name = class_names[label] if class_names else f"class {label}"
         outlines += [Outline(x, color) for x in positives[_sample(idxs, _MAX_ANCHORS_OF_OBJECT)]]
-        outlines.append(Outline(box, color, f"class {label}: {len(idxs)}", line_style=":"))
+        outlines.append(Outline(box, color, f"{name}: {len(idxs)}", line_style=":"))
     return outlines
 
 

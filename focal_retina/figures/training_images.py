@@ -1,6 +1,6 @@
 """Training images as the model sees them, with their objects and the anchors that learn them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ def draw_training_images(
     model: FocalRetinaNet,
     batches: Iterable[list[dict[str, Any]]],
     input_format: str,
+    class_names: Sequence[str],
     out_png: Path,
 ) -> None:
     """Draw the first images of a training loader's batches, as augmented: each object (dotted) with
@@ -35,11 +36,11 @@ def draw_training_images(
         labels, matched_idxs = (x[0] for x in model.anchor_labeler(anchors, [gt]))
         positives = ((labels >= 0) & (labels != model.num_classes)).nonzero()[:, 0]
         boxes = torch.cat([x.tensor for x in anchors])[positives]
-        outlines = match_outlines(gt, boxes, matched_idxs[positives])
+        outlines = match_outlines(gt, boxes, matched_idxs[positives], class_names)
         image = convert_image_to_rgb(sample["image"].permute(1, 2, 0), input_format)
         size = "{1} × {0}".format(*image.shape)
-        counts = f"{size}, {len(gt)} objects, {len(positives)} anchors"
-        caption = f"{Path(sample['file_name']).name}\n{counts}"
+        counts = f"objects: {len(gt)}, positive anchors: {len(positives)}"
+        caption = f"{Path(sample['file_name']).name}, {size}\n{counts}"
         pictures.append(draw_outlines(image, outlines, caption, longer_side=_SIDE))
-    title = "Training images, augmented: objects (dotted), their class and number of anchors"
+    title = "Training images, augmented: objects (dotted), their class, and their anchors"
     save_sheet(pictures, title, out_png, columns=_COLUMNS, side=_SIDE)
