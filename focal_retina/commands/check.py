@@ -26,26 +26,23 @@ def run(args: argparse.Namespace) -> int:
     from ..dataset_check.report import config_problems, inspect_datasets, write_html
     from ..engine import Trainer, load_config, user_errors
     from ..engine.config_checks import check_model
-    from ..figures.training_images import draw_training_images
+    from ..engine.training_pictures import draw_training_images
     from ..modeling import FocalRetinaNet
 
-    cfg = load_config(args.config_file, args.opts, **data_of(args))
+    opts = [*args.opts, "DATALOADER.NUM_WORKERS", "0"]
+    cfg = load_config(args.config_file, opts, **data_of(args))
     with user_errors():
         check_model(cfg)
         problems = config_problems(cfg)
         reports = inspect_datasets(cfg, all_images=args.all_images)
         if args.html:
             write_html(reports, problems, args.config_file, args.html)
-    print("\n\n".join([*problems, *map(str, reports)]))
-    failed = bool(problems) or any(x.of_degree("error") for x in reports)
-    if args.pictures and failed:
-        print(f"\n{args.pictures} is not drawn: correct the errors first")
-    elif args.pictures:
-        cfg = cfg.clone()
-        cfg.defrost()
-        cfg.DATALOADER.NUM_WORKERS = 0  # few images
-        with user_errors():
+        print("\n\n".join([*problems, *map(str, reports)]))
+        failed = bool(problems) or any(x.of_degree("error") for x in reports)
+        if args.pictures and failed:
+            print(f"\n{args.pictures} is not drawn: correct the errors first")
+        elif args.pictures:
             batches, names = Trainer.build_train_loader(cfg), reports[0].table.class_names
-            looks = cfg.INPUT.FORMAT, names, args.pictures
-            draw_training_images(FocalRetinaNet(cfg), batches, *looks)
+            pictures = cfg.INPUT.FORMAT, names, args.pictures
+            draw_training_images(FocalRetinaNet(cfg), batches, *pictures)
     return int(failed)

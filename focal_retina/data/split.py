@@ -1,23 +1,24 @@
-"""A data set cut into training, validation and test images, with the classes spread evenly.
+"""A data set cut into training, validation and test images, its classes spread evenly.
 
-Iterative stratification (Sechidis et al., ECML 2011), of groups of images that stay together.
-Shapes: N images, G groups, K classes and a last one, "no objects"; S sides, the training first.
+Iterative stratification (Sechidis et al., ECML 2011) of groups of images that stay together.
+Shapes: N images, S sides, the training first.
 """
 
 import json
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
 
 from ..files import write_json
 from .coco import read_coco_json
-from .near_duplicates import hash_images, near_duplicate_groups
+from .image_files import Hashes, inspect_images, near_duplicate_groups
+
+_NO_OBJECTS = -1  # a class of its own
 
 
 def split_images(
@@ -26,50 +27,51 @@ def split_images(
     fractions: Sequence[float],
     seed: int = 0,
 ) -> list[NDArray[np.int64]]:
-    """Indices of the images of each side, ascending: a function of the arguments alone.
+    """Indices of the images of each side, ascending; a function of the arguments alone.
 
     Each class, rarest first, sends each of its groups to the side that lacks most of the class. The
     last group of a class goes to the first side that has none of it: so the training has all
     classes, and the validation those of two groups or more, unless images have many rare classes.
 
     Args:
-        classes: the classes, 0 … K-1, of the objects of each of the N images.
+        classes: of the objects of each of the N images, 0 and above.
         groups: (N,), equal where images must stay together.
-        fractions: (S,), of the images for each side, positive.
+        fractions: (S,), of the images for each side.
 
     Raises:
         ValueError: fractions that are not positive or don't add up to 1; a side gets no image.
     """
-    if min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
-        shares = ", ".join(f"{x:g}" for x in fractions)
-        raise ValueError(f"shares of the images {shares}: each must be positive, and 1 the sum")
-    groups = np.unique(groups, return_inverse=True)[1]
-    num_classes = 1 + max((max(x) for x in classes if x), default=-1)
-    cells = [(g, k) for g, x in zip(groups, classes, strict=True) for k in set(x) or {num_classes}]
-    rows, columns = np.array(cells, dtype=np.int64).reshape(-1, 2).T
-    counts = coo_array((np.ones(len(rows), dtype=np.int64), (rows, columns))).tocsr()  # of images
-    by_class, sizes = counts.tocsc(), np.bincount(groups)
-    shares = np.array(fractions)[:, None]
-    wanted, wanted_images = shares * counts.sum(axis=0), shares[:, 0] * len(classes)
-    num_left = np.diff(by_class.indptr)  # groups of each class
-    is_present = np.zeros(wanted.shape, dtype=bool)
+    shares = np.array(fractions)
+    if shares.min() <= 0 or abs(shares.sum() - 1) > 1e-6:
+        listed = ", ".join(f"{x:g}" for x in fractions)
+        raise ValueError(f"shares of the images {listed}: each must be positive, and 1 the sum")
+    group_of = np.unique(groups, return_inverse=True)[1]
+    sizes = np.bincount(group_of)
+    counts = [Counter[int]() for _ in sizes]  # images of each class
+    for group, of_image in zip(group_of, classes, strict=True):
+        counts[group].update(set(of_image) or {_NO_OBJECTS})
+    members = defaultdict[int, list[int]](list)  # groups of each class, the large ones first
+    shuffled = np.random.default_rng(seed).permutation(len(sizes))
+    for group in shuffled[np.argsort(-sizes[shuffled], kind="stable")]:
+        for label in counts[group]:
+            members[label].append(group)
+    wanted = {k: shares * sum(counts[group][k] for group in x) for k, x in members.items()}
+    wanted_images, num_left = shares * len(classes), {k: len(x) for k, x in members.items()}
+    has_class = {k: np.zeros(len(shares), dtype=bool) for k in members}
     side_of = np.full(len(sizes), -1)
-    lot = np.random.default_rng(seed).permutation(len(sizes))
-    while (side_of < 0).any():
-        rarest = np.where(num_left > 0, num_left, len(sizes) + 1).argmin()
-        members = by_class.indices[by_class.indptr[rarest] : by_class.indptr[rarest + 1]]
-        members = members[side_of[members] < 0]
-        for group in members[np.lexsort((lot[members], -sizes[members]))]:  # large ones first
-            cells_of_group = slice(counts.indptr[group], counts.indptr[group + 1])
-            present = counts.indices[cells_of_group]
-            is_needed = ~is_present[:, present[num_left[present] == 1]].all(axis=1)
-            most_wanted = np.lexsort((wanted_images, wanted[:, rarest]))[-1]
-            side = is_needed.argmax() if is_needed.any() else most_wanted
-            side_of[group], is_present[side, present] = side, True
-            wanted[side, present] -= counts.data[cells_of_group]
+    while num_left := {k: x for k, x in num_left.items() if x}:
+        rarest = min(num_left, key=lambda k: (num_left[k], k))
+        for group in (x for x in members[rarest] if side_of[x] < 0):
+            lacking = [~has_class[k] for k in counts[group] if num_left[k] == 1]
+            most_wanted = np.lexsort((wanted_images, wanted[rarest]))[-1]
+            is_needed = np.any(lacking, axis=0) if lacking else np.False_
+            side = side_of[group] = is_needed.argmax() if is_needed.any() else most_wanted
             wanted_images[side] -= sizes[group]
-            num_left[present] -= 1
-    sides = [np.flatnonzero(side_of[groups] == side) for side in range(len(fractions))]
+            for k, num_images in counts[group].items():
+                wanted[k][side] -= num_images
+                has_class[k][side] = True
+                num_left[k] -= 1
+    sides = [np.flatnonzero(side_of[group_of] == side) for side in range(len(shares))]
     if not all(map(len, sides)):
         raise ValueError(
             f"{len(classes)} images, {len(sizes)} without near-duplicates, are too few: the sides "
@@ -93,37 +95,62 @@ def split_coco_json(
     names = {x["id"]: x["name"] for x in read_coco_json(json_file)["categories"]}
     content = json.loads(Path(json_file).read_bytes())  # with the polygons
     images, annotations = content["images"], content.get("annotations", [])
-    objects_of: dict[int | str, list[int]] = {x["id"]: [] for x in images}
-    lost = [x["id"] for x in annotations if x["image_id"] not in objects_of]
-    if lost or len(objects_of) < len(images):
-        problem = f"annotation {lost[0]} has no image" if lost else "an image id occurs twice"
-        raise ValueError(f"{json_file}: {problem}; focal-retina check lists such faults")
-    ids = sorted({*names, *(x["category_id"] for x in annotations)})
-    class_of = {category: index for index, category in enumerate(ids)}
-    for x in annotations:
-        if not x.get("iscrowd", 0):
-            objects_of[x["image_id"]].append(class_of[x["category_id"]])
-    objects = list(objects_of.values())
-    hashes = hash_images([os.path.join(image_root, x["file_name"]) for x in images])
+    classes = _classes_of_objects(json_file, images, annotations, list(names))
+    hashes = _hashes(json_file, [os.path.join(image_root, x["file_name"]) for x in images])
     groups = near_duplicate_groups(hashes)
-    sides = split_images(objects, groups, list(fractions.values()), seed)
+    sides = dict(
+        zip(fractions, split_images(classes, groups, list(fractions.values()), seed), strict=True)
+    )
     output.mkdir(parents=True, exist_ok=True)
-    for name, indices in zip(fractions, sides, strict=True):
-        chosen = [images[i] for i in indices]
-        image_ids = {x["id"] for x in chosen}
-        of_them = [x for x in annotations if x["image_id"] in image_ids]
-        content |= {"images": chosen, "annotations": of_them}
+    for name, indices in sides.items():
+        chosen = {images[i]["id"]: images[i] for i in indices}
+        content["images"] = list(chosen.values())
+        content["annotations"] = [x for x in annotations if x["image_id"] in chosen]
         write_json(output / f"{name}.json", content, indent=None)
-    has_twin = np.bincount(groups)[groups] > 1
-    rows: list[dict[str, object]] = [{"class": names.get(x, x)} for x in ids]
+    return _count(list(names.values()), classes, np.bincount(groups)[groups] > 1, sides)
+
+
+def _classes_of_objects(
+    json_file: str, images: list[dict], annotations: list[dict], category_ids: list[int]
+) -> list[list[int]]:
+    """Of each image, without crowds; ValueError: an id is not listed, or is listed twice."""
+    classes: dict[int | str, list[int]] = {x["id"]: [] for x in images}
+    class_of = {category: index for index, category in enumerate(category_ids)}
+    faults = ["an image id occurs twice"] * (len(classes) < len(images))
+    for x in annotations:
+        if x["image_id"] not in classes or x["category_id"] not in class_of:
+            faults.append(f"the image or category of annotation {x['id']} is not listed")
+        elif not x.get("iscrowd", 0):
+            classes[x["image_id"]].append(class_of[x["category_id"]])
+    if faults:
+        raise ValueError(f"{json_file}: {faults[0]}; focal-retina check lists such faults")
+    return list(classes.values())
+
+
+def _hashes(json_file: str, file_names: list[str]) -> Hashes:
+    files = inspect_images(file_names, -1)
+    faults = {**dict.fromkeys(files.missing, "no such file"), **files.unreadable}
+    for index, why in faults.items():
+        text = f"{json_file}: {file_names[index]}: {why}; focal-retina check lists such faults"
+        raise ValueError(text)
+    return np.array([files.hashes[i] for i in range(len(file_names))])
+
+
+def _count(
+    names: list[str],
+    classes: list[list[int]],
+    has_twin: NDArray[np.bool_],
+    sides: Mapping[str, NDArray[np.int64]],
+) -> list[dict[str, object]]:
+    rows: list[dict[str, object]] = [{"class": x} for x in names]
     rows += [{"class": x} for x in ("no objects", "near-duplicates", "all")]
-    for name, indices in zip(fractions, sides, strict=True):
-        found = [objects[i] for i in indices]
-        num_objects = Counter(chain.from_iterable(found))
+    for side, indices in sides.items():
+        found = [classes[i] for i in indices]
         num_images = Counter(chain.from_iterable(map(set, found)))
-        of_images = [num_images[k] for k in range(len(ids))]
-        of_images += [found.count([]), has_twin[indices].sum(), len(found)]
-        of_objects = [*(num_objects[k] for k in range(len(ids))), "", "", num_objects.total()]
-        for row, of_image, of_object in zip(rows, of_images, of_objects, strict=True):
-            row |= {f"{name} images": of_image, f"{name} objects": of_object}
+        num_objects = Counter(chain.from_iterable(found))
+        cells: list[tuple] = [(num_images[k], num_objects[k]) for k in range(len(names))]
+        cells += [(found.count([]), ""), (has_twin[indices].sum(), "")]
+        cells += [(len(found), num_objects.total())]
+        for row, (of_images, of_objects) in zip(rows, cells, strict=True):
+            row |= {f"{side} images": of_images, f"{side} objects": of_objects}
     return rows

@@ -198,21 +198,9 @@ def class_without_objects(table: AnnotationTable) -> Faults:
 @check("classes with less than 2% of the objects of the most frequent one", "note")
 def rare_class(table: AnnotationTable) -> Faults:
     """SAMPLER_TRAIN RepeatFactorTrainingSampler repeats them, CLASS_ALPHA auto weighs them more"""
-    counts, num_images = table.class_counts, len(table.image_ids)
-    rows = sound_objects(table)
-    pairs = np.unique(table.class_index[rows] * num_images + table.image_index[rows])
-    shares = np.bincount(pairs // max(1, num_images), minlength=len(counts)) / max(1, num_images)
-
-    def describe(index: int) -> str:
-        usual = np.median(shares[counts > 0])
-        times = max(1, (usual / max(shares[index], 1e-9)) ** 0.5)
-        return (
-            f"{table.class_names[index]}, {counts[index]:,} objects in {shares[index]:.2%} of the "
-            f"images, which DATALOADER.REPEAT_THRESHOLD {usual:.2g} repeats {times:.1f} times"
-        )
-
+    counts, names, total = table.class_counts, table.class_names, table.class_counts.sum()
     are_rare = (counts > 0) & (counts < _RARE * counts.max(initial=0)) & (not table.trained)
-    return np.flatnonzero(are_rare), describe
+    return np.flatnonzero(are_rare), lambda i: f"{names[i]}, {counts[i]:,} of {total:,} objects"
 
 
 @check("images without objects", "note")

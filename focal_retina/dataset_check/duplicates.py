@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..data.near_duplicates import NEAR, differing_bits
+from ..data.image_files import NEAR, differing_bits
 from .checks import Faults, check, of_annotations, of_images, sound_objects
 from .table import AnnotationTable
 
@@ -57,25 +57,18 @@ def object_of_two_classes(table: AnnotationTable) -> Faults:
     return _same_boxes(table, same_class=False)
 
 
-@check("images that the training set has, too", "warning")
+@check("images that the training set has, too, or nearly so", "warning")
 def trained_image(table: AnnotationTable) -> Faults:
-    """compared byte by byte, all of them; the evaluation praises what was learned by heart"""
-    twins = table.trained_twins
-    return of_images(table, list(twins), lambda i: f"the same as {twins[i]}")
-
-
-@check("images nearly the same as one of the training set", "warning")
-def nearly_trained_image(table: AnnotationTable) -> Faults:
-    """of the decoded ones, which --all-images makes all; focal-retina split keeps such together"""
-    twins, hashes = table.trained_twins, table.files.hashes
-    trained = [(x.file_names[i], h) for x in table.trained for i, h in x.files.hashes.items()]
-    found = {}
-    if trained:
-        others = np.array([h for _, h in trained])
-        for index in hashes.keys() - twins.keys():
-            bits = differing_bits(hashes[index], others)
-            if bits.min() <= NEAR:
-                found[index] = f"like {trained[bits.argmin()][0]}"
+    """they praise what was learned by heart; compared: all file names, and what was decoded"""
+    names, hashes = table.file_names, table.files.hashes
+    trained = {x for other in table.trained for x in other.file_names}
+    found = {i: "the same file" for i, name in enumerate(names) if name in trained}
+    decoded = [(x.file_names[i], y) for x in table.trained for i, y in x.files.hashes.items()]
+    others = np.array([y for _, y in decoded], dtype=np.float32)
+    for index in hashes.keys() - found.keys() if decoded else ():
+        bits = differing_bits(hashes[index], others)
+        if bits.min() <= NEAR:
+            found[index] = f"like {decoded[bits.argmin()][0]}"
     return of_images(table, sorted(found), found.__getitem__)
 
 

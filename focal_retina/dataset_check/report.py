@@ -13,12 +13,12 @@ from detectron2.utils import comm
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ..data.classes import check_classes, dataset_classes
+from ..data.image_files import inspect_images
 from . import anchor_coverage
 from .checks import CHECKS, Check, Indices, box_faults
 from .table import (
     AnnotationTable,
     NotRecordsError,
-    inspect_images,
     is_generated,
     load_table,
     record_table,
@@ -125,9 +125,10 @@ def check_datasets(
     reports: list[DatasetReport] = []
     for name in dict.fromkeys(names):
         try:
-            how = {"training": name in train, "num_decoded": num_decoded, "others": reports}
-            reports.append(check_dataset(name, **how))
-            _judge(reports[-1], mode)
+            trains = name in train
+            report = check_dataset(name, training=trains, num_decoded=num_decoded, others=reports)
+            _judge(report, mode)
+            reports.append(report)
         except NotRecordsError as error:
             _logger.warning("%s: it is not checked", error)
     return reports
@@ -226,8 +227,7 @@ def inspect_datasets(cfg: CfgNode, *, all_images: bool = False) -> list[DatasetR
     reports: list[DatasetReport] = []
     for name in dict.fromkeys([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]):
         training = name in cfg.DATASETS.TRAIN
-        how = {"training": training, "num_decoded": num_decoded, "others": reports}
-        report = check_dataset(name, **how)
+        report = check_dataset(name, training=training, num_decoded=num_decoded, others=reports)
         size = anchor_coverage.input_size(cfg, training=training)
         coverage = anchor_coverage.measure_coverage(report.table, grid, *size, suggest=training)
         reports.append(replace(report, coverage=coverage))

@@ -4,21 +4,17 @@ import colorsys
 import itertools
 import json
 import logging
-import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 from matplotlib.colors import to_hex
-from matplotlib.figure import Figure
 
 from ..data import read_image
-from ..drawing import Outline, draw_outlines
-from . import DPI
+from ..drawing import Outline, draw_outlines, save_sheet
 
 _logger = logging.getLogger(__name__)
 
@@ -63,7 +59,7 @@ def draw_detections(dataset_name: str, results_json: Path, out_png: Path) -> Non
         outlines = (objects, by_image[record["image_id"]])
         pictures += [draw_outlines(image, x, longer_side=_SIDE) for x in outlines]
     title = f"{dataset_name}: objects, and detections with a score of {threshold:.2f} or more"
-    save_sheet(pictures, title, out_png, columns=_PICTURES_PER_ROW, side=_SIDE)
+    save_sheet(pictures, title, out_png, columns=_PICTURES_PER_ROW, longer_side=_SIDE)
 
 
 def break_even_threshold(
@@ -79,20 +75,3 @@ def break_even_threshold(
 
 def _color(label: int) -> str:
     return to_hex(colorsys.hsv_to_rgb(label * _GOLDEN % 1, 0.7, 1))
-
-
-def save_sheet(
-    pictures: Sequence[np.ndarray], title: str, out_png: Path, *, columns: int, side: int
-) -> None:
-    """Save pictures, row by row under a title. ``side``: pixels of their longer side."""
-    columns = max(1, min(columns, len(pictures)))
-    rows = max(1, math.ceil(len(pictures) / columns))
-    inches = side / DPI  # so that a pixel of a drawing is about one of the sheet
-    figure = Figure((columns * inches, rows * inches), dpi=DPI, layout="constrained")
-    figure.suptitle(title, x=0.01, ha="left", weight="bold")
-    panels = figure.subplots(rows, columns, squeeze=False).flat
-    for panel, picture in itertools.zip_longest(panels, pictures):
-        panel.set_axis_off()
-        if picture is not None:
-            panel.imshow(picture)
-    figure.savefig(out_png)

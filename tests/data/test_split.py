@@ -9,8 +9,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from focal_retina.data.near_duplicates import NEAR, differing_bits, hash_images
-from focal_retina.data.near_duplicates import near_duplicate_groups as groups_of
+from focal_retina.data.image_files import NEAR, differing_bits, inspect_images
+from focal_retina.data.image_files import near_duplicate_groups as groups_of
 from focal_retina.data.shapes import ShapesConfig, render_scene
 from focal_retina.data.split import split_images
 
@@ -77,7 +77,7 @@ def test_near_duplicates_are_found_and_others_are_not(tmp_path):
         for kind, pixels in enumerate((image, half, bright, image[1:-1, 1:-1])):
             names.append(str(tmp_path / f"{i}_{kind}.jpg"))
             cv2.imwrite(names[-1], pixels, [cv2.IMWRITE_JPEG_QUALITY, (95, 70, 95, 50)[kind]])
-    hashes = hash_images(names)
+    hashes = np.array(list(inspect_images(names, -1).hashes.values()))
     assert groups_of(hashes).tolist() == np.repeat(np.arange(20), 4).tolist()
     assert groups_of(hashes[::-1]).tolist() == np.repeat(np.arange(20), 4).tolist()
     assert np.sort(differing_bits(hashes, hashes), axis=1)[:, 4].min() > 1.5 * NEAR
@@ -142,9 +142,9 @@ def test_the_files_hold_all_that_the_set_has_and_can_be_registered(photos, comma
 @pytest.mark.parametrize(
     "change, message",
     [
-        (lambda c: c["annotations"][0].update(image_id=9), "annotation 1 has no image"),
+        (lambda c: c["annotations"][0].update(image_id=9), "of annotation 1 is not listed"),
         (lambda c: c["images"].append(c["images"][0]), "an image id occurs twice"),
-        (lambda c: c["images"][0].update(file_name="none.jpg"), "none.jpg can't be read: FileNot"),
+        (lambda c: c["images"][0].update(file_name="none.jpg"), "none.jpg: no such file"),
         (
             lambda c: [c[x].__delitem__(slice(1, 6)) for x in ("images", "annotations")],
             "1 images, 1 w",
