@@ -32,6 +32,8 @@ def run(args: argparse.Namespace) -> int:
     opts = [*args.opts, "DATALOADER.NUM_WORKERS", "0"]
     cfg = load_config(args.config_file, opts, **data_of(args))
     with user_errors():
+        if args.pictures and not cfg.DATASETS.TRAIN:
+            raise ValueError("--pictures draws images of DATASETS.TRAIN, which is empty")
         check_model(cfg)
         problems = config_problems(cfg)
         reports = inspect_datasets(cfg, all_images=args.all_images)
