@@ -110,7 +110,7 @@ def test_the_page_on_ones_own_data_runs_from_top_to_bottom(workplace, monkeypatc
     # All that the table of step 3 promises
     output = workplace / "output" / "photos"
     names = re.findall(r"`([\w/.]+)`", RUN_PAGE.read_text().split("holds:")[1].split("##")[0])
-    assert len(names) == 7
+    assert len(names) == 9
     assert not [name for name in names if not (output / name).exists()]
     assert "<html" in (workplace / "report.html").read_text()
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ..files import write_json
 from .coco import read_coco_json
-from .image_files import Hashes, inspect_images, near_duplicate_groups
+from .image_files import inspect_images, near_duplicate_groups
 
 _NO_OBJECTS = -1  # a class of its own
 
@@ -43,8 +43,7 @@ def split_images(
     """
     shares = np.array(fractions)
     if shares.min() <= 0 or abs(shares.sum() - 1) > 1e-6:
-        listed = ", ".join(f"{x:g}" for x in fractions)
-        raise ValueError(f"shares of the images {listed}: each must be positive, and 1 the sum")
+        raise ValueError(f"shares {shares}: each must be positive, and 1 the sum")
     group_of = np.unique(groups, return_inverse=True)[1]
     sizes = np.bincount(group_of)
     counts = [Counter[int]() for _ in sizes]  # images of each class
@@ -75,7 +74,7 @@ def split_images(
     if not all(map(len, sides)):
         raise ValueError(
             f"{len(classes)} images, {len(sizes)} without near-duplicates, are too few: the sides "
-            f"would have {', '.join(str(len(x)) for x in sides)}; ask for fewer sides"
+            f"would have {', '.join(str(len(x)) for x in sides)}; leave one out or enlarge it"
         )
     return sides
 
@@ -92,65 +91,47 @@ def split_coco_json(
     """
     if there := [x for x in fractions if (output / f"{x}.json").exists()]:
         raise FileExistsError(f"{output / there[0]}.json is there already: choose another folder")
-    names = {x["id"]: x["name"] for x in read_coco_json(json_file)["categories"]}
+    categories = read_coco_json(json_file)["categories"]
     content = json.loads(Path(json_file).read_bytes())  # with the polygons
     images, annotations = content["images"], content.get("annotations", [])
-    classes = _classes_of_objects(json_file, images, annotations, list(names))
-    hashes = _hashes(json_file, [os.path.join(image_root, x["file_name"]) for x in images])
-    groups = near_duplicate_groups(hashes)
-    sides = dict(
-        zip(fractions, split_images(classes, groups, list(fractions.values()), seed), strict=True)
-    )
+    classes = _classes_of_images(json_file, images, annotations, [x["id"] for x in categories])
+    files = inspect_images([os.path.join(image_root, x["file_name"]) for x in images], -1)
+    for index, why in [*((i, "no such file") for i in files.missing), *files.unreadable.items()]:
+        name = images[index]["file_name"]
+        raise ValueError(f"{json_file}: {name}: {why}; focal-retina check lists such faults")
+    groups = near_duplicate_groups(np.array([files.hashes[i] for i in range(len(images))]))
+    sides = split_images(classes, groups, list(fractions.values()), seed)
     output.mkdir(parents=True, exist_ok=True)
-    for name, indices in sides.items():
+    has_twin = np.bincount(groups)[groups] > 1
+    rows = [*(x["name"] for x in categories), "no objects", "near-duplicates", "all"]
+    table: list[dict[str, object]] = [{"class": x} for x in rows]
+    for side, indices in zip(fractions, sides, strict=True):
         chosen = {images[i]["id"]: images[i] for i in indices}
         content["images"] = list(chosen.values())
         content["annotations"] = [x for x in annotations if x["image_id"] in chosen]
-        write_json(output / f"{name}.json", content, indent=None)
-    return _count(list(names.values()), classes, np.bincount(groups)[groups] > 1, sides)
+        write_json(output / f"{side}.json", content, indent=None)
+        objects = Counter(chain.from_iterable(classes[i] for i in indices))
+        of_images = Counter(chain.from_iterable(set(classes[i]) for i in indices))
+        further = sum(not classes[i] for i in indices), has_twin[indices].sum(), len(indices)
+        num_images = [*(of_images[k] for k in range(len(categories))), *further]
+        num_objects = [*(objects[k] for k in range(len(categories))), "", "", objects.total()]
+        for row, *cells in zip(table, num_images, num_objects, strict=True):
+            row[f"{side} images"], row[f"{side} objects"] = cells
+    return table
 
 
-def _classes_of_objects(
+def _classes_of_images(
     json_file: str, images: list[dict], annotations: list[dict], category_ids: list[int]
 ) -> list[list[int]]:
-    """Of each image, without crowds; ValueError: an id is not listed, or is listed twice."""
+    """Of their objects, without crowds. ValueError: an id is not listed, or is listed twice."""
     classes: dict[int | str, list[int]] = {x["id"]: [] for x in images}
     class_of = {category: index for index, category in enumerate(category_ids)}
-    faults = ["an image id occurs twice"] * (len(classes) < len(images))
+    fault = "an image id occurs twice" if len(classes) < len(images) else ""
     for x in annotations:
         if x["image_id"] not in classes or x["category_id"] not in class_of:
-            faults.append(f"the image or category of annotation {x['id']} is not listed")
+            fault = f"the image or category of annotation {x['id']} is not listed"
         elif not x.get("iscrowd", 0):
             classes[x["image_id"]].append(class_of[x["category_id"]])
-    if faults:
-        raise ValueError(f"{json_file}: {faults[0]}; focal-retina check lists such faults")
+    if fault:
+        raise ValueError(f"{json_file}: {fault}; focal-retina check lists such faults")
     return list(classes.values())
-
-
-def _hashes(json_file: str, file_names: list[str]) -> Hashes:
-    files = inspect_images(file_names, -1)
-    faults = {**dict.fromkeys(files.missing, "no such file"), **files.unreadable}
-    for index, why in faults.items():
-        text = f"{json_file}: {file_names[index]}: {why}; focal-retina check lists such faults"
-        raise ValueError(text)
-    return np.array([files.hashes[i] for i in range(len(file_names))])
-
-
-def _count(
-    names: list[str],
-    classes: list[list[int]],
-    has_twin: NDArray[np.bool_],
-    sides: Mapping[str, NDArray[np.int64]],
-) -> list[dict[str, object]]:
-    rows: list[dict[str, object]] = [{"class": x} for x in names]
-    rows += [{"class": x} for x in ("no objects", "near-duplicates", "all")]
-    for side, indices in sides.items():
-        found = [classes[i] for i in indices]
-        num_images = Counter(chain.from_iterable(map(set, found)))
-        num_objects = Counter(chain.from_iterable(found))
-        cells: list[tuple] = [(num_images[k], num_objects[k]) for k in range(len(names))]
-        cells += [(found.count([]), ""), (has_twin[indices].sum(), "")]
-        cells += [(len(found), num_objects.total())]
-        for row, (of_images, of_objects) in zip(rows, cells, strict=True):
-            row |= {f"{side} images": of_images, f"{side} objects": of_objects}
-    return rows
