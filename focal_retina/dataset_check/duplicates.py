@@ -53,13 +53,13 @@ def repeated_object(table: AnnotationTable) -> Faults:
 
 @check("objects annotated as two classes", "warning")
 def object_of_two_classes(table: AnnotationTable) -> Faults:
-    """an anchor learns one class: which of the two, is chance"""
+    """an anchor learns only one of the two"""
     return _same_boxes(table, same_class=False)
 
 
 @check("images that the training set has, too, or nearly so", "warning")
 def trained_image(table: AnnotationTable) -> Faults:
-    """they praise what was learned by heart; compared: all file names, and what was decoded"""
+    """the evaluation is too good on them; compared: all file names, and the decoded images"""
     names, hashes = table.file_names, table.files.hashes
     trained = {x for other in table.trained for x in other.file_names}
     found = {i: "the same file" for i, name in enumerate(names) if name in trained}
