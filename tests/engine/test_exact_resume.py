@@ -11,7 +11,7 @@ from functools import partial
 import pytest
 import torch
 from detectron2.engine import SimpleTrainer
-from tiny_training import assert_same_run, finish, metrics, start, train
+from tiny_training import ALL_ON, assert_same_run, finish, metrics, start, train
 
 from focal_retina.engine import Trainer, checkpoint, only_training_in
 
@@ -156,10 +156,12 @@ def torchrun_environment(rank, port):
 
 
 def test_two_processes_are_one_of_twice_the_batch(tiny_coco, training, tmp_path):
-    """To 1e-5 in every loss; stopped through one of them, and resumed, on the way."""
+    """To 1e-5 in every loss; stopped through one of them, and resumed, on the way; out of patience
+    after two evaluations, as there are no large objects."""
     # Statistics of a batch and padding to its largest image differ by process.
     options = {"MODEL.RESNETS.NORM": "FrozenBN", "INPUT.MIN_SIZE_TRAIN": (64,), "SEED": 1}
     options |= {"SOLVER.BASE_LR": 0.001, "SOLVER.IMS_PER_BATCH": 4}
+    options |= {"TEST.KEEP_BEST": "bbox/APl", "TEST.PATIENCE": 2, "TEST.EVAL_PERIOD": 5}
     training("expected", options=options)
     for plant in (terminate, None):
         with socket.socket() as free:
@@ -175,6 +177,7 @@ def test_two_processes_are_one_of_twice_the_batch(tiny_coco, training, tmp_path)
             finish(process, log)
     expected, found = metrics(tmp_path / "expected"), metrics(tmp_path / "out")
     assert [x["iteration"] for x in found] == [x["iteration"] for x in expected]
+    assert found[-1]["iteration"] == 9
     for ours, theirs in zip(found, expected, strict=True):
         for name in ("total_loss", "loss_cls", "loss_box_reg"):
             if name in theirs:
@@ -182,18 +185,19 @@ def test_two_processes_are_one_of_twice_the_batch(tiny_coco, training, tmp_path)
 
 
 @pytest.mark.slow
-def test_killed_at_twenty_random_moments(tiny_coco, training, tmp_path):
+@pytest.mark.parametrize("options", [{}, {**ALL_ON, "TEST.PATIENCE": 9}], ids=["plain", "all on"])
+def test_killed_at_twenty_random_moments(tiny_coco, training, tmp_path, options):
     begin = time.monotonic()
-    training("expected")
+    training("expected", options=options)
     seconds = time.monotonic() - begin
     generator = random.Random(0)
-    log = tmp_path / "log.txt"
+    log, how = tmp_path / "log.txt", {"options": options}
     for _ in range(20):
-        process = start(train_with, tiny_coco, tmp_path / "out", {}, log=log)
+        process = start(train_with, tiny_coco, tmp_path / "out", how, log=log)
         process.join(generator.uniform(0.2, 1.0) * seconds)
         process.kill()
         process.join()
-    training("out")
+    training("out", options=options)
     assert_same_run(tmp_path / "out", tmp_path / "expected")
 
 
