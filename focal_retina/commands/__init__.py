@@ -19,6 +19,7 @@ from .. import NEEDS_DETECTRON2
 COMMANDS = {
     "train": "train and evaluate",
     "check": "what is wrong with a data set",
+    "split": "a data set into train, val and test",
     "predict": "find objects in images, folders, videos and a webcam",
     "export": "a trained model to torch.export and ONNX",
     "convert": "weights to and from other libraries",
