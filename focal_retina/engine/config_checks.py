@@ -83,7 +83,7 @@ _RANGES = {
         lambda x: 0 < x < math.inf,
         """MODEL.RETINANET.NUM_CLASSES MODEL.RETINANET.TOPK_CANDIDATES_TEST INPUT.MAX_SIZE_TRAIN
         INPUT.MAX_SIZE_TEST TEST.DETECTIONS_PER_IMAGE SOLVER.IMS_PER_BATCH SOLVER.BASE_LR
-        SOLVER.MAX_ITER SOLVER.CHECKPOINT_PERIOD""",
+        SOLVER.MAX_ITER SOLVER.CHECKPOINT_PERIOD SOLVER.ACCUMULATE""",
     ),
     "a number of 0 or more": (
         lambda x: 0 <= x < math.inf,
@@ -95,6 +95,7 @@ _RANGES = {
         lambda x: 0 <= x <= 1,
         "MODEL.RETINANET.SCORE_THRESH_TEST MODEL.RETINANET.NMS_THRESH_TEST SOLVER.MOMENTUM",
     ),
+    "0 or a number below 1": (lambda x: 0 <= x < 1, "MODEL.FOCAL_RETINA.EMA_DECAY"),
     "a number between 0 and 1": (lambda x: 0 < x < 1, "MODEL.RETINANET.PRIOR_PROB"),
     "one or more positive numbers": (
         _are_sizes,
@@ -136,6 +137,13 @@ def check_solver(cfg: CfgNode, world_size: int) -> None:
         raise ValueError(
             f"SOLVER.IMS_PER_BATCH {batch_size} can't be divided among {world_size} processes"
         )
+    pieces = cfg.SOLVER.ACCUMULATE
+    if batch_size % (world_size * pieces):
+        share = batch_size // world_size
+        message = f"can't be divided into SOLVER.ACCUMULATE {pieces} micro-batches of one size"
+        raise ValueError(f"the {share} images of a batch in each process {message}")
+    if pieces > 1 and cfg.MODEL.META_ARCHITECTURE != "FocalRetinaNet":
+        raise ValueError("SOLVER.ACCUMULATE needs MODEL.META_ARCHITECTURE FocalRetinaNet")
     fitting = 0.01 * batch_size / 16  # the paper's rate (section 4.1), scaled linearly
     is_off = max(rate / fitting, fitting / rate) > 2  # less is not worth a word
     if cfg.MODEL.FOCAL_RETINA.OPTIMIZER == "SGD" and is_off:

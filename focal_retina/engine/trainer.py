@@ -11,19 +11,20 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader
 from detectron2.engine import DefaultTrainer, TrainerBase, create_ddp_model, hooks
-from detectron2.evaluation import DatasetEvaluator
+from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.solver import LRMultiplier
 from detectron2.solver.build import maybe_add_gradient_clipping
 from detectron2.utils import comm
 from fvcore.nn.precise_bn import get_bn_modules
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from .. import data
 from ..data.classes import index_in_dataset, training_classes
 from ..dataset_check import build_record_filter
-from ..evaluation import ClassSelector, build_evaluator
+from ..evaluation import ClassSelector, ValidationLoss, build_evaluator
+from ..modeling import FocalRetinaNet
 from ..modeling.inference import compile_network
 from ..modeling.test_time_augmentation import build_detector_with_tta
 from .checkpoint import SafeCheckpointer
@@ -31,13 +32,13 @@ from .console import FirstEstimate
 from .launch_and_interrupt import Interrupted, StopRequest
 from .nonfinite import NonFiniteGuard
 from .precision import (
-    STEP_TRAINERS,
     StepTrainer,
     build_inference_copy,
     log_precision,
     precision_of,
     prepare_for_training,
     resolve_precision,
+    unwrapped,
 )
 from .resume import CheckpointHook, MetricsWriter, check_settings, rng_state, set_rng, settings_of
 from .training_pictures import TrainingPictures
@@ -69,18 +70,23 @@ class Trainer(DefaultTrainer):
 
         model = self.build_model(cfg)
         prepare_for_training(model, precision=precision, device=cfg.MODEL.DEVICE)
+        average = _build_average(cfg, model)
         optimizer = self.build_optimizer(cfg, model)
         data_loader = self.build_train_loader(cfg)
         self._settings = settings_of(cfg, getattr(data_loader, "num_images", None))
         device_ids = None if cfg.MODEL.DEVICE == "cpu" else [comm.get_local_rank()]
         model = create_ddp_model(model, broadcast_buffers=False, device_ids=device_ids)
-        self._trainer = STEP_TRAINERS[precision](model, data_loader, optimizer)
+        how = {"precision": precision, "accumulate": cfg.SOLVER.ACCUMULATE, "average": average}
+        self._trainer = StepTrainer(model, data_loader, optimizer, **how)
         folder, period = Path(cfg.OUTPUT_DIR), cfg.MODEL.FOCAL_RETINA.GRADIENT_CHECK_PERIOD
         self._guard = NonFiniteGuard(model, cfg.dump(), folder / "nonfinite", period)
         self._trainer.register_hooks([self._guard])
 
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        self.checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        # What is evaluated, and the "model" of a checkpoint; raw weights are the trainer's state.
+        self._average, self.evaluated = average, average.module if average else model
+        state = {"trainer": weakref.proxy(self)}
+        self.checkpointer = SafeCheckpointer(self.evaluated, cfg.OUTPUT_DIR, **state)
         self.start_iter, self.max_iter, self.cfg = 0, cfg.SOLVER.MAX_ITER, cfg
         self.interrupted_by: int | None = None  # the signal that ended the training early
         self._stop = StopRequest()
@@ -124,24 +130,26 @@ class Trainer(DefaultTrainer):
         """Detectron2's; a dense detector is evaluated as a copy in
         ``MODEL.FOCAL_RETINA.INFERENCE_PRECISION``, its batch normalization folded. A set without
         some of the model's ``class_names`` is evaluated on those that it has."""
-        detector = model.module if isinstance(model, DistributedDataParallel) else model
+        detector = unwrapped(model)
         class_names = getattr(detector, "class_names", None) or ()
         if isinstance(detector, DenseDetector):
             model = build_inference_copy(cfg, detector)
         sets = cfg.DATASETS.TEST
         indices = [index_in_dataset(class_names, x) if class_names else None for x in sets]
-        if evaluators is None and any(indices):
-            evaluators = [
-                ClassSelector(cls.build_evaluator(cfg, name), index or range(len(class_names)))
-                for name, index in zip(sets, indices, strict=True)
-            ]
+        has_loss = cfg.TEST.LOSS and isinstance(model, FocalRetinaNet)
+        if evaluators is None and (any(indices) or has_loss):
+            evaluators = []
+            for name, index in zip(sets, indices, strict=True):
+                evaluator = cls.build_evaluator(cfg, name)
+                parts = [ClassSelector(evaluator, index) if index else evaluator]
+                parts += [ValidationLoss(model, name, index)] if has_loss else []
+                evaluators.append(DatasetEvaluators(parts))
         return super().test(cfg, model, evaluators)
 
     @classmethod
     def test_with_TTA(cls, cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
         """:meth:`test` with the augmentations of ``TEST.AUG``; its results' names end in _TTA."""
-        model = model.module if isinstance(model, DistributedDataParallel) else model
-        detector = build_inference_copy(cfg, model)
+        detector = build_inference_copy(cfg, unwrapped(model))
         cfg = cfg.clone()
         cfg.defrost()
         cfg.OUTPUT_DIR = str(Path(cfg.OUTPUT_DIR, "TTA"))
@@ -172,7 +180,7 @@ class Trainer(DefaultTrainer):
         self._metrics_writer = MetricsWriter(writers, self.WRITER_PERIOD, metrics_file)
         period = cfg.SOLVER.CHECKPOINT_PERIOD
         self._checkpoint_hook = CheckpointHook(self.checkpointer, period, self._stop)
-        with_tta = partial(self.test_with_TTA, cfg, model)
+        with_tta = partial(self.test_with_TTA, cfg, self.evaluated)
         precise_bn = cfg.TEST.PRECISE_BN.ENABLED and get_bn_modules(model)
         return [
             hooks.IterationTimer(),
@@ -193,13 +201,13 @@ class Trainer(DefaultTrainer):
         cfg.DATALOADER.NUM_WORKERS = 0  # it is idle most of the time
         loader = self.build_train_loader(cfg)
         count = cfg.TEST.PRECISE_BN.NUM_ITER
-        return hooks.PreciseBN(cfg.TEST.EVAL_PERIOD, self.model, loader, count)
+        return hooks.PreciseBN(cfg.TEST.EVAL_PERIOD, self.evaluated, loader, count)
 
     def _evaluate(self) -> dict[str, Any]:
         self.gather_rng_states()
         try:
             with self._stop.evaluation():
-                self._last_eval_results = self.test(self.cfg, self.model)
+                self._last_eval_results = self.test(self.cfg, self.evaluated)
         except Interrupted:
             self._checkpoint_hook.save_unless_due()
             raise
@@ -217,10 +225,16 @@ class Trainer(DefaultTrainer):
                 self.data_loader.start_iter = self.start_iter
             return
         logger.info(f"weights: {self.cfg.MODEL.WEIGHTS or 'none'}")
+        self._start_from_average()
         if resume:
             logger.warning(f"no checkpoint is in {self.cfg.OUTPUT_DIR}: the training starts anew")
             # Drop what a run that was killed before its first checkpoint has written.
             self._metrics_writer.load_state_dict({"scalars": {}, "last_write": -1})
+
+    def _start_from_average(self) -> None:
+        """Train what the checkpointer has loaded."""
+        if self._average is not None:
+            unwrapped(self.model).load_state_dict(self.evaluated.state_dict())
 
     def train(self) -> dict[str, Any] | None:
         """Detectron2's, to the end or to the first SIGTERM or Ctrl-C: see ``interrupted_by``."""
@@ -273,6 +287,9 @@ class Trainer(DefaultTrainer):
     def state_dict(self) -> dict[str, Any]:
         state = super().state_dict()
         state["rng"], state["settings"] = self._rng_states, self._settings
+        if self._average is not None:
+            state["raw_model"] = unwrapped(self.model).state_dict()
+            state["num_averaged"] = self._average.n_averaged.item()
         if isinstance(self.data_loader, data.TrainLoader):
             state["data_loader"] = {"seed": self.data_loader.seed}
         return state
@@ -292,6 +309,21 @@ class Trainer(DefaultTrainer):
                 self.optimizer.param_groups, self.scheduler.get_lr(), strict=True
             ):
                 group["lr"] = rate
+        if "raw_model" in state_dict:
+            unwrapped(self.model).load_state_dict(state_dict["raw_model"])
+        else:
+            self._start_from_average()
+        if self._average is not None:
+            self._average.n_averaged.fill_(state_dict.get("num_averaged", 0))
         self._rng_states = state_dict.get("rng", [])
         if "data_loader" in state_dict and isinstance(self.data_loader, data.TrainLoader):
             self.data_loader.seed = state_dict["data_loader"]["seed"]
+
+
+def _build_average(cfg: CfgNode, model: nn.Module) -> AveragedModel | None:
+    """A moving average of the weights, and of the buffers: batch normalization's statistics of the
+    last weights alone are not those of the average."""
+    decay = cfg.MODEL.FOCAL_RETINA.EMA_DECAY
+    if not decay:
+        return None
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)

@@ -62,7 +62,10 @@ def draw_training_curves(metrics: Mapping[str, Series], out_png: Path) -> None:
     figure = Figure(figsize=(11, 5.5), dpi=DPI, layout="constrained")
     panels = figure.subplot_mosaic([["loss", "ap"], ["loss", "rate"]], width_ratios=(3, 2))
     losses = ["total_loss", *sorted(name for name in metrics if name.startswith("loss"))]
-    _draw(panels["loss"], "training loss", {x: metrics[x] for x in losses if x in metrics})
+    curves = {x: metrics[x] for x in losses if x in metrics}
+    _draw(panels["loss"], "loss, in training", curves)
+    curves = {x: metrics[x] for x in sorted(metrics) if x.endswith("validation/total_loss")}
+    _draw(panels["loss"], "loss, in training and validation", curves, marker="o")
     panels["loss"].set(ylim=(0, None), xlabel="iteration")
 
     precision = {

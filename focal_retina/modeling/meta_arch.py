@@ -25,7 +25,7 @@ from torch.nn.utils.rnn import pad_sequence
 from ..config import with_focal_retina_defaults
 from ..losses import EmaNormalizer, FocalLoss, build_cls_loss
 from ..losses.alpha import count_objects
-from ..losses.normalizer import build_loss_normalizer, normalized_loss
+from ..losses.normalizer import WholeBatch, build_loss_normalizer, normalized_loss
 from .anchor_labeling import AnchorLabeler, check_gt_instances
 from .anchors import paper_anchors
 from .backbones import feature_shapes_of
@@ -174,12 +174,15 @@ class FocalRetinaNet(DenseDetector):
             "pixel_std": cfg.MODEL.PIXEL_STD,
         }
 
-    def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict[str, Instances]]:
+    def forward(
+        self, batched_inputs: list[dict], whole: WholeBatch | None = None
+    ) -> dict[str, Tensor] | list[dict[str, Instances]]:
         """
         Args:
             batched_inputs: a dict an image, from Detectron2's mapper: ``image`` (C, H, W); in
                 training ``instances`` with ``gt_boxes`` and ``gt_classes``; else ``height`` and
                 ``width`` of the output, by default the image's.
+            whole: in training, of a micro-batch: see :mod:`focal_retina.modeling.micro_batches`.
 
         Returns:
             In training ``{"loss_cls": …, "loss_box_reg": …}``, else ``{"instances": Instances}``
@@ -191,7 +194,7 @@ class FocalRetinaNet(DenseDetector):
         """
         images = self.preprocess_image(batched_inputs)
         if self.training:
-            return self.losses(self.label_and_predict(images.tensor, batched_inputs))
+            return self.losses(self.label_and_predict(images.tensor, batched_inputs), whole=whole)
         results = self.postprocessor(*self.dense_predictions(images.tensor), images.image_sizes)
         return [
             {"instances": detector_postprocess(r, x.get("height", h), x.get("width", w))}
@@ -217,7 +220,12 @@ class FocalRetinaNet(DenseDetector):
     def dense_predictions(self, images: Tensor) -> DensePredictions:
         """The predictions for normalized, padded ``images`` (N, 3, H, W)."""
         features = self.features(images)
-        logits, deltas = self.head(features)
+        return self.by_anchor(features, *self.head(features))
+
+    def by_anchor(
+        self, features: list[Tensor], logits: list[Tensor], deltas: list[Tensor]
+    ) -> DensePredictions:
+        """The head's outputs for its feature maps, in the order of the anchors."""
         return DensePredictions(
             self.anchors(features),
             [permute_to_N_HWA_K(x, self.num_classes) for x in logits],
@@ -227,16 +235,9 @@ class FocalRetinaNet(DenseDetector):
     def label_and_predict(self, images: Tensor, batched_inputs: list[dict]) -> LabeledPredictions:
         """What a training step needs of the network, of normalized, padded ``images`` (N, 3, H, W)
         and what :meth:`forward` gets. Labels come first: only positive anchors need box deltas."""
-        gt_instances = [x["instances"] for x in batched_inputs]
-        unnamed = "an image without file_name and image_id"
-        names = [str(x.get("file_name", x.get("image_id", unnamed))) for x in batched_inputs]
-        check_gt_instances(gt_instances, self.num_classes, names)
         features = self.features(images)
         anchors = self.anchors(features)
-        labels, matched_idxs = self.anchor_labeler(anchors, gt_instances)
-        image_idxs, anchor_idxs = torch.nonzero(self._is_positive(labels), as_tuple=True)
-        objects = matched_idxs[image_idxs, anchor_idxs]
-        gt_boxes = pad_sequence([x.gt_boxes.tensor for x in gt_instances], batch_first=True)
+        labels, image_idxs, anchor_idxs, objects, gt_boxes = self.label(anchors, batched_inputs)
         logits, deltas = self.head.predict_positives(features, image_idxs, anchor_idxs, objects)
         return LabeledPredictions(
             anchors,
@@ -245,29 +246,51 @@ class FocalRetinaNet(DenseDetector):
             image_idxs,
             anchor_idxs,
             deltas,
-            to_device(gt_boxes, labels.device)[image_idxs, objects],
+            gt_boxes,
         )
 
-    def _is_positive(self, labels: Tensor) -> Tensor:
+    def label(self, anchors: list[Boxes], batched_inputs: list[dict]) -> tuple[Tensor, ...]:
+        """The labels of R_l anchors a level, the image, anchor and object of each positive, int64
+        (P,), and its gt_boxes: see LabeledPredictions. ValueError: as of :meth:`forward`."""
+        gt_instances = [x["instances"] for x in batched_inputs]
+        unnamed = "an image without file_name and image_id"
+        names = [str(x.get("file_name", x.get("image_id", unnamed))) for x in batched_inputs]
+        check_gt_instances(gt_instances, self.num_classes, names)
+        labels, matched_idxs = self.anchor_labeler(anchors, gt_instances)
+        image_idxs, anchor_idxs = torch.nonzero(self.is_positive(labels), as_tuple=True)
+        objects = matched_idxs[image_idxs, anchor_idxs]
+        gt_boxes = pad_sequence([x.gt_boxes.tensor for x in gt_instances], batch_first=True)
+        gt_boxes = to_device(gt_boxes, labels.device)[image_idxs, objects]
+        return labels, image_idxs, anchor_idxs, objects, gt_boxes
+
+    def is_positive(self, labels: Tensor) -> Tensor:
         return (labels >= 0) & (labels != self.num_classes)
 
     def losses(
-        self, predictions: LabeledPredictions, normalizer: Tensor | None = None
+        self,
+        predictions: LabeledPredictions,
+        normalizer: Tensor | None = None,
+        whole: WholeBatch | None = None,
     ) -> dict[str, Tensor]:
         """``loss_cls`` and ``loss_box_reg``, 0-dim fp32, of all or one level of the predictions;
-        the default ``normalizer`` is that of ``loss_normalizer``."""
+        the default ``normalizer`` is that of ``loss_normalizer``, for ``whole`` if it is given."""
         anchors, logits, labels, image_idxs, anchor_idxs, deltas, gt_boxes = predictions
-        if normalizer is None:
-            normalizer = self.loss_normalizer(self._is_positive(labels).sum(dim=1))
+        own_divisor, mean_positives = None, len(image_idxs) / len(labels)
+        if whole is not None:
+            normalizer, own_divisor = whole.divisors(self.loss_normalizer, labels.shape)
+            mean_positives = whole.num_positives.double().mean().item()
+        elif normalizer is None:
+            normalizer = self.loss_normalizer(self.is_positive(labels).sum(dim=1))
         loss_cls = normalized_loss(
             self.cls_loss,
             logits,
             list(labels.split([len(x) for x in anchors], dim=1)),
             normalizer,
             anchors=[x.tensor for x in anchors],
+            own_divisor=own_divisor,
         )
-        if has_event_storage():
-            get_event_storage().put_scalar("num_pos_anchors", len(image_idxs) / len(labels))
+        if has_event_storage() and not (whole and whole.start):
+            get_event_storage().put_scalar("num_pos_anchors", mean_positives)
         box_losses = self.box_loss(deltas, Boxes.cat(anchors).tensor[anchor_idxs], gt_boxes)
         loss_box_reg = (box_losses / normalizer.expand(len(labels))[image_idxs]).sum()
         return {"loss_cls": loss_cls, "loss_box_reg": loss_box_reg}

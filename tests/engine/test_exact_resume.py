@@ -109,9 +109,13 @@ def train_with(tiny_coco, out, options):
     return train(tiny_coco, out, **options)
 
 
+# What a run can keep besides weights and optimizer
+AT_ONCE = {"MODEL.FOCAL_RETINA.EMA_DECAY": 0.8, "SOLVER.ACCUMULATE": 2, "TEST.LOSS": True}
+
+
 def test_killed_runs_go_on_exactly(training, tmp_path):
     """One run, killed at the worst moments one after the other, beside one that is left alone."""
-    training("expected")
+    training("expected", options=AT_ONCE)
     plants = [
         (kill_in_first_step, {}),
         (kill_in_half_a_checkpoint, {}),
@@ -120,12 +124,21 @@ def test_killed_runs_go_on_exactly(training, tmp_path):
         (kill_in_last_evaluation, {}),
     ]
     for plant, options in plants:
+        options = {**AT_ONCE, **options}
         training("out", before=plant, options=options, status=-signal.SIGKILL)
-    training("out", options={"DATALOADER.NUM_WORKERS": 2})
+    said = training("out", options={**AT_ONCE, "DATALOADER.NUM_WORKERS": 2})
     assert_same_run(tmp_path / "out", tmp_path / "expected")
     iterations = [x["iteration"] for x in metrics(tmp_path / "out")]
     assert sorted(set(iterations)) == sorted(iterations)
     assert not list((tmp_path / "out").glob("*.tmp"))
+
+    # The average of the weights is what was evaluated, and what a reader of the file gets.
+    final = tmp_path / "out" / "model_final.pth"
+    state, name = torch.load(final, weights_only=True), "head.cls_score.weight"
+    assert not torch.equal(state["model"][name], state["trainer"]["raw_model"][name])
+    evaluation = {"options": {**AT_ONCE, "MODEL.WEIGHTS": final}, "flag": "--eval-only"}
+    lines = [x for x in said.splitlines() if "validation loss on tiny" in x]
+    assert lines[-1][-30:] in training("out", **evaluation)
 
 
 def test_stopped_runs_say_so_and_go_on_exactly(training, tmp_path):
@@ -160,7 +173,9 @@ def test_two_processes_are_one_of_twice_the_batch(tiny_coco, training, tmp_path)
     # Statistics of a batch and padding to its largest image differ by process.
     options = {"MODEL.RESNETS.NORM": "FrozenBN", "INPUT.MIN_SIZE_TRAIN": (64,), "SEED": 1}
     options |= {"SOLVER.BASE_LR": 0.001, "SOLVER.IMS_PER_BATCH": 4}
+    options |= {"MODEL.FOCAL_RETINA.EMA_DECAY": 0.8, "TEST.LOSS": True}
     training("expected", options=options)
+    options["SOLVER.ACCUMULATE"] = 2  # of one image each
     for plant in (terminate, None):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -176,7 +191,7 @@ def test_two_processes_are_one_of_twice_the_batch(tiny_coco, training, tmp_path)
     expected, found = metrics(tmp_path / "expected"), metrics(tmp_path / "out")
     assert [x["iteration"] for x in found] == [x["iteration"] for x in expected]
     for ours, theirs in zip(found, expected, strict=True):
-        for name in ("total_loss", "loss_cls", "loss_box_reg"):
+        for name in ("total_loss", "loss_cls", "loss_box_reg", "validation/total_loss"):
             if name in theirs:
                 assert ours[name] == pytest.approx(theirs[name], rel=1e-5, abs=1e-7)
 
