@@ -33,9 +33,9 @@ class Size(NamedTuple):
 def cases(device: torch.device, sizes: Sequence[Size]) -> Iterator[Case]:
     for size in sizes:
         data = make_data(size)
-        evaluators = {"ours": evaluate_boxes, "pycocotools": _pycocotools}
         title = f"{size.images:,} images × {size.detections} detections × {size.classes} classes"
-        yield title, {name: partial(_silently, x, *data) for name, x in evaluators.items()}
+        ours, peer = (partial(_silently, x, *data) for x in (evaluate_boxes, _pycocotools))
+        yield title, {"ours": ours, "pycocotools": peer}
 
 
 def make_data(
@@ -51,8 +51,7 @@ def make_data(
     ``crowd_share`` of the objects are crowds; ``score_digits`` 1 gives many ties."""
     rng = np.random.default_rng(seed)
     image_ids = image_ids or range(1, size.images + 1)
-    annotations: list[dict[str, Any]] = []
-    detections: list[dict[str, Any]] = []
+    annotations, detections = list[dict[str, Any]](), list[dict[str, Any]]()
     for image_id in image_ids:
         boxes = _random_boxes(rng, int(rng.integers(0, 2 * OBJECTS_PER_IMAGE + 1)))
         labels = rng.integers(1, size.classes + 1, len(boxes))

@@ -2,14 +2,14 @@
 
 import itertools
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
-from detectron2.data import DatasetMapper
+from detectron2.data import DatasetMapper, MapDataset
 from detectron2.structures import BoxMode
 
 from focal_retina.data.mapper import build_train_mapper
@@ -32,7 +32,8 @@ def cases(device: torch.device, sizes: Sequence[Size]) -> Iterator[Case]:
             mappers = {"ours, opencv": build_train_mapper(cfg)}
             mappers["Detectron2"] = DatasetMapper(cfg, is_train=True)
             title = f"{size.title}, JPEG, to shortest side {'/'.join(map(str, sides))}"
-            yield title, {name: partial(_map, x, records) for name, x in mappers.items()}
+            sets = {name: MapDataset(records, mapper) for name, mapper in mappers.items()}
+            yield title, {name: partial(list, x) for name, x in sets.items()}
 
 
 def write_jpegs(size: Size, folder: Path) -> list[dict]:
@@ -49,7 +50,3 @@ def write_jpegs(size: Size, folder: Path) -> list[dict]:
         hw = {"height": size.height, "width": size.width}
         records.append({"file_name": path, **hw, "annotations": annotations})
     return records
-
-
-def _map(mapper: Callable[[dict], dict], records: list[dict]) -> list[dict]:
-    return [mapper(record) for record in records]

@@ -15,7 +15,6 @@ from focal_retina.modeling.anchor_labeling import AnchorLabeler
 from .inputs import Size, make_anchors, make_batch
 from .timing import COPY, Case
 
-Loss = Callable[[list[Tensor], list[Tensor]], Tensor]
 PAPER = {"alpha": 0.25, "gamma": 2.0}
 NORMALIZER = 100.0  # of a model's loss
 
@@ -32,12 +31,12 @@ def cases(device: torch.device, sizes: Sequence[Size]) -> Iterator[Case]:
     for size in sizes:
         logits, labels = make_inputs(size, device)
         bf16_logits = [x.detach().bfloat16().requires_grad_() for x in logits]
-        copies = [torch.zeros_like(x) for x in logits]
+        pairs = [(torch.zeros_like(x), x.detach()) for x in logits]
         ours = _our_loss("auto", device)
         candidates = {
             "ours": partial(_step, ours, logits, labels),
             "ours, bf16 logits": partial(_step, ours, bf16_logits, labels),
-            COPY: partial(_copy, logits, copies),
+            COPY: lambda pairs=pairs: [copy.copy_(x) for copy, x in pairs],
             "copy into new memory": lambda logits=logits: [x.detach().clone() for x in logits],
         }
         candidates |= {name: partial(_step, loss, logits, labels) for name, loss in peers.items()}
@@ -58,23 +57,17 @@ def make_inputs(size: Size, device: torch.device) -> tuple[list[Tensor], list[Te
     return [x.requires_grad_() for x in logits], list(labels.split(counts, dim=1))
 
 
-def _step(loss: Loss, logits: list[Tensor], labels: list[Tensor]) -> tuple[Tensor, ...]:
+def _step(loss: Callable, logits: list[Tensor], labels: list[Tensor]) -> tuple[Tensor, ...]:
     """Forward and backward."""
     return torch.autograd.grad(loss(logits, labels), logits)
 
 
-def _copy(logits: list[Tensor], copies: list[Tensor]) -> list[Tensor]:
-    return [copy.copy_(x.detach()) for copy, x in zip(copies, logits, strict=True)]
-
-
-def _our_loss(kernel: str, device: torch.device) -> Loss:
+def _our_loss(kernel: str, device: torch.device) -> Callable[..., Tensor]:
     loss, normalizer = FocalLoss(**PAPER, kernel=kernel), torch.tensor(NORMALIZER, device=device)
     return lambda logits, labels: loss(logits, labels, normalizer)[0]
 
 
-def _one_hot_loss(
-    focal_loss: Callable[..., Tensor], logits: list[Tensor], labels: list[Tensor]
-) -> Tensor:
+def _one_hot_loss(focal_loss: Callable, logits: list[Tensor], labels: list[Tensor]) -> Tensor:
     """What Detectron2's ``RetinaNet.losses`` does for classification, with any focal loss: targets
     and valid logits are made anew, because the labels are new in every iteration."""
     gt_labels = torch.cat(labels, dim=1)

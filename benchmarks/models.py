@@ -10,6 +10,7 @@ from detectron2.modeling import build_model
 from detectron2.solver import build_optimizer as build_stock_optimizer
 from detectron2.utils.events import EventStorage
 from torch import nn
+from torch.optim import Optimizer
 from torchvision.models.detection import retinanet_resnet50_fpn_v2
 
 from focal_retina.config_file import get_config_file
@@ -96,10 +97,7 @@ def detect(model: nn.Module, images: list) -> Candidate:
 
 
 def train_step(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    batch: list[dict],
-    dtype: torch.dtype = torch.float32,
+    model: nn.Module, optimizer: Optimizer, batch: list[dict], dtype: torch.dtype = torch.float32
 ) -> Candidate:
     """Forward, backward and the optimizer's step, as the trainers of both do them, under autocast
     unless in fp32."""

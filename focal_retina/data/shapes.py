@@ -9,10 +9,12 @@ digest of the parameters. It appears by one rename: where it exists, it is compl
 """
 
 import hashlib
+import itertools
 import json
 import math
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -253,7 +255,7 @@ def _write_split(config: ShapesConfig, split: str, directory: Path) -> None:
     (directory / "images").mkdir(parents=True)
     images, annotations = [], list[dict]()
     numbers = range(getattr(config, f"num_{split}"))
-    for number in tqdm(numbers, f"generating focal_shapes_{split}", unit="image", mininterval=1):
+    for number in tqdm(numbers, f"generating {split} images", unit="image", mininterval=1):
         pixels, objects = render_scene(config, split, number)
         name, (height, width) = f"{number:06d}.jpg", pixels.shape[:2]
         Image.fromarray(pixels).save(directory / "images" / name, quality=config.jpeg_quality)
@@ -270,19 +272,33 @@ def _write_split(config: ShapesConfig, split: str, directory: Path) -> None:
     write_json(directory / "annotations.json", content, indent=None)
 
 
-def _load_split(config: ShapesConfig, split: str, root: Path) -> list[dict]:
+# Positive anchors are as rare as on COCO, with the quickstart's anchors: 9 of 14,400.
+_SPARSE = ShapesConfig(
+    num_train=1200,
+    image_sizes=((320, 256), (256, 320)),
+    max_objects=3,
+    max_size=40.0,
+    max_distractors=12,
+    max_lines=10,
+)
+_DATA_SETS = {"focal_shapes": ShapesConfig(), "sparse_shapes": _SPARSE}
+
+
+def _load_split(config: ShapesConfig, split: str, root: Path, name: str) -> list[dict]:
     folder = generate_split(config, split, root)
-    return load_coco_json(folder / "annotations.json", folder / "images", f"focal_shapes_{split}")
+    return load_coco_json(folder / "annotations.json", folder / "images", name)
 
 
-def register_shapes(config: ShapesConfig | None = None, root: str | Path | None = None) -> None:
-    """Register `focal_shapes_train`, `_val`, `_test`. A split is generated below `root` (default:
-    DETECTRON2_DATASETS, else `datasets`) when Detectron2 first asks for its records."""
-    config = config or ShapesConfig()
+def register_shapes(
+    data_sets: Mapping[str, ShapesConfig] = _DATA_SETS, root: str | Path | None = None
+) -> None:
+    """Register NAME_train, NAME_val and NAME_test of each data set. A split is generated below
+    `root` (default: DETECTRON2_DATASETS, else `datasets`) when Detectron2 first asks for its
+    records."""
     folder = Path(root or os.environ.get("DETECTRON2_DATASETS", "datasets")).expanduser()
-    for split in SPLITS:
-        name, directory = f"focal_shapes_{split}", split_directory(config, split, folder)
-        DatasetCatalog.register(name, partial(_load_split, config, split, folder))
+    for (prefix, config), split in itertools.product(data_sets.items(), SPLITS):
+        name, directory = f"{prefix}_{split}", split_directory(config, split, folder)
+        DatasetCatalog.register(name, partial(_load_split, config, split, folder, name))
         MetadataCatalog.get(name).set(
             json_file=str(directory / "annotations.json"),
             image_root=str(directory / "images"),

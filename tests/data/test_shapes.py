@@ -1,6 +1,7 @@
 """The generated data set: exact boxes, promised ranges, the same image for the same arguments; on
 disk COCO's format, complete or absent, whoever asks for it."""
 
+import itertools
 import multiprocessing
 import os
 import signal
@@ -9,7 +10,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.modeling import build_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -18,6 +21,7 @@ from focal_retina.data import shapes as generator
 from focal_retina.data.coco import read_coco_json
 from focal_retina.data.shapes import (
     CLASS_NAMES,
+    DISTRACTOR,
     SPLITS,
     ShapesConfig,
     generate_split,
@@ -26,6 +30,7 @@ from focal_retina.data.shapes import (
     render_scene,
     split_directory,
 )
+from tests.helpers import load, make_instances
 
 SCENES = ShapesConfig()
 CONFIG = ShapesConfig(num_train=6, num_val=4, num_test=2)
@@ -37,7 +42,7 @@ def registered(tmp_path, monkeypatch):
     """The data set registered anew, small and below tmp_path."""
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     before = {n: (DatasetCatalog.pop(n), MetadataCatalog.pop(n)) for n in NAMES}
-    register_shapes(CONFIG)
+    register_shapes({"focal_shapes": CONFIG})
     yield tmp_path
     for name, (loader, metadata) in before.items():
         DatasetCatalog[name], MetadataCatalog[name] = loader, metadata
@@ -204,3 +209,18 @@ def test_image_is_a_pure_function_of_parameters_split_and_index(config):
     for split, index, other_config in others:
         other, _ = render_scene(other_config, split, index)
         assert other.shape != image.shape or (other != image).any()
+
+
+def test_positive_anchors_of_the_sparse_set_are_as_rare_as_on_coco():
+    """At least 1,000 negatives to a positive: the paper's regime."""
+    off = {"MODEL.FOCAL_RETINA.EFFICIENTNET_LITE.PRETRAINED": False, "MODEL.DEVICE": "cpu"}
+    model = build_model(load("quickstart/sparse_shapes.yaml", *itertools.chain(*off.items())))
+    anchors = model.anchors([torch.zeros(1, 1, 32 // k, 40 // k) for k in (1, 2)])
+    config = generator._DATA_SETS["sparse_shapes"]
+    scenes = [lay_out(np.random.default_rng(i), config, (320, 256)) for i in range(50)]
+    boxes = [[s.box for s in scene if s.label != DISTRACTOR] for scene in scenes]
+    corners = [[(x, y, x + w, y + h) for x, y, w, h in image] for image in boxes]
+    objects = [make_instances(image, [0] * len(image)) for image in corners]
+    labels, _ = model.anchor_labeler(anchors, objects)
+    assert labels.shape == (50, 14400)
+    assert (labels == model.num_classes).sum() >= 1000 * (labels == 0).sum() > 0
