@@ -101,9 +101,9 @@ def add_focal_retina_config(cfg: CN) -> None:
     # checked; either stops the training with a dump that `focal-retina replay` runs again.
     node.GRADIENT_CHECK_PERIOD = 1
 
-    # Micro-batches that a batch of SOLVER.IMS_PER_BATCH images is divided into, for less memory:
-    # the images of an iteration, the losses and the update stay, to rounding. But batch
-    # normalization's statistics, and the padding to the largest image, are a micro-batch's own.
+    # Micro-batches into which each process divides its images of SOLVER.IMS_PER_BATCH, for less
+    # memory: n of them take that of one, and up to a third more time. The images of an iteration,
+    # its losses and its update stay, to rounding; but batch normalization sees a micro-batch.
     cfg.SOLVER.ACCUMULATE = 1
 
     # At each evaluation the losses on DATASETS.TEST, too, as validation/total_loss and so on: those

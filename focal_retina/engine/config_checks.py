@@ -137,13 +137,8 @@ def check_solver(cfg: CfgNode, world_size: int) -> None:
         raise ValueError(
             f"SOLVER.IMS_PER_BATCH {batch_size} can't be divided among {world_size} processes"
         )
-    pieces = cfg.SOLVER.ACCUMULATE
-    if batch_size % (world_size * pieces):
-        share = batch_size // world_size
-        message = f"can't be divided into SOLVER.ACCUMULATE {pieces} micro-batches of one size"
-        raise ValueError(f"the {share} images of a batch in each process {message}")
-    if pieces > 1 and cfg.MODEL.META_ARCHITECTURE != "FocalRetinaNet":
-        raise ValueError("SOLVER.ACCUMULATE needs MODEL.META_ARCHITECTURE FocalRetinaNet")
+    if cfg.SOLVER.ACCUMULATE > 1 and cfg.MODEL.META_ARCHITECTURE != "FocalRetinaNet":
+        raise ValueError("SOLVER.ACCUMULATE above 1 needs MODEL.META_ARCHITECTURE FocalRetinaNet")
     fitting = 0.01 * batch_size / 16  # the paper's rate (section 4.1), scaled linearly
     is_off = max(rate / fitting, fitting / rate) > 2  # less is not worth a word
     if cfg.MODEL.FOCAL_RETINA.OPTIMIZER == "SGD" and is_off:

@@ -20,12 +20,13 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils import comm
 from tabulate import tabulate
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import get_total_norm
 
 from ..files import write_json
 from ..modeling import FocalRetinaNet
 from ..weight_reader import read_weights
-from .precision import StepTrainer, unwrapped
+from .precision import StepTrainer
 from .resume import rng_state, set_rng
 from .setup import load_config
 
@@ -50,14 +51,12 @@ class NonFiniteGuard(HookBase):
     the optimizer left out the step by itself. Under a gradient scaler (fp16), infinite gradients
     are normal: it looks at the losses alone."""
 
-    _current: _Iteration
-
     def __init__(self, model: nn.Module, config: str, folder: Path, gradient_period: int = 1):
         """``config`` is the whole config as yaml; dumps go to ``iter_0001234`` in ``folder``, of
         rank 1 to ``iter_0001234_rank1``. ``gradient_period``: iterations between two looks at the
         gradients, 0 for none. If one is missed, the next loss is not finite; then the weights in
         the dump aren't either."""
-        self._model = unwrapped(model)
+        self._model = model.module if isinstance(model, DistributedDataParallel) else model
         self._config, self._folder, self._gradient_period = config, folder, gradient_period
         self._unseen: _Iteration | None = None
         self._model.register_forward_pre_hook(self._before_forward)
@@ -65,9 +64,6 @@ class NonFiniteGuard(HookBase):
 
     def _before_forward(self, model: nn.Module, inputs: tuple[Any, ...]) -> None:
         if not model.training:
-            return
-        if len(inputs) > 1 and inputs[1].start > 0:  # a further micro-batch of the iteration
-            self._current.batch = [*self._current.batch, *inputs[0]]
             return
         device_type = next(model.parameters()).device.type
         autocast = torch.is_autocast_enabled(device_type)
@@ -84,8 +80,7 @@ class NonFiniteGuard(HookBase):
     def _after_forward(self, model: nn.Module, inputs: Any, output: Any) -> None:
         if model.training:
             losses = output if isinstance(output, Mapping) else {"total_loss": output}
-            for name, loss in losses.items():
-                self._current.losses[name] = self._current.losses.get(name, 0) + loss.detach()
+            self._current.losses = {name: loss.detach() for name, loss in losses.items()}
 
     def after_backward(self) -> None:
         """Look at this iteration, or on a GPU at the one before: FloatingPointError where a loss or
@@ -95,15 +90,13 @@ class NonFiniteGuard(HookBase):
         iteration.number = trainer.iter
         total = torch.stack([loss.double() for loss in iteration.losses.values()]).sum()
         is_due = self._gradient_period > 0 and trainer.iter % self._gradient_period == 0
-        scaler = getattr(trainer, "grad_scaler", None)
-        is_scaled = scaler is not None and scaler.is_enabled()
-        if is_due and not is_scaled:
+        if is_due and getattr(trainer, "grad_scaler", None) is None:
             gradients = [p.grad for p in self._model.parameters() if p.grad is not None]
             total = total + get_total_norm(gradients).to(total.device)
         self._unseen = iteration
         # A fused optimizer leaves out a step where its tensor found_inf is 1.
         is_fused = all(group.get("fused") for group in trainer.optimizer.param_groups)
-        if total.is_cuda and is_fused and isinstance(trainer, StepTrainer) and not is_scaled:
+        if total.is_cuda and is_fused and isinstance(trainer, StepTrainer):
             trainer.optimizer.found_inf = (~total.isfinite()).float()
             on_cpu = torch.empty_like(total, device="cpu", pin_memory=True)
             iteration.total = on_cpu.copy_(total, non_blocking=True)

@@ -9,29 +9,22 @@ import logging
 import os
 import re
 import time
-from collections.abc import Iterable, Mapping
-from contextlib import nullcontext
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import SimpleTrainer
+from detectron2.engine import AMPTrainer, SimpleTrainer
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from torch import Tensor, nn
-from torch.amp import GradScaler
-from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel
 
 from ..modeling import FocalRetinaNet
 from ..modeling.inference import fold_frozen_batch_norm, inference_copy
-from ..modeling.micro_batches import look_ahead
 from ..weight_reader import read_weights
 from .checkpoint import SafeCheckpointer
 
 _logger = logging.getLogger(__name__)
-
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 _CPUINFO = Path("/proc/cpuinfo")
 # Flags of /proc/cpuinfo on x86 and Arm
@@ -104,18 +97,13 @@ def precision_of(cfg: CfgNode) -> str:
     if not cfg.SOLVER.AMP.ENABLED:
         return "fp32"
     precision = resolve_precision(cfg).MODEL.FOCAL_RETINA.PRECISION
-    if precision not in PRECISIONS:
-        known = ", ".join(["auto", *PRECISIONS])
+    if precision not in STEP_TRAINERS:
+        known = ", ".join(["auto", *STEP_TRAINERS])
         raise ValueError(f"MODEL.FOCAL_RETINA.PRECISION is {precision!r}; it can be {known}")
     if precision == "fp16" and not cfg.MODEL.DEVICE.startswith("cuda"):
         hint = ": set MODEL.FOCAL_RETINA.PRECISION auto (or SOLVER.AMP.ENABLED False)"
         raise ValueError(f"fp16 training needs CUDA and MODEL.DEVICE is {cfg.MODEL.DEVICE!r}{hint}")
     return precision
-
-
-def unwrapped(model: Any) -> Any:
-    """The model in a DistributedDataParallel, or itself."""
-    return model.module if isinstance(model, DistributedDataParallel) else model
 
 
 def build_inference_copy(cfg: CfgNode, model: DenseDetector) -> DenseDetector:
@@ -140,67 +128,12 @@ def prepare_for_training(model: nn.Module, *, precision: str, device: str) -> No
 
 
 class StepTrainer(SimpleTrainer):
-    """:class:`SimpleTrainer` in a precision, in micro-batches, and with an average of the weights.
-    A GPU's losses stay there until :meth:`write_metrics_now`, because each reading waits for it.
-    bf16 has the exponents of fp32, so that only fp16 needs loss scaling."""
+    """:class:`SimpleTrainer` that leaves a GPU's losses there, because each reading waits for it,
+    until :meth:`write_metrics_now`."""
 
-    def __init__(
-        self,
-        model: nn.Module,
-        data_loader: Iterable[Any],
-        optimizer: torch.optim.Optimizer,
-        *,
-        precision: str = "fp32",
-        accumulate: int = 1,
-        average: AveragedModel | None = None,
-    ):
-        """precision: a key of PRECISIONS; accumulate: how many micro-batches a batch is divided
-        into, of a FocalRetinaNet; average: of the weights, updated after each step."""
-        super().__init__(model, data_loader, optimizer)
-        self._device_type = next(model.parameters()).device.type
-        self._dtype, self._num_batches, self._average = PRECISIONS[precision], accumulate, average
-        self.grad_scaler = GradScaler(self._device_type, enabled=precision == "fp16")
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
         self._unwritten: list[tuple[dict[str, Tensor], tuple, dict[str, Any]]] = []
-
-    def run_step(self) -> None:
-        start = time.perf_counter()
-        data = next(self._data_loader_iter)
-        data_time = time.perf_counter() - start
-        self.optimizer.zero_grad()
-        losses = self._backward(data)
-        self.after_backward()
-        self._write_metrics(losses, data_time)
-        scale = self.grad_scaler.get_scale() if self._average else 1.0
-        self.grad_scaler.step(self.optimizer)
-        self.grad_scaler.update()
-        # The scale falls where the step was left out.
-        if self._average and self.grad_scaler.get_scale() >= scale:
-            self._average.update_parameters(unwrapped(self.model))
-
-    def _backward(self, data: Any) -> dict[str, Tensor]:
-        """Add the gradients of a batch, in micro-batches, and return its losses."""
-        batches: list[tuple[Any, ...]] = [(data,)]
-        if self._num_batches > 1:
-            size = len(data) // self._num_batches
-            pieces = [data[i : i + size] for i in range(0, len(data), size)]
-            with self._autocast():
-                whole = look_ahead(unwrapped(self.model), pieces)
-            batches = list(zip(pieces, whole, strict=True))
-        totals: dict[str, Tensor] = {}
-        for i, batch in enumerate(batches):
-            is_last = i == len(batches) - 1 or not isinstance(self.model, DistributedDataParallel)
-            with nullcontext() if is_last else self.model.no_sync():
-                with self._autocast():
-                    losses = self.model(*batch)
-                losses = losses if isinstance(losses, Mapping) else {"total_loss": losses}
-                self.grad_scaler.scale(torch.stack(list(losses.values())).sum()).backward()
-            for name, loss in losses.items():
-                totals[name] = totals.get(name, 0) + loss.detach()
-        return totals
-
-    def _autocast(self) -> torch.autocast:
-        is_mixed = self._dtype != torch.float32
-        return torch.autocast(self._device_type, self._dtype if is_mixed else None, is_mixed)
 
     def _write_metrics(self, loss_dict: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> None:
         losses = {name: loss.detach() for name, loss in loss_dict.items()}
@@ -214,10 +147,23 @@ class StepTrainer(SimpleTrainer):
             super()._write_metrics(losses, *args, **kwargs)
         self._unwritten.clear()
 
-    def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "grad_scaler": self.grad_scaler.state_dict()}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(state_dict)
-        if scaling := state_dict.get("grad_scaler"):
-            self.grad_scaler.load_state_dict(scaling)
+class AutocastTrainer(StepTrainer):
+    """:class:`StepTrainer` whose forward pass runs in bf16, on any device. bf16 has the exponents
+    of fp32, so that no loss scaling is needed. (Detectron2's AMPTrainer needs CUDA.)"""
+
+    def run_step(self) -> None:
+        start = time.perf_counter()
+        data = next(self._data_loader_iter)
+        data_time = time.perf_counter() - start
+        device_type = next(self.model.parameters()).device.type
+        with torch.autocast(device_type, dtype=torch.bfloat16):
+            losses = self.model(data)
+        self.optimizer.zero_grad()
+        sum(losses.values()).backward()
+        self.after_backward()
+        self._write_metrics(losses, data_time)
+        self.optimizer.step()
+
+
+STEP_TRAINERS = {"fp32": StepTrainer, "bf16": AutocastTrainer, "fp16": AMPTrainer}

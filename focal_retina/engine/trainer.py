@@ -18,6 +18,7 @@ from detectron2.solver.build import maybe_add_gradient_clipping
 from detectron2.utils import comm
 from fvcore.nn.precise_bn import get_bn_modules
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from .. import data
@@ -32,13 +33,13 @@ from .console import FirstEstimate
 from .launch_and_interrupt import Interrupted, StopRequest
 from .nonfinite import NonFiniteGuard
 from .precision import (
+    STEP_TRAINERS,
     StepTrainer,
     build_inference_copy,
     log_precision,
     precision_of,
     prepare_for_training,
     resolve_precision,
-    unwrapped,
 )
 from .resume import CheckpointHook, MetricsWriter, check_settings, rng_state, set_rng, settings_of
 from .training_pictures import TrainingPictures
@@ -70,14 +71,13 @@ class Trainer(DefaultTrainer):
 
         model = self.build_model(cfg)
         prepare_for_training(model, precision=precision, device=cfg.MODEL.DEVICE)
-        average = _build_average(cfg, model)
+        average = build_average(cfg, model)
         optimizer = self.build_optimizer(cfg, model)
         data_loader = self.build_train_loader(cfg)
         self._settings = settings_of(cfg, getattr(data_loader, "num_images", None))
         device_ids = None if cfg.MODEL.DEVICE == "cpu" else [comm.get_local_rank()]
         model = create_ddp_model(model, broadcast_buffers=False, device_ids=device_ids)
-        how = {"precision": precision, "accumulate": cfg.SOLVER.ACCUMULATE, "average": average}
-        self._trainer = StepTrainer(model, data_loader, optimizer, **how)
+        self._trainer = STEP_TRAINERS[precision](model, data_loader, optimizer)
         folder, period = Path(cfg.OUTPUT_DIR), cfg.MODEL.FOCAL_RETINA.GRADIENT_CHECK_PERIOD
         self._guard = NonFiniteGuard(model, cfg.dump(), folder / "nonfinite", period)
         self._trainer.register_hooks([self._guard])
@@ -130,7 +130,7 @@ class Trainer(DefaultTrainer):
         """Detectron2's; a dense detector is evaluated as a copy in
         ``MODEL.FOCAL_RETINA.INFERENCE_PRECISION``, its batch normalization folded. A set without
         some of the model's ``class_names`` is evaluated on those that it has."""
-        detector = unwrapped(model)
+        detector = _unwrapped(model)
         class_names = getattr(detector, "class_names", None) or ()
         if isinstance(detector, DenseDetector):
             model = build_inference_copy(cfg, detector)
@@ -149,7 +149,7 @@ class Trainer(DefaultTrainer):
     @classmethod
     def test_with_TTA(cls, cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
         """:meth:`test` with the augmentations of ``TEST.AUG``; its results' names end in _TTA."""
-        detector = build_inference_copy(cfg, unwrapped(model))
+        detector = build_inference_copy(cfg, _unwrapped(model))
         cfg = cfg.clone()
         cfg.defrost()
         cfg.OUTPUT_DIR = str(Path(cfg.OUTPUT_DIR, "TTA"))
@@ -234,7 +234,7 @@ class Trainer(DefaultTrainer):
     def _start_from_average(self) -> None:
         """Train what the checkpointer has loaded."""
         if self._average is not None:
-            unwrapped(self.model).load_state_dict(self.evaluated.state_dict())
+            _unwrapped(self.model).load_state_dict(self.evaluated.state_dict())
 
     def train(self) -> dict[str, Any] | None:
         """Detectron2's, to the end or to the first SIGTERM or Ctrl-C: see ``interrupted_by``."""
@@ -258,6 +258,14 @@ class Trainer(DefaultTrainer):
         self.iter = self.storage.iter = self.start_iter - 1
         for hook in self._hooks[self._hooks.index(self._checkpoint_hook) + 1 :]:
             hook.after_step()
+
+    def run_step(self) -> None:
+        scaler = getattr(self._trainer, "grad_scaler", None)  # of fp16
+        scale = scaler.get_scale() if scaler and self._average else 0
+        super().run_step()
+        # A scale that falls says that the optimizer left out the step.
+        if self._average and not (scaler and scaler.get_scale() < scale):
+            self._average.update_parameters(_unwrapped(self.model))
 
     def after_train(self) -> None:
         if self.iter < self.max_iter:
@@ -288,7 +296,7 @@ class Trainer(DefaultTrainer):
         state = super().state_dict()
         state["rng"], state["settings"] = self._rng_states, self._settings
         if self._average is not None:
-            state["raw_model"] = unwrapped(self.model).state_dict()
+            state["raw_model"] = _unwrapped(self.model).state_dict()
             state["num_averaged"] = self._average.n_averaged.item()
         if isinstance(self.data_loader, data.TrainLoader):
             state["data_loader"] = {"seed": self.data_loader.seed}
@@ -310,7 +318,7 @@ class Trainer(DefaultTrainer):
             ):
                 group["lr"] = rate
         if "raw_model" in state_dict:
-            unwrapped(self.model).load_state_dict(state_dict["raw_model"])
+            _unwrapped(self.model).load_state_dict(state_dict["raw_model"])
         else:
             self._start_from_average()
         if self._average is not None:
@@ -320,7 +328,11 @@ class Trainer(DefaultTrainer):
             self.data_loader.seed = state_dict["data_loader"]["seed"]
 
 
-def _build_average(cfg: CfgNode, model: nn.Module) -> AveragedModel | None:
+def _unwrapped(model: nn.Module) -> nn.Module:
+    return model.module if isinstance(model, DistributedDataParallel) else model
+
+
+def build_average(cfg: CfgNode, model: nn.Module) -> AveragedModel | None:
     """A moving average of the weights, and of the buffers: batch normalization's statistics of the
     last weights alone are not those of the average."""
     decay = cfg.MODEL.FOCAL_RETINA.EMA_DECAY

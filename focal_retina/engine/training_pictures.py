@@ -13,9 +13,9 @@ from detectron2.engine import HookBase
 from detectron2.structures import Boxes, Instances, pairwise_iou
 from detectron2.structures.boxes import matched_pairwise_iou
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from ..drawing import Outline, draw_outlines
-from .precision import unwrapped
 
 _MAX_ANCHORS = 16  # of a kind; more hide the image
 _MAX_ANCHORS_OF_OBJECT = 6
@@ -30,7 +30,7 @@ class TrainingPictures(HookBase):
     storage, before the writers. ``input_format`` is the channel order of the model's images."""
 
     def __init__(self, model: nn.Module, *, period: int, input_format: str = "BGR"):
-        self._model = unwrapped(model)
+        self._model: Any = model.module if isinstance(model, DistributedDataParallel) else model
         self._period, self._input_format = period, input_format
         self._batch: list[dict[str, Any]] = []
         self._model.register_forward_pre_hook(self._keep_batch)

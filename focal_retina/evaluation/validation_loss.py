@@ -10,7 +10,7 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 
 from ..losses import ImageNormalizer
-from ..losses.normalizer import loss_sums
+from ..losses.normalizer import call_loss
 
 _logger = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class ValidationLoss(DatasetEvaluator):
 
     @torch.no_grad()
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
-        """Keep of each image: sums of loss_cls and loss_box_reg, and what divides each, (N, 4)."""
+        """Keep of each image: sums of loss_cls and loss_box_reg, what divides each, (4,)."""
         if not all("instances" in x for x in inputs):  # not annotated, or not readable
             return
         model = self._model
@@ -47,14 +47,16 @@ class ValidationLoss(DatasetEvaluator):
         anchors, logits, deltas = model.by_anchor(*self._outputs)
         labels, image_idxs, anchor_idxs, _, gt_boxes = model.label(anchors, inputs)
         boxes = [x.tensor for x in anchors]
-        levels = list(labels.split([len(x) for x in boxes], dim=1))
-        sums, counts = loss_sums(model.cls_loss, logits, levels, boxes)
-        of_positives = torch.cat(deltas, dim=1)[image_idxs, anchor_idxs]
-        losses = model.box_loss(of_positives, torch.cat(boxes)[anchor_idxs], gt_boxes)
-        box_sums = sums.new_zeros(len(sums)).index_add(0, image_idxs, losses.to(sums.dtype))
-        positives = model.is_positive(labels).sum(dim=1)
-        columns = sums, box_sums, positives if counts is None else counts, positives
-        self._rows.append(torch.stack([x.double() for x in columns], dim=1).cpu())
+        levels = labels.split([len(x) for x in boxes], dim=1)
+        pred_deltas = torch.cat(deltas, dim=1)[image_idxs, anchor_idxs]
+        box_losses = model.box_loss(pred_deltas, torch.cat(boxes)[anchor_idxs], gt_boxes)
+        one = box_losses.new_ones(())
+        for i, count in enumerate(image_idxs.bincount(minlength=len(labels))):
+            x, y = [z[i : i + 1] for z in logits], [z[i : i + 1] for z in levels]
+            cls_sum, own_count = call_loss(model.cls_loss, x, y, one, boxes)
+            row = cls_sum, box_losses[image_idxs == i].sum(), count, count
+            row = row if own_count is None else (*row[:2], own_count, count)
+            self._rows.append(torch.stack([value.double() for value in row]).cpu())
 
     def evaluate(self) -> dict[str, dict[str, float]] | None:
         """{"validation": total_loss, loss_cls and loss_box_reg}; None where nothing is annotated,
@@ -62,7 +64,7 @@ class ValidationLoss(DatasetEvaluator):
         rows = [row for part in comm.gather(self._rows) for row in part]
         if not comm.is_main_process():
             return None
-        if not rows or not (table := torch.cat(rows))[:, 3].any():
+        if not rows or not (table := torch.stack(rows))[:, 3].any():
             _logger.warning(f"{self._name} has no annotated objects: no validation loss")
             return None
         sums, counts = table[:, :2], table[:, 2:]

@@ -8,8 +8,8 @@ divided by W: then W workers of N images train as one worker of W·N images does
 """
 
 import math
-from functools import partial
-from typing import Any, NamedTuple
+from functools import partial, reduce
+from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
@@ -110,55 +110,16 @@ def _total_positives(num_positives: Tensor) -> Tensor:
     return sum_over_workers(num_positives.sum().double()).clamp(min=1)
 
 
-def loss_sums(
+def call_loss(
     loss: nn.Module,
     logits: list[Tensor],
     labels: list[Tensor],
+    normalizer: Tensor,
     anchors: list[Tensor],
-    *,
-    by_image: bool = True,
 ) -> tuple[Tensor, Tensor | None]:
-    """What a loss (contract: :mod:`focal_retina.losses`) returns for each image, (N,) each, or for
-    the batch, (1,); the counts are None where the loss has none."""
-    extra = _extra_arguments(loss, anchors, logits[0].new_ones((), dtype=torch.float32))
-    images = zip(*(x.split(1 if by_image else len(x)) for x in [*logits, *labels]), strict=True)
-    levels = len(logits)
-    results = [loss(list(x[:levels]), list(x[levels:]), **extra) for x in images]
-    sums = torch.stack([total for total, _ in results])
-    counts = [torch.as_tensor(x, device=sums.device) for _, x in results if x is not None]
-    return sums, torch.stack(counts) if counts else None
-
-
-def _extra_arguments(loss: nn.Module, anchors: list[Tensor], normalizer: Tensor) -> dict[str, Any]:
+    """What a loss returns, see the contract in :mod:`focal_retina.losses`."""
     given = {"needs_anchors": ("anchors", anchors), "takes_normalizer": ("normalizer", normalizer)}
-    return dict(item for name, item in given.items() if getattr(loss, name, False))
-
-
-def divisor_of_counts(counts: Tensor, normalizer: Tensor) -> Tensor:
-    """What divides the sums of a loss that counts by itself, as ``normalizer`` divides the others:
-    all of them by one number, or image by image."""
-    return (ImageNormalizer() if normalizer.dim() else BatchNormalizer())(counts)
-
-
-class WholeBatch(NamedTuple):
-    """What a micro-batch needs to know of all the N images of its iteration, in this worker."""
-
-    num_positives: Tensor  # (N,)
-    counts: Tensor | None  # (N,), of a loss that counts by itself
-    start: int  # the first image of the micro-batch
-    num_anchors: int  # of the micro-batch: R
-
-    def divisors(self, normalizer: nn.Module, shape: torch.Size) -> tuple[Tensor, Tensor | None]:
-        """What divides the micro-batch's sums, of labels of ``shape`` (n, R), and those of a loss
-        that counts by itself, 0-dim or (n,) each: as if the iteration's images were one batch."""
-        if shape[1] != self.num_anchors:
-            raise ValueError("SOLVER.ACCUMULATE needs feature maps of ceil(image size / stride)")
-        normalizer.train(self.start == 0)  # a moving average moves once an iteration
-        divisor = normalizer(self.num_positives)
-        normalizer.train()
-        own = None if self.counts is None else divisor_of_counts(self.counts, divisor)
-        its = slice(self.start, self.start + shape[0]) if divisor.dim() else ...
-        return divisor[its], None if own is None else own[its]
+    return loss(logits, labels, **dict(x for key, x in given.items() if getattr(loss, key, False)))
 
 
 def normalized_loss(
@@ -167,15 +128,21 @@ def normalized_loss(
     labels: list[Tensor],
     normalizer: Tensor,
     anchors: list[Tensor],
-    own_divisor: Tensor | None = None,
 ) -> Tensor:
-    """Call a loss and divide by what a normalizer returned, 0-dim, or (N,) image by image; a loss
-    that counts by itself by ``own_divisor``, or its counts in this batch. Returns a 0-dim tensor.
-    """
-    by_image = normalizer.dim() > 0
-    if getattr(loss, "takes_normalizer", False) and not by_image:
-        return loss(logits, labels, **_extra_arguments(loss, anchors, normalizer))[0]
-    sums, counts = loss_sums(loss, logits, labels, anchors, by_image=by_image)
-    if counts is not None:
-        normalizer = divisor_of_counts(counts, normalizer) if own_divisor is None else own_divisor
-    return (sums / normalizer).sum()
+    """Call a loss and divide by what a normalizer returned, 0-dim, or (N,) image by image; returns
+    a 0-dim tensor. The loss's own count is summed over all workers, which must each call."""
+    parts = [(logits, labels, normalizer)]
+    if normalizer.dim() == 1:
+        parts = [
+            ([x[i : i + 1] for x in logits], [y[i : i + 1] for y in labels], own)
+            for i, own in enumerate(normalizer)
+        ]
+    quotients = []
+    for x, y, divisor in parts:
+        total, count = call_loss(loss, x, y, divisor, anchors)
+        if count is not None:
+            total = total / (BatchNormalizer()(count) * len(parts))
+        elif not getattr(loss, "takes_normalizer", False):
+            total = total / divisor
+        quotients.append(total)
+    return reduce(torch.add, quotients)

@@ -1,13 +1,12 @@
 """FocalRetinaNet: a batch of images in, losses or detections out.
 
-N images, R anchors an image over all levels, R_l of level l, K classes, P positive anchors of the
-batch.
+N images, R_l anchors of level l, K classes, P positive anchors of the batch.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
+from functools import partial
 from itertools import chain
-from typing import NamedTuple
 
 import torch
 from detectron2.config import CfgNode, configurable
@@ -21,11 +20,12 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
+from torch.utils.checkpoint import checkpoint
 
 from ..config import with_focal_retina_defaults
 from ..losses import EmaNormalizer, FocalLoss, build_cls_loss
 from ..losses.alpha import count_objects
-from ..losses.normalizer import WholeBatch, build_loss_normalizer, normalized_loss
+from ..losses.normalizer import build_loss_normalizer, normalized_loss
 from .anchor_labeling import AnchorLabeler, check_gt_instances
 from .anchors import paper_anchors
 from .backbones import feature_shapes_of
@@ -33,43 +33,7 @@ from .box_loss import BoxLoss, SmoothL1BoxLoss, build_box_loss
 from .head import DenseHead, build_dense_head
 from .patches import to_device
 from .postprocess import DensePostprocessor
-
-
-class DensePredictions(NamedTuple):
-    """What the network predicts for every anchor."""
-
-    anchors: list[Boxes]  # per level, R_l boxes in pixels, the same for all images
-    logits: list[Tensor]  # per level, (N, R_l, K)
-    deltas: list[Tensor]  # per level, (N, R_l, 4)
-
-
-class LabeledPredictions(NamedTuple):
-    """What a training step needs of the network, for N images."""
-
-    anchors: list[Boxes]  # per level, R_l boxes in pixels
-    logits: list[Tensor]  # per level, (N, R_l, K)
-    labels: Tensor  # int64 (N, R), see AnchorLabeler
-    image_idxs: Tensor  # int64 (P,): the image of each positive
-    anchor_idxs: Tensor  # int64 (P,): its anchor, counted over the levels
-    deltas: Tensor  # (P, 4)
-    gt_boxes: Tensor  # (P, 4), XYXY in pixels: its object
-
-    def levels(self) -> Iterator["LabeledPredictions"]:
-        """The same of each level alone."""
-        start = 0
-        for anchors, logits in zip(self.anchors, self.logits, strict=True):
-            end = start + len(anchors)
-            its = (self.anchor_idxs >= start) & (self.anchor_idxs < end)
-            yield LabeledPredictions(
-                [anchors],
-                [logits],
-                self.labels[:, start:end],
-                self.image_idxs[its],
-                self.anchor_idxs[its] - start,
-                self.deltas[its],
-                self.gt_boxes[its],
-            )
-            start = end
+from .predictions import DensePredictions, LabeledPredictions
 
 
 @META_ARCH_REGISTRY.register()
@@ -96,6 +60,7 @@ class FocalRetinaNet(DenseDetector):
         box_loss: BoxLoss | None = None,
         loss_normalizer: nn.Module | None = None,
         postprocessor: DensePostprocessor | None = None,
+        num_micro_batches: int = 1,
         pixel_mean: Sequence[float] = (103.53, 116.28, 123.675),
         pixel_std: Sequence[float] = (1.0, 1.0, 1.0),
     ):
@@ -113,6 +78,7 @@ class FocalRetinaNet(DenseDetector):
             box_loss: see :mod:`focal_retina.modeling.box_loss`; default: L1.
             loss_normalizer: positives of each image (N,) to the divisor of the losses' sums.
             postprocessor: dense predictions to detections.
+            num_micro_batches: into which the network divides a training batch, for less memory.
             pixel_mean, pixel_std: per channel; default: BGR of the ImageNet weights that Detectron2
                 converted from Caffe2.
         """
@@ -131,6 +97,7 @@ class FocalRetinaNet(DenseDetector):
         self.loss_normalizer = loss_normalizer or EmaNormalizer()
         self.postprocessor = postprocessor or DensePostprocessor(box2box_transform=transform)
         self.num_classes = num_classes
+        self.num_micro_batches = num_micro_batches
         # Of the head's feature maps; by default, as the backbone makes them.
         self.head_memory_format = torch.preserve_format
 
@@ -170,19 +137,17 @@ class FocalRetinaNet(DenseDetector):
                 max_detections=cfg.TEST.DETECTIONS_PER_IMAGE,
             ),
             "num_classes": retinanet.NUM_CLASSES,
+            "num_micro_batches": cfg.SOLVER.ACCUMULATE,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
         }
 
-    def forward(
-        self, batched_inputs: list[dict], whole: WholeBatch | None = None
-    ) -> dict[str, Tensor] | list[dict[str, Instances]]:
+    def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict[str, Instances]]:
         """
         Args:
             batched_inputs: a dict an image, from Detectron2's mapper: ``image`` (C, H, W); in
                 training ``instances`` with ``gt_boxes`` and ``gt_classes``; else ``height`` and
                 ``width`` of the output, by default the image's.
-            whole: in training, of a micro-batch: see :mod:`focal_retina.modeling.micro_batches`.
 
         Returns:
             In training ``{"loss_cls": …, "loss_box_reg": …}``, else ``{"instances": Instances}``
@@ -194,7 +159,7 @@ class FocalRetinaNet(DenseDetector):
         """
         images = self.preprocess_image(batched_inputs)
         if self.training:
-            return self.losses(self.label_and_predict(images.tensor, batched_inputs), whole=whole)
+            return self.losses(self._micro_batched(images.tensor, batched_inputs))
         results = self.postprocessor(*self.dense_predictions(images.tensor), images.image_sizes)
         return [
             {"instances": detector_postprocess(r, x.get("height", h), x.get("width", w))}
@@ -249,6 +214,18 @@ class FocalRetinaNet(DenseDetector):
             gt_boxes,
         )
 
+    def _micro_batched(self, images: Tensor, batched_inputs: list[dict]) -> LabeledPredictions:
+        """:meth:`label_and_predict` with the memory of one micro-batch. Of all but the last, only
+        the outputs stay: the backward pass computes the rest anew, one after the other."""
+        size = -(-len(images) // self.num_micro_batches)
+        starts = range(0, len(images), max(size, 1))
+        if len(starts) < 2:
+            return self.label_and_predict(images, batched_inputs)
+        pieces = [(images[i : i + size], batched_inputs[i : i + size]) for i in starts]
+        recomputed = partial(checkpoint, self.label_and_predict, use_reentrant=False)
+        predictions = [recomputed(*x) for x in pieces[:-1]]
+        return LabeledPredictions.cat([*predictions, self.label_and_predict(*pieces[-1])])
+
     def label(self, anchors: list[Boxes], batched_inputs: list[dict]) -> tuple[Tensor, ...]:
         """The labels of R_l anchors a level, the image, anchor and object of each positive, int64
         (P,), and its gt_boxes: see LabeledPredictions. ValueError: as of :meth:`forward`."""
@@ -257,40 +234,32 @@ class FocalRetinaNet(DenseDetector):
         names = [str(x.get("file_name", x.get("image_id", unnamed))) for x in batched_inputs]
         check_gt_instances(gt_instances, self.num_classes, names)
         labels, matched_idxs = self.anchor_labeler(anchors, gt_instances)
-        image_idxs, anchor_idxs = torch.nonzero(self.is_positive(labels), as_tuple=True)
+        image_idxs, anchor_idxs = torch.nonzero(self._is_positive(labels), as_tuple=True)
         objects = matched_idxs[image_idxs, anchor_idxs]
         gt_boxes = pad_sequence([x.gt_boxes.tensor for x in gt_instances], batch_first=True)
         gt_boxes = to_device(gt_boxes, labels.device)[image_idxs, objects]
         return labels, image_idxs, anchor_idxs, objects, gt_boxes
 
-    def is_positive(self, labels: Tensor) -> Tensor:
+    def _is_positive(self, labels: Tensor) -> Tensor:
         return (labels >= 0) & (labels != self.num_classes)
 
     def losses(
-        self,
-        predictions: LabeledPredictions,
-        normalizer: Tensor | None = None,
-        whole: WholeBatch | None = None,
+        self, predictions: LabeledPredictions, normalizer: Tensor | None = None
     ) -> dict[str, Tensor]:
         """``loss_cls`` and ``loss_box_reg``, 0-dim fp32, of all or one level of the predictions;
-        the default ``normalizer`` is that of ``loss_normalizer``, for ``whole`` if it is given."""
+        the default ``normalizer`` is that of ``loss_normalizer``."""
         anchors, logits, labels, image_idxs, anchor_idxs, deltas, gt_boxes = predictions
-        own_divisor, mean_positives = None, len(image_idxs) / len(labels)
-        if whole is not None:
-            normalizer, own_divisor = whole.divisors(self.loss_normalizer, labels.shape)
-            mean_positives = whole.num_positives.double().mean().item()
-        elif normalizer is None:
-            normalizer = self.loss_normalizer(self.is_positive(labels).sum(dim=1))
+        if normalizer is None:
+            normalizer = self.loss_normalizer(self._is_positive(labels).sum(dim=1))
         loss_cls = normalized_loss(
             self.cls_loss,
             logits,
             list(labels.split([len(x) for x in anchors], dim=1)),
             normalizer,
             anchors=[x.tensor for x in anchors],
-            own_divisor=own_divisor,
         )
-        if has_event_storage() and not (whole and whole.start):
-            get_event_storage().put_scalar("num_pos_anchors", mean_positives)
+        if has_event_storage():
+            get_event_storage().put_scalar("num_pos_anchors", len(image_idxs) / len(labels))
         box_losses = self.box_loss(deltas, Boxes.cat(anchors).tensor[anchor_idxs], gt_boxes)
         loss_box_reg = (box_losses / normalizer.expand(len(labels))[image_idxs]).sum()
         return {"loss_cls": loss_cls, "loss_box_reg": loss_box_reg}

@@ -8,6 +8,8 @@ from torch import nn
 
 from focal_retina.engine import SafeCheckpointer, precision
 from focal_retina.engine.precision import (
+    STEP_TRAINERS,
+    AutocastTrainer,
     StepTrainer,
     bf16_support,
     cpu_flags,
@@ -130,19 +132,20 @@ def make_trainer(enabled, precision):
     model = Model()
     loader = [torch.ones(2, 4)] * 3
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    return StepTrainer(model, loader, optimizer, precision=precision_of(cfg))
+    return STEP_TRAINERS[precision_of(cfg)](model, loader, optimizer)
 
 
 @pytest.mark.parametrize(
-    "enabled, precision, dtype",
+    "enabled, precision, trainer_class, dtype",
     [
-        (False, "bf16", torch.float32),
-        (True, "fp32", torch.float32),
-        (True, "bf16", torch.bfloat16),
+        (False, "bf16", StepTrainer, torch.float32),
+        (True, "fp32", StepTrainer, torch.float32),
+        (True, "bf16", AutocastTrainer, torch.bfloat16),
     ],
 )
-def test_step_runs_in_the_precision_of_the_config(enabled, precision, dtype):
+def test_step_runs_in_the_precision_of_the_config(enabled, precision, trainer_class, dtype):
     trainer = make_trainer(enabled, precision)
+    assert type(trainer) is trainer_class
     before = trainer.model.linear.weight.detach().clone()
     with EventStorage() as storage:
         trainer.iter = 0
