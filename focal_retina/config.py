@@ -103,7 +103,8 @@ def add_focal_retina_config(cfg: CN) -> None:
 
     # Micro-batches into which each process divides its images of SOLVER.IMS_PER_BATCH, for less
     # memory: n of them take that of one, and up to a third more time. The images of an iteration,
-    # its losses and its update stay, to rounding; but batch normalization sees a micro-batch.
+    # its losses and its update stay, to rounding. Only batch normalization sees a micro-batch at a
+    # time; its running statistics move at each of their forward passes.
     cfg.SOLVER.ACCUMULATE = 1
 
     # At each evaluation the losses on DATASETS.TEST, too, as validation/total_loss and so on: those

@@ -13,6 +13,7 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 
+from ..modeling import FocalRetinaNet
 from ..modeling.backbones import feature_shapes_of
 from ..modeling.inference import INFERENCE_PRECISIONS
 
@@ -45,6 +46,10 @@ def check_model(cfg: CfgNode) -> None:
         what = f"MODEL.META_ARCHITECTURE {name} is no dense detector, such as FocalRetinaNet"
         start = "a RetinaNet config, such as configs/COCO/retinanet_R_50_FPN_1x.yaml"
         raise ValueError(f"{what}: start from {start}")
+    needs_ours = cfg.SOLVER.ACCUMULATE > 1 or cfg.TEST.LOSS
+    if needs_ours and not issubclass(registered[name], FocalRetinaNet):
+        what = "SOLVER.ACCUMULATE above 1 and TEST.LOSS need MODEL.META_ARCHITECTURE FocalRetinaNet"
+        raise ValueError(f"{what}, not {name}")
     with torch.device("meta"):  # without memory and random numbers
         backbone = build_backbone(cfg)
     feature_shapes_of(backbone, cfg.MODEL.RETINANET.IN_FEATURES)
@@ -95,7 +100,7 @@ _RANGES = {
         lambda x: 0 <= x <= 1,
         "MODEL.RETINANET.SCORE_THRESH_TEST MODEL.RETINANET.NMS_THRESH_TEST SOLVER.MOMENTUM",
     ),
-    "0 or a number below 1": (lambda x: 0 <= x < 1, "MODEL.FOCAL_RETINA.EMA_DECAY"),
+    "at least 0 and below 1": (lambda x: 0 <= x < 1, "MODEL.FOCAL_RETINA.EMA_DECAY"),
     "a number between 0 and 1": (lambda x: 0 < x < 1, "MODEL.RETINANET.PRIOR_PROB"),
     "one or more positive numbers": (
         _are_sizes,
@@ -137,8 +142,6 @@ def check_solver(cfg: CfgNode, world_size: int) -> None:
         raise ValueError(
             f"SOLVER.IMS_PER_BATCH {batch_size} can't be divided among {world_size} processes"
         )
-    if cfg.SOLVER.ACCUMULATE > 1 and cfg.MODEL.META_ARCHITECTURE != "FocalRetinaNet":
-        raise ValueError("SOLVER.ACCUMULATE above 1 needs MODEL.META_ARCHITECTURE FocalRetinaNet")
     fitting = 0.01 * batch_size / 16  # the paper's rate (section 4.1), scaled linearly
     is_off = max(rate / fitting, fitting / rate) > 2  # less is not worth a word
     if cfg.MODEL.FOCAL_RETINA.OPTIMIZER == "SGD" and is_off:
