@@ -204,27 +204,19 @@ class FocalRetinaNet(DenseDetector):
         anchors = self.anchors(features)
         labels, image_idxs, anchor_idxs, objects, gt_boxes = self.label(anchors, batched_inputs)
         logits, deltas = self.head.predict_positives(features, image_idxs, anchor_idxs, objects)
-        return LabeledPredictions(
-            anchors,
-            [permute_to_N_HWA_K(x, self.num_classes) for x in logits],
-            labels,
-            image_idxs,
-            anchor_idxs,
-            deltas,
-            gt_boxes,
-        )
+        logits = [permute_to_N_HWA_K(x, self.num_classes) for x in logits]
+        positives = image_idxs, anchor_idxs, deltas, gt_boxes
+        return LabeledPredictions(anchors, logits, labels, *positives)
 
     def _micro_batched(self, images: Tensor, batched_inputs: list[dict]) -> LabeledPredictions:
         """:meth:`label_and_predict` with the memory of one micro-batch. Of all but the last, only
         the outputs stay: the backward pass computes the rest anew, one after the other."""
         size = -(-len(images) // self.num_micro_batches)
-        starts = range(0, len(images), max(size, 1))
-        if len(starts) < 2:
-            return self.label_and_predict(images, batched_inputs)
-        pieces = [(images[i : i + size], batched_inputs[i : i + size]) for i in starts]
+        starts = range(0, len(images), size)
+        *pieces, last = [(images[i : i + size], batched_inputs[i : i + size]) for i in starts]
         recomputed = partial(checkpoint, self.label_and_predict, use_reentrant=False)
-        predictions = [recomputed(*x) for x in pieces[:-1]]
-        return LabeledPredictions.cat([*predictions, self.label_and_predict(*pieces[-1])])
+        predictions = [*(recomputed(*x) for x in pieces), self.label_and_predict(*last)]
+        return LabeledPredictions.cat(predictions) if pieces else predictions[0]
 
     def label(self, anchors: list[Boxes], batched_inputs: list[dict]) -> tuple[Tensor, ...]:
         """The labels of R_l anchors a level, the image, anchor and object of each positive, int64
