@@ -124,6 +124,19 @@ def add_focal_retina_config(cfg: CN) -> None:
     node = cfg.INPUT.LARGE_SCALE_JITTER = CN({"ENABLED": False, "SIZE": 1024})
     node.MIN_SCALE, node.MAX_SCALE = 0.1, 2.0
 
+    # More augmentations of Detectron2, behind those above, by name and arguments, for example
+    # [["RandomContrast", {"intensity_min": 0.8, "intensity_max": 1.2}]]. They get RGB.
+    cfg.INPUT.AUGMENTATIONS = []
+
+    # Keep the weights with the greatest of this metric as model_best.pth: "bbox/AP", "bbox/AP50",
+    # "bbox/AP-CLASS" …, with several sets in DATASETS.TEST "SET/bbox/AP" … | "": none.
+    cfg.TEST.KEEP_BEST = ""
+    # End the training after so many evaluations in a row without a better KEEP_BEST; 0: never.
+    cfg.TEST.PATIENCE = 0
+
+    # Of the checkpoints model_0000123.pth the last so many intact ones stay; 0 or -1: all.
+    cfg.SOLVER.CHECKPOINTS_KEPT = 0
+
 
 def with_focal_retina_defaults(cfg: CN) -> CN:
     """``cfg``, or a copy with the default nodes where it has none: a plain Detectron2 config works

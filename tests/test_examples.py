@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +11,8 @@ from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 from helpers import CONFIGS, QUICKSTART, ROOT, TINY_TRAINING, ZOO, load, make_batch
 
-from focal_retina import merge_config_file
+from focal_retina import engine, merge_config_file
+from focal_retina.commands import main
 from focal_retina.data import register_coco_json
 
 EXAMPLES = ROOT / "docs" / "examples"
@@ -67,6 +69,23 @@ def test_lazy_config_trains_evaluates_and_resumes(monkeypatch, tiny, tmp_path):
     assert "loss_cls" in metrics and "bbox/AP" in metrics
     run_example(monkeypatch, "lazy_train_net", "--resume", *arguments, "train.max_iter=3")
     assert '"iteration": 2' in (tmp_path / "metrics.json").read_text()
+
+
+@pytest.mark.slow
+def test_wandb_gets_each_number_once(monkeypatch, register_tiny, quiet_setup, tmp_path):
+    logged = []
+    log = lambda numbers, step: logged.append((step, numbers))  # noqa: E731
+    run = SimpleNamespace(log=log, finish=lambda: logged.append("finished"))
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=lambda **options: run))
+    monkeypatch.setattr(engine, "Trainer", engine.Trainer)  # it is put back at the end
+    options = [*TINY_TRAINING.split(), "OUTPUT_DIR", str(tmp_path), "TEST.EVAL_PERIOD", "2"]
+    example = ["--import", str(EXAMPLES / "wandb_writer.py")]
+    assert (
+        main(["train", "--config-file", str(QUICKSTART), *register_tiny, *example, *options]) == 0
+    )
+    *logged, last = logged
+    assert last == "finished" and [step for step, _ in logged] == [1, 2, 3]
+    assert "bbox/AP" in logged[0][1] and "total_loss" in logged[1][1] and "bbox/AP" in logged[2][1]
 
 
 def losses_of(model, batch):

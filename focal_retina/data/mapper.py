@@ -6,7 +6,9 @@ quarter or an eighth. Flips cost nothing, as they are part of the one copy into 
 """
 
 import importlib
+import inspect
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,10 +17,12 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper
 from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
+from detectron2.data.transforms import augmentation_impl
 from detectron2.utils.file_io import PathManager
 from fvcore.transforms.transform import PadTransform
 
 from .images import Mapper, build_corrupt_image_guard, limit_pixels, read_image
+from .loader import seeded
 
 # What _Size applies: views of one byte, for the most part
 _CHEAP = (T.HFlipTransform, T.VFlipTransform, T.NoOpTransform, T.CropTransform, PadTransform)
@@ -34,7 +38,9 @@ def build_train_mapper(cfg: CfgNode) -> DatasetMapper:
     augmentations = build_train_augmentation(cfg)
     crowds = cfg.MODEL.FOCAL_RETINA.LABELING.CROWD_IOA_THRESH is not None
     options = {"augmentations": augmentations, "keep_crowds": crowds, "opencv": name == "opencv"}
-    return DetectionMapper(cfg, is_train=True, **options)
+    num_channels = 1 if cfg.INPUT.FORMAT == "L" else 3
+    on_pixels = [build_augmentation(x, num_channels) for x in cfg.INPUT.AUGMENTATIONS]
+    return DetectionMapper(cfg, is_train=True, on_pixels=on_pixels, **options)
 
 
 def build_test_mapper(cfg: CfgNode) -> Mapper:
@@ -75,16 +81,56 @@ def build_train_augmentation(cfg: CfgNode) -> list[T.Augmentation]:
     return augmentations
 
 
+# All but those that look at masks or boxes, which a mapper of Detectron2's does not show them
+_UNUSABLE = {"RandomCrop_CategoryAreaConstraint", "MinIoURandomCrop"}
+_AUGMENTATIONS = {x: getattr(T, x) for x in augmentation_impl.__all__ if x not in _UNUSABLE}
+_AUGMENTATIONS["RandomCrop"] = RandomCrop
+
+
+def build_augmentation(spec: Any, num_channels: int = 3) -> T.Augmentation:
+    """Detectron2's augmentation of ``[NAME, {ARGUMENT: VALUE, …}]``; the ``tfm_or_aug`` of
+    RandomApply is such a list, too. ValueError: no such name or argument, or the augmentation fails
+    when it is tried on a small image of ``num_channels`` and a box."""
+    match spec:
+        case [str(name), dict(arguments)] if name in _AUGMENTATIONS:
+            kind = _AUGMENTATIONS[name]
+        case _:
+            known = f"[NAME, {{ARGUMENT: VALUE, …}}], NAME being one of {', '.join(_AUGMENTATIONS)}"
+            raise ValueError(f"INPUT.AUGMENTATIONS has {spec!r}, which is not {known}")
+    if "tfm_or_aug" in arguments:
+        inner = build_augmentation(arguments["tfm_or_aug"], num_channels)
+        arguments = {**arguments, "tfm_or_aug": inner}
+    try:
+        augmentation = kind(**arguments)
+        with seeded(0):
+            image = T.AugInput(np.zeros((64, 64, num_channels), np.uint8))
+            augmentation(image).apply_box(np.array([[8.0, 8, 32, 32]]))
+    except Exception as error:  # of Detectron2, NumPy, OpenCV, Pillow …
+        problem = f"{name}: {type(error).__name__} {error}"
+        arguments_of = f"its arguments are {inspect.signature(kind)}"
+        raise ValueError(f"INPUT.AUGMENTATIONS, {problem}; {arguments_of}") from error
+    return augmentation
+
+
 class DetectionMapper(DatasetMapper):
     """:class:`DatasetMapper` with images of :func:`~.images.read_image`. ``keep_crowds`` keeps
     COCO's ``iscrowd``, which Detectron2's drops, as ``gt_is_crowd`` of the ``instances``, bool
     (M,), beside boxes and classes. ``opencv`` decodes and resizes with OpenCV, so that pixels
     differ a little: boxes in images in BGR or RGB, which are resized, cropped, padded and flipped.
+    ``on_pixels`` are augmentations that come last, for which an image in BGR is turned to RGB.
     """
 
-    def __init__(self, *args: Any, keep_crowds: bool = False, opencv: bool = False, **kwargs: Any):
+    def __init__(
+        self,
+        *args: Any,
+        keep_crowds: bool = False,
+        opencv: bool = False,
+        on_pixels: Sequence[T.Augmentation] = (),
+        **kwargs: Any,
+    ):
         super().__init__(*args, **kwargs)
         self._keep_crowds, self._opencv = keep_crowds, opencv
+        self._on_pixels = T.AugmentationList(on_pixels)
         if self.proposal_topk:
             raise ValueError("MODEL.LOAD_PROPOSALS: a dense detector has no proposals")
         if not opencv:
@@ -98,6 +144,11 @@ class DetectionMapper(DatasetMapper):
         """Errors: as of :func:`~.images.read_image`; SizeMismatchError: annotated otherwise."""
         sample = dict(dataset_dict)
         image, transforms = (self._by_opencv if self._opencv else self._by_pillow)(sample)
+        if self._on_pixels.augs:
+            channels = slice(None, None, -1 if self.image_format == "BGR" else 1)
+            augmented = T.AugInput(np.ascontiguousarray(image[:, :, channels]))
+            transforms = transforms + self._on_pixels(augmented)
+            image = np.atleast_3d(augmented.image)[:, :, channels]  # OpenCV drops a single one
         sample["image"] = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
         annotations = sample.pop("annotations", None)
         if self.is_train and annotations is not None:

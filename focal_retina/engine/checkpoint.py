@@ -42,6 +42,7 @@ class SafeCheckpointer(DetectionCheckpointer):
     file that would run code on loading is refused."""
 
     is_strict = False  # whether the checkpoint has to hold the whole model; so at resume
+    num_kept = 0  # numbered checkpoints that stay, the last intact ones; 0 or less: all
 
     def save(self, name: str, **kwargs: Any) -> None:
         """Detectron2's; at an OSError (the disk is full) what was there before still is."""
@@ -57,7 +58,20 @@ class SafeCheckpointer(DetectionCheckpointer):
         except (OSError, RuntimeError) as error:  # torch's own follows that of the disk
             reason = error if isinstance(error, OSError) else error.__context__ or error
             raise OSError(f"{path} cannot be written: {reason}") from error
+        if name == "model_best":
+            return  # it is older than the last: no training goes on from it
         self.tag_last_checkpoint(path.name)
+        if self.num_kept > 0:
+            self._remove_old()
+
+    def _remove_old(self) -> None:
+        # fvcore's max_to_keep forgets the files at resume, and takes damaged ones for good.
+        num_intact = 0
+        for path in self._from_last():
+            if num_intact >= self.num_kept:
+                path.unlink()
+            elif path.name != "model_final.pth":
+                num_intact += is_intact(path)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         with atomic_write(Path(self.save_dir, "last_checkpoint")) as file:

@@ -13,6 +13,7 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 
+from ..data.classes import dataset_classes
 from ..modeling import FocalRetinaNet
 from ..modeling.backbones import feature_shapes_of
 from ..modeling.inference import INFERENCE_PRECISIONS
@@ -94,7 +95,7 @@ _RANGES = {
         lambda x: 0 <= x < math.inf,
         """MODEL.RETINANET.NUM_CONVS MODEL.RETINANET.SMOOTH_L1_LOSS_BETA INPUT.MIN_SIZE_TEST
         DATALOADER.NUM_WORKERS TEST.EVAL_PERIOD SOLVER.WEIGHT_DECAY SOLVER.WARMUP_ITERS
-        SOLVER.WARMUP_FACTOR SOLVER.REFERENCE_WORLD_SIZE""",
+        SOLVER.WARMUP_FACTOR SOLVER.REFERENCE_WORLD_SIZE TEST.PATIENCE""",
     ),
     "a number from 0 to 1": (
         lambda x: 0 <= x <= 1,
@@ -126,6 +127,23 @@ def check_values(cfg: CfgNode) -> None:
             problems.append(f"{key} is {value!r}, not {description}")
     if problems:
         raise ValueError("; ".join(problems))
+
+
+def check_best(cfg: CfgNode) -> None:
+    """A ValueError where the training has no evaluations with the metric TEST.KEEP_BEST."""
+    metric, sets = cfg.TEST.KEEP_BEST, cfg.DATASETS.TEST
+    if not (metric or cfg.TEST.PATIENCE):
+        return
+    if not (metric and sets and cfg.TEST.EVAL_PERIOD):
+        needed = "TEST.KEEP_BEST, such as bbox/AP, TEST.EVAL_PERIOD and DATASETS.TEST"
+        raise ValueError(f"TEST.KEEP_BEST and PATIENCE compare evaluations: set {needed}")
+    known = []
+    for name in sets:
+        classes = dataset_classes(name) or []
+        ends = ["", "50", "75", "s", "m", "l", *(f"-{x}" for x in classes if len(classes) > 1)]
+        known += [f"{name}/bbox/AP{x}" if len(sets) > 1 else f"bbox/AP{x}" for x in ends]
+    if metric not in known:
+        raise ValueError(f"TEST.KEEP_BEST is {metric!r}; it can be {', '.join(known)}")
 
 
 def check_solver(cfg: CfgNode, world_size: int) -> None:

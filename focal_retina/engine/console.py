@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from detectron2.engine import HookBase
+from detectron2.utils.events import CommonMetricPrinter, get_event_storage
 
 from ..data import CorruptImageError
 
@@ -23,7 +24,8 @@ _logger = logging.getLogger(__name__)
 
 _LOGGERS = ("detectron2", "fvcore", "focal_retina")
 _COLOR = re.compile(r"\x1b\[[0-9;]*m")
-_PROGRESS = ("detectron2.utils.events", "detectron2.evaluation.evaluator")
+_progress_logger = _logger.getChild("progress")
+_PROGRESS = (_progress_logger.name, "detectron2.evaluation.evaluator")
 _PERIOD = 60  # seconds between two lines of progress where the console is no terminal
 # The extra of setup.py that brings an optional library
 _EXTRAS = dict.fromkeys(("onnx", "onnxruntime", "onnxscript"), "export") | {"cv2": "opencv"}
@@ -179,6 +181,25 @@ def _is_for_console(record: logging.LogRecord) -> bool:
         return record.levelno >= logging.INFO
     is_table = str(record.msg).startswith("Evaluation results for bbox")
     return is_table or record.levelno >= logging.ERROR
+
+
+class ProgressPrinter(CommonMetricPrinter):
+    """Detectron2's, whose line is for ``log.txt``; and a shorter one, with the last evaluation."""
+
+    def write(self) -> None:
+        storage = get_event_storage()
+        if storage.latest().get("total_loss", (0, -1))[1] < storage.iter:
+            return  # the training has ended
+        super().write()
+        latest = storage.latest_with_smoothing_hint(self._window_size)
+        numbers = [
+            f"{name.replace('bbox/', '').replace('total_', '')} {value:.3g}"
+            for name, (value, _) in latest.items()
+            if name.endswith(("total_loss", "bbox/AP")) or name.startswith("best/")
+        ]
+        left = datetime.timedelta(seconds=round(latest.get("eta_seconds", (0, 0))[0]))
+        progress = f"iteration {storage.iter + 1} of {self._max_iter}, {left} left"
+        _progress_logger.info(", ".join([progress, *numbers]))
 
 
 class FirstEstimate(HookBase):

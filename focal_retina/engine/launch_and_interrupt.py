@@ -131,7 +131,9 @@ class StopRequest:
         self._raise_in_evaluation()
         if is_first and comm.is_main_process():
             what = "evaluation" if self._is_evaluating else "iteration, then saving"
-            print(f"finishing this {what}; a second Ctrl-C leaves at once", file=sys.stderr)
+            line = f"finishing this {what}; a second Ctrl-C leaves at once"
+            # On a terminal the progress may stand there.
+            print(f"\r\x1b[K{line}" if sys.stderr.isatty() else line, file=sys.stderr)
 
     def _raise_in_evaluation(self) -> None:
         if self._is_evaluating and self._signum is not None and comm.get_world_size() == 1:

@@ -5,6 +5,7 @@ processor has instructions for it, else fp32. :func:`resolve_precision` writes t
 config, so that config.yaml, every process and every later step agree on it.
 """
 
+import functools
 import logging
 import os
 import re
@@ -78,6 +79,7 @@ def resolve_precision(cfg: CfgNode, *, resume: bool = False) -> CfgNode:
     return cfg
 
 
+@functools.cache  # each evaluation builds a model
 def log_precision(kind: str, precision: str, device: str) -> None:
     """What a "training" or an "inference" computes in, and why; a warning where it is slow."""
     is_native, reason = bf16_support(device)

@@ -19,7 +19,7 @@ from ..data import limit_pixels, register_from_spec
 from ..data.classes import announce_classes, check_classes
 from ..dataset_check import check_datasets, warn_of_unreached_objects
 from .checkpoint import SafeCheckpointer
-from .config_checks import check_keys, check_model, check_solver, check_values
+from .config_checks import check_best, check_keys, check_model, check_solver, check_values
 from .console import user_errors
 from .precision import precision_of, resolve_precision
 
@@ -143,6 +143,7 @@ def check_config(
     check_keys(cfg)
     check_classes(cfg, eval_only=eval_only)
     if not eval_only:
+        check_best(cfg)
         check_solver(cfg, int(os.environ.get("WORLD_SIZE", num_processes)))
         precision_of(cfg)  # evaluation has a precision of its own
     checkpointer = SafeCheckpointer(torch.nn.Identity(), cfg.OUTPUT_DIR)

@@ -11,11 +11,12 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader
 from detectron2.engine import DefaultTrainer, TrainerBase, create_ddp_model, hooks
-from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
+from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, verify_results
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.solver import LRMultiplier
 from detectron2.solver.build import maybe_add_gradient_clipping
 from detectron2.utils import comm
+from detectron2.utils.events import EventWriter
 from fvcore.nn.precise_bn import get_bn_modules
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -28,8 +29,9 @@ from ..evaluation import ClassSelector, ValidationLoss, build_evaluator
 from ..modeling import FocalRetinaNet
 from ..modeling.inference import compile_network
 from ..modeling.test_time_augmentation import build_detector_with_tta
+from .best_checkpoint import BestCheckpoint, OutOfPatience, Patience
 from .checkpoint import SafeCheckpointer
-from .console import FirstEstimate
+from .console import FirstEstimate, ProgressPrinter
 from .launch_and_interrupt import Interrupted, StopRequest
 from .nonfinite import NonFiniteGuard
 from .precision import (
@@ -87,6 +89,7 @@ class Trainer(DefaultTrainer):
         self._average, self.evaluated = average, average.module if average else model
         state = {"trainer": weakref.proxy(self)}
         self.checkpointer = SafeCheckpointer(self.evaluated, cfg.OUTPUT_DIR, **state)
+        self.checkpointer.num_kept = cfg.SOLVER.CHECKPOINTS_KEPT
         self.start_iter, self.max_iter, self.cfg = 0, cfg.SOLVER.MAX_ITER, cfg
         self.interrupted_by: int | None = None  # the signal that ended the training early
         self._stop = StopRequest()
@@ -169,6 +172,11 @@ class Trainer(DefaultTrainer):
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
         return build_evaluator(dataset_name, str(Path(cfg.OUTPUT_DIR, "inference", dataset_name)))
 
+    def build_writers(self) -> list[EventWriter]:
+        """Detectron2's: progress on the console, metrics.json, TensorBoard."""
+        _, *files = super().build_writers()
+        return [ProgressPrinter(self.max_iter), *files]
+
     def build_hooks(self) -> list[hooks.HookBase | None]:
         """Detectron2's hooks in its order, see the class."""
         cfg, model, is_main = self.cfg, self.model, comm.is_main_process()
@@ -180,6 +188,9 @@ class Trainer(DefaultTrainer):
         self._metrics_writer = MetricsWriter(writers, self.WRITER_PERIOD, metrics_file)
         period = cfg.SOLVER.CHECKPOINT_PERIOD
         self._checkpoint_hook = CheckpointHook(self.checkpointer, period, self._stop)
+        evaluation = hooks.EvalHook(cfg.TEST.EVAL_PERIOD, self._evaluate)
+        best = BestCheckpoint(cfg.TEST.EVAL_PERIOD, self.checkpointer, cfg.TEST.KEEP_BEST)
+        patience = cfg.TEST.PATIENCE
         with_tta = partial(self.test_with_TTA, cfg, self.evaluated)
         precise_bn = cfg.TEST.PRECISE_BN.ENABLED and get_bn_modules(model)
         return [
@@ -188,10 +199,12 @@ class Trainer(DefaultTrainer):
             hooks.LRScheduler(),
             self._build_precise_bn() if precise_bn else None,
             self._checkpoint_hook,
-            hooks.EvalHook(cfg.TEST.EVAL_PERIOD, self._evaluate),
+            evaluation,
+            best if cfg.TEST.KEEP_BEST else None,
             hooks.EvalHook(0, with_tta) if cfg.TEST.AUG.ENABLED else None,
             pictures,
             self._metrics_writer,
+            Patience(patience, best, evaluation) if patience else None,
         ]
 
     def _build_precise_bn(self) -> hooks.PreciseBN:
@@ -244,6 +257,10 @@ class Trainer(DefaultTrainer):
             except Interrupted as interruption:
                 self.interrupted_by = interruption.signum
                 return None
+            except OutOfPatience:
+                if self.cfg.TEST.EXPECTED_RESULTS and comm.is_main_process():
+                    verify_results(self.cfg, self._last_eval_results)
+                return self._last_eval_results
             finally:
                 self._trainer._data_loader_iter_obj = None  # ends the data workers
 
@@ -270,7 +287,8 @@ class Trainer(DefaultTrainer):
     def after_train(self) -> None:
         if self.iter < self.max_iter:
             # Failed or stopped. In the last iteration, too, where the hook would evaluate.
-            self._hooks[:] = [x for x in self._hooks if not isinstance(x, hooks.EvalHook)]
+            evaluation = (hooks.EvalHook, BestCheckpoint)
+            self._hooks[:] = [x for x in self._hooks if not isinstance(x, evaluation)]
             super().after_train()
         else:
             with self._stop.evaluation():

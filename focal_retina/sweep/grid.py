@@ -199,6 +199,8 @@ def _plan_trial(
     cfg.defrost()
     try:
         merge_options(cfg, list(itertools.chain(*overrides.items())))
+        if cfg.TEST.PATIENCE:
+            raise ValueError("TEST.PATIENCE is not for rows, which are compared at SOLVER.MAX_ITER")
     except ValueError as error:
         raise ValueError(f"row {row.name!r} of {sweep.name}: {error}") from error
     period = max(1, cfg.SOLVER.MAX_ITER // _CHECKPOINTS_PER_TRIAL)

@@ -15,7 +15,13 @@ from detectron2.utils.env import seed_all_rng
 from helpers import default_cfg
 from PIL import Image
 
-from focal_retina.data.mapper import DetectionMapper, build_test_mapper, build_train_mapper
+from focal_retina.config_file import merge_config_file
+from focal_retina.data.mapper import (
+    DetectionMapper,
+    build_test_mapper,
+    build_train_augmentation,
+    build_train_mapper,
+)
 
 ORIENTATION = 0x0112  # EXIF tag
 
@@ -191,3 +197,79 @@ def test_gray_png(tmp_path):
     cv2.imwrite(str(tmp_path / "a.png"), np.full((120, 160), 77, np.uint8))
     record = make_record(tmp_path / "b.jpg") | {"file_name": str(tmp_path / "a.png")}
     assert torch.equal(*(x["image"] for x in map_both(make_cfg(), record)))
+
+
+AUGMENTATIONS = [
+    ["RandomRotation", {"angle": [-30, 30]}],
+    ["RandomCrop", {"crop_type": "relative_range", "crop_size": [0.1, 0.1]}],
+    ["RandomApply", {"tfm_or_aug": ["RandomFlip", {"prob": 1.0}], "prob": 0.5}],
+    ["RandomContrast", {"intensity_min": 0.5, "intensity_max": 1.5}],
+    ["RandomSaturation", {"intensity_min": 0, "intensity_max": 2}],
+    ["RandomLighting", {"scale": 50}],
+    ["RandomExtent", {"scale_range": [0.5, 1.5], "shift_range": [0.5, 0.5]}],
+]
+
+
+@pytest.mark.parametrize("mapper", ["detectron2", "opencv"])
+@pytest.mark.parametrize("image_format", ["RGB", "BGR"])
+def test_augmentations_of_the_config_are_detectron2s(tmp_path, mapper, image_format):
+    """They come last, boxes follow, and what is cut away is dropped; the colors are those of RGB
+    whatever the format."""
+    record = make_record(tmp_path / "a.png")
+    cfg = make_cfg("INPUT.FORMAT", image_format, "INPUT.AUGMENTATIONS", AUGMENTATIONS)
+    cfg.INPUT.MAPPER = mapper
+    map_image = build_train_mapper(cfg)
+    stock = [getattr(T, name)(**x) for name, x in AUGMENTATIONS if name != "RandomApply"]
+    stock.insert(2, T.RandomApply(T.RandomFlip(1.0), 0.5))
+    stock = [*build_train_augmentation(cfg), *stock]
+    cfg.INPUT.FORMAT = "RGB"
+    stock_map_image = DatasetMapper(cfg, is_train=True, augmentations=stock)
+    counts = set()
+    for seed in range(24):
+        seed_all_rng(seed)
+        expected = stock_map_image(copy.deepcopy(record))
+        seed_all_rng(seed)
+        actual = map_image(record)
+        boxes, stock_boxes = (x["instances"].gt_boxes.tensor for x in (actual, expected))
+        assert torch.equal(boxes, stock_boxes)
+        counts.add(len(boxes))
+        image = actual["image"].flip(0) if image_format == "BGR" else actual["image"]
+        difference = (image.int() - expected["image"].int()).abs().float().mean()
+        assert difference == 0 if mapper == "detectron2" else difference < 3
+    assert counts == {0, 1}
+
+
+@pytest.mark.parametrize(
+    "spec, message",
+    [
+        ("RandomFlip", "'RandomFlip', which is not .NAME, .*RandomBrightness, RandomContrast"),
+        (["RandomFlop", {}], "'RandomFlop'.*RandomFlip"),
+        (["MinIoURandomCrop", {}], "one of FixedSizeCrop, "),
+        (["RandomBrightness", {"intensity": 1}], r"'intensity'; .*\(intensity_min, intensity_max"),
+        (["RandomFlip", {"prob": 1.0, "vertical": True}], "Cannot do both"),
+        (["RandomSaturation", {"intensity_min": 1, "intensity_max": 2}], "only works on RGB"),
+        (["RandomApply", {"tfm_or_aug": ["RandomFlop", {}]}], "'RandomFlop'"),
+    ],
+)
+def test_augmentations_that_cannot_work_are_an_error_at_the_start(spec, message):
+    cfg = make_cfg("INPUT.MAPPER", "detectron2", "INPUT.FORMAT", "L")
+    cfg.INPUT.AUGMENTATIONS = [["RandomRotation", {"angle": [0, 0]}], spec]
+    with pytest.raises(ValueError, match=f"INPUT.AUGMENTATIONS.*{message}"):
+        build_train_mapper(cfg)
+    state = torch.random.get_rng_state(), np.random.get_state()[1].tolist()  # noqa: NPY002
+    cfg.INPUT.AUGMENTATIONS.pop()
+    build_train_mapper(cfg)
+    assert torch.equal(torch.random.get_rng_state(), state[0])
+    assert np.random.get_state()[1].tolist() == state[1]  # noqa: NPY002
+
+
+def test_augmentations_come_from_a_yaml_and_grey_images_are_rotated(tmp_path):
+    keys = "MAPPER: detectron2, FORMAT: L, AUGMENTATIONS: [[RandomRotation, {angle: [5, 5]}]]"
+    (tmp_path / "a.yaml").write_text(f"INPUT: {{{keys}}}")
+    cfg = make_cfg()
+    merge_config_file(cfg, str(tmp_path / "a.yaml"))
+    assert cfg.INPUT.AUGMENTATIONS == [["RandomRotation", {"angle": [5, 5]}]]
+    (tmp_path / "b.yaml").write_text(cfg.dump())
+    merge_config_file(again := make_cfg(), str(tmp_path / "b.yaml"))
+    assert again.INPUT.AUGMENTATIONS == cfg.INPUT.AUGMENTATIONS
+    assert build_train_mapper(cfg)(make_record(tmp_path / "a.png"))["image"].shape[0] == 1

@@ -11,7 +11,7 @@ from functools import partial
 import pytest
 import torch
 from detectron2.engine import SimpleTrainer
-from tiny_training import assert_same_run, finish, metrics, start, train
+from tiny_training import ALL_ON, AVERAGED, assert_same_run, finish, metrics, start, train
 
 from focal_retina.engine import Trainer, checkpoint, only_training_in
 
@@ -109,13 +109,9 @@ def train_with(tiny_coco, out, options):
     return train(tiny_coco, out, **options)
 
 
-# What a run can keep besides weights and optimizer
-AT_ONCE = {"MODEL.FOCAL_RETINA.EMA_DECAY": 0.8, "SOLVER.ACCUMULATE": 2, "TEST.LOSS": True}
-
-
 def test_killed_runs_go_on_exactly(training, tmp_path):
     """One run, killed at the worst moments one after the other, beside one that is left alone."""
-    training("expected", options=AT_ONCE)
+    training("expected", options=AVERAGED)
     plants = [
         (kill_in_first_step, {}),
         (kill_in_half_a_checkpoint, {}),
@@ -124,9 +120,9 @@ def test_killed_runs_go_on_exactly(training, tmp_path):
         (kill_in_last_evaluation, {}),
     ]
     for plant, options in plants:
-        options = {**AT_ONCE, **options}
+        options = {**AVERAGED, **options}
         training("out", before=plant, options=options, status=-signal.SIGKILL)
-    said = training("out", options={**AT_ONCE, "DATALOADER.NUM_WORKERS": 2})
+    said = training("out", options={**AVERAGED, "DATALOADER.NUM_WORKERS": 2})
     assert_same_run(tmp_path / "out", tmp_path / "expected")
     iterations = [x["iteration"] for x in metrics(tmp_path / "out")]
     assert sorted(set(iterations)) == sorted(iterations)
@@ -136,7 +132,7 @@ def test_killed_runs_go_on_exactly(training, tmp_path):
     final = tmp_path / "out" / "model_final.pth"
     state, name = torch.load(final, weights_only=True), "head.cls_score.weight"
     assert not torch.equal(state["model"][name], state["trainer"]["raw_model"][name])
-    evaluation = {"options": {**AT_ONCE, "MODEL.WEIGHTS": final}, "flag": "--eval-only"}
+    evaluation = {"options": {**AVERAGED, "MODEL.WEIGHTS": final}, "flag": "--eval-only"}
     lines = [x for x in said.splitlines() if "validation loss on tiny" in x]
     assert lines[-1][-30:] in training("out", **evaluation)
 
@@ -171,11 +167,13 @@ def torchrun_environment(rank, port):
 
 
 def test_two_processes_are_one_of_twice_the_batch(tiny_coco, training, tmp_path):
-    """To 1e-5 in every loss; stopped through one of them, and resumed, on the way."""
+    """To 1e-5 in every loss; stopped through one of them, and resumed, on the way; out of patience
+    after two evaluations, as there are no large objects."""
     # Statistics of a batch and padding to its largest image differ by process.
     options = {"MODEL.RESNETS.NORM": "FrozenBN", "INPUT.MIN_SIZE_TRAIN": (64,), "SEED": 1}
     options |= {"SOLVER.BASE_LR": 0.001, "SOLVER.IMS_PER_BATCH": 4}
     options |= {"MODEL.FOCAL_RETINA.EMA_DECAY": 0.8, "TEST.LOSS": True}
+    options |= {"TEST.KEEP_BEST": "bbox/APl", "TEST.PATIENCE": 2, "TEST.EVAL_PERIOD": 5}
     training("expected", options=options)
     options["SOLVER.ACCUMULATE"] = 2  # of one image each
     for plant in (terminate, None):
@@ -192,6 +190,7 @@ def test_two_processes_are_one_of_twice_the_batch(tiny_coco, training, tmp_path)
             finish(process, log)
     expected, found = metrics(tmp_path / "expected"), metrics(tmp_path / "out")
     assert [x["iteration"] for x in found] == [x["iteration"] for x in expected]
+    assert found[-1]["iteration"] == 9
     for ours, theirs in zip(found, expected, strict=True):
         for name in ("total_loss", "loss_cls", "loss_box_reg", "validation/total_loss"):
             if name in theirs:
@@ -199,18 +198,19 @@ def test_two_processes_are_one_of_twice_the_batch(tiny_coco, training, tmp_path)
 
 
 @pytest.mark.slow
-def test_killed_at_twenty_random_moments(tiny_coco, training, tmp_path):
+@pytest.mark.parametrize("options", [{}, {**ALL_ON, "TEST.PATIENCE": 9}], ids=["plain", "all on"])
+def test_killed_at_twenty_random_moments(tiny_coco, training, tmp_path, options):
     begin = time.monotonic()
-    training("expected")
+    training("expected", options=options)
     seconds = time.monotonic() - begin
     generator = random.Random(0)
-    log = tmp_path / "log.txt"
+    log, how = tmp_path / "log.txt", {"options": options}
     for _ in range(20):
-        process = start(train_with, tiny_coco, tmp_path / "out", {}, log=log)
+        process = start(train_with, tiny_coco, tmp_path / "out", how, log=log)
         process.join(generator.uniform(0.2, 1.0) * seconds)
         process.kill()
         process.join()
-    training("out")
+    training("out", options=options)
     assert_same_run(tmp_path / "out", tmp_path / "expected")
 
 

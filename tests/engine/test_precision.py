@@ -103,6 +103,7 @@ def test_a_resumed_run_keeps_its_precision(processor, tmp_path):
 
 @pytest.mark.parametrize("name, level", [("Zen 3", "WARNING"), ("Zen 4", "INFO")])
 def test_emulated_bf16_is_a_warning_with_factor_and_key(name, level, processor, caplog):
+    log_precision.cache_clear()
     processor(name)
     with caplog.at_level("INFO"):
         log_precision("training", "bf16", "cpu")

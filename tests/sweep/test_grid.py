@@ -136,7 +136,8 @@ def test_hash_is_of_everything_that_changes_the_numbers(cfg, tmp_path):
     assert len(set(hashes)) == 7
 
 
-def test_a_row_with_an_unknown_key_is_named(cfg):
-    wrong = replace(SWEEP, rows=[Row("CE", {"MODEL.NO_SUCH": 1})])
-    with pytest.raises(ValueError, match=r"row 'CE' of table: MODEL.NO_SUCH 1"):
+@pytest.mark.parametrize("key", ["MODEL.NO_SUCH", "TEST.PATIENCE"])
+def test_a_row_with_a_key_that_it_cannot_have_is_named(cfg, key):
+    wrong = replace(SWEEP, rows=[Row("CE", {key: 1})])
+    with pytest.raises(ValueError, match=f"row 'CE' of table: {key}"):
         plan_tests(wrong, cfg, NO_INPUTS, [1], {})
