@@ -47,10 +47,11 @@ def check_model(cfg: CfgNode) -> None:
         what = f"MODEL.META_ARCHITECTURE {name} is no dense detector, such as FocalRetinaNet"
         start = "a RetinaNet config, such as configs/COCO/retinanet_R_50_FPN_1x.yaml"
         raise ValueError(f"{what}: start from {start}")
-    needs_ours = cfg.SOLVER.ACCUMULATE > 1 or cfg.TEST.LOSS
-    if needs_ours and not issubclass(registered[name], FocalRetinaNet):
-        what = "SOLVER.ACCUMULATE above 1 and TEST.LOSS need MODEL.META_ARCHITECTURE FocalRetinaNet"
-        raise ValueError(f"{what}, not {name}")
+    if not issubclass(registered[name], FocalRetinaNet):
+        if cfg.SOLVER.ACCUMULATE > 1:
+            raise ValueError(f"SOLVER.ACCUMULATE above 1 needs FocalRetinaNet, not {name}")
+        if cfg.TEST.LOSS:
+            _logger.warning(f"TEST.LOSS is left out: {name} has none, FocalRetinaNet has")
     with torch.device("meta"):  # without memory and random numbers
         backbone = build_backbone(cfg)
     feature_shapes_of(backbone, cfg.MODEL.RETINANET.IN_FEATURES)

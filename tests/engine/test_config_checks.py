@@ -98,13 +98,17 @@ def test_values_that_no_training_can_mean(key, value):
         check_values(cfg)
 
 
-@pytest.mark.parametrize("key, value", [("SOLVER.ACCUMULATE", 2), ("TEST.LOSS", True)])
-def test_keys_that_only_focal_retinanet_obeys(key, value):
-    cfg = load(ZOO[0], "MODEL.META_ARCHITECTURE", "FocalRetinaNet", key, value)
+def test_keys_that_only_focal_retinanet_obeys(caplog):
+    ours = ("MODEL.META_ARCHITECTURE", "FocalRetinaNet")
+    cfg = load(ZOO[0], *ours, "SOLVER.ACCUMULATE", 2, "TEST.LOSS", True)
     check_model(cfg)
     cfg.MODEL.META_ARCHITECTURE = "RetinaNet"
-    with pytest.raises(ValueError, match=f"{key}.* need MODEL.META_ARCHITECTURE FocalRetinaNet"):
+    with pytest.raises(ValueError, match="SOLVER.ACCUMULATE above 1 needs FocalRetinaNet, not"):
         check_model(cfg)
+    cfg.SOLVER.ACCUMULATE = 1
+    assert not caplog.text
+    check_model(cfg)
+    assert "TEST.LOSS is left out: RetinaNet has none" in caplog.text
 
 
 # --- batch size, processes, learning rate ---
