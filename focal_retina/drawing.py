@@ -1,12 +1,16 @@
-"""Boxes and their labels on an image, drawn by Detectron2's Visualizer, which its users know."""
+"""Boxes and their labels on an image, drawn by Detectron2's Visualizer, which its users know; and
+sheets of such pictures."""
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
 
+_DPI = 120
 _SMALL_BOX = 40  # pixels of a picture
 
 
@@ -45,3 +49,22 @@ def draw_outlines(
     if caption:
         visualizer.draw_text(caption, (2, 2), color="white", horizontal_alignment="left")
     return visualizer.output.get_image()
+
+
+def save_sheet(
+    pictures: Sequence[np.ndarray], title: str, out_png: Path, *, columns: int, longer_side: int
+) -> None:
+    """Save pictures, whose ``longer_side`` is given in pixels, row by row under a title."""
+    from matplotlib.figure import Figure
+
+    columns = max(1, min(columns, len(pictures)))
+    rows = max(1, math.ceil(len(pictures) / columns))
+    inches = longer_side / _DPI  # so that a pixel of a picture is about one of the sheet
+    figure = Figure((columns * inches, rows * inches), dpi=_DPI, layout="constrained")
+    figure.suptitle(title, x=0.01, ha="left", weight="bold")
+    panels = figure.subplots(rows, columns, squeeze=False).flat
+    for panel, picture in itertools.zip_longest(panels, pictures):
+        panel.set_axis_off()
+        if picture is not None:
+            panel.imshow(picture)
+    figure.savefig(out_png)

@@ -18,7 +18,7 @@ from importlib.metadata import Distribution, distributions
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-SOURCES = ("bootstrap.txt", "environment.txt", "detectron2.txt", "install.py")
+SOURCES = ("bootstrap.txt", "environment.txt", "detectron2.txt", "test_data.txt", "install.py")
 SIZE = "3.2 GB to download, 6 GB on disk, 9 GB while it is made"
 
 # detectron2.txt names a wheel for Python 3.10, of which only the Python files are wanted: any
@@ -127,6 +127,7 @@ class Environment:
             self.pip("install", *pinned("detectron2.txt"), f"--target={site}", *AS_PYTHON_310)
             for path in (path for pattern in UNWANTED for path in site.glob(pattern)):
                 remove(path)
+        self.pip("install", "--no-deps", *pinned("test_data.txt"))
         names = pins(self.wanted).keys()
         found = (x for name, x in installed(site).items() if name in names)
         paths = {path for distribution in found for path in top_level(distribution, site)}

@@ -19,6 +19,7 @@ from .. import NEEDS_DETECTRON2
 COMMANDS = {
     "train": "train and evaluate",
     "check": "what is wrong with a data set",
+    "split": "a data set into train, val and test",
     "predict": "find objects in images, folders, videos and a webcam",
     "export": "a trained model to torch.export and ONNX",
     "convert": "weights to and from other libraries",
@@ -82,8 +83,13 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     """Add ``--register`` and ``--import``, for :func:`~focal_retina.engine.prepare_process`."""
     add = partial(parser.add_argument, action="append", default=[])
-    what = "register a COCO-format data set, for DATASETS.TRAIN and TEST; repeatable"
-    add("--register", metavar="NAME=ANNOTATIONS.json:IMAGE_DIR", help=what)
+    what = (
+        "register a data set, for DATASETS.TRAIN and TEST: COCO's ANNOTATIONS.json, or with the "
+        "folder of its images, ANNOTATIONS.json:IMAGE_DIR; YOLO's data.yaml; a folder of Pascal "
+        "VOC xml; CVAT's annotations.xml. Splits become sets of their own, NAME_train, NAME_val "
+        "and NAME_test, by the names that they have; repeatable"
+    )
+    add("--register", metavar="NAME=PATH", help=what)
     what = "import a file first, such as one that registers a loss; repeatable"
     add("--import", dest="imports", metavar="FILE.py", help=what)
 

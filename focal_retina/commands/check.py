@@ -2,7 +2,7 @@
 
     focal-retina check --config-file configs/quickstart/shapes.yaml
     focal-retina check --config-file FILE --register mine=train.json:images \\
-        --html report.html DATASETS.TRAIN "('mine',)" DATASETS.TEST "()"
+        --html report.html --pictures sheet.png DATASETS.TRAIN "('mine',)" DATASETS.TEST "()"
 
 Exit status 1: errors were found; 2: the config or an annotation file can't be read.
 """
@@ -17,21 +17,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--config-file", required=True, metavar="FILE", help="its DATASETS.TRAIN and TEST")
     add("--html", type=Path, metavar="FILE", help="write a report to FILE, too")
-    add("--all-images", action="store_true", help="decode all, not only a sample")
+    add("--all-images", action="store_true", help="decode and compare all, not only a sample")
+    add("--pictures", type=Path, metavar="FILE.png", help="draw training images, augmented")
     add_config_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     from ..dataset_check.report import config_problems, inspect_datasets, write_html
-    from ..engine import load_config, user_errors
+    from ..engine import Trainer, load_config, user_errors
     from ..engine.config_checks import check_model
+    from ..engine.training_pictures import draw_training_images
+    from ..modeling import FocalRetinaNet
 
-    cfg = load_config(args.config_file, args.opts, **data_of(args))
+    opts = [*args.opts, "DATALOADER.NUM_WORKERS", "0"]
+    cfg = load_config(args.config_file, opts, **data_of(args))
     with user_errors():
+        if args.pictures and not cfg.DATASETS.TRAIN:
+            raise ValueError("--pictures draws images of DATASETS.TRAIN, which is empty")
         check_model(cfg)
         problems = config_problems(cfg)
         reports = inspect_datasets(cfg, all_images=args.all_images)
         if args.html:
             write_html(reports, problems, args.config_file, args.html)
-    print("\n\n".join([*problems, *map(str, reports)]))
-    return int(bool(problems) or any(x.of_degree("error") for x in reports))
+        print("\n\n".join([*problems, *map(str, reports)]))
+        failed = bool(problems) or any(x.of_degree("error") for x in reports)
+        if args.pictures and failed:
+            print(f"\n{args.pictures} is not drawn: correct the errors first")
+        elif args.pictures:
+            batches, names = Trainer.build_train_loader(cfg), reports[0].table.class_names
+            pictures = cfg.INPUT.FORMAT, names, args.pictures
+            draw_training_images(FocalRetinaNet(cfg), batches, *pictures)
+    return int(failed)

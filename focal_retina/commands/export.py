@@ -43,6 +43,8 @@ def run(args: argparse.Namespace) -> int:
         paths = write_targets(model, meta, folder, calibration)
         predictors = load_all(model, meta, paths)
     print(f"written: {', '.join(map(str, paths.values()))}", flush=True)
+    if meta.threshold is not None:
+        print(f"meta.json has the score threshold of the best F1, {meta.threshold:.3f}")
     agrees = compare_all(predictors, images)
     if args.evaluate:
         print(ap_table(predictors, cfg.DATASETS.TEST, Path(cfg.OUTPUT_DIR, "inference")))

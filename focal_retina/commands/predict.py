@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--allow-code", action="store_true", help="open a .pt2, running Python code that is in it")
     add("--output", type=Path, metavar="DIR", help="pictures and videos go here")
     add("--json", type=Path, metavar="FILE", help="detections in COCO's format")
-    add("--threshold", type=float, default=0.5, help="lowest score")
+    add("--threshold", type=float, help="lowest score; default: the model's, of its best F1, or .5")
     add("--batch-size", type=int, default=1, help="exported files take 1 at a time")
     add_data_arguments(parser)
     what = "files, folders, globs or webcams; then KEY VALUE"
@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
 
     if not (args.output or args.json):
         raise UserError("nothing to write: name --output, --json or both")
-    if not 0 <= args.threshold <= 1 or args.batch_size < 1:
+    if not 0 <= (args.threshold or 0) <= 1 or args.batch_size < 1:
         raise UserError("--threshold: from 0 to 1; --batch-size: at least 1")
     inputs, opts = split_options(args.words)
     sources = find_sources(inputs)
@@ -47,11 +47,16 @@ def run(args: argparse.Namespace) -> int:
     with user_errors():
         how = {**data_of(args), "allow_code": args.allow_code}
         predictor = load_predictor(args.model or args.config_file, opts, **how)
+        meta, threshold = predictor.meta, args.threshold
+        if threshold is None:
+            threshold = max(0.5 if meta.threshold is None else meta.threshold, meta.score_thresh)
+            origin = "the default" if meta.threshold is None else "the model's, of its best F1"
+            print(f"score threshold {threshold:.3f}: {origin}; --threshold sets another")
         if args.json:
-            writers.append(CocoWriter(args.json, predictor.meta))
+            writers.append(CocoWriter(args.json, meta))
         if args.output:
-            writers.append(PictureWriter(args.output, sources, predictor.meta.classes))
-    limits = {"batch_size": args.batch_size, "threshold": args.threshold}
+            writers.append(PictureWriter(args.output, sources, meta.classes))
+    limits = {"batch_size": args.batch_size, "threshold": threshold}
     try:
         failed = predict_sources(predictor, sources, writers, **limits)
     except OSError as error:  # of a source it would be passed over

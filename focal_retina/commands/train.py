@@ -11,6 +11,7 @@ train_net.py …
 """
 
 import argparse
+import itertools
 import logging
 import os
 from contextlib import nullcontext
@@ -67,7 +68,10 @@ def main(args: argparse.Namespace, cfg: Any) -> int:
 
 
 def evaluate(args: argparse.Namespace, cfg: Any) -> int:
+    from detectron2.utils import comm
+
     from .. import engine
+    from ..figures.evaluation import draw_evaluation
 
     with engine.user_errors():
         model = engine.load_trained_model(cfg, resume=args.resume)
@@ -75,7 +79,11 @@ def evaluate(args: argparse.Namespace, cfg: Any) -> int:
         engine.Trainer.test(cfg, model)
         if cfg.TEST.AUG.ENABLED:
             engine.Trainer.test_with_TTA(cfg, model)
-    _logger.info(f"detections and precision–recall: {Path(cfg.OUTPUT_DIR, 'inference')}")
+    folders = ["inference", *["TTA/inference"] * cfg.TEST.AUG.ENABLED]
+    for folder, name in itertools.product(folders, cfg.DATASETS.TEST):
+        if comm.is_main_process():
+            draw_evaluation(Path(cfg.OUTPUT_DIR, folder, name))
+    _logger.info(f"detections, numbers by class, pictures: {Path(cfg.OUTPUT_DIR, 'inference')}")
     return 0
 
 

@@ -1,11 +1,12 @@
-"""The classes of a model: kept beside its weights, and compared by name with those of data sets."""
+"""The classes of a model: kept beside its weights, as its score threshold is, and compared by name
+with those of data sets."""
 
 import difflib
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
@@ -14,6 +15,7 @@ from ..files import write_json
 from .coco import SPEC, read_coco_json
 
 CLASSES_FILE = "classes.json"  # the "categories" of COCO json, in the order of the classes
+THRESHOLD_FILE = "threshold.json"  # the score of the best F1, and the set on which it was chosen
 
 
 class Classes(NamedTuple):
@@ -24,7 +26,9 @@ class Classes(NamedTuple):
 
 
 def save_classes(cfg: CfgNode, folder: Path) -> None:
-    """Write the classes of DATASETS.TRAIN to ``folder``, where their names are known."""
+    """Write the classes of DATASETS.TRAIN to ``folder``, where their names are known, for a new
+    training: the threshold of an earlier one goes."""
+    (folder / THRESHOLD_FILE).unlink(missing_ok=True)
     if classes := training_classes(cfg):
         categories = [{"id": i, "name": name} for name, i in zip(*classes, strict=True)]
         write_json(folder / CLASSES_FILE, categories)
@@ -32,15 +36,27 @@ def save_classes(cfg: CfgNode, folder: Path) -> None:
 
 def model_classes(cfg: CfgNode) -> Classes | None:
     """Of the file beside MODEL.WEIGHTS, else of the training. ValueError: the file is damaged."""
-    weights = cfg.MODEL.WEIGHTS
-    path = Path(weights).parent / CLASSES_FILE
-    if not weights or "://" in weights or not path.is_file():
-        return training_classes(cfg)
-    try:
-        categories = json.loads(path.read_text(encoding="utf-8"))
+
+    def read(categories: Any) -> Classes:
         return Classes([str(x["name"]) for x in categories], [int(x["id"]) for x in categories])
+
+    return _beside_weights(cfg, CLASSES_FILE, read) or training_classes(cfg)
+
+
+def model_threshold(cfg: CfgNode) -> float | None:
+    """The score threshold that a training left beside MODEL.WEIGHTS. ValueError: it is damaged."""
+    return _beside_weights(cfg, THRESHOLD_FILE, lambda content: float(content["threshold"]))
+
+
+def _beside_weights(cfg: CfgNode, file_name: str, read: Callable[[Any], Any]) -> Any:
+    weights = cfg.MODEL.WEIGHTS
+    path = Path(weights).parent / file_name
+    if not weights or "://" in weights or not path.is_file():
+        return None
+    try:
+        return read(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{path} is not a list of categories ({error}): remove it") from error
+        raise ValueError(f"{path} is damaged ({error!r}): remove it") from error
 
 
 def training_classes(cfg: CfgNode) -> Classes | None:

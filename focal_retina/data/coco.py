@@ -19,29 +19,42 @@ from detectron2.utils.file_io import PathManager
 from iopath.common.file_io import get_cache_dir
 
 from ..files import atomic_write
+from .formats import convert_to_coco
 
 _logger = logging.getLogger(__name__)
 
 _SHOWN = 5  # malformed entries that a message lists
 _LARGEST = 1e308  # json's integers have no bound, float64 has
-SPEC = "NAME=ANNOTATIONS.json:IMAGE_DIR"
+SPEC = "NAME=ANNOTATIONS.json:IMAGE_DIR, or NAME=PATH of a COCO, YOLO, VOC or CVAT set"
 
 
-def register_from_spec(spec: str) -> None:
-    """Register what `--register` names, see :func:`parse_registration`."""
-    register_coco_json(*parse_registration(spec))
+def register_from_spec(spec: str) -> list[str]:
+    """Register what `--register` names, see :func:`parse_registration`. Returns the names: NAME, or
+    NAME_train, NAME_val and so on of a data set that comes in splits."""
+    name, path, image_root = parse_registration(spec)
+    if image_root or path.lower().endswith(".json"):
+        register_coco_json(name, path, image_root)
+        return [name]
+    json_files, image_root = convert_to_coco(Path(path))
+    names = {split: f"{name}_{split}" if split else name for split in json_files}
+    for split, json_file in json_files.items():
+        register_coco_json(names[split], json_file, image_root)
+    return [*names.values()]
 
 
-def parse_registration(spec: str) -> tuple[str, str, str]:
-    """Name, annotation file and image folder. Paths may hold colons, and begin with `~`.
-    ValueError: a part is missing. FileNotFoundError: a path leads nowhere."""
+def parse_registration(spec: str) -> tuple[str, str, str | None]:
+    """Name, annotations, and the image folder if one is named behind a colon. Paths may hold
+    colons, and begin with `~`. ValueError: a part is missing. FileNotFoundError: a path leads
+    nowhere."""
     name, _, paths = spec.partition("=")
-    colons = [i for i, x in enumerate(paths) if x == ":" and paths[:i] and paths[i + 1 :]]
-    if not name.strip() or not colons:
+    if not name.strip() or not paths:
         raise ValueError(f"cannot register {spec!r}: expected {SPEC}")
+    if os.path.exists(data := os.path.expanduser(paths)):
+        return name, data, None
+    colons = [i for i, x in enumerate(paths) if x == ":" and paths[:i] and paths[i + 1 :]]
     splits = [tuple(map(os.path.expanduser, (paths[:i], paths[i + 1 :]))) for i in colons]
     existing = [x for x in splits if os.path.isfile(x[0]) and os.path.isdir(x[1])]
-    json_file, image_root = (existing or splits)[-1]
+    json_file, image_root = (existing or splits or [(data, ".")])[-1]
     if not os.path.isfile(json_file):
         raise FileNotFoundError(f"cannot register {name!r}: no annotation file {json_file}")
     if not os.path.isdir(image_root):
@@ -49,24 +62,40 @@ def parse_registration(spec: str) -> tuple[str, str, str]:
     return name, json_file, image_root
 
 
-def register_coco_json(name: str, json_file: str, image_root: str) -> None:
-    """Register a data set in COCO format with Detectron2, its classes known at once. ValueError:
-    the file is not COCO json, or the name is taken by another set."""
+def register_coco_json(name: str, json_file: str, image_root: str | None = None) -> None:
+    """Register a data set in COCO format with Detectron2, its classes known at once. Without
+    ``image_root`` the images lie beside the file or in its ``images/``. ValueError: the file is not
+    COCO json, or the name is taken by another set. FileNotFoundError: there is no first image."""
     if MetadataCatalog.get(name).get("announced"):
         MetadataCatalog.pop(name)  # the classes of a checkpoint; the set's own are known now
     original, json_file = json_file, _in_utf8(json_file)
     metadata = MetadataCatalog.get(name)
     if name in DatasetCatalog:
-        if (metadata.get("json_file"), metadata.get("image_root")) == (json_file, image_root):
+        same_root = image_root in (None, metadata.get("image_root"))
+        if metadata.get("json_file") == json_file and same_root:
             return
         raise ValueError(f"the name {name!r} is taken by another data set: choose a new one")
-    categories = read_coco_json(original)["categories"]
+    content = read_coco_json(original)
+    image_root = image_root or _find_image_root(original, content["images"])
     # Detectron2 finds the same when it loads the set; the class count is checked before that.
+    categories = content["categories"]
     classes = {
         "thing_classes": [c["name"] for c in categories],
         "thing_dataset_id_to_contiguous_id": {c["id"]: i for i, c in enumerate(categories)},
     }
     register_coco_instances(name, classes, json_file, image_root)
+
+
+def _find_image_root(json_file: str, images: list[dict[str, Any]]) -> str:
+    folder = Path(json_file).parent
+    names = [x["file_name"] for x in images[:1]]
+    for root in (folder, folder / "images"):
+        if all((root / x).is_file() for x in names):
+            return str(root)
+    raise FileNotFoundError(
+        f"{json_file}: its first image, {names[0]}, is not beside it and not in images/: "
+        "name the folder of the images, --register NAME=ANNOTATIONS.json:IMAGE_DIR"
+    )
 
 
 def _in_utf8(json_file: str) -> str:

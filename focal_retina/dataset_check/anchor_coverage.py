@@ -17,7 +17,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_anchor_generator, build_backbone
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 
-from .checks import CHECKS, box_faults
+from .checks import sound_objects
 from .table import AnnotationTable
 
 SIZE_BUCKETS = ("small", "medium", "large")
@@ -117,10 +117,7 @@ def resized_objects(
     ``short_edge`` 0: not at all. Boxes cut at the border, float64 (M, 4), x1, y1, x2, y2; width and
     height of their images (M, 2); and which annotations they are, int64 (M,)."""
     sizes = table.sizes_of_images
-    usable = ~table.is_crowd & (table.class_index >= 0) & (sizes > 0).all(axis=1)
-    faults = box_faults(table.boxes, sizes).items()
-    usable &= ~np.any([mask for name, mask in faults if CHECKS[name].skipped], axis=0)
-    indices = np.flatnonzero(usable)
+    indices = np.flatnonzero(sound_objects(table) & (sizes > 0).all(axis=1))
     boxes, sizes = table.boxes[indices], sizes[indices]
     corners = np.hstack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]])
     corners = np.clip(corners, 0, np.tile(sizes, 2))

@@ -9,8 +9,7 @@ Reports quote the docstring, which says why the fault matters. Degrees:
 - ``note``: a fact of the data set, in the report only.
 """
 
-from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +17,7 @@ import numpy as np
 from ..evaluation.coco_evaluator import has_false_area
 from .table import OVERHANG, AnnotationTable, guess_format, why_missing
 
+_RARE = 0.02  # of the most frequent class's objects
 _THIN = 1e-5  # Detectron2's mapper drops boxes up to this wide or high
 
 Indices = Sequence[int] | np.ndarray  # of faulty entries
@@ -47,7 +47,7 @@ def check(title: str, degree: str, *, skipped: str = "", boxes: bool = False) ->
             _BOX_TESTS[name] = function
 
             def find(table: AnnotationTable) -> Faults:
-                return _annotations(table, box_faults(table.boxes, table.sizes_of_images)[name])
+                return of_annotations(table, box_faults(table.boxes, table.sizes_of_images)[name])
 
         CHECKS[name] = Check(name, function.__doc__ or "", title, degree, skipped, find)
         return function
@@ -66,48 +66,29 @@ def box_faults(boxes: np.ndarray, image_sizes: np.ndarray) -> dict[str, np.ndarr
     return faults
 
 
-@check("images with the same id", "error")
-def duplicate_image_id(table: AnnotationTable) -> Faults:
-    """only the last of them would be loaded"""
-    names = table.file_names
-    return _repeated(table.image_ids, lambda x, at: f"{names[at[0]]}, image {x}, {len(at)} times")
-
-
-@check("one file listed several times, with different objects", "error")
-def conflicting_image(table: AnnotationTable) -> Faults:
-    """what is an object in one entry is background in another"""
-    return _repeated_files(table, agree=False)
-
-
-@check("one file listed several times, with the same objects", "warning")
-def repeated_image(table: AnnotationTable) -> Faults:
-    """the image counts several times, in the evaluation too"""
-    return _repeated_files(table, agree=True)
-
-
 @check("image sizes that are not positive", "error", skipped="image")
 def image_size(table: AnnotationTable) -> Faults:
     """boxes can't be placed in them"""
     wrong = np.flatnonzero((table.image_sizes <= 0).any(axis=1))
-    return _images(table, wrong, lambda i: "{:g}×{:g}".format(*table.image_sizes[i]))
+    return of_images(table, wrong, lambda i: "{:g}×{:g}".format(*table.image_sizes[i]))
 
 
 @check("images without a file", "error", skipped="image")
 def missing_image(table: AnnotationTable) -> Faults:
     """reading one would stop the training"""
-    return _images(table, table.files.missing, lambda i: why_missing(table.file_names[i]))
+    return of_images(table, table.files.missing, lambda i: why_missing(table.file_names[i]))
 
 
 @check("images that can't be decoded", "error", skipped="image")
 def unreadable_image(table: AnnotationTable) -> Faults:
     """reading one would stop the training"""
-    return _images(table, list(table.files.unreadable), table.files.unreadable.__getitem__)
+    return of_images(table, list(table.files.unreadable), table.files.unreadable.__getitem__)
 
 
 @check("images of 16 bits", "warning")
 def deep_image(table: AnnotationTable) -> Faults:
     """their upper 8 bits are read: stretch dark ones before the training"""
-    return _images(table, table.files.deep)
+    return of_images(table, table.files.deep)
 
 
 @check("images whose size is not the annotated one", "error", skipped="image")
@@ -117,20 +98,14 @@ def wrong_size(table: AnnotationTable) -> Faults:
     is_known = np.isfinite(annotated).all(axis=1)
     wrong = [i for i, size in sizes.items() if is_known[i] and tuple(annotated[i]) != size]
     text = "annotated as {:g}×{:g}, is {}×{}"
-    return _images(table, wrong, lambda i: text.format(*annotated[i], *sizes[i]))
-
-
-@check("annotations with the same id", "error")
-def duplicate_annotation_id(table: AnnotationTable) -> Faults:
-    """Detectron2 refuses the file"""
-    return _repeated(table.annotation_ids, lambda x, at: f"annotation {x}, {len(at)} times")
+    return of_images(table, wrong, lambda i: text.format(*annotated[i], *sizes[i]))
 
 
 @check("annotation id 0", "warning")
 def annotation_id_zero(table: AnnotationTable) -> Faults:
     """counted here as any other; pycocotools would count the object as missed"""
     is_zero = [x == 0 for x in table.annotation_ids]
-    return _annotations(table, is_zero, lambda _: "number them from 1")
+    return of_annotations(table, is_zero, lambda _: "number them from 1")
 
 
 @check("annotations of images that are not listed", "error", skipped="object")
@@ -144,14 +119,14 @@ def unknown_image(table: AnnotationTable) -> Faults:
         hint = "" if twin is None else f", but {twin!r} is: write both as integers"
         return f"its image_id {image_id!r} is not listed{hint}"
 
-    return _annotations(table, table.image_index < 0, why)
+    return of_annotations(table, table.image_index < 0, why)
 
 
 @check("annotations of categories that are not listed", "error")
 def unknown_category(table: AnnotationTable) -> Faults:
     """Detectron2 stops at them"""
     text, entries = "category {category_id} is not listed", table.annotations
-    return _annotations(table, table.class_index < 0, lambda i: text.format_map(entries[i]))
+    return of_annotations(table, table.class_index < 0, lambda i: text.format_map(entries[i]))
 
 
 @check("boxes with NaN or infinite numbers", "error", skipped="object", boxes=True)
@@ -195,7 +170,8 @@ def box_format(table: AnnotationTable) -> Faults:
 @check("objects whose polygons have fewer than three points", "tolerated", skipped="object")
 def no_polygon(table: AnnotationTable) -> Faults:
     """Detectron2 drops the object, box and all; remove the segmentation to keep it"""
-    return _annotations(table, [_has_no_polygon(x.get("segmentation")) for x in table.annotations])
+    no_polygon = [_has_no_polygon(x.get("segmentation")) for x in table.annotations]
+    return of_annotations(table, no_polygon)
 
 
 @check("areas that can't be true", "warning")
@@ -203,7 +179,7 @@ def false_area(table: AnnotationTable) -> Faults:
     """no positive numbers, or the same for all; APs, APm and APl go by the areas of the boxes"""
     has_area = np.array(["area" in x for x in table.annotations], dtype=bool)
     is_false = has_area & has_false_area(table.annotations)
-    return _annotations(table, is_false, lambda _: "the area of its box counts")
+    return of_annotations(table, is_false, lambda _: "the area of its box counts")
 
 
 @check("no object to learn from", "needed")
@@ -219,17 +195,18 @@ def class_without_objects(table: AnnotationTable) -> Faults:
     return np.flatnonzero(table.class_counts == 0), lambda i: f"category {ids[i]}, {names[i]}"
 
 
-@check("categories of the same name", "warning")
-def same_name(table: AnnotationTable) -> Faults:
-    """they are learned as different classes"""
-    ids = np.array(table.category_ids, dtype=str)
-    return _repeated(table.class_names, lambda x, at: f"categories {', '.join(ids[at])}, {x}")
+@check("classes with less than 2% of the objects of the most frequent one", "note")
+def rare_class(table: AnnotationTable) -> Faults:
+    """SAMPLER_TRAIN RepeatFactorTrainingSampler repeats them, CLASS_ALPHA auto weighs them more"""
+    counts, names, total = table.class_counts, table.class_names, table.class_counts.sum()
+    are_rare = (counts > 0) & (counts < _RARE * counts.max(initial=0)) & (not table.trained)
+    return np.flatnonzero(are_rare), lambda i: f"{names[i]}, {counts[i]:,} of {total:,} objects"
 
 
 @check("images without objects", "note")
 def empty_images(table: AnnotationTable) -> Faults:
     """left out of the training where DATALOADER.FILTER_EMPTY_ANNOTATIONS"""
-    return _images(table, table.empty_images)
+    return of_images(table, table.empty_images)
 
 
 @check("gaps in the category ids", "note")
@@ -239,7 +216,7 @@ def category_gaps(table: AnnotationTable) -> Faults:
     return np.flatnonzero(np.diff(ids) > 1), lambda i: f"{ids[i]} to {ids[i + 1]}"
 
 
-def _annotations(
+def of_annotations(
     table: AnnotationTable, is_faulty: Sequence[bool] | np.ndarray, why: Describe | None = None
 ) -> Faults:
     """Faults of the annotations in a mask, bool (M,); ``why`` says by default what box it is."""
@@ -256,7 +233,7 @@ def _annotations(
     return np.flatnonzero(is_faulty), describe
 
 
-def _images(table: AnnotationTable, indices: Indices, why: Describe | None = None) -> Faults:
+def of_images(table: AnnotationTable, indices: Indices, why: Describe | None = None) -> Faults:
     def describe(index: int) -> str:
         entry = f"{table.file_names[index]}, image {table.image_ids[index]}"
         return f"{entry}, {why(index)}" if why else entry
@@ -264,34 +241,13 @@ def _images(table: AnnotationTable, indices: Indices, why: Describe | None = Non
     return indices, describe
 
 
+def sound_objects(table: AnnotationTable) -> np.ndarray:
+    """Which annotations, bool (M,), are objects of a listed image and class with a usable box."""
+    faults = box_faults(table.boxes, table.sizes_of_images).items()
+    is_faulty = np.any([mask for name, mask in faults if CHECKS[name].skipped], axis=0)
+    return ~table.is_crowd & (table.class_index >= 0) & (table.image_index >= 0) & ~is_faulty
+
+
 def _has_no_polygon(segmentation: Any) -> bool:
     are_contours = isinstance(segmentation, list) and len(segmentation) > 0
     return are_contours and not any(len(x) >= 6 and len(x) % 2 == 0 for x in segmentation)
-
-
-def _repeated(
-    values: Sequence[Hashable],
-    describe: Callable[[Any, list[int]], str],
-    keep: Callable[[list[int]], bool] = lambda _: True,
-) -> Faults:
-    """Values that occur more than once; ``describe`` and ``keep`` take where."""
-    times, places = Counter(values), defaultdict(list)
-    for index, value in enumerate(values):
-        if times[value] > 1:
-            places[value].append(index)
-    found = [(value, at) for value, at in places.items() if keep(at)]
-    return range(len(found)), lambda index: describe(*found[index])
-
-
-def _repeated_files(table: AnnotationTable, *, agree: bool) -> Faults:
-    """Files that are listed several times, with the same objects (``agree``) or others."""
-    names, times, ids = table.file_names, Counter(table.file_names), table.image_ids
-    contents: dict[int, list] = {i: [] for i, name in enumerate(names) if times[name] > 1}
-    for index in np.flatnonzero(np.isin(table.image_index, list(contents))):
-        objects = contents[table.image_index[index]]
-        objects.append((table.class_index[index], *table.boxes[index]))
-    return _repeated(
-        names,
-        lambda x, at: f"{x}, images {', '.join(str(ids[i]) for i in at[:5])}, {len(at)} times",
-        lambda at: (len({tuple(sorted(contents[i])) for i in at}) == 1) == agree,
-    )

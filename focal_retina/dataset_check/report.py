@@ -13,12 +13,12 @@ from detectron2.utils import comm
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ..data.classes import check_classes, dataset_classes
+from ..data.image_files import inspect_images
 from . import anchor_coverage
 from .checks import CHECKS, Check, Indices, box_faults
 from .table import (
     AnnotationTable,
     NotRecordsError,
-    inspect_images,
     is_generated,
     load_table,
     record_table,
@@ -68,11 +68,13 @@ class DatasetReport:
 
     def summary(self) -> str:
         table, empty = self.table, len(self.table.empty_images)
+        num_compared = sum(len(x.files.hashes) for x in table.trained)
+        compared = f" and compared with {num_compared:,} of the training" if table.trained else ""
         return (
             f"{self.name}: {len(table.image_ids):,} images, {table.class_counts.sum():,} objects "
             f"of {len(table.class_names)} classes, {empty:,} images without objects "
             f"({empty / max(1, len(table.image_ids)):.1%}), {table.is_crowd.sum():,} crowds; "
-            f"{len(table.files.sizes) + len(table.files.unreadable):,} images decoded"
+            f"{len(table.files.sizes) + len(table.files.unreadable):,} images decoded{compared}"
         )
 
     def __str__(self) -> str:
@@ -88,10 +90,14 @@ class DatasetReport:
         return "\n".join(lines)
 
 
-def check_dataset(name: str, *, training: bool = True, num_decoded: int) -> DatasetReport:
-    """Arguments and errors are those of :func:`.inspect_images` and :func:`.load_table`."""
+def check_dataset(
+    name: str, *, training: bool = True, num_decoded: int, others: Iterable[DatasetReport] = ()
+) -> DatasetReport:
+    """A set that is only evaluated is compared with the training sets among ``others``. Further
+    arguments and errors are those of :func:`.inspect_images` and :func:`.load_table`."""
     table = load_table(name)
-    table = replace(table, files=inspect_images(table.file_names, num_decoded))
+    trained = [x.table for x in others if x.training and not training]
+    table = replace(table, files=inspect_images(table.file_names, num_decoded), trained=trained)
     findings = []
     for check in CHECKS.values():
         indices, describe = check.find(table)
@@ -116,11 +122,13 @@ def check_datasets(
         raise ValueError(f"{key} is {mode!r}; use one of error, skip, off")
     train = list(train)
     names = [] if mode == "off" else [x for x in [*train, *test] if not is_generated(x)]
-    reports = []
+    reports: list[DatasetReport] = []
     for name in dict.fromkeys(names):
         try:
-            reports.append(check_dataset(name, training=name in train, num_decoded=num_decoded))
-            _judge(reports[-1], mode)
+            trains = name in train
+            report = check_dataset(name, training=trains, num_decoded=num_decoded, others=reports)
+            _judge(report, mode)
+            reports.append(report)
         except NotRecordsError as error:
             _logger.warning("%s: it is not checked", error)
     return reports
@@ -216,10 +224,10 @@ def inspect_datasets(cfg: CfgNode, *, all_images: bool = False) -> list[DatasetR
     ``all_images`` decodes all, rather than DATA_CHECK.NUM_DECODED of them."""
     grid = anchor_coverage.build_anchor_grid(cfg)
     num_decoded = -1 if all_images else cfg.MODEL.FOCAL_RETINA.DATA_CHECK.NUM_DECODED
-    reports = []
+    reports: list[DatasetReport] = []
     for name in dict.fromkeys([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]):
         training = name in cfg.DATASETS.TRAIN
-        report = check_dataset(name, training=training, num_decoded=num_decoded)
+        report = check_dataset(name, training=training, num_decoded=num_decoded, others=reports)
         size = anchor_coverage.input_size(cfg, training=training)
         coverage = anchor_coverage.measure_coverage(report.table, grid, *size, suggest=training)
         reports.append(replace(report, coverage=coverage))

@@ -1,4 +1,4 @@
-"""A data set as columns, which checks and statistics read at array speed, and its image files.
+"""A data set as columns, which checks and statistics read at array speed.
 
 Shapes: N images, M annotations, K classes.
 """
@@ -6,21 +6,17 @@ Shapes: N images, M annotations, K classes.
 import os
 import urllib.parse
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
-from detectron2.utils.file_io import PathManager
-from PIL import Image
-from tqdm import tqdm
 
 from ..data.coco import read_coco_json
-from ..data.images import has_16_bits, in_one_line, read_image
+from ..data.image_files import NOT_INSPECTED, ImageFiles
 
 OVERHANG = 1.0  # pixels by which a box may reach over the border, which rounding explains
 _MOSTLY_OUTSIDE = 0.1  # share of boxes over the border from which on they have another format
@@ -29,18 +25,6 @@ _MOST = 0.95  # share of boxes that fit another format
 
 class NotRecordsError(ValueError):
     """The data set is not a list of records, but such as a torch Dataset."""
-
-
-class ImageFiles(NamedTuple):
-    """What is known of a data set's image files, by the images' index."""
-
-    missing: list[int]  # images without a regular file
-    unreadable: dict[int, str]  # why an image cannot be decoded
-    sizes: dict[int, tuple[int, int]]  # width, height of those that can
-    deep: list[int]  # images of 16 bits
-
-
-_NOT_INSPECTED = ImageFiles([], {}, {}, [])
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +41,8 @@ class AnnotationTable:
     image_index: np.ndarray  # int64 (M,): the annotation's image, -1 if it is not listed
     class_index: np.ndarray  # int64 (M,), -1 if the category is not listed
     boxes: np.ndarray  # float64 (M, 4): x, y, width, height in pixels of the image
-    files: ImageFiles = _NOT_INSPECTED
+    files: ImageFiles = NOT_INSPECTED
+    trained: Sequence["AnnotationTable"] = ()  # the sets that a set is compared with
 
     @cached_property
     def annotation_ids(self) -> list[int | str]:
@@ -197,33 +182,6 @@ def guess_format(boxes: np.ndarray, image_sizes: np.ndarray) -> str | None:
     return f"{fitting}: read as [x, y, width, height], {outside:.0%} leave their image"
 
 
-def inspect_images(file_names: list[str], num_decoded: int) -> ImageFiles:
-    """Look for every file; URLs count as present. Decode ``num_decoded`` images, drawn with a fixed
-    seed, and every empty file; below 0: all."""
-    # Regular files alone: opening a pipe or a device could wait forever.
-    is_local = [os.path.isfile(name) for name in file_names]
-    sample = [i for i, name in enumerate(file_names) if is_local[i] or "://" in name]
-    files = ImageFiles(sorted({*range(len(file_names))}.difference(sample)), {}, {}, [])
-    if 0 <= num_decoded < len(sample):
-        drawn = np.random.default_rng(0).choice(sample, num_decoded, replace=False)
-        empty = [i for i in sample if is_local[i] and os.path.getsize(file_names[i]) == 0]
-        sample = sorted({*drawn.tolist(), *empty})
-    pool = ThreadPoolExecutor(os.cpu_count())  # Pillow decodes without the GIL
-    try:
-        outcomes = pool.map(_decode, [file_names[i] for i in sample])
-        progress = tqdm(outcomes, "decoding images", len(sample), delay=5, unit="image")
-        for index, outcome in zip(sample, progress, strict=True):
-            if isinstance(outcome, str):
-                files.unreadable[index] = outcome
-                continue
-            files.sizes[index] = outcome[:2]
-            if outcome[2]:
-                files.deep.append(index)
-    finally:
-        pool.shutdown(cancel_futures=True)  # after Ctrl-C, too
-    return files
-
-
 def why_missing(file_name: str) -> str:
     """That there is no such file, and the name of the one that may be meant."""
     plain = Path(urllib.parse.unquote(file_name.replace("\\", "/")))
@@ -232,13 +190,3 @@ def why_missing(file_name: str) -> str:
     suffixes = [plain.with_suffix(change(plain.suffix)) for change in (str.lower, str.upper)]
     meant = next((path for path in [plain, *suffixes, *shorter] if os.path.isfile(path)), None)
     return f"no such file, but {meant}: correct file_name" if meant else "no such file"
-
-
-def _decode(file_name: str) -> tuple[int, int, bool] | str:
-    """Width and height of an image, and whether it has 16 bits; or why it cannot be decoded."""
-    try:
-        height, width = read_image(file_name).shape[:2]  # as the mapper will, turned by its EXIF
-        with PathManager.open(file_name, "rb") as file:
-            return width, height, has_16_bits(Image.open(file))
-    except Exception as error:  # Pillow's decoders raise whatever their format suggests
-        return in_one_line(error)

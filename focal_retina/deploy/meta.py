@@ -13,7 +13,7 @@ from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.modeling.box_regression import Box2BoxTransform
 from torch import Tensor
 
-from ..data.classes import model_classes
+from ..data.classes import model_classes, model_threshold
 from ..files import write_json
 from ..modeling import DensePostprocessor, FocalRetinaNet
 
@@ -66,6 +66,8 @@ class ModelMeta:
     max_detections: int
     box_weights: list[float]  # of Detectron2's Box2BoxTransform
     preprocessing: Preprocessing
+    # The lowest score of what is shown, that of the best F1; None: the training left none.
+    threshold: float | None = None
 
     def postprocessor(self) -> DensePostprocessor:
         """What makes detections of a graph's dense predictions."""
@@ -123,4 +125,5 @@ def build_meta(cfg: CfgNode, model: FocalRetinaNet, *, with_nms: bool = True) ->
             # torch.export takes maps of one row or column for a case of their own.
             smallest_side=(coarsest // divisibility + 1) * divisibility,
         ),
+        threshold=model_threshold(cfg),
     )

@@ -112,7 +112,7 @@ def _find_device(name: str, num_processes: int) -> str:
 
 def prepare_process(imports: Sequence[str], register: Sequence[str]) -> None:
     """Fill this process's registries: import Python files, such as one that registers a loss, and
-    register data sets, each ``NAME=ANNOTATIONS.json:IMAGE_DIR``. Again changes nothing."""
+    register data sets, each ``NAME=PATH``, see ``--register``. Again changes nothing."""
     for path in imports:
         _import_file(Path(path).resolve())
     for spec in register:

@@ -170,7 +170,9 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
-        return build_evaluator(dataset_name, str(Path(cfg.OUTPUT_DIR, "inference", dataset_name)))
+        folder = Path(cfg.OUTPUT_DIR, "inference", dataset_name)
+        limit = cfg.TEST.DETECTIONS_PER_IMAGE
+        return build_evaluator(dataset_name, str(folder), max_dets=limit)
 
     def build_writers(self) -> list[EventWriter]:
         """Detectron2's: progress on the console, metrics.json, TensorBoard."""

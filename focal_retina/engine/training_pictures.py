@@ -1,9 +1,12 @@
 """What a training works on, as pictures for TensorBoard, every ``VIS_PERIOD`` iterations: the first
-image of the batch, in the size and augmentation that the network sees. A training goes the same way
-with and without pictures. Shapes: R anchors of all levels, M objects.
+image of the batch, in the size and augmentation that the network sees; and a sheet of such images.
+A training goes the same way with and without pictures. Shapes: R anchors of all levels, M objects.
 """
 
+import itertools
+from collections.abc import Iterable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,11 +18,13 @@ from detectron2.structures.boxes import matched_pairwise_iou
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ..drawing import Outline, draw_outlines
+from ..drawing import Outline, draw_outlines, save_sheet
+from ..modeling import FocalRetinaNet
 
 _MAX_ANCHORS = 16  # of a kind; more hide the image
 _MAX_ANCHORS_OF_OBJECT = 6
 _MAX_DETECTIONS = 20  # as many as Detectron2 draws
+_MAX_IMAGES, _COLUMNS, _SHEET_SIDE = 12, 4, 480  # of a sheet; pixels of an image's longer side
 _MIN_SIDE = 640  # pixels of a picture's longer side; a smaller image is enlarged
 _BLUE, _ORANGE, _GRAY, _WHITE = "#00b7ff", "#ff7a1a", "#9fb6d9", "#ffffff"
 _OBJECT_COLORS = ("#ffb000", "#00b7ff", "#ff4f9a", "#2bd96b", "#a57bff", "#e8e337", "#00d5c3")
@@ -104,20 +109,51 @@ def draw_training_pictures(
     }
 
 
+@torch.no_grad()
+def draw_training_images(
+    model: FocalRetinaNet,
+    batches: Iterable[list[dict[str, Any]]],
+    input_format: str,
+    class_names: Sequence[str],
+    out_png: Path,
+) -> None:
+    """Draw the first images of a training loader's batches, as augmented: each object (dotted) with
+    some of its positive anchors. The model's backbone is of no use afterwards."""
+    model.eval().backbone.to("meta")  # only the sizes of its feature maps are asked for
+    pictures = []
+    for sample in itertools.islice(itertools.chain.from_iterable(batches), _MAX_IMAGES):
+        features = model.features(model.preprocess_image([sample]).tensor.to("meta"))
+        anchors = model.anchors([torch.empty_like(x, device="cpu") for x in features])
+        gt = sample["instances"]
+        labels, matched_idxs = (x[0] for x in model.anchor_labeler(anchors, [gt]))
+        is_positive = (labels >= 0) & (labels != model.num_classes)
+        positives = Boxes.cat(anchors).tensor[is_positive]
+        outlines = _matches(gt, positives, matched_idxs[is_positive], class_names)
+        image = convert_image_to_rgb(sample["image"].permute(1, 2, 0), input_format)
+        title = "{2}, {1} × {0}".format(*image.shape[:2], Path(sample["file_name"]).name)
+        caption = f"{title}\nobjects: {len(gt)}, positive anchors: {len(positives)}"
+        pictures.append(draw_outlines(image, outlines, caption, longer_side=_SHEET_SIDE))
+    title = "Training images, augmented: objects (dotted), their class, and their anchors"
+    save_sheet(pictures, title, out_png, columns=_COLUMNS, longer_side=_SHEET_SIDE)
+
+
 def _sample(idxs: Tensor, limit: int) -> Tensor:
     """At most ``limit`` of them, evenly spread: over the levels and over the image."""
     count = len(idxs)
     return idxs[torch.linspace(0, count - 1, min(limit, count)).round().long()]
 
 
-def _matches(gt: Instances, positives: Tensor, owners: Tensor) -> list[Outline]:
+def _matches(
+    gt: Instances, positives: Tensor, owners: Tensor, class_names: Sequence[str] = ()
+) -> list[Outline]:
     """Each object with its anchors, in a colour of its own."""
     outlines = []
     for i, (box, label) in enumerate(zip(gt.gt_boxes.tensor, gt.gt_classes.tolist(), strict=True)):
         color = _OBJECT_COLORS[i % len(_OBJECT_COLORS)]
         idxs = (owners == i).nonzero()[:, 0]
+        name = class_names[label] if class_names else f"class {label}"
         outlines += [Outline(x, color) for x in positives[_sample(idxs, _MAX_ANCHORS_OF_OBJECT)]]
-        outlines.append(Outline(box, color, f"class {label}: {len(idxs)}", line_style=":"))
+        outlines.append(Outline(box, color, f"{name}: {len(idxs)}", line_style=":"))
     return outlines
 
 

@@ -9,9 +9,8 @@ of them by pycocotools itself.
 import contextlib
 import io
 import logging
-import warnings
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from detectron2.evaluation.coco_evaluation import COCOevalMaxDets
@@ -20,7 +19,15 @@ from pycocotools.cocoeval import COCOeval
 
 _logger = logging.getLogger(__name__)
 
-_STANDARD_MAX_DETS = 100
+STANDARD_MAX_DETS = 100
+
+
+class Matched(NamedTuple):
+    """What hotcoco matched: C classes by their rank among the categories, D detections."""
+
+    evaluation: Any  # hotcoco.COCOeval, whose ids of detections count from 1
+    rows: np.ndarray  # (D, 7): rank of the image, box (4), score, rank of the class from 1
+    num_objects: np.ndarray  # (C,), crowds left out
 
 
 def evaluate_boxes(
@@ -28,13 +35,14 @@ def evaluate_boxes(
     detections: Sequence[Mapping[str, Any]],
     *,
     image_ids: Iterable[Hashable] | None = None,
-    max_dets: Sequence[int] = (1, 10, _STANDARD_MAX_DETS),
+    max_dets: Sequence[int] = (1, 10, STANDARD_MAX_DETS),
 ) -> COCOeval:
     """What pycocotools' ``COCOeval(coco_api, …, "bbox")`` computes, to the last bit, with its
-    summary; but an annotation of id 0 counts, with a warning; pycocotools takes a match with it
-    for none. ``detections`` are in COCO's results format; of equal scores the earlier ranks higher.
-    Ids of images may be integers of any size or strings; ``image_ids`` None: all count. ValueError:
-    a detection is of an image that the ground truth does not have."""
+    summary, and ``matched``: a :class:`Matched`, or None where hotcoco failed. But an annotation of
+    id 0 counts, with a warning; pycocotools takes a match with it for none. ``detections`` are in
+    COCO's results format; of equal scores the earlier ranks higher. Ids of images may be integers
+    of any size or strings; ``image_ids`` None: all count. ValueError: a detection is of an image
+    that the ground truth does not have."""
     known = coco_api.imgs.keys()
     unknown = next((d["image_id"] for d in detections if d["image_id"] not in known), None)
     if unknown is not None:
@@ -44,14 +52,17 @@ def evaluate_boxes(
         )
     chosen = sorted(set(known if image_ids is None else image_ids))
     # Detectron2 summarizes by a class of its own where AP is not at 100 detections.
-    evaluator = COCOeval if max_dets[-1] == _STANDARD_MAX_DETS else COCOevalMaxDets
+    evaluator = COCOeval if STANDARD_MAX_DETS in max_dets else COCOevalMaxDets
     coco_eval = evaluator(iouType="bbox")
+    coco_eval.matched = None
     coco_eval.params.imgIds = chosen
     coco_eval.params.catIds = sorted(coco_api.getCatIds())
     coco_eval.params.maxDets = sorted(max_dets)
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         try:
-            coco_eval.eval = _accumulate_by_hotcoco(coco_api, detections, coco_eval.params)
+            coco_eval.matched = _match_by_hotcoco(coco_api, detections, coco_eval.params)
+            arrays = coco_eval.matched.evaluation.eval
+            coco_eval.eval = {name: arrays[name] for name in ("precision", "recall", "scores")}
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:  # a panic in Rust is no Exception
@@ -68,11 +79,8 @@ def evaluate_boxes(
     return coco_eval
 
 
-def _accumulate_by_hotcoco(
-    coco_api: COCO, detections: Sequence[Mapping[str, Any]], params: Any
-) -> dict[str, Any]:
-    """``COCOeval.eval``: arrays over thresholds of IoU, recalls, classes, areas and max_dets.
-    Images and categories go by their ranks, so that their ids may be anything; pycocotools, too,
+def _match_by_hotcoco(coco_api: COCO, detections: Iterable[Mapping], params: Any) -> Matched:
+    """Images and categories go by their ranks, so that their ids may be anything; pycocotools, too,
     takes images in the order of their ids, which decides between equal scores."""
     import hotcoco
 
@@ -100,21 +108,17 @@ def _accumulate_by_hotcoco(
     rows = np.column_stack([images, boxes, [x["score"] for x in found], categories])
     if not np.isfinite(rows).all():
         raise ValueError("some detections' boxes or scores are not finite")
-    with warnings.catch_warnings():
-        # That max_dets are not COCO's, which the caller knows
-        warnings.simplefilter("ignore")
-        ground_truth = hotcoco.COCO.from_arrays(
-            [{"id": rank} for rank in image_ranks.values()],
-            [{"id": rank, "name": str(rank)} for rank in category_ranks.values()],
-            *columns(truth),
-            ids=np.arange(1, len(truth) + 1),
-            area=np.array([x["area"] for x in truth], np.float64),
-            iscrowd=np.array([bool(x["iscrowd"]) for x in truth], np.int64),
-        )
-        evaluation = hotcoco.COCOeval(ground_truth, ground_truth.load_res(rows), "bbox")
-        evaluation.params.max_dets = [int(m) for m in params.maxDets]
-        evaluation.evaluate()
-        evaluation.accumulate()
-    accumulated = evaluation.eval
-    assert accumulated is not None  # after accumulate()
-    return {name: accumulated[name] for name in ("precision", "recall", "scores")}
+    ground_truth = hotcoco.COCO.from_arrays(
+        [{"id": rank} for rank in image_ranks.values()],
+        [{"id": rank, "name": str(rank)} for rank in category_ranks.values()],
+        *columns(truth),
+        ids=np.arange(1, len(truth) + 1),
+        area=np.array([x["area"] for x in truth], np.float64),
+        iscrowd=np.array([bool(x["iscrowd"]) for x in truth], np.int64),
+    )
+    evaluation = hotcoco.COCOeval(ground_truth, ground_truth.load_res(rows), "bbox")
+    evaluation.params.max_dets = [int(m) for m in params.maxDets]
+    evaluation.evaluate()
+    evaluation.accumulate()
+    objects = columns([x for x in truth if not x["iscrowd"]])[1]
+    return Matched(evaluation, rows, np.bincount(objects - 1, minlength=len(params.catIds)))

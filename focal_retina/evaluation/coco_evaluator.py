@@ -1,55 +1,28 @@
-"""Detectron2's COCOEvaluator, its box metrics computed far faster, and precision against recall."""
+"""Detectron2's COCOEvaluator, its box metrics computed far faster, and explained."""
 
 import itertools
 import json
 import logging
-import os
 from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator as Detectron2COCOEvaluator
 from detectron2.evaluation import DatasetEvaluator, LVISEvaluator
-from detectron2.utils.file_io import PathManager
 
-from .box_metrics import evaluate_boxes
+from .box_metrics import STANDARD_MAX_DETS, evaluate_boxes
+from .explanation import write_explanation
 
 _logger = logging.getLogger(__name__)
 
-PRECISION_CURVES_FILE = "coco_precision_curves.npz"
-
-
-class PrecisionCurves(NamedTuple):
-    """COCO's interpolated precision, of objects of all sizes; AP is its average."""
-
-    precision: np.ndarray  # (T, R, K classes) in [0, 1]; -1 for a class without objects
-    iou_thresholds: np.ndarray  # (T,): .5, .55 … .95
-    recall_thresholds: np.ndarray  # (R,): 0, .01 … 1
-    class_names: Sequence[str]
-
-    def average_precision(self) -> np.ndarray:
-        """COCO's AP of each class, (K,) in [0, 1]; NaN for a class without objects."""
-        has_objects = self.precision[0, 0] > -1
-        return np.where(has_objects, self.precision.mean(axis=(0, 1)), np.nan)
-
-    def save(self, path: str | Path) -> None:
-        """Write a compressed .npz, which needs no pickle to be read."""
-        np.savez_compressed(path, **{**self._asdict(), "class_names": np.array(self.class_names)})
-
-
-def load_precision_curves(path: str | Path) -> PrecisionCurves:
-    """Read what :meth:`PrecisionCurves.save` wrote."""
-    with np.load(path) as arrays:
-        curves = PrecisionCurves(**arrays)
-    return curves._replace(class_names=[str(name) for name in curves.class_names])
-
 
 class COCOEvaluator(Detectron2COCOEvaluator):
-    """Detectron2's, but boxes by :mod:`.box_metrics`, and a file of :class:`PrecisionCurves` too.
-    Where objects exist and nothing was found, AP is 0, not NaN.
+    """Detectron2's, but boxes by :mod:`.box_metrics`, and explained by :mod:`.explanation`. Where
+    objects exist and nothing was found, AP is 0, not NaN. ``max_dets_per_image`` n above 100 adds
+    ``AP@n``, and leaves the other numbers at 100.
 
     An annotation without "iscrowd" is no crowd, and one whose "area" is missing or false has that
     of its box, which the log says; Detectron2's fails at them, or takes the false areas. Images
@@ -58,6 +31,8 @@ class COCOEvaluator(Detectron2COCOEvaluator):
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs, use_fast_impl=False)  # hotcoco is faster
+        if self._max_dets_per_image[-1] > STANDARD_MAX_DETS:
+            self._max_dets_per_image.insert(2, STANDARD_MAX_DETS)
         annotations = self._coco_api.dataset.get("annotations", [])
         is_false = has_false_area(annotations)
         for annotation, replace in zip(annotations, is_false, strict=True):
@@ -99,19 +74,23 @@ class COCOEvaluator(Detectron2COCOEvaluator):
             )
         self._to_dataset_categories(detections)
         if self._output_dir:
-            path = os.path.join(self._output_dir, "coco_instances_results.json")
-            with PathManager.open(path, "w") as file:
-                file.write(json.dumps(detections))
+            path = Path(self._output_dir, "coco_instances_results.json")
+            path.write_text(json.dumps(detections))
         coco_eval = evaluate_boxes(
             self._coco_api, detections, image_ids=img_ids, max_dets=self._max_dets_per_image
         )
-        class_names, params = self._metadata.get("thing_classes"), coco_eval.params
-        self._results["bbox"] = self._derive_coco_results(coco_eval, "bbox", class_names)
+        class_names, limits = self._metadata.get("thing_classes"), coco_eval.params.maxDets
+        precision = coco_eval.eval["precision"]
+        coco_eval.eval["precision"] = precision[..., :3]
+        results = self._derive_coco_results(coco_eval, "bbox", class_names)
+        if len(limits) > 3:
+            known = precision[:, :, :, 0, 3][precision[:, :, :, 0, 3] > -1]
+            results[f"AP@{limits[3]}"] = 100 * float(known.mean()) if known.size else np.nan
+            _logger.info("AP@%d: %.3f", limits[3], results[f"AP@{limits[3]}"])
+        self._results["bbox"] = results
         if self._output_dir:
-            names = class_names or [str(category) for category in params.catIds]
-            precision = coco_eval.eval["precision"][:, :, :, 0, -1]  # all sizes, most detections
-            curves = PrecisionCurves(precision, params.iouThrs, params.recThrs, names)
-            curves.save(os.path.join(self._output_dir, PRECISION_CURVES_FILE))
+            names = class_names or [str(category) for category in coco_eval.params.catIds]
+            write_explanation(coco_eval, names, self._metadata.name, Path(self._output_dir))
 
     def _to_dataset_categories(self, detections: list[dict[str, Any]]) -> None:
         to_class = self._metadata.get("thing_dataset_id_to_contiguous_id")
@@ -179,13 +158,16 @@ class ClassSelector(DatasetEvaluator):
 _EVALUATORS = {"coco": COCOEvaluator, "lvis": _LVISEvaluator}
 
 
-def build_evaluator(dataset_name: str, output_dir: str) -> DatasetEvaluator:
+def build_evaluator(dataset_name: str, output_dir: str, *, max_dets: int = 100) -> DatasetEvaluator:
     """The evaluator that the metadata's ``evaluator_type`` names; ValueError where there is none.
-    It writes the predictions to ``output_dir``, as COCO results json."""
+    It writes the predictions to ``output_dir``, as COCO results json. ``max_dets`` above 100 adds
+    COCO's AP at that many detections an image."""
     kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
     if kind not in _EVALUATORS:
         raise ValueError(
             f"data set {dataset_name!r} has evaluator_type {kind!r}, not {' or '.join(_EVALUATORS)}"
             "; override Trainer.build_evaluator for yours"
         )
-    return _EVALUATORS[kind](dataset_name, output_dir=output_dir)
+    # LVIS has a limit of its own.
+    limit = {"max_dets_per_image": max(STANDARD_MAX_DETS, max_dets)} if kind == "coco" else {}
+    return _EVALUATORS[kind](dataset_name, output_dir=output_dir, **limit)

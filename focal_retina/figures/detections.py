@@ -4,26 +4,22 @@ import colorsys
 import itertools
 import json
 import logging
-import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 from matplotlib.colors import to_hex
-from matplotlib.figure import Figure
 
 from ..data import read_image
-from ..drawing import Outline, draw_outlines
-from . import DPI
+from ..drawing import Outline, draw_outlines, save_sheet
 
 _logger = logging.getLogger(__name__)
 
 _MAX_IMAGES = 12
-_PAIRS_PER_ROW = 3
+_PICTURES_PER_ROW = 6
 _SIDE = 320  # pixels of an image's longer side
 _GOLDEN = (5**0.5 - 1) / 2  # multiples of it spread hues evenly, for any number of classes
 
@@ -48,7 +44,7 @@ def draw_detections(dataset_name: str, results_json: Path, out_png: Path) -> Non
             by_image[x["image_id"]].append(Outline(box, _color(label), text))
 
     count = min(_MAX_IMAGES, len(records))
-    pairs = []
+    pictures = []
     for record in (records[i * len(records) // count] for i in range(count)):
         try:
             image = read_image(record["file_name"], format="RGB")
@@ -61,9 +57,9 @@ def draw_detections(dataset_name: str, results_json: Path, out_png: Path) -> Non
             box = BoxMode.convert(list(x["bbox"]), x["bbox_mode"], BoxMode.XYXY_ABS)
             objects.append(Outline(box, _color(label), name))
         outlines = (objects, by_image[record["image_id"]])
-        pairs.append([draw_outlines(image, x, longer_side=_SIDE) for x in outlines])
+        pictures += [draw_outlines(image, x, longer_side=_SIDE) for x in outlines]
     title = f"{dataset_name}: objects, and detections with a score of {threshold:.2f} or more"
-    _save_sheet(pairs, title, out_png)
+    save_sheet(pictures, title, out_png, columns=_PICTURES_PER_ROW, longer_side=_SIDE)
 
 
 def break_even_threshold(
@@ -79,17 +75,3 @@ def break_even_threshold(
 
 def _color(label: int) -> str:
     return to_hex(colorsys.hsv_to_rgb(label * _GOLDEN % 1, 0.7, 1))
-
-
-def _save_sheet(pairs: Sequence[Sequence[np.ndarray]], title: str, out_png: Path) -> None:
-    rows = max(1, math.ceil(len(pairs) / _PAIRS_PER_ROW))
-    columns = max(1, min(_PAIRS_PER_ROW, len(pairs)))
-    inches = _SIDE / DPI  # so that a pixel of a drawing is about one of the sheet
-    figure = Figure((2 * columns * inches, rows * inches), dpi=DPI, layout="constrained")
-    figure.suptitle(title, x=0.01, ha="left", weight="bold")
-    panels = figure.subplots(rows, 2 * columns, squeeze=False).flat
-    for panel, picture in itertools.zip_longest(panels, itertools.chain.from_iterable(pairs)):
-        panel.set_axis_off()
-        if picture is not None:
-            panel.imshow(picture)
-    figure.savefig(out_png)

@@ -7,22 +7,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 from detectron2.config import CfgNode
-from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..evaluation.coco_evaluator import (
-    PRECISION_CURVES_FILE,
-    PrecisionCurves,
-    load_precision_curves,
-)
+from ..data.classes import THRESHOLD_FILE
+from ..files import write_json
 from . import DPI, style_axes
 from .detections import draw_detections
+from .evaluation import draw_evaluation
 
 _logger = logging.getLogger(__name__)
-_MAX_CLASSES = 16  # whose lines and bars can be told apart
 
 
 class Series(NamedTuple):
@@ -91,51 +86,10 @@ def _draw(axes: Axes, title: str, curves: Mapping[str, Series], marker: str = ""
         axes.legend(frameon=False, fontsize=9)
 
 
-def draw_pr_curves(curves: PrecisionCurves, title: str, out_png: Path) -> None:
-    """Precision against recall: the mean of the classes by IoU, each class at IoU .5, and AP.
-
-    Classes without objects are left out. Of many classes the best and the worst are shown.
-    """
-    average_precision = curves.average_precision()
-    ranking = [int(k) for k in np.argsort(-average_precision) if not np.isnan(average_precision[k])]
-    shown, selection = ranking, ""
-    if len(ranking) > _MAX_CLASSES:
-        half = _MAX_CLASSES // 2
-        shown = ranking[:half] + ranking[-half:]
-        selection = f": best and worst {half} of {len(ranking)}"
-
-    height = max(4.2, 1.5 + 0.24 * len(shown))
-    figure = Figure(figsize=(13, height), dpi=DPI, layout="constrained")
-    figure.suptitle(title, x=0.01, ha="left", fontsize=11, weight="bold")
-    by_iou, by_class, bars = figure.subplots(1, 3)
-    style_axes(by_iou, f"mean of {len(ranking)} classes, by IoU")
-    for t, threshold in enumerate(curves.iou_thresholds if ranking else ()):
-        mean = curves.precision[t][:, ranking].mean(axis=1)
-        color = colormaps["viridis"](0.92 * t / len(curves.iou_thresholds))
-        label = f"IoU {threshold:.2f}: AP {100 * mean.mean():.1f}"
-        by_iou.plot(curves.recall_thresholds, mean, label=label, color=color)
-        by_iou.legend(edgecolor="none", fontsize=8)
-
-    colors = colormaps["viridis"](np.linspace(0, 0.92, len(shown)))
-    style_axes(by_class, f"each class at IoU .5{selection}")
-    for k, color in zip(shown, colors, strict=True):
-        by_class.plot(curves.recall_thresholds, curves.precision[0, :, k], color=color)
-    for axes in (by_iou, by_class):
-        axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall", ylabel="precision")
-
-    style_axes(bars, f"AP, %{selection}")
-    drawn = bars.barh(range(len(shown)), 100 * average_precision[shown], color=colors)
-    bars.bar_label(drawn, fmt="%.1f", padding=2, fontsize=8)
-    bars.set_yticks(range(len(shown)), [curves.class_names[k] for k in shown], fontsize=8)
-    bars.set_ylim(max(len(shown), 6) - 0.5, -0.5)  # few bars are not fat ones
-    bars.set_xlim(0, 105)
-    bars.grid(visible=False, axis="y")
-    figure.savefig(out_png)
-
-
 def write_training_report(cfg: CfgNode) -> None:
-    """Write training.png, and of each evaluated data set detections.png and pr_curves.png, to
-    cfg.OUTPUT_DIR, and log where everything is.
+    """Write training.png to cfg.OUTPUT_DIR, and of each evaluated data set detections.png there and
+    :func:`draw_evaluation`'s pictures beside its numbers, keep the score threshold of the first set
+    beside the weights, and log where everything is.
 
     With several sets in DATASETS.TEST the names hold their set's: detections_NAME.png.
     """
@@ -149,10 +103,14 @@ def write_training_report(cfg: CfgNode) -> None:
         for results in folder.glob("*_instances_results.json"):
             lines.append(f"detections beside ground truth  {output}/detections{suffix}")
             draw_detections(name, results, output / f"detections{suffix}")
-        for path in folder.glob(PRECISION_CURVES_FILE):
-            lines.append(f"precision against recall        {output}/pr_curves{suffix}")
-            title = f"{name}: precision and recall"
-            draw_pr_curves(load_precision_curves(path), title, output / f"pr_curves{suffix}")
+        if explained := draw_evaluation(folder):
+            lines.append(f"classes, errors, thresholds     {folder}/evaluation.md and *.png")
+            if name == cfg.DATASETS.TEST[0] and explained["threshold"] is not None:
+                kept = {key: explained[key] for key in ("threshold", "F1", "dataset")}
+                write_json(output / THRESHOLD_FILE, kept)
+                lines.append(
+                    f"threshold of the best F1        {kept['threshold']:.3f}, predict's default"
+                )
     lines += [
         f"model                           {output / 'model_final.pth'}",
         f"training curves                 {output / 'training.png'}",

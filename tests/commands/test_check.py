@@ -2,6 +2,8 @@
 
 import json
 
+import cv2
+import numpy as np
 import pytest
 from helpers import QUICKSTART
 
@@ -38,6 +40,17 @@ def test_errors_give_status_1_and_one_self_contained_page(command, words, tiny_c
     assert "annotation 1, box [1, 2, nan, 4]" in page
     assert "<script>" not in page and "&lt;script&gt;.jpg" in page  # names are text, not tags
     assert "light dark" in page
+
+
+def test_pictures_of_sound_data_alone(command, words, tiny_coco, tmp_path):
+    sheet = tmp_path / "sheet.png"
+    model = ["MODEL.BACKBONE.FREEZE_AT", "0", "MODEL.FOCAL_RETINA.EFFICIENTNET_LITE.NORM", "BN"]
+    status, _, _ = command(*words, *model, "--pictures", sheet)
+    assert status == 0 and np.ptp(cv2.imread(str(sheet)), axis=(0, 1)).min() > 200
+    sheet.unlink()
+    spoil(tiny_coco[0])
+    status, out, _ = command(*words, "--pictures", sheet)
+    assert status == 1 and f"{sheet} is not drawn" in out and not sheet.exists()
 
 
 @pytest.mark.parametrize(

@@ -17,12 +17,14 @@ def run_dir(tmp_path):
 
 @pytest.mark.slow
 def test_everything(command, run_dir, register_tiny):
+    (run_dir / "threshold.json").write_text('{"threshold": 0.4}')
     arguments = ["--int8", 4, "--images", 3, "--evaluate", "--benchmark"]
     status, out, err = command("export", "--model", run_dir, *arguments, *register_tiny)
     assert status == 0, err
     folder = run_dir / "export"
     meta = ModelMeta.load(folder)
     assert (meta.classes, meta.category_ids) == (["cat", "dog"], [3, 8])
+    assert meta.threshold == 0.4 and "score threshold of the best F1, 0.400" in out
     files = {"meta.json", "model.pt2", "model.onnx", "model_int8.onnx"}
     assert {x.name for x in folder.iterdir()} == files
     names = ["eager", "eager-folded", "torch.export", "onnx", "onnx-int8"]

@@ -1,6 +1,7 @@
 """focal-retina predict as a user calls it, on a model of toy size."""
 
 import json
+import shutil
 
 import cv2
 import numpy as np
@@ -194,6 +195,37 @@ def test_user_errors(assert_user_error, run_dir, tmp_path, monkeypatch, argument
     (tmp_path / "a.pt2").touch()
     assert_user_error(message, "predict", "--model", run_dir, *arguments)
     assert not (tmp_path / "x.json").exists()
+
+
+def test_the_threshold_is_the_models_own_if_none_is_given(command, run_dir, tmp_path):
+    Image.fromarray(noise()).save(tmp_path / "a.png")
+    folder = shutil.copytree(run_dir, tmp_path / "run")
+
+    def scores(*words):
+        found = tmp_path / "found.json"
+        words = ("--model", folder, "--json", found, tmp_path / "a.png", *words)
+        status, out, err = command("predict", *words)
+        assert status == 0, err
+        return [x["score"] for x in json.loads(found.read_text())["annotations"]], out
+
+    every, _ = scores("--threshold", "0.05")
+    default, out = scores()
+    assert default == [x for x in every if x >= 0.5]
+    assert "score threshold 0.500: the default" in out
+    (folder / "threshold.json").write_text('{"threshold": 0.625, "dataset": "birds"}')
+    own, out = scores()
+    assert own == [x for x in every if x >= 0.625] and len(own) < len(default)
+    assert "score threshold 0.625: the model's, of its best F1" in out
+    assert scores("--threshold", "0.5")[0] == default
+    assert scores("MODEL.RETINANET.SCORE_THRESH_TEST", "0.7")[0] == [x for x in every if x >= 0.7]
+
+
+def test_a_damaged_threshold(assert_user_error, run_dir, tmp_path):
+    Image.fromarray(noise()).save(tmp_path / "a.png")
+    folder = shutil.copytree(run_dir, tmp_path / "run")
+    (folder / "threshold.json").write_text("[]")
+    words = ("--model", folder, "--json", tmp_path / "x.json", tmp_path / "a.png")
+    assert_user_error("threshold.json is damaged", "predict", *words)
 
 
 def test_where_pictures_go(tmp_path):

@@ -25,6 +25,7 @@ def test_paths_may_hold_colons_and_home(tmp_path, write, monkeypatch, json_name,
     (tmp_path / folder).mkdir()
     parsed = parse_registration(f"x=~/{json_name}:{tmp_path / folder}")
     assert parsed == ("x", json_file, str(tmp_path / folder))
+    assert parse_registration(f"x=~/{json_name}") == ("x", json_file, None)
 
 
 @pytest.mark.parametrize(
@@ -32,9 +33,9 @@ def test_paths_may_hold_colons_and_home(tmp_path, write, monkeypatch, json_name,
     [
         ("cards", ValueError, "expected NAME="),
         ("=a.json:images", ValueError, "expected NAME="),
-        ("cards=a.json", ValueError, "'cards=a.json': expected NAME="),
-        ("cards=:images", ValueError, "expected NAME="),
-        ("cards=a.json:", ValueError, "expected NAME="),
+        ("cards=", ValueError, "'cards=': expected NAME="),
+        ("cards=a.json", FileNotFoundError, "no annotation file a.json"),
+        ("cards=:images", FileNotFoundError, "no annotation file :images"),
         ("cards=none.json:.", FileNotFoundError, "no annotation file none.json"),
         ("cards=set.json:nowhere", FileNotFoundError, "no image folder nowhere"),
         ("cards=set.json:set.json", FileNotFoundError, "no image folder set.json"),
@@ -58,7 +59,7 @@ def test_any_registration_parses_or_raises_value_or_file_error(spec):
     except (ValueError, FileNotFoundError) as error:
         assert "register" in str(error)  # noqa: PT017, either outcome is right
     else:
-        assert os.path.isfile(json_file) and os.path.isdir(image_root)
+        assert os.path.exists(json_file) and (image_root is None or os.path.isdir(image_root))
 
 
 # --- registration and classes ---
@@ -83,6 +84,20 @@ def test_a_name_stands_for_one_data_set(tmp_path, write):
         register_from_spec(f"animals={write(coco(), 'other.json')}:{tmp_path}")
     with pytest.raises(ValueError, match="'coco_2017_val' is taken"):
         register_from_spec(f"coco_2017_val={write(coco())}:{tmp_path}")
+
+
+def test_images_are_found_beside_the_json_or_in_images(tmp_path, write):
+    json_file = write(coco())
+    with pytest.raises(
+        FileNotFoundError, match=r"first image, a.jpg, is not beside it .*IMAGE_DIR"
+    ):
+        register_from_spec(f"animals={json_file}")
+    for root in (tmp_path / "images", tmp_path):
+        root.mkdir(exist_ok=True)
+        (root / "a.jpg").touch()
+        for _ in range(2):  # the same again changes nothing
+            assert register_from_spec(f"in_{root.name}={json_file}") == [f"in_{root.name}"]
+        assert MetadataCatalog.get(f"in_{root.name}").image_root == str(root)
 
 
 def test_wrong_number_of_classes_gives_the_right_one(tmp_path, write):

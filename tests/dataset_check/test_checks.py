@@ -1,11 +1,14 @@
 """The data check: each kind of finding and its degree."""
 
+import json
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.structures import Boxes, BoxMode, pairwise_iou
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -13,6 +16,7 @@ from PIL import Image
 from focal_retina.data import register_coco_json
 from focal_retina.dataset_check import CHECKS, check_dataset, check_datasets
 from focal_retina.dataset_check.checks import box_faults
+from focal_retina.dataset_check.table import record_table
 
 CENTERS = "[center x, center y, width, height]"
 REAL_DATA = Path(__file__).parents[2].parent / "shared" / "data"
@@ -54,6 +58,24 @@ def same_image_again(content):
     content["annotations"].append({**content["annotations"][0], "id": 70, "image_id": 70})
 
 
+def annotate_again(**fields):
+    """Annotation 70: the first object again, its box a pixel wider, or as ``fields`` says."""
+
+    def change(content):
+        first = content["annotations"][0]
+        x, y, w, h = first["bbox"]
+        content["annotations"].append({**first, "id": 70, "bbox": [x, y, w + 1, h], **fields})
+
+    return change
+
+
+def rare_class(content):
+    """51 dogs more, in the same image as one that is there."""
+    dog = content["annotations"][1]
+    dogs = [{**dog, "id": 70 + i, "bbox": [i, i, 9, 9]} for i in range(51)]
+    content["annotations"] = [content["annotations"][0], dog, *dogs]
+
+
 FAULTS = [
     # (what is done to the file, the kind found, a part of the first case)
     (box(1, 2, float("nan"), 4), "box_not_finite", "annotation 3, box [1, 2, nan, 4]"),
@@ -87,6 +109,9 @@ FAULTS = [
     (first("images", file_name="\0"), "missing_image", "no such file"),
     (first("images", 1, file_name="0.jpg"), "conflicting_image", "images 1, 2"),
     (same_image_again, "repeated_image", "images 1, 70"),
+    (annotate_again(), "repeated_object", "annotation 70, cat, has the box of annotation 1, cat"),
+    (annotate_again(category_id=8), "object_of_two_classes", "annotation 70, dog"),
+    (rare_class, "rare_class", "cat, 1 of 53 objects"),
     (every(iscrowd=1), "no_objects", "0 objects"),
     (lambda c: c["categories"].append({"id": 9, "name": "x"}), "class_without_objects", "9, x"),
     (first("categories", 1, name="cat"), "same_name", "categories 3, 8, cat"),
@@ -112,6 +137,7 @@ def test_each_fault_is_named_and_errors_stop(register, caplog, change, kind, cas
 
 def test_every_check_but_those_of_files_is_among_these_tests():
     others = {"unreadable_image", "deep_image", "category_gaps"}
+    others |= {"trained_image"}
     assert {kind for _, kind, _ in FAULTS} | others == set(CHECKS)
 
 
@@ -202,6 +228,62 @@ def test_generated_sets_are_trusted(tmp_path, monkeypatch):
     assert not (tmp_path / "datasets").exists()
 
 
+# --- the training set and the others ---
+
+
+def test_images_of_the_training_set_are_found_in_another(tiny_coco, register, tmp_path):
+    """Of val: the same file, a copy, and a resaved one; the others were changed."""
+    folder, copies = register(), tmp_path / "copies"
+    copies.mkdir()
+    content = json.loads(tiny_coco[0].read_text())
+    for i, image in enumerate(content["images"]):
+        pixels = np.asarray(Image.open(folder / image["file_name"]))
+        other = np.rot90(pixels, 1 + i % 3) if i > 2 else pixels
+        Image.fromarray(other).save(copies / image["file_name"], quality=70)
+    (copies / "1.jpg").write_bytes((folder / "1.jpg").read_bytes())
+    content["images"][0]["file_name"] = str(folder / "0.jpg")
+    (tmp_path / "val.json").write_text(json.dumps(content))
+    register_coco_json("val", str(tmp_path / "val.json"), str(copies))
+    train, val = check_datasets(["tiny"], ["val", "tiny"], mode="error", num_decoded=-1)
+    assert found_in(train).keys() == {"category_gaps"}
+    found = found_in(val)
+    assert found.keys() == {"category_gaps", "trained_image"}
+    cases = found["trained_image"].cases
+    assert [x.rpartition("image ")[2] for x in cases] == [
+        "1, the same file",
+        f"2, like {folder}/1.jpg",
+        f"3, like {folder}/2.jpg",
+    ]
+    assert "6 images decoded and compared with 6 of the training" in val.summary()
+
+
+# --- objects annotated twice ---
+
+_BOX = st.tuples(*[st.integers(0, 6)] * 2, *[st.integers(1, 40)] * 2)
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2), _BOX), max_size=30), st.booleans())
+def test_boxes_annotated_twice_are_those_of_a_plain_search(objects, same_class):
+    records = [{"file_name": "", "width": 64, "height": 64, "annotations": []} for _ in range(3)]
+    for image, label, x in objects:
+        entry = {"bbox": x, "bbox_mode": BoxMode.XYWH_ABS, "category_id": label}
+        records[image]["annotations"].append(entry)
+    table = record_table("", records, "abc")
+    boxes = Boxes(torch.tensor(BoxMode.convert(table.boxes, BoxMode.XYWH_ABS, BoxMode.XYXY_ABS)))
+    same = (pairwise_iou(boxes, boxes) > 0.95).numpy() if len(boxes) else np.zeros((0, 0), bool)
+    for column, equal in ((table.image_index, True), (table.class_index, same_class)):
+        same &= (column[:, None] == column) == equal
+    np.fill_diagonal(same, False)
+    name = "repeated_object" if same_class else "object_of_two_classes"
+    found = set(np.asarray(CHECKS[name].find(table)[0]).tolist())
+    # Each object that has a twin is found, or is the twin of one that is.
+    assert found <= set(np.flatnonzero(same.any(axis=1)).tolist())
+    assert all(
+        i in found or found & {*np.flatnonzero(row)} for i, row in enumerate(same) if row.any()
+    )
+
+
 # --- boxes ---
 
 _COORDINATE = st.floats(allow_nan=True, allow_infinity=True) | st.floats(-100, 100)
@@ -237,5 +319,8 @@ def test_real_data_pass_with_what_is_known_of_them(json_file, images, zero_area)
     register_coco_json("real", str(REAL_DATA / json_file), str(REAL_DATA / images))
     check_datasets(["real"], [], mode="error", num_decoded=5)
     found = found_in(check_dataset("real", num_decoded=5))
-    assert set(found) <= {"zero_area", "category_gaps"}
+    assert set(found) <= {"zero_area", "category_gaps", "rare_class", "object_of_two_classes"}
+    assert ("rare_class" in found) == ("coco_tiny" in json_file)
+    # A chair that is a couch, too
+    assert ("object_of_two_classes" in found) == ("instances_train" in json_file)
     assert (found["zero_area"].count if zero_area else 0) == zero_area

@@ -1,4 +1,5 @@
 import dataclasses
+import json
 
 import pytest
 import torch
@@ -54,6 +55,10 @@ def test_what_is_no_model(tmp_path, toy_cfg, toy_model, name):
         load_predictor(tmp_path / name, allow_code=True)
     meta = build_meta(toy_cfg, toy_model)
     meta.save(tmp_path)
+    assert ModelMeta.load(tmp_path) == meta
+    earlier = json.loads((tmp_path / "meta.json").read_text())
+    del earlier["threshold"]  # of a version that did not know it
+    (tmp_path / "meta.json").write_text(json.dumps(earlier))
     assert ModelMeta.load(tmp_path) == meta
     with pytest.raises(ValueError, match=f"{name} is not"):
         load_predictor(tmp_path / name, allow_code=True)

@@ -14,9 +14,8 @@ from detectron2.utils import comm
 from pycocotools.coco import COCO
 
 from focal_retina.data import register_coco_json
-from focal_retina.evaluation import COCOEvaluator, build_evaluator
+from focal_retina.evaluation import ClassSelector, COCOEvaluator, build_evaluator
 from focal_retina.evaluation.box_metrics import evaluate_boxes
-from focal_retina.evaluation.coco_evaluator import load_precision_curves
 
 COCO_SAMPLE = Path(__file__).parents[3] / "shared" / "data" / "coco_eval"
 NAME = "tiny_for_coco_evaluator"
@@ -64,20 +63,75 @@ def test_results_and_files_are_detectron2s(json_file, tmp_path):
 
     files = {path.name for path in (tmp_path / "ours").iterdir()}
     assert files == {path.name for path in (tmp_path / "stock").iterdir()} | {
-        "coco_precision_curves.npz"
+        "evaluation.json",
+        "evaluation.md",
     }
     results = "coco_instances_results.json"
     assert (tmp_path / "ours" / results).read_text() == (tmp_path / "stock" / results).read_text()
 
 
-def test_curves_hold_the_ap_of_each_class(json_file, tmp_path):
+def test_curves_and_rows_hold_the_ap_of_each_class(json_file, tmp_path):
     results = evaluate(COCOEvaluator(NAME, output_dir=str(tmp_path)))["bbox"]
-    curves = load_precision_curves(tmp_path / "coco_precision_curves.npz")
-    assert curves.class_names == ["cat", "dog"]
-    assert curves.precision.shape == (10, 101, 2)
-    np.testing.assert_allclose(
-        100 * curves.average_precision(), [results["AP-cat"], results["AP-dog"]], rtol=1e-12
-    )
+    content = json.loads((tmp_path / "evaluation.json").read_text())
+    rows, curves = content["classes"], content["precision_curves"]
+    assert [x["class"] for x in rows] == ["cat", "dog"]
+    assert [x["AP"] for x in rows] == pytest.approx([results["AP-cat"], results["AP-dog"]])
+    assert np.mean([x["AP50"] for x in rows]) == pytest.approx(results["AP50"])
+    assert np.shape(curves["by_iou"]) == (10, 101)
+    assert np.mean(curves["by_iou"]) == pytest.approx(results["AP"], abs=0.005)
+    at_half = [x["AP50"] for x in rows]
+    assert np.mean(curves["by_class"], axis=1) == pytest.approx(at_half, abs=0.005)
+
+
+def test_a_subset_of_the_models_classes_is_explained_alone(json_file, tmp_path):
+    """The model's classes are dog, bird, cat; what it takes for a bird counts nothing."""
+    selector = ClassSelector(COCOEvaluator(NAME, output_dir=str(tmp_path)), [1, -1, 0])
+    selector.reset()
+    num_found = 0
+    for image_id in range(1, 7):
+        outputs = outputs_of(image_id)
+        outputs["instances"].pred_classes[:] = torch.arange(9) % 3
+        selector.process([{"image_id": image_id}], [outputs])
+        num_found += 6
+    selector.evaluate()
+    content = json.loads((tmp_path / "evaluation.json").read_text())
+    assert [x["class"] for x in content["classes"]] == ["cat", "dog"]
+    assert content["calibration"]["num_detections"] == num_found
+
+
+@pytest.mark.parametrize("library", ["hotcoco", "pycocotools"])
+def test_ap_beyond_100_detections_has_a_name_of_its_own(
+    library, json_file, tmp_path, caplog, monkeypatch
+):
+    if library == "pycocotools":
+        monkeypatch.setitem(sys.modules, "hotcoco", None)
+
+    def of(evaluator):
+        """250 detections an image; half of the objects are found by the 151st."""
+        evaluator.reset()
+        for image_id, (left, top, width, height) in objects.items():
+            boxes = torch.rand(250, 4, generator=torch.Generator().manual_seed(image_id)) * 30
+            boxes[:, 2:] += boxes[:, :2] + 1
+            box = torch.tensor([left, top, left + width, top + height])
+            boxes[150 if image_id > 3 else 50] = box
+            instances = Instances((64, 64), pred_boxes=Boxes(boxes))
+            instances.scores = torch.linspace(1, 0.1, 250)
+            instances.pred_classes = torch.tensor([(image_id + 1) % 2]).expand(250)
+            evaluator.process([{"image_id": image_id}], [{"instances": instances}])
+        return evaluator.evaluate()["bbox"]
+
+    annotations = json.loads(json_file.read_text())["annotations"]
+    objects = {x["image_id"]: x["bbox"] for x in annotations}
+    stock = {
+        n: of(StockEvaluator(NAME, max_dets_per_image=n, output_dir=str(tmp_path)))
+        for n in (100, 300)
+    }
+    ours = of(build_evaluator(NAME, str(tmp_path), max_dets=300))
+    assert ours.pop("AP@300") == pytest.approx(stock[300]["AP"], abs=1e-12)
+    assert_same({"bbox": ours}, {"bbox": stock[100]})
+    assert ours["AP"] != stock[300]["AP"]
+    at_most_100 = of(build_evaluator(NAME, str(tmp_path), max_dets=50))
+    assert_same({"bbox": at_most_100}, {"bbox": stock[100]})
 
 
 @pytest.mark.parametrize("library", ["hotcoco", "pycocotools"])

@@ -4,13 +4,15 @@ picture of it; and files where the log says they are."""
 import json
 import logging
 
-import numpy as np
 import pytest
 from detectron2.config import get_cfg
 from detectron2.utils.events import EventStorage, JSONWriter
+from pycocotools.coco import COCO
 
 from focal_retina.data import register_coco_json
-from focal_retina.evaluation.coco_evaluator import PRECISION_CURVES_FILE, PrecisionCurves
+from focal_retina.data.classes import model_threshold, save_classes
+from focal_retina.evaluation.box_metrics import evaluate_boxes
+from focal_retina.evaluation.explanation import write_explanation
 from focal_retina.figures.training import Series, read_metrics, write_training_report
 
 
@@ -61,29 +63,26 @@ def test_a_cut_off_line_is_left_out_with_a_warning(path, rest, caplog):
     assert f"{path}, line 2" in caplog.text
 
 
-OF_TWO = {"detections_tiny_a.png", "pr_curves_tiny_a.png", "detections_tiny_b.png"}
-
-
 @pytest.mark.parametrize(
     "datasets, expected",
     [
         ([], set()),
-        (["tiny_a"], {"detections.png", "pr_curves.png"}),
-        (["tiny_a", "tiny_b"], OF_TWO),
+        (["tiny_a"], {"detections.png"}),
+        (["tiny_a", "tiny_b"], {"detections_tiny_a.png", "detections_tiny_b.png"}),
     ],
 )
-def test_pictures_are_where_the_log_says(tiny_coco, path, caplog, datasets, expected):
+def test_pictures_and_threshold_are_where_the_log_says(tiny_coco, path, caplog, datasets, expected):
     json_file, folder = tiny_coco
     for name in datasets:
         register_coco_json(name, str(json_file), str(folder))
         results = path.parent / "inference" / name / "coco_instances_results.json"
         results.parent.mkdir(parents=True)
         annotations = json.loads(json_file.read_text())["annotations"]
-        results.write_text(json.dumps([{**a, "score": 0.5} for a in annotations]))
-        recalls = np.linspace(0, 1, 101)
-        perfect = PrecisionCurves(np.ones((1, 101, 2)), np.array([0.5]), recalls, ["cat", "dog"])
+        found = [{**a, "score": 0.5} for a in annotations]
+        results.write_text(json.dumps(found))
         if name == "tiny_a":  # as if another evaluator served tiny_b
-            perfect.save(results.parent / PRECISION_CURVES_FILE)
+            coco_eval = evaluate_boxes(COCO(str(json_file)), found)
+            write_explanation(coco_eval, ["cat", "dog"], name, results.parent)
     write_rows(path, {"iteration": 19, "total_loss": 1.5})
     cfg = get_cfg()
     cfg.OUTPUT_DIR, cfg.DATASETS.TEST = str(path.parent), datasets
@@ -93,3 +92,13 @@ def test_pictures_are_where_the_log_says(tiny_coco, path, caplog, datasets, expe
     for name in ("training.png", *expected, "metrics.json"):
         assert str(path.with_name(name)) in caplog.text
     assert "tensorboard --logdir" in caplog.text
+    if datasets:
+        explained = path.parent / "inference" / "tiny_a"
+        names = {"pr_curves.png", "confusion_matrix.png", "evaluation.png"}
+        assert {x.name for x in explained.glob("*.png")} == names
+        assert str(explained) in caplog.text
+        cfg.MODEL.WEIGHTS = str(path.with_name("model_final.pth"))
+        assert model_threshold(cfg) == 0.5
+        assert json.loads(path.with_name("threshold.json").read_text())["dataset"] == "tiny_a"
+        save_classes(cfg, path.parent)  # as a new training does
+        assert model_threshold(cfg) is None

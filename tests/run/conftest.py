@@ -13,11 +13,14 @@ import pytest
 from helpers import ROOT
 
 
-def write_wheel(directory: Path, name: str, version: str, tag: str, files: dict[str, str]) -> None:
+def write_wheel(
+    directory: Path, name: str, version: str, tag: str, files: dict[str, str], requires: str = ""
+) -> None:
     info = f"{name}-{version}.dist-info"
+    metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
     files = {
         **files,
-        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
+        f"{info}/METADATA": metadata + (f"Requires-Dist: {requires}\n" if requires else ""),
         f"{info}/WHEEL": f"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: {tag}\n",
     }
     files[f"{info}/RECORD"] = "".join(f"{path},,\n" for path in [*files, f"{info}/RECORD"])
@@ -39,6 +42,7 @@ class Project:
         self.pin("bootstrap", builder="1")
         self.pin("environment", alpha="1", beta="1")
         self.pin("detectron2", repackaged_detectron2="1")
+        self.pin("test_data", photographs="1")
         (root / "bin").mkdir()
         (root / "bin" / "python3").symlink_to(os.path.realpath(sys.executable))
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("PIP_", "FOCAL_RETINA_"))}
@@ -101,6 +105,9 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, version in [("builder", "1"), ("alpha", "1"), ("alpha", "2"), ("beta", "1")]:
         module = {f"{name}/__init__.py": f"__version__ = '{version}'\n"}
         write_wheel(directory, name, version, "py3-none-any", module)
+    # Its requirement, which no index has, is left out
+    photographs = {"photographs/a.png": ""}
+    write_wheel(directory, "photographs", "1", "py3-none-any", photographs, requires="nowhere")
     for version in ("1", "2"):
         files = {
             "detectron2/__init__.py": f"__version__ = '{version}'\n",

@@ -26,6 +26,7 @@ def test_first_call_makes_environment_and_later_ones_use_it(project):
     (site,) = project.venv.glob("lib/python3.*/site-packages")
     assert [path.name for path in site.glob("detectron2/*.*")] == ["__init__.py"]
     assert not (site / "tools").exists()
+    assert (site / "photographs" / "a.png").exists()
 
 
 def test_environment_may_lie_elsewhere_and_be_shared(standing, tmp_path):
@@ -84,6 +85,7 @@ def test_changed_pins_update_in_place(standing):
     assert {path.name for path in site.glob("*-[12].dist-info")} == {
         "alpha-2.dist-info",
         "builder-1.dist-info",
+        "photographs-1.dist-info",
         "repackaged_detectron2-2.dist-info",
     }
     assert not (site / "beta").exists()

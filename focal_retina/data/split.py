@@ -1,0 +1,137 @@
+"""A data set cut into training, validation and test images, its classes spread evenly.
+
+Iterative stratification (Sechidis et al., ECML 2011) of groups of images that stay together.
+Shapes: N images, S sides, the training first.
+"""
+
+import json
+import os
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..files import write_json
+from .coco import read_coco_json
+from .image_files import inspect_images, near_duplicate_groups
+
+_NO_OBJECTS = -1  # a class of its own
+
+
+def split_images(
+    classes: Sequence[Collection[int]],
+    groups: NDArray[np.int64],
+    fractions: Sequence[float],
+    seed: int = 0,
+) -> list[NDArray[np.int64]]:
+    """Indices of the images of each side, ascending; a function of the arguments alone.
+
+    Each class, rarest first, sends each of its groups to the side that lacks most of the class. The
+    last group of a class goes to the first side that has none of it: so the training has all
+    classes, and the validation those of two groups or more, unless images have many rare classes.
+
+    Args:
+        classes: of the objects of each of the N images, 0 and above.
+        groups: (N,), equal where images must stay together.
+        fractions: (S,), of the images for each side.
+
+    Raises:
+        ValueError: fractions that are not positive or don't add up to 1; a side gets no image.
+    """
+    shares = np.array(fractions)
+    if shares.min() <= 0 or abs(shares.sum() - 1) > 1e-6:
+        raise ValueError(f"shares {shares}: each must be positive, and 1 the sum")
+    group_of = np.unique(groups, return_inverse=True)[1]
+    sizes = np.bincount(group_of)
+    counts = [Counter[int]() for _ in sizes]  # images of each class
+    for group, of_image in zip(group_of, classes, strict=True):
+        counts[group].update(set(of_image) or {_NO_OBJECTS})
+    members = defaultdict[int, list[int]](list)  # groups of each class, the large ones first
+    shuffled = np.random.default_rng(seed).permutation(len(sizes))
+    for group in shuffled[np.argsort(-sizes[shuffled], kind="stable")]:
+        for label in counts[group]:
+            members[label].append(group)
+    wanted = {k: shares * sum(counts[group][k] for group in x) for k, x in members.items()}
+    wanted_images, num_left = shares * len(classes), {k: len(x) for k, x in members.items()}
+    has_class = {k: np.zeros(len(shares), dtype=bool) for k in members}
+    side_of = np.full(len(sizes), -1)
+    while num_left := {k: x for k, x in num_left.items() if x}:
+        rarest = min(num_left, key=lambda k: (num_left[k], k))
+        for group in (x for x in members[rarest] if side_of[x] < 0):
+            lacking = [~has_class[k] for k in counts[group] if num_left[k] == 1]
+            most_wanted = np.lexsort((wanted_images, wanted[rarest]))[-1]
+            is_needed = np.any(lacking, axis=0) if lacking else np.False_
+            side = side_of[group] = is_needed.argmax() if is_needed.any() else most_wanted
+            wanted_images[side] -= sizes[group]
+            for k, num_images in counts[group].items():
+                wanted[k][side] -= num_images
+                has_class[k][side] = True
+                num_left[k] -= 1
+    sides = [np.flatnonzero(side_of[group_of] == side) for side in range(len(shares))]
+    if not all(map(len, sides)):
+        raise ValueError(
+            f"{len(classes)} images, {len(sizes)} without near-duplicates, are too few: the sides "
+            f"would have {', '.join(str(len(x)) for x in sides)}; leave one out or enlarge it"
+        )
+    return sides
+
+
+def split_coco_json(
+    json_file: str, image_root: str, output: Path, fractions: Mapping[str, float], seed: int = 0
+) -> list[dict[str, object]]:
+    """Write ``output``/NAME.json for each name of ``fractions``: COCO json with all that the file
+    says of some of its images, and with all its other sections. Near-duplicates stay together.
+
+    Returns a table: a row a class, of the images and objects (without crowds) on each side.
+    ValueError: the file is not COCO json, an image cannot be read, and as of :func:`split_images`.
+    FileExistsError: one of the files is there.
+    """
+    if there := [x for x in fractions if (output / f"{x}.json").exists()]:
+        raise FileExistsError(f"{output / there[0]}.json is there already: choose another folder")
+    categories = read_coco_json(json_file)["categories"]
+    content = json.loads(Path(json_file).read_bytes())  # with the polygons
+    images, annotations = content["images"], content.get("annotations", [])
+    classes = _classes_of_images(json_file, images, annotations, [x["id"] for x in categories])
+    files = inspect_images([os.path.join(image_root, x["file_name"]) for x in images], -1)
+    for index, why in [*((i, "no such file") for i in files.missing), *files.unreadable.items()]:
+        name = images[index]["file_name"]
+        raise ValueError(f"{json_file}: {name}: {why}; focal-retina check lists such faults")
+    groups = near_duplicate_groups(np.array([files.hashes[i] for i in range(len(images))]))
+    sides = split_images(classes, groups, list(fractions.values()), seed)
+    output.mkdir(parents=True, exist_ok=True)
+    has_twin = np.bincount(groups)[groups] > 1
+    rows = [*(x["name"] for x in categories), "no objects", "near-duplicates", "all"]
+    table: list[dict[str, object]] = [{"class": x} for x in rows]
+    for side, indices in zip(fractions, sides, strict=True):
+        chosen = {images[i]["id"]: images[i] for i in indices}
+        content["images"] = list(chosen.values())
+        content["annotations"] = [x for x in annotations if x["image_id"] in chosen]
+        write_json(output / f"{side}.json", content, indent=None)
+        objects = Counter(chain.from_iterable(classes[i] for i in indices))
+        of_images = Counter(chain.from_iterable(set(classes[i]) for i in indices))
+        further = sum(not classes[i] for i in indices), has_twin[indices].sum(), len(indices)
+        num_images = [*(of_images[k] for k in range(len(categories))), *further]
+        num_objects = [*(objects[k] for k in range(len(categories))), "", "", objects.total()]
+        for row, *cells in zip(table, num_images, num_objects, strict=True):
+            row[f"{side} images"], row[f"{side} objects"] = cells
+    return table
+
+
+def _classes_of_images(
+    json_file: str, images: list[dict], annotations: list[dict], category_ids: list[int]
+) -> list[list[int]]:
+    """Of their objects, without crowds. ValueError: an id is not listed, or is listed twice."""
+    classes: dict[int | str, list[int]] = {x["id"]: [] for x in images}
+    class_of = {category: index for index, category in enumerate(category_ids)}
+    fault = "an image id occurs twice" if len(classes) < len(images) else ""
+    for x in annotations:
+        if x["image_id"] not in classes or x["category_id"] not in class_of:
+            fault = f"the image or category of annotation {x['id']} is not listed"
+        elif not x.get("iscrowd", 0):
+            classes[x["image_id"]].append(class_of[x["category_id"]])
+    if fault:
+        raise ValueError(f"{json_file}: {fault}; focal-retina check lists such faults")
+    return list(classes.values())
