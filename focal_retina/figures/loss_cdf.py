@@ -56,15 +56,14 @@ class LogitSample(NamedTuple):
 Cdf = dict[str, list[float]]
 
 
-def read_loss_cdf(folder: Path) -> dict[str, Any]:
-    """What :func:`measure_loss_cdf` left in ``folder``. An OSError or ValueError if it is not."""
-    path = folder / _NUMBERS_FILE
+def read_loss_cdf(folder: Path) -> dict[str, Any] | None:
+    """What :func:`measure_loss_cdf` left in ``folder``; None where it did not, or is damaged."""
     try:
-        content = json.loads(path.read_text())
+        content = json.loads((folder / _NUMBERS_FILE).read_text())
         hardest_shares(content)
         return content
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} holds no loss distribution ({error}): remove it") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def measure_loss_cdf(
@@ -215,18 +214,14 @@ def loss_shares(
     }
 
 
-def hardest_share(cdf: Cdf, share: float) -> float:
-    """Share of the loss in the ``share`` of logits with the highest loss."""
-    return float(1 - np.interp(1 - share, cdf["samples"], cdf["loss"]))
-
-
 def hardest_shares(measured: Mapping[str, Any]) -> dict[str, str]:
-    """What the hardest logits hold of the loss of their sign, by heading."""
-    return {
-        f"hardest {share:.0%} of {sign}, γ {g}": f"{hardest_share(cdf, share):.0%}" if cdf else "–"
-        for sign, share in _HARDEST
-        for g, cdf in measured["cdf"][sign].items()
-    }
+    """What the logits of the highest loss hold of the loss of their sign, by heading."""
+    shares = {}
+    for sign, share in _HARDEST:
+        for gamma, cdf in measured["cdf"][sign].items():
+            held = cdf and f"{1 - np.interp(1 - share, cdf['samples'], cdf['loss']):.0%}"
+            shares[f"hardest {share:.0%} of {sign}, γ {gamma}"] = held or "–"
+    return shares
 
 
 def draw_loss_cdfs(measured: Mapping[str, Any], out_png: Path) -> None:

@@ -18,11 +18,11 @@ from matplotlib import colormaps, rc_context
 from matplotlib.figure import Figure
 
 from ..figures import DPI, style_axes
-from ..figures.loss_cdf import hardest_shares
+from ..figures.loss_cdf import hardest_shares, read_loss_cdf
 from ..figures.training import Series, read_metrics
 from ..files import atomic_write
 from .grid import Sweep
-from .results import RowSummary, TrialResult, compare, number, read_losses, summarize, tuned_ap
+from .results import LOSS_FOLDER, RowSummary, TrialResult, compare, number, summarize, tuned_ap
 
 _NOTHING = "–"
 _GROUND = "#eef0f3"  # of the pictures: it reads on a light and on a dark page
@@ -51,7 +51,8 @@ def write_sweep_report(
     "command", "base_config", "seeds" and "tuned"."""
     summaries = summarize(sweep, results)
     trained = {s.row.name: s.first_done for s in summaries if s.first_done}
-    found = {name: read_losses(directory / x.directory) for name, x in trained.items()}
+    folders = {name: directory / x.directory / LOSS_FOLDER for name, x in trained.items()}
+    found = {name: read_loss_cdf(folder) for name, folder in folders.items()}
     losses = {name: measured for name, measured in found.items() if measured}
     with rc_context({"font.size": 9, "axes.facecolor": _GROUND, "legend.frameon": False}):
         pictures = _draw_pictures(sweep, summaries, directory)

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 from scipy import stats
 
-from ..figures.loss_cdf import read_loss_cdf
 from ..files import atomic_write, write_json
 from .grid import Row, Sweep
 
@@ -80,14 +79,6 @@ def read_box_metrics(directory: Path, dataset: str = "") -> dict[str, float]:
     before which Detectron2 puts the data set's where several were evaluated."""
     row = {key.removeprefix(f"{dataset}/"): x for key, x in last_row(directory).items()}
     return {key[5:]: x for key, x in row.items() if key[:5] == "bbox/" and math.isfinite(x)}
-
-
-def read_losses(trial_directory: Path) -> dict[str, Any] | None:
-    """None where the loss was not measured, or where measuring was cut off."""
-    try:
-        return read_loss_cdf(trial_directory / LOSS_FOLDER)
-    except (OSError, ValueError):
-        return None
 
 
 class Estimate(NamedTuple):
