@@ -38,6 +38,7 @@ from . import DPI, SERIES_COLORS, style_axes
 SIGNS = ("negatives", "positives")
 _NUMBERS_FILE = "loss_distribution.json"
 _SEED = 0
+_SAMPLE_SIZE = 10_000_000  # logits of each sign that are drawn, as many of each image
 _CURVE_POINTS = 300  # evenly spaced, and as many more towards the hardest logits
 _HARDEST = (("positives", 0.2), ("negatives", 0.01))
 _MAX_NAMES = 12  # of more classes the picture shows those that hold most
@@ -67,21 +68,14 @@ def read_loss_cdf(folder: Path) -> dict[str, Any] | None:
 
 
 def measure_loss_cdf(
-    cfg: CfgNode,
-    output: Path,
-    *,
-    gammas: Sequence[float] = (0, 0.5, 1, 2),
-    alpha: float = 0.25,
-    max_images: int = 500,
-    sample_size: int = 10_000_000,
+    cfg: CfgNode, output: Path, *, gammas: Sequence[float], alpha: float, max_images: int
 ) -> dict[str, Any]:
     """Write fig4.png, loss_shares.png and loss_distribution.json, whose content is returned: the
     number of "images" and of "samples" in them by sign; "cdf", by sign and γ; "shares".
 
-    At most ``max_images`` of DATASETS.TEST are looked at, at random, and ``sample_size`` logits of
-    each sign are drawn, as many of each image. ``alpha`` is that of :func:`loss_shares`.
-
-    A UserError or ValueError says what is wrong with the model, the data or the gammas.
+    At most ``max_images`` of DATASETS.TEST are looked at, at random. ``alpha`` is that of
+    :func:`loss_shares`. A UserError or ValueError says what is wrong with the model, the data or
+    the gammas.
     """
     if min(gammas) < 0 or len({f"{gamma:g}" for gamma in gammas}) < len(gammas):
         raise ValueError(f"gammas are {list(gammas)}: give different numbers >= 0")
@@ -95,7 +89,7 @@ def measure_loss_cdf(
         hint = "set FocalRetinaNet, which loads the checkpoints of RetinaNet too"
         raise UserError(f"MODEL.META_ARCHITECTURE {name} has no anchor labeler: {hint}")
     loader = labeled_loader(cfg, max_images)
-    samples = draw_logits(model, loader, max(1, sample_size // len(loader)))
+    samples = draw_logits(model, loader, max(1, _SAMPLE_SIZE // len(loader)))
     class_names = MetadataCatalog.get(cfg.DATASETS.TEST[0]).thing_classes
     shares = loss_shares(samples, gammas, alpha, model.head_in_features, class_names)
     content = {
