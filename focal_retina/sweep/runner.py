@@ -169,9 +169,9 @@ class TrialRunner:
             result = read_result(path)
             if result.config_hash == trial.config_hash:
                 return replace(result, row=trial.row, stage=trial.stage, tuned=trial.tuned)
-        result = TrialResult(trial.row, trial.seed, trial.stage, trial.tuned, "failed", attempts=0)
-        result = replace(result, config_hash=trial.config_hash, directory=trial.directory)
-        return replace(result, git_commit=self.git_commit)
+        shared = ("row", "seed", "stage", "tuned", "config_hash", "directory")
+        fields: dict[str, Any] = {name: getattr(trial, name) for name in shared}
+        return TrialResult(**fields, status="failed", attempts=0, git_commit=self.git_commit)
 
     def _train(self, trial: Trial) -> ray.ObjectRef:
         directory = self.root / trial.directory
