@@ -21,7 +21,6 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog, build_detection_test_loader
 from detectron2.data.build import get_detection_dataset_dicts
 from detectron2.data.detection_utils import build_augmentation
-from matplotlib.figure import Figure
 from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -33,7 +32,7 @@ from ..engine.checkpoint import load_trained_model
 from ..files import write_json
 from ..losses import focal_loss
 from ..modeling import FocalRetinaNet
-from . import DPI, SERIES_COLORS, style_axes
+from . import SERIES_COLORS, new_figure, style_axes
 
 SIGNS = ("negatives", "positives")
 _NUMBERS_FILE = "loss_distribution.json"
@@ -220,7 +219,7 @@ def hardest_shares(measured: Mapping[str, Any]) -> dict[str, str]:
 
 def draw_loss_cdfs(measured: Mapping[str, Any], out_png: Path) -> None:
     """Draw figure 4, positives on the left."""
-    figure = Figure(figsize=(11, 4.5), dpi=DPI, layout="constrained")
+    figure = new_figure(11, 4.5)
     panels = figure.subplots(1, 2, subplot_kw={"xlim": (0, 1), "ylim": (0, 1.02)})
     for sign, axes in zip(("positives", "negatives"), panels, strict=True):
         style_axes(axes, f"{measured['samples'][sign]:,} {sign}")
@@ -238,7 +237,7 @@ def draw_loss_shares(
 ) -> None:
     """Draw a column for levels and one for classes: shares of the loss above, of the gradient
     below. A bar is a γ, its lower segment negatives, its upper, hatched one positives."""
-    figure = Figure(figsize=(12, 8), dpi=DPI, layout="constrained")
+    figure = new_figure(12, 8)
     panels = figure.subplots(2, len(shares), sharex="col", width_ratios=(1, 2))
     width = 0.84 / len(gammas)
     for (kind, its), column in zip(shares.items(), panels.T, strict=True):

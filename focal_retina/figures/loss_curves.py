@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from ..files import write_json
 from ..losses import CrossEntropy, DenseLoss, FocalLoss, FocalLossStar
 from ..losses.dense import dense_loss
-from . import DPI, SERIES_COLORS, style_axes
+from . import SERIES_COLORS, new_figure, style_axes
 
 _NONE = -1.0  # no weights
 
@@ -78,7 +77,7 @@ def _curves(losses: Mapping[str, DenseLoss], x_t: Tensor) -> list[dict[str, Any]
 
 def write_loss_figure(data: LossFigure, folder: Path) -> Path:
     """Write the figure's numbers as NAME.json, and as NAME.png, which is returned, its picture."""
-    figure = Figure(figsize=(6.5, 4.5), dpi=DPI, layout="constrained")
+    figure = new_figure(6.5, 4.5)
     axes = figure.add_subplot(xlabel=data.x_label)
     style_axes(axes, data.title)
     dashes = ("-", "--", ":") if len(data.curves) > len(SERIES_COLORS) else ("-",)
