@@ -51,8 +51,8 @@ def write_sweep_report(
     trained = [(s.row.name, s.first_done.directory) for s in summaries if s.first_done]
     found = [(name, read_loss_cdf(directory / folder / LOSS_FOLDER)) for name, folder in trained]
     losses = {name: measured for name, measured in found if measured}
-    ground = {"figure.facecolor": _GROUND, "axes.facecolor": _GROUND}
-    with rc_context({"font.size": 9, "legend.frameon": False, **ground}):
+    style: Any = {"figure.facecolor": _GROUND, "axes.facecolor": _GROUND, "legend.frameon": False}
+    with rc_context({"font.size": 9, **style}):
         pictures = _draw_pictures(sweep, summaries, directory)
     options: Any = {"undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
     environment = Environment(loader=PackageLoader("focal_retina.sweep"), **options)
