@@ -20,7 +20,6 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils import comm
 from tabulate import tabulate
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import get_total_norm
 
 from ..files import write_json
@@ -38,9 +37,9 @@ class _Iteration:
     batch: list[dict[str, Any]]
     before: dict[str, Any]  # random states and autocast
     buffers: dict[str, Tensor]  # of before the step
-    losses: dict[str, Tensor] = field(default_factory=dict)
-    number: int = -1
-    total: Tensor | None = None  # finite where all losses and gradients are
+    losses: dict[str, Tensor] = field(init=False)
+    number: int = field(init=False)
+    total: Tensor = field(init=False)  # finite where all losses and gradients are
     is_copied: torch.cuda.Event | None = None  # where ``total`` is on its way from a GPU
 
 
@@ -52,12 +51,12 @@ class NonFiniteGuard(HookBase):
     are normal: it looks at the losses alone."""
 
     def __init__(self, model: nn.Module, config: str, folder: Path, gradient_period: int = 1):
-        """``config`` is the whole config as yaml; dumps go to ``iter_0001234`` in ``folder``, of
-        rank 1 to ``iter_0001234_rank1``. ``gradient_period``: iterations between two looks at the
-        gradients, 0 for none. If one is missed, the next loss is not finite; then the weights in
-        the dump aren't either."""
-        self._model = model.module if isinstance(model, DistributedDataParallel) else model
-        self._config, self._folder, self._gradient_period = config, folder, gradient_period
+        """``model`` without DistributedDataParallel; ``config``: all of it, as yaml. Dumps go to
+        ``iter_0001234`` in ``folder``, of rank 1 to ``iter_0001234_rank1``. ``gradient_period``:
+        iterations between two looks at the gradients, 0 for none. If one is missed, the next loss
+        is not finite; then the weights in the dump aren't either."""
+        self._model, self._config = model, config
+        self._folder, self._gradient_period = folder, gradient_period
         self._unseen: _Iteration | None = None
         self._model.register_forward_pre_hook(self._before_forward)
         self._model.register_forward_hook(self._after_forward)
@@ -109,9 +108,11 @@ class NonFiniteGuard(HookBase):
     def look(self) -> None:
         """Look at the last iteration, unless that is done: see :meth:`after_backward`."""
         iteration, self._unseen = self._unseen, None
-        if iteration is not None and iteration.is_copied is not None:
+        if iteration is None:
+            return
+        if iteration.is_copied is not None:
             iteration.is_copied.synchronize()
-        if iteration is not None and iteration.total is not None and not iteration.total.isfinite():
+        if not iteration.total.isfinite():
             raise FloatingPointError(self._dump(iteration))
 
     def _dump(self, iteration: _Iteration) -> str:
@@ -209,9 +210,8 @@ def replay(folder: Path) -> Iterator[str]:
         yield tabulate(table, headers="keys", tablefmt="plain", floatfmt=".6g")
 
 
-def _shorten(names: list[str], limit: int = 5) -> str:
-    further = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + further
+def _shorten(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _watch(model: nn.Module) -> dict[str, str]:

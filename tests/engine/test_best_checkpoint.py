@@ -19,9 +19,9 @@ from torch import nn
 
 from focal_retina.config_file import merge_options
 from focal_retina.engine import Trainer, config_checks
-from focal_retina.engine.best_checkpoint import BestCheckpoint, OutOfPatience, Patience
 from focal_retina.engine.checkpoint import SafeCheckpointer
 from focal_retina.engine.console import ProgressPrinter
+from focal_retina.engine.hooks import BestCheckpoint, OutOfPatience, Patience
 
 
 class Loop(TrainerBase):
