@@ -57,8 +57,7 @@ class WeightAverage(hooks.HookBase):
     def state_dict(self) -> dict[str, Any]:
         if not self._average:
             return {}
-        count = self._average.n_averaged.item()
-        return {"model": self.model.state_dict(), "num_averaged": count}
+        return {"model": self.model.state_dict(), "num_averaged": self._average.n_averaged}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Train on; without an average, too, the weights are those that were trained."""
@@ -149,10 +148,6 @@ class BestCheckpoint(hooks.BestCheckpointer):
         self.best_metric, self.best_iter = state.get(self._val_metric, (None, None))
 
 
-class OutOfPatience(BaseException):
-    """Ends the loop of Detectron2's trainer, which logs an Exception as an error."""
-
-
 class Patience(hooks.HookBase):
     """The last hook, in every process: after ``patience`` evaluations without a better one the
     training ends as after its last iteration, but that its ``evaluation`` is done already. Like
@@ -162,7 +157,7 @@ class Patience(hooks.HookBase):
         self._patience, self._best, self._evaluation = patience, best, evaluation
 
     def after_step(self) -> None:
-        """:class:`OutOfPatience` where it is."""
+        """:class:`Interrupted` by no signal where patience is over."""
         trainer, best = self.trainer, self._best
         if trainer.iter + 1 >= trainer.max_iter or best.num_worse() < self._patience:
             return
@@ -172,7 +167,7 @@ class Patience(hooks.HookBase):
         trainer._hooks[:] = [x for x in trainer._hooks if x not in (best, self._evaluation)]
         trainer.iter += 1
         trainer.max_iter = trainer.iter
-        raise OutOfPatience
+        raise Interrupted(None)
 
 
 class MetricsWriter(hooks.PeriodicWriter):

@@ -37,8 +37,8 @@ class _Iteration:
     batch: list[dict[str, Any]]
     before: dict[str, Any]  # random states and autocast
     buffers: dict[str, Tensor]  # of before the step
+    number: int = 0
     losses: dict[str, Tensor] = field(init=False)
-    number: int = field(init=False)
     total: Tensor = field(init=False)  # finite where all losses and gradients are
     is_copied: torch.cuda.Event | None = None  # where ``total`` is on its way from a GPU
 
@@ -138,34 +138,28 @@ class NonFiniteGuard(HookBase):
 
 
 def _describe(x: Mapping[str, Any]) -> dict[str, Any]:
-    objects = x.get("instances")
     described = {"file_name": x.get("file_name"), "image_id": x.get("image_id")}
     described["shape"] = list(x["image"].shape)
-    described["boxes"] = None if objects is None else objects.gt_boxes.tensor.tolist()
-    described["classes"] = None if objects is None else objects.gt_classes.tolist()
+    if "instances" in x:
+        described["boxes"] = x["instances"].gt_boxes.tensor.tolist()
+        described["classes"] = x["instances"].gt_classes.tolist()
     return described
 
 
 def _to_plain(x: Mapping[str, Any]) -> dict[str, Any]:
     """What :func:`read_batch` reads of an image's dict: no masks, nor objects of other classes."""
-    kept = (str, int, float, bool, Tensor)
-    plain: dict[str, Any] = {k: v for k, v in x.items() if isinstance(v, kept)}
+    plain = {k: v for k, v in x.items() if isinstance(v, (str, int, float, bool, Tensor))}
     if "instances" in x:
-        fields = x["instances"].get_fields()
-        plain["image_size"] = list(x["instances"].image_size)
-        plain["fields"] = {k: v for k, v in fields.items() if isinstance(v, Tensor)}
-        plain["boxes"] = {k: v.tensor for k, v in fields.items() if isinstance(v, Boxes)}
+        fields = x["instances"].get_fields().items()
+        kept = {name: value for name, value in fields if isinstance(value, (Tensor, Boxes))}
+        plain["instances"] = Instances(x["instances"].image_size, **kept)
     return plain
 
 
 def read_batch(folder: Path) -> dict[str, Any]:
     """The random states "rng", "autocast" (a dtype's name or None) and "batch" of a dump."""
-    dump = read_weights(folder / "batch.pt")
-    for x in dump["batch"]:
-        if "image_size" in x:
-            boxes = {name: Boxes(tensor) for name, tensor in x.pop("boxes").items()}
-            x["instances"] = Instances(tuple(x.pop("image_size")), **x.pop("fields"), **boxes)
-    return dump
+    with torch.serialization.safe_globals([Boxes, Instances]):
+        return read_weights(folder / "batch.pt")
 
 
 def replay(folder: Path) -> Iterator[str]:

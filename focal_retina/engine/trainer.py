@@ -249,13 +249,13 @@ class Trainer(DefaultTrainer):
                 return super().train()
             except Interrupted as interruption:
                 self.interrupted_by = interruption.signum
-                return None
-            except hooks.OutOfPatience:
-                if self.cfg.TEST.EXPECTED_RESULTS and comm.is_main_process():
-                    verify_results(self.cfg, self._last_eval_results)
-                return self._last_eval_results
             finally:
                 self._trainer._data_loader_iter_obj = None  # ends the data workers
+        if self.interrupted_by is not None:
+            return None
+        if self.cfg.TEST.EXPECTED_RESULTS and comm.is_main_process():
+            verify_results(self.cfg, self._last_eval_results)
+        return self._last_eval_results
 
     def before_train(self) -> None:
         super().before_train()
