@@ -83,6 +83,9 @@ def add_focal_retina_config(cfg: CN) -> None:
     # None: crowds are dropped, as Detectron2's mapper does.
     node.LABELING.CROWD_IOA_THRESH = None
 
+    # NMS over all classes at once: one object, one box, whatever its class. False: class by class.
+    node.CLASS_AGNOSTIC_NMS = False
+
     # The check of DATASETS.TRAIN and TEST before the first iteration; dataset_check/checks.py
     # lists what it finds. Generated data sets are not checked.
     node.DATA_CHECK = CN()

@@ -32,7 +32,7 @@ from .backbones import feature_shapes_of
 from .box_loss import BoxLoss, SmoothL1BoxLoss, build_box_loss
 from .head import DenseHead, build_dense_head
 from .patches import to_device
-from .postprocess import DensePostprocessor
+from .postprocess import Candidates, DensePostprocessor
 from .predictions import DensePredictions, LabeledPredictions
 
 
@@ -135,6 +135,7 @@ class FocalRetinaNet(DenseDetector):
                 topk_candidates=retinanet.TOPK_CANDIDATES_TEST,
                 nms_thresh=retinanet.NMS_THRESH_TEST,
                 max_detections=cfg.TEST.DETECTIONS_PER_IMAGE,
+                class_agnostic_nms=options.CLASS_AGNOSTIC_NMS,
             ),
             "num_classes": retinanet.NUM_CLASSES,
             "num_micro_batches": cfg.SOLVER.ACCUMULATE,
@@ -196,6 +197,11 @@ class FocalRetinaNet(DenseDetector):
             [permute_to_N_HWA_K(x, self.num_classes) for x in logits],
             [permute_to_N_HWA_K(x, 4) for x in deltas],
         )
+
+    def candidates(self, batched_inputs: list[dict]) -> list[Candidates]:
+        """Of each image what goes into NMS; boxes are in pixels of ``image``."""
+        images = self.preprocess_image(batched_inputs).tensor
+        return list(self.postprocessor.candidates(*self.dense_predictions(images)))
 
     def label_and_predict(self, images: Tensor, batched_inputs: list[dict]) -> LabeledPredictions:
         """What a training step needs of the network, of normalized, padded ``images`` (N, 3, H, W)
