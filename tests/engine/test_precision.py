@@ -134,11 +134,9 @@ class Model(nn.Module):
 
 def make_trainer(enabled, precision):
     amp = ("SOLVER.AMP.ENABLED", enabled, "MODEL.FOCAL_RETINA.PRECISION", precision)
-    cfg = default_cfg(*amp)
-    model = Model()
-    loader = [torch.ones(2, 4)] * 3
+    trainer_class, model = STEP_TRAINERS[precision_of(default_cfg(*amp))], Model()
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    return STEP_TRAINERS[precision_of(cfg)](model, loader, optimizer)
+    return trainer_class(model, [torch.ones(2, 4)], optimizer)
 
 
 @pytest.mark.parametrize(
