@@ -3,6 +3,7 @@
 import argparse
 import ast
 import importlib.util
+import json
 import re
 import runpy
 import shlex
@@ -10,6 +11,8 @@ import shutil
 import sys
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 from detectron2.config import LazyConfig
 from helpers import ROOT, python
@@ -113,6 +116,38 @@ def test_the_page_on_ones_own_data_runs_from_top_to_bottom(workplace, monkeypatc
     assert len(names) == 9
     assert not [name for name in names if not (output / name).exists()]
     assert "<html" in (workplace / "report.html").read_text()
+
+
+@pytest.fixture
+def birds(workplace):
+    """A data set of YOLO: noise with a bright square of one of two classes."""
+    generator = np.random.default_rng(0)
+    for name in ("images", "labels"):
+        (workplace / "birds" / name).mkdir(parents=True)
+    for i in range(24):
+        pixels = generator.integers(0, 160, (96, 96, 3), dtype=np.uint8)
+        x, y = generator.integers(2, 60, 2)
+        pixels[y : y + 32, x : x + 32] = 255
+        cv2.imwrite(str(workplace / f"birds/images/{i}.png"), pixels)
+        label = f"{i % 2} {(x + 16) / 96} {(y + 16) / 96} {32 / 96} {32 / 96}"
+        (workplace / f"birds/labels/{i}.txt").write_text(label)
+    (workplace / "birds/data.yaml").write_text("train: images\nnames: [robin, wren]\n")
+    return workplace
+
+
+def test_six_commands_of_the_readme_lead_to_a_deployed_model(birds):
+    (six,) = (x for x in blocks(ROOT / "README.md", "sh") if "birds" in x)
+    for command in six.replace("\\\n", " ").splitlines():
+        _, *words = shlex.split(command)
+        name, *arguments = words[2:] if words[0] == "-m" else ["train", *words[1:]]
+        if name in ("check", "train"):
+            arguments += map(str, SMALL)
+        if name == "train":  # an exported graph pads smaller images further than the model does
+            arguments += ["INPUT.MIN_SIZE_TEST", "160"]
+        assert main([name, *arguments]) == 0, command
+    assert len(json.loads((birds / "splits/test.json").read_text())["images"]) > 0
+    assert (birds / "output/birds/test/inference/test/confusion_matrix.png").is_file()
+    assert len(list((birds / "found").iterdir())) == 24
 
 
 def test_the_figures_of_the_losses_are_drawn(tmp_path, monkeypatch):
