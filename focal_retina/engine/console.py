@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from detectron2.engine import HookBase
 from detectron2.utils.events import CommonMetricPrinter, get_event_storage
 
 from ..data import CorruptImageError
@@ -200,21 +199,3 @@ class ProgressPrinter(CommonMetricPrinter):
         left = datetime.timedelta(seconds=round(latest.get("eta_seconds", (0, 0))[0]))
         progress = f"iteration {storage.iter + 1} of {self._max_iter}, {left} left"
         _progress_logger.info(", ".join([progress, *numbers]))
-
-
-class FirstEstimate(HookBase):
-    """A line after the first iteration, and one after a few: how long the training will take. It
-    stands behind Detectron2's IterationTimer, which leaves out the first 3 iterations."""
-
-    ITERATIONS = 10
-
-    def after_step(self) -> None:
-        trainer = self.trainer
-        num_done = trainer.iter + 1 - trainer.start_iter
-        if num_done == 1:
-            _logger.info(f"iteration {trainer.iter + 1} of {trainer.max_iter} is done")
-        if num_done == self.ITERATIONS:
-            count = trainer.max_iter - trainer.iter - 1
-            seconds = count * trainer.storage.history("time").median(self.ITERATIONS)
-            rest = f"{datetime.timedelta(seconds=round(seconds))}, without evaluations"
-            _logger.info(f"on this machine the other {count} iterations will take about {rest}")

@@ -95,9 +95,10 @@ def _share_cores(cfg: CfgNode) -> None:
 
 
 class Interrupted(KeyboardInterrupt):
-    """Training stopped after a saved iteration, as a signal asked. No error, so no traceback."""
+    """Training stopped after a saved iteration, as a signal asked, or patience is over (None). No
+    error, so no traceback."""
 
-    def __init__(self, signum: int):
+    def __init__(self, signum: int | None):
         super().__init__(signum)
         self.signum = signum
 

@@ -20,7 +20,6 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils import comm
 from tabulate import tabulate
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import get_total_norm
 
 from ..files import write_json
@@ -38,9 +37,9 @@ class _Iteration:
     batch: list[dict[str, Any]]
     before: dict[str, Any]  # random states and autocast
     buffers: dict[str, Tensor]  # of before the step
-    losses: dict[str, Tensor] = field(default_factory=dict)
-    number: int = -1
-    total: Tensor | None = None  # finite where all losses and gradients are
+    number: int = 0
+    losses: dict[str, Tensor] = field(init=False)
+    total: Tensor = field(init=False)  # finite where all losses and gradients are
     is_copied: torch.cuda.Event | None = None  # where ``total`` is on its way from a GPU
 
 
@@ -52,12 +51,12 @@ class NonFiniteGuard(HookBase):
     are normal: it looks at the losses alone."""
 
     def __init__(self, model: nn.Module, config: str, folder: Path, gradient_period: int = 1):
-        """``config`` is the whole config as yaml; dumps go to ``iter_0001234`` in ``folder``, of
-        rank 1 to ``iter_0001234_rank1``. ``gradient_period``: iterations between two looks at the
-        gradients, 0 for none. If one is missed, the next loss is not finite; then the weights in
-        the dump aren't either."""
-        self._model = model.module if isinstance(model, DistributedDataParallel) else model
-        self._config, self._folder, self._gradient_period = config, folder, gradient_period
+        """``model`` without DistributedDataParallel; ``config``: all of it, as yaml. Dumps go to
+        ``iter_0001234`` in ``folder``, of rank 1 to ``iter_0001234_rank1``. ``gradient_period``:
+        iterations between two looks at the gradients, 0 for none. If one is missed, the next loss
+        is not finite; then the weights in the dump aren't either."""
+        self._model, self._config = model, config
+        self._folder, self._gradient_period = folder, gradient_period
         self._unseen: _Iteration | None = None
         self._model.register_forward_pre_hook(self._before_forward)
         self._model.register_forward_hook(self._after_forward)
@@ -109,9 +108,11 @@ class NonFiniteGuard(HookBase):
     def look(self) -> None:
         """Look at the last iteration, unless that is done: see :meth:`after_backward`."""
         iteration, self._unseen = self._unseen, None
-        if iteration is not None and iteration.is_copied is not None:
+        if iteration is None:
+            return
+        if iteration.is_copied is not None:
             iteration.is_copied.synchronize()
-        if iteration is not None and iteration.total is not None and not iteration.total.isfinite():
+        if not iteration.total.isfinite():
             raise FloatingPointError(self._dump(iteration))
 
     def _dump(self, iteration: _Iteration) -> str:
@@ -137,34 +138,28 @@ class NonFiniteGuard(HookBase):
 
 
 def _describe(x: Mapping[str, Any]) -> dict[str, Any]:
-    objects = x.get("instances")
     described = {"file_name": x.get("file_name"), "image_id": x.get("image_id")}
     described["shape"] = list(x["image"].shape)
-    described["boxes"] = None if objects is None else objects.gt_boxes.tensor.tolist()
-    described["classes"] = None if objects is None else objects.gt_classes.tolist()
+    if "instances" in x:
+        described["boxes"] = x["instances"].gt_boxes.tensor.tolist()
+        described["classes"] = x["instances"].gt_classes.tolist()
     return described
 
 
 def _to_plain(x: Mapping[str, Any]) -> dict[str, Any]:
     """What :func:`read_batch` reads of an image's dict: no masks, nor objects of other classes."""
-    kept = (str, int, float, bool, Tensor)
-    plain: dict[str, Any] = {k: v for k, v in x.items() if isinstance(v, kept)}
+    plain = {k: v for k, v in x.items() if isinstance(v, (str, int, float, bool, Tensor))}
     if "instances" in x:
-        fields = x["instances"].get_fields()
-        plain["image_size"] = list(x["instances"].image_size)
-        plain["fields"] = {k: v for k, v in fields.items() if isinstance(v, Tensor)}
-        plain["boxes"] = {k: v.tensor for k, v in fields.items() if isinstance(v, Boxes)}
+        fields = x["instances"].get_fields().items()
+        kept = {name: value for name, value in fields if isinstance(value, (Tensor, Boxes))}
+        plain["instances"] = Instances(x["instances"].image_size, **kept)
     return plain
 
 
 def read_batch(folder: Path) -> dict[str, Any]:
     """The random states "rng", "autocast" (a dtype's name or None) and "batch" of a dump."""
-    dump = read_weights(folder / "batch.pt")
-    for x in dump["batch"]:
-        if "image_size" in x:
-            boxes = {name: Boxes(tensor) for name, tensor in x.pop("boxes").items()}
-            x["instances"] = Instances(tuple(x.pop("image_size")), **x.pop("fields"), **boxes)
-    return dump
+    with torch.serialization.safe_globals([Boxes, Instances]):
+        return read_weights(folder / "batch.pt")
 
 
 def replay(folder: Path) -> Iterator[str]:
@@ -209,9 +204,8 @@ def replay(folder: Path) -> Iterator[str]:
         yield tabulate(table, headers="keys", tablefmt="plain", floatfmt=".6g")
 
 
-def _shorten(names: list[str], limit: int = 5) -> str:
-    further = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + further
+def _shorten(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _watch(model: nn.Module) -> dict[str, str]:

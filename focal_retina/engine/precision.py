@@ -64,17 +64,16 @@ def bf16_support(device: str) -> tuple[bool, str]:
 def resolve_precision(cfg: CfgNode, *, resume: bool = False) -> CfgNode:
     """A frozen copy of ``cfg`` with every ``auto`` precision decided. A run that goes on keeps
     those that it began with; its checkpoint has them."""
-    node = cfg.MODEL.FOCAL_RETINA
-    open_keys = [x for x in ("PRECISION", "INFERENCE_PRECISION") if node[x] == "auto"]
-    checkpointer = SafeCheckpointer(nn.Identity(), cfg.OUTPUT_DIR)
-    path = checkpointer.last_intact() if open_keys and resume else None  # that reads all of it
-    begun_with = read_weights(path, mmap=True) if path else {}
-    settings = begun_with.get("trainer", {}).get("settings", {})
-    fast = "bf16" if bf16_support(cfg.MODEL.DEVICE)[0] else "fp32"
     cfg = cfg.clone()
     cfg.defrost()
-    for key in open_keys:
-        cfg.MODEL.FOCAL_RETINA[key] = settings.get(f"MODEL.FOCAL_RETINA.{key}", fast)
+    node = cfg.MODEL.FOCAL_RETINA
+    if keys := [x for x in ("PRECISION", "INFERENCE_PRECISION") if node[x] == "auto"]:
+        checkpointer = SafeCheckpointer(nn.Identity(), cfg.OUTPUT_DIR)
+        path = checkpointer.last_intact() if resume else None  # that reads all of it
+        begun_with = read_weights(path, mmap=True).get("trainer", {}) if path else {}
+        fast = "bf16" if bf16_support(cfg.MODEL.DEVICE)[0] else "fp32"
+        settings = begun_with.get("settings", {})
+        node.update({key: settings.get(f"MODEL.FOCAL_RETINA.{key}", fast) for key in keys})
     cfg.freeze()
     return cfg
 
@@ -90,7 +89,9 @@ def log_precision(kind: str, precision: str, device: str) -> None:
             f"it was measured; MODEL.FOCAL_RETINA.{key} fp32 is fast here"
         )
     else:
-        _logger.info(f"{kind} in {precision}: {reason}")
+        # A processor with bf16 is no reason to compute in fp32: the config is.
+        why = f": {reason}" if is_native == (precision == "bf16") else ""
+        _logger.info(f"{kind} in {precision}{why}")
 
 
 def precision_of(cfg: CfgNode) -> str:
@@ -119,6 +120,7 @@ def prepare_for_training(model: nn.Module, *, precision: str, device: str) -> No
     """Make a model's training step fast, in place: fold frozen batch normalization into the
     convolutions, and lay out the weights (docs/performance.md, Formats). On a CPU without AVX-512
     the weight gradients of the head take twice as long in channels_last: it stays as it is."""
+    log_precision("training", precision, device)
     fold_frozen_batch_norm(model)
     if device.startswith("cuda") and precision == "fp32":
         return

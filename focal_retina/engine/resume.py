@@ -1,13 +1,12 @@
-"""Exact resume: random states, and the hooks that save, stop, and keep metrics without gaps."""
+"""Exact resume: the one training of a folder, its settings and its random states."""
 
 import contextlib
 import fcntl
-import json
 import logging
 import os
 import random
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,110 +14,17 @@ import numpy as np
 import torch
 import yaml
 from detectron2.config import CfgNode
-from detectron2.engine import hooks
+from detectron2.solver import LRMultiplier
 from detectron2.utils import comm
-from detectron2.utils.events import EventWriter, JSONWriter, TensorboardXWriter
-from fvcore.common.checkpoint import Checkpointer
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from .console import UserError
-from .launch_and_interrupt import Interrupted, StopRequest
 
 _logger = logging.getLogger(__name__)
 
-_WINDOW = 20  # iterations, of which Detectron2's writers take the median
 # They decide the order of the images, and what the optimizer's state is.
 _FIXED = {"SEED", "MODEL.FOCAL_RETINA.OPTIMIZER"}
-# Timings of a process are not those of the next.
-_CLOCKS = {"time", "data_time", "rank_data_time", "eta_seconds"}
-
-
-class CheckpointHook(hooks.PeriodicCheckpointer):
-    """Detectron2's periodic checkpoints, and one more where a signal asks to stop. It runs in every
-    process: the checkpoint has the random states of all."""
-
-    def __init__(self, checkpointer: Checkpointer, period: int, stop: StopRequest):
-        super().__init__(checkpointer, period)
-        self._stop = stop
-
-    def after_step(self) -> None:
-        """:class:`Interrupted` where a signal came and the iteration is saved."""
-        signum = self._stop.agreed()
-        if self._is_due() or signum is not None:
-            self.trainer.gather_rng_states()
-        self.step(self.trainer.iter)
-        if signum is not None:
-            self.save_unless_due()
-            raise Interrupted(signum)
-
-    def save_unless_due(self) -> None:
-        if not self._is_due():
-            iteration = self.trainer.iter
-            self.save(f"{self.file_prefix}_{iteration:07d}", iteration=iteration)
-
-    def _is_due(self) -> bool:
-        iteration = self.trainer.iter
-        return (iteration + 1) % self.period == 0 or iteration >= self.max_iter - 1
-
-
-class MetricsWriter(hooks.PeriodicWriter):
-    """Detectron2's periodic writer, whose resumed ``metrics.json`` is that of one run: the
-    checkpoint has the values that medians are taken of; lines written after it are dropped."""
-
-    def __init__(self, writers: Sequence[EventWriter], period: int, metrics_file: Path):
-        super().__init__(writers, period)
-        self._metrics_file = metrics_file
-        self._restored: dict[str, Any] | None = None
-
-    def state_dict(self) -> dict[str, Any]:
-        storage = getattr(self.trainer, "storage", None)
-        if storage is None:  # training has not begun
-            return {}
-        hints = storage.smoothing_hints()
-        scalars = {
-            name: {"smoothing_hint": hints[name], "values": history.values()[-_WINDOW:]}
-            for name, history in storage.histories().items()
-            if name not in _CLOCKS
-        }
-        last_write = max((x._last_write for x in self._recorders()), default=-1)
-        return {"scalars": scalars, "last_write": last_write}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._restored = state
-
-    def before_train(self) -> None:
-        if self._restored is None:
-            return
-        put_scalar = self.trainer.storage.put_scalar
-        for name, scalar in self._restored["scalars"].items():
-            for value, iteration in scalar["values"]:
-                put_scalar(name, value, scalar["smoothing_hint"], cur_iter=iteration)
-        last_write = self._restored["last_write"]
-        for writer in self._recorders():
-            writer._last_write = last_write
-            if isinstance(writer, TensorboardXWriter):
-                writer._writer_args["purge_step"] = last_write + 1
-            else:
-                _drop_metrics_after(last_write, self._metrics_file)
-
-    def _recorders(self) -> list[JSONWriter | TensorboardXWriter]:
-        """The writers that keep what they write: not the printer."""
-        return [x for x in self._writers if isinstance(x, (JSONWriter, TensorboardXWriter))]
-
-
-def _drop_metrics_after(iteration: int, path: Path) -> None:
-    """Cut the last lines of a ``metrics.json`` that are of later iterations, or incomplete. In
-    place, as a writer may have the file open."""
-    lines = path.read_bytes().splitlines(keepends=True)
-    while lines and _is_after(iteration, lines[-1]):
-        lines.pop()
-    os.truncate(path, sum(map(len, lines)))
-
-
-def _is_after(iteration: int, line: bytes) -> bool:
-    try:
-        return json.loads(line)["iteration"] > iteration or not line.endswith(b"\n")
-    except (ValueError, KeyError, TypeError):
-        return True
 
 
 @contextlib.contextmanager
@@ -176,6 +82,17 @@ def check_settings(begun_with: dict[str, Any], settings: dict[str, Any]) -> None
         _logger.warning("--resume: the weights are the checkpoint's; MODEL.WEIGHTS is not read")
     if changed:
         _logger.warning(f"--resume: changed from here on: {', '.join(changed.values())}")
+
+
+def restore_solver(groups: list[dict], optimizer: Optimizer, scheduler: LRScheduler) -> None:
+    """Obey this config's values of SOLVER, which the optimizer's ``groups`` had before a checkpoint
+    was loaded."""
+    for group, own in zip(optimizer.param_groups, groups, strict=True):
+        group.update(own)
+    if isinstance(scheduler, LRMultiplier):
+        scheduler.base_lrs = [group["initial_lr"] for group in groups]
+        for group, rate in zip(optimizer.param_groups, scheduler.get_lr(), strict=True):
+            group["lr"] = rate
 
 
 def rng_state() -> dict[str, Any]:

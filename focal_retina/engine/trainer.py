@@ -10,17 +10,16 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader
-from detectron2.engine import DefaultTrainer, TrainerBase, create_ddp_model, hooks
+from detectron2.engine import DefaultTrainer, TrainerBase, create_ddp_model
+from detectron2.engine.hooks import EvalHook, HookBase, IterationTimer, LRScheduler, PreciseBN
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, verify_results
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
-from detectron2.solver import LRMultiplier
 from detectron2.solver.build import maybe_add_gradient_clipping
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
 from fvcore.nn.precise_bn import get_bn_modules
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from .. import data
 from ..data.classes import index_in_dataset, training_classes
@@ -29,21 +28,20 @@ from ..evaluation import ClassSelector, ValidationLoss, build_evaluator
 from ..modeling import FocalRetinaNet
 from ..modeling.inference import compile_network
 from ..modeling.test_time_augmentation import build_detector_with_tta
-from .best_checkpoint import BestCheckpoint, OutOfPatience, Patience
+from . import hooks
 from .checkpoint import SafeCheckpointer
-from .console import FirstEstimate, ProgressPrinter
+from .console import ProgressPrinter
 from .launch_and_interrupt import Interrupted, StopRequest
 from .nonfinite import NonFiniteGuard
 from .precision import (
     STEP_TRAINERS,
     StepTrainer,
     build_inference_copy,
-    log_precision,
     precision_of,
     prepare_for_training,
     resolve_precision,
 )
-from .resume import CheckpointHook, MetricsWriter, check_settings, rng_state, set_rng, settings_of
+from .resume import check_settings, restore_solver, settings_of
 from .training_pictures import TrainingPictures
 
 logger = logging.getLogger(__name__)
@@ -64,7 +62,6 @@ class Trainer(DefaultTrainer):
         TrainerBase.__init__(self)
         cfg = resolve_precision(self.auto_scale_workers(cfg, comm.get_world_size()))
         precision = precision_of(cfg)
-        log_precision("training", precision, cfg.MODEL.DEVICE)
         logger.info(
             f"{cfg.MODEL.META_ARCHITECTURE}, {cfg.SOLVER.MAX_ITER} iterations of "
             f"{cfg.SOLVER.IMS_PER_BATCH} images, trained on {', '.join(cfg.DATASETS.TRAIN)}, "
@@ -73,28 +70,25 @@ class Trainer(DefaultTrainer):
 
         model = self.build_model(cfg)
         prepare_for_training(model, precision=precision, device=cfg.MODEL.DEVICE)
-        average = build_average(cfg, model)
+        self._average = hooks.WeightAverage(model, cfg.MODEL.FOCAL_RETINA.EMA_DECAY)
+        self.evaluated = self._average.evaluated
+        folder, period = Path(cfg.OUTPUT_DIR), cfg.MODEL.FOCAL_RETINA.GRADIENT_CHECK_PERIOD
+        self._guard = NonFiniteGuard(model, cfg.dump(), folder / "nonfinite", period)
         optimizer = self.build_optimizer(cfg, model)
         data_loader = self.build_train_loader(cfg)
         self._settings = settings_of(cfg, getattr(data_loader, "num_images", None))
         device_ids = None if cfg.MODEL.DEVICE == "cpu" else [comm.get_local_rank()]
         model = create_ddp_model(model, broadcast_buffers=False, device_ids=device_ids)
         self._trainer = STEP_TRAINERS[precision](model, data_loader, optimizer)
-        folder, period = Path(cfg.OUTPUT_DIR), cfg.MODEL.FOCAL_RETINA.GRADIENT_CHECK_PERIOD
-        self._guard = NonFiniteGuard(model, cfg.dump(), folder / "nonfinite", period)
         self._trainer.register_hooks([self._guard])
 
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        # What is evaluated, and the "model" of a checkpoint; raw weights are the trainer's state.
-        self._average, self.evaluated = average, average.module if average else model
-        state = {"trainer": weakref.proxy(self)}
-        self.checkpointer = SafeCheckpointer(self.evaluated, cfg.OUTPUT_DIR, **state)
+        folder, state = cfg.OUTPUT_DIR, weakref.proxy(self)
+        self.checkpointer = SafeCheckpointer(self.evaluated, folder, trainer=state)
         self.checkpointer.num_kept = cfg.SOLVER.CHECKPOINTS_KEPT
         self.start_iter, self.max_iter, self.cfg = 0, cfg.SOLVER.MAX_ITER, cfg
         self.interrupted_by: int | None = None  # the signal that ended the training early
         self._stop = StopRequest()
-        self._rng_states: list[dict[str, Any]] = []  # one a process; in the main process alone
-        self._is_resumed = False
         self.register_hooks(self.build_hooks())
 
     @classmethod
@@ -133,31 +127,33 @@ class Trainer(DefaultTrainer):
         """Detectron2's; a dense detector is evaluated as a copy in
         ``MODEL.FOCAL_RETINA.INFERENCE_PRECISION``, its batch normalization folded. A set without
         some of the model's ``class_names`` is evaluated on those that it has."""
-        detector = _unwrapped(model)
-        class_names = getattr(detector, "class_names", None) or ()
-        if isinstance(detector, DenseDetector):
-            model = build_inference_copy(cfg, detector)
-        sets = cfg.DATASETS.TEST
-        indices = [index_in_dataset(class_names, x) if class_names else None for x in sets]
-        has_loss = cfg.TEST.LOSS and isinstance(model, FocalRetinaNet)
-        if evaluators is None and (any(indices) or has_loss):
-            evaluators = []
-            for name, index in zip(sets, indices, strict=True):
-                evaluator = cls.build_evaluator(cfg, name)
-                parts = [ClassSelector(evaluator, index) if index else evaluator]
-                parts += [ValidationLoss(model, name, index)] if has_loss else []
-                evaluators.append(DatasetEvaluators(parts))
+        if isinstance(model, DistributedDataParallel):
+            model = model.module
+        if isinstance(model, DenseDetector):
+            model = build_inference_copy(cfg, model)
+        if evaluators is None:
+            evaluators = [cls._build_evaluators(cfg, model, x) for x in cfg.DATASETS.TEST]
         return super().test(cfg, model, evaluators)
+
+    @classmethod
+    def _build_evaluators(cls, cfg: CfgNode, model: nn.Module, name: str) -> DatasetEvaluators:
+        class_names = getattr(model, "class_names", None)
+        indices = index_in_dataset(class_names, name) if class_names else None
+        evaluator = cls.build_evaluator(cfg, name)
+        evaluators = [ClassSelector(evaluator, indices) if indices else evaluator]
+        if cfg.TEST.LOSS and isinstance(model, FocalRetinaNet):
+            evaluators.append(ValidationLoss(model, name, indices))
+        return DatasetEvaluators(evaluators)
 
     @classmethod
     def test_with_TTA(cls, cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
         """:meth:`test` with the augmentations of ``TEST.AUG``; its results' names end in _TTA."""
-        detector = build_inference_copy(cfg, _unwrapped(model))
+        with_tta: Any = build_detector_with_tta(cfg, model)
+        with_tta.model = build_inference_copy(cfg, with_tta.model)
+        with_tta.class_names = getattr(with_tta.model, "class_names", None)
         cfg = cfg.clone()
         cfg.defrost()
         cfg.OUTPUT_DIR = str(Path(cfg.OUTPUT_DIR, "TTA"))
-        with_tta: Any = build_detector_with_tta(cfg, detector)
-        with_tta.class_names = getattr(detector, "class_names", None)
         results = cls.test(cfg, with_tta)
         return {f"{name}_TTA": metrics for name, metrics in results.items()}
 
@@ -179,47 +175,48 @@ class Trainer(DefaultTrainer):
         _, *files = super().build_writers()
         return [ProgressPrinter(self.max_iter), *files]
 
-    def build_hooks(self) -> list[hooks.HookBase | None]:
+    def build_hooks(self) -> list[HookBase | None]:
         """Detectron2's hooks in its order, see the class."""
-        cfg, model, is_main = self.cfg, self.model, comm.is_main_process()
+        cfg, model, is_main = self.cfg, self._average.model, comm.is_main_process()
         pictures = None
         if cfg.VIS_PERIOD > 0 and cfg.MODEL.META_ARCHITECTURE == "FocalRetinaNet" and is_main:
             pictures = TrainingPictures(model, period=cfg.VIS_PERIOD, input_format=cfg.INPUT.FORMAT)
         writers = self.build_writers() if is_main else []
         metrics_file = Path(cfg.OUTPUT_DIR, "metrics.json")
-        self._metrics_writer = MetricsWriter(writers, self.WRITER_PERIOD, metrics_file)
+        self._metrics_writer = hooks.MetricsWriter(writers, self.WRITER_PERIOD, metrics_file)
         period = cfg.SOLVER.CHECKPOINT_PERIOD
-        self._checkpoint_hook = CheckpointHook(self.checkpointer, period, self._stop)
-        evaluation = hooks.EvalHook(cfg.TEST.EVAL_PERIOD, self._evaluate)
-        best = BestCheckpoint(cfg.TEST.EVAL_PERIOD, self.checkpointer, cfg.TEST.KEEP_BEST)
+        self._checkpoint_hook = hooks.CheckpointHook(self.checkpointer, period, self._stop)
+        evaluation = EvalHook(cfg.TEST.EVAL_PERIOD, self._evaluate)
+        best = hooks.BestCheckpoint(cfg.TEST.EVAL_PERIOD, self.checkpointer, cfg.TEST.KEEP_BEST)
         patience = cfg.TEST.PATIENCE
         with_tta = partial(self.test_with_TTA, cfg, self.evaluated)
         precise_bn = cfg.TEST.PRECISE_BN.ENABLED and get_bn_modules(model)
         return [
-            hooks.IterationTimer(),
-            FirstEstimate(),
-            hooks.LRScheduler(),
+            self._average,
+            IterationTimer(),
+            hooks.FirstEstimate(),
+            LRScheduler(),
             self._build_precise_bn() if precise_bn else None,
             self._checkpoint_hook,
             evaluation,
             best if cfg.TEST.KEEP_BEST else None,
-            hooks.EvalHook(0, with_tta) if cfg.TEST.AUG.ENABLED else None,
+            EvalHook(0, with_tta) if cfg.TEST.AUG.ENABLED else None,
             pictures,
             self._metrics_writer,
-            Patience(patience, best, evaluation) if patience else None,
+            hooks.Patience(patience, best, evaluation) if patience else None,
         ]
 
-    def _build_precise_bn(self) -> hooks.PreciseBN:
+    def _build_precise_bn(self) -> PreciseBN:
         logger.warning("TEST.PRECISE_BN draws its images from the first on after each resume")
         cfg = self.cfg.clone()
         cfg.defrost()
         cfg.DATALOADER.NUM_WORKERS = 0  # it is idle most of the time
         loader = self.build_train_loader(cfg)
         count = cfg.TEST.PRECISE_BN.NUM_ITER
-        return hooks.PreciseBN(cfg.TEST.EVAL_PERIOD, self.evaluated, loader, count)
+        return PreciseBN(cfg.TEST.EVAL_PERIOD, self.evaluated, loader, count)
 
     def _evaluate(self) -> dict[str, Any]:
-        self.gather_rng_states()
+        self._checkpoint_hook.gather_rng_states()
         try:
             with self._stop.evaluation():
                 self._last_eval_results = self.test(self.cfg, self.evaluated)
@@ -231,25 +228,19 @@ class Trainer(DefaultTrainer):
     def resume_or_load(self, resume: bool = True) -> None:
         """Go on from the last intact checkpoint in ``OUTPUT_DIR``, or load ``MODEL.WEIGHTS``: a
         ValueError for a file that is damaged or would run code."""
-        self._is_resumed = resume and self.checkpointer.has_checkpoint()
+        is_resumed = resume and self.checkpointer.has_checkpoint()
         self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
-        if self._is_resumed:
+        if is_resumed:
             self.start_iter = self.iter + 1  # the checkpoint has the iteration that was finished
             logger.info(f"goes on at iteration {self.start_iter}, from {self.cfg.OUTPUT_DIR}")
             if isinstance(self.data_loader, data.TrainLoader):
                 self.data_loader.start_iter = self.start_iter
             return
         logger.info(f"weights: {self.cfg.MODEL.WEIGHTS or 'none'}")
-        self._start_from_average()
         if resume:
             logger.warning(f"no checkpoint is in {self.cfg.OUTPUT_DIR}: the training starts anew")
             # Drop what a run that was killed before its first checkpoint has written.
             self._metrics_writer.load_state_dict({"scalars": {}, "last_write": -1})
-
-    def _start_from_average(self) -> None:
-        """Train what the checkpointer has loaded."""
-        if self._average is not None:
-            _unwrapped(self.model).load_state_dict(self.evaluated.state_dict())
 
     def train(self) -> dict[str, Any] | None:
         """Detectron2's, to the end or to the first SIGTERM or Ctrl-C: see ``interrupted_by``."""
@@ -258,66 +249,39 @@ class Trainer(DefaultTrainer):
                 return super().train()
             except Interrupted as interruption:
                 self.interrupted_by = interruption.signum
-                return None
-            except OutOfPatience:
-                if self.cfg.TEST.EXPECTED_RESULTS and comm.is_main_process():
-                    verify_results(self.cfg, self._last_eval_results)
-                return self._last_eval_results
             finally:
                 self._trainer._data_loader_iter_obj = None  # ends the data workers
+        if self.interrupted_by is not None:
+            return None
+        if self.cfg.TEST.EXPECTED_RESULTS and comm.is_main_process():
+            verify_results(self.cfg, self._last_eval_results)
+        return self._last_eval_results
 
     def before_train(self) -> None:
         super().before_train()
-        if not self._is_resumed:
-            return
-        if comm.get_rank() < len(self._rng_states):
-            set_rng(self._rng_states[comm.get_rank()])
-        else:
-            logger.warning("the checkpoint has no random states for this process")
-        self.iter = self.storage.iter = self.start_iter - 1
-        for hook in self._hooks[self._hooks.index(self._checkpoint_hook) + 1 :]:
-            hook.after_step()
-
-    def run_step(self) -> None:
-        scaler = getattr(self._trainer, "grad_scaler", None)  # of fp16
-        scale = scaler.get_scale() if scaler and self._average else 0
-        super().run_step()
-        # A scale that falls says that the optimizer left out the step.
-        if self._average and not (scaler and scaler.get_scale() < scale):
-            self._average.update_parameters(_unwrapped(self.model))
+        if self.start_iter > 0:
+            self.iter = self.storage.iter = self.start_iter - 1
+            for hook in self._hooks[self._hooks.index(self._checkpoint_hook) + 1 :]:
+                hook.after_step()
 
     def after_train(self) -> None:
         if self.iter < self.max_iter:
             # Failed or stopped. In the last iteration, too, where the hook would evaluate.
-            evaluation = (hooks.EvalHook, BestCheckpoint)
+            evaluation = (EvalHook, hooks.BestCheckpoint)
             self._hooks[:] = [x for x in self._hooks if not isinstance(x, evaluation)]
             super().after_train()
         else:
             with self._stop.evaluation():
                 super().after_train()
 
-    def after_step(self) -> None:
-        if (self.iter + 1) % self.WRITER_PERIOD == 0:
-            self._read_gpu()
-        super().after_step()
-
-    def _read_gpu(self) -> None:
+    def read_gpu(self) -> None:
         """Wait for what checkpoints and writers need, and for the last look at the gradients."""
         self._guard.look()
         if isinstance(self._trainer, StepTrainer):
             self._trainer.write_metrics_now()
 
-    def gather_rng_states(self) -> None:
-        """Collect the random states for the checkpoint; every process must call."""
-        self._read_gpu()
-        self._rng_states = comm.gather(rng_state())
-
     def state_dict(self) -> dict[str, Any]:
-        state = super().state_dict()
-        state["rng"], state["settings"] = self._rng_states, self._settings
-        if self._average is not None:
-            state["raw_model"] = _unwrapped(self.model).state_dict()
-            state["num_averaged"] = self._average.n_averaged.item()
+        state = {**super().state_dict(), "settings": self._settings}
         if isinstance(self.data_loader, data.TrainLoader):
             state["data_loader"] = {"seed": self.data_loader.seed}
         return state
@@ -326,36 +290,8 @@ class Trainer(DefaultTrainer):
         """Go on from a checkpoint, with this config: see :func:`check_settings`."""
         # A checkpoint of Detectron2 has no settings, random states and seed.
         check_settings(state_dict.get("settings", {}), self._settings)
-        groups = [{**group} for group in self.optimizer.param_groups]
+        solver = [{**group} for group in self.optimizer.param_groups]
         super().load_state_dict(state_dict)
-        # The values of SOLVER are this config's: those of the optimizer before it was loaded.
-        for group, own in zip(self.optimizer.param_groups, groups, strict=True):
-            group.update({key: value for key, value in own.items() if key != "params"})
-        if isinstance(self.scheduler, LRMultiplier):
-            self.scheduler.base_lrs = [group["initial_lr"] for group in groups]
-            for group, rate in zip(
-                self.optimizer.param_groups, self.scheduler.get_lr(), strict=True
-            ):
-                group["lr"] = rate
-        if "raw_model" in state_dict:
-            _unwrapped(self.model).load_state_dict(state_dict["raw_model"])
-        else:
-            self._start_from_average()
-        if self._average is not None:
-            self._average.n_averaged.fill_(state_dict.get("num_averaged", 0))
-        self._rng_states = state_dict.get("rng", [])
+        restore_solver(solver, self.optimizer, self.scheduler)
         if "data_loader" in state_dict and isinstance(self.data_loader, data.TrainLoader):
             self.data_loader.seed = state_dict["data_loader"]["seed"]
-
-
-def _unwrapped(model: nn.Module) -> nn.Module:
-    return model.module if isinstance(model, DistributedDataParallel) else model
-
-
-def build_average(cfg: CfgNode, model: nn.Module) -> AveragedModel | None:
-    """A moving average of the weights, and of the buffers: batch normalization's statistics of the
-    last weights alone are not those of the average."""
-    decay = cfg.MODEL.FOCAL_RETINA.EMA_DECAY
-    if not decay:
-        return None
-    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)

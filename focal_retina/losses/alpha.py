@@ -14,16 +14,13 @@ Alpha = float | Sequence[float]
 
 def balanced_alpha(class_counts: Sequence[float], alpha: float) -> list[float]:
     """α of each class from its frequency: the rarer the class, the more its positives weigh.
+    ValueError: a class without objects, or an ``alpha`` outside (0, 1).
 
     The odds α_k / (1 - α_k) are those of ``alpha`` times sqrt(g / n_k). n_k is the class's count, g
-    the geometric mean of all counts.
-
-    The paper (section 3.1) names inverse class frequency as a way to set α. Applied to the odds, it
-    keeps each α_k within (0, 1). The square root is that of LVIS's repeat factors (Gupta et al.,
-    CVPR 2019): without it, positives of a class 1000 times as frequent would weigh almost nothing.
-
-    Raises:
-        ValueError: a class without objects, or an ``alpha`` outside (0, 1).
+    the geometric mean of all counts. The paper (section 3.1) names inverse class frequency as a way
+    to set α. Applied to the odds, it keeps each α_k within (0, 1). The square root is that of
+    LVIS's repeat factors (Gupta et al., CVPR 2019): without it, positives of a class 1000 times as
+    frequent would weigh almost nothing.
     """
     if not 0 < alpha < 1:
         raise ValueError(f"class alphas from counts need a scalar alpha within (0, 1), not {alpha}")

@@ -1,9 +1,8 @@
 """CE, FL and FL*: the sum of a formula over all anchors and classes, in log space.
 
-N images, R_l anchors of level l, K classes. y = +1 for an anchor's own class and -1 for every
-other class (a background anchor has no own class), x a logit, x_t = y·x, p_t = σ(x_t) (paper
-section 3). The formulas here are the readable ones, with ordinary autograd.
-:mod:`focal_retina.losses.ops` computes the same numbers faster and is tested against them.
+y = +1 for an anchor's own class and -1 for every other class (a background anchor has no own
+class), x a logit, x_t = y·x, p_t = σ(x_t) (paper section 3). The formulas here are the readable
+ones, with ordinary autograd. :mod:`focal_retina.losses.ops` computes the same numbers faster.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,12 +26,8 @@ _LARGEST = 1e4
 
 def build_cls_loss(cfg: Any, class_counts: Sequence[int] | None = None) -> nn.Module:
     """Build the loss that ``MODEL.FOCAL_RETINA.CLS_LOSS.NAME`` names; ValueError for an unknown
-    name, or values that the loss refuses.
-
-    Its classmethod ``from_config(cfg, class_counts)``, if it has one, returns the keyword
-    arguments. ``class_counts``, the objects of each class in the training set, are needed for
-    ``CLS_LOSS.CLASS_ALPHA: auto``.
-    """
+    name, or values that the loss refuses. ``class_counts``: the objects of each class in the
+    training set, for ``CLS_LOSS.CLASS_ALPHA: auto``."""
     name = cfg.MODEL.FOCAL_RETINA.CLS_LOSS.NAME
     if name not in CLS_LOSS_REGISTRY:
         known = ", ".join(sorted(key for key, _ in CLS_LOSS_REGISTRY))
@@ -123,12 +118,9 @@ class DenseLoss(nn.Module):
     def forward(
         self, logits: list[Tensor], labels: list[Tensor], normalizer: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """See the contract in :mod:`focal_retina.losses`; the count is None.
-
-        Raises:
-            ValueError: shapes or dtypes do not fit; on a CPU also a label outside -1 … K. (On CUDA
-                the check would wait for the device; there, only the ground truth is checked.)
-        """
+        """See :mod:`focal_retina.losses`; the count is None. ValueError: shapes or dtypes do not
+        fit; on a CPU also a label outside -1 … K. (On CUDA the check would wait for the device;
+        there, only the ground truth is checked.)"""
         self.check_inputs(logits, labels)
         kernel, weights = choose_kernel(self.kernel, logits[0]), self.weights
         if self.formula is not None and kernel != "plain":
@@ -186,12 +178,9 @@ class CrossEntropy(DenseLoss):
 
 
 def focal_loss(x_t: Tensor, gamma: float) -> Tensor:
-    """FL = -(1 - p_t)^γ·log p_t, elementwise, with p_t = σ(x_t).
-
-    Computed in log space, where p_t and 1 - p_t keep their digits: finite, with a finite gradient.
-    As a power of 1 - p_t, which rounds to 0 at x_t ≈ 17 in fp32, its gradient would be NaN there
-    for γ < 1.
-    """
+    """FL = -(1 - p_t)^γ·log p_t, elementwise, with p_t = σ(x_t). In log space p_t and 1 - p_t keep
+    their digits. As a power of 1 - p_t, which rounds to 0 at x_t ≈ 17 in fp32, the gradient would
+    be NaN there for γ < 1."""
     return -(gamma * F.logsigmoid(-x_t)).exp() * F.logsigmoid(x_t)
 
 

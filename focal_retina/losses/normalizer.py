@@ -117,7 +117,7 @@ def call_loss(
     normalizer: Tensor,
     anchors: list[Tensor],
 ) -> tuple[Tensor, Tensor | None]:
-    """What a loss returns, see the contract in :mod:`focal_retina.losses`."""
+    """What a loss returns: a sum, and a count or None."""
     given = {"needs_anchors": ("anchors", anchors), "takes_normalizer": ("normalizer", normalizer)}
     return loss(logits, labels, **dict(x for key, x in given.items() if getattr(loss, key, False)))
 

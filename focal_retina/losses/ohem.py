@@ -1,7 +1,4 @@
-"""Online hard example mining (Shrivastava et al., CVPR 2016), as in the paper's Table 1d.
-
-N images, L levels, R_l anchors of level l, R anchors of all levels, K classes, B anchors kept.
-"""
+"""Online hard example mining (Shrivastava et al., CVPR 2016), as in the paper's Table 1d."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -70,8 +67,7 @@ class OHEM(nn.Module):
     def forward(
         self, logits: list[Tensor], labels: list[Tensor], anchors: list[Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """See the contract in :mod:`focal_retina.losses`: the sum over the mined anchors, and how
-        many they are."""
+        """See :mod:`focal_retina.losses`: the sum over the mined anchors, and their count."""
         self.cross_entropy.check_inputs(logits, labels)
         if [(y.shape[1], 4) for y in labels] != [tuple(a.shape) for a in anchors]:
             raise ValueError(

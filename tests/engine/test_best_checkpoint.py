@@ -19,9 +19,10 @@ from torch import nn
 
 from focal_retina.config_file import merge_options
 from focal_retina.engine import Trainer, config_checks
-from focal_retina.engine.best_checkpoint import BestCheckpoint, OutOfPatience, Patience
 from focal_retina.engine.checkpoint import SafeCheckpointer
 from focal_retina.engine.console import ProgressPrinter
+from focal_retina.engine.hooks import BestCheckpoint, Patience
+from focal_retina.engine.launch_and_interrupt import Interrupted
 
 
 class Loop(TrainerBase):
@@ -36,7 +37,7 @@ class Loop(TrainerBase):
         self.best = BestCheckpoint(2, self.checkpointer, "bbox/AP")
         ends = [Patience(patience, self.best, evaluation)] if patience else []
         self.register_hooks([evaluation, self.best, *ends])
-        with contextlib.suppress(OutOfPatience):
+        with contextlib.suppress(Interrupted):
             self.train(state["iteration"] + 1 if state else 0, 2 * len(precisions))
 
     def before_train(self):

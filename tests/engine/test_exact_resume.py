@@ -131,7 +131,9 @@ def test_killed_runs_go_on_exactly(training, tmp_path):
     # The average of the weights is what was evaluated, and what a reader of the file gets.
     final = tmp_path / "out" / "model_final.pth"
     state, name = torch.load(final, weights_only=True), "head.cls_score.weight"
-    assert not torch.equal(state["model"][name], state["trainer"]["raw_model"][name])
+    assert not torch.equal(
+        state["model"][name], state["trainer"]["hooks"]["WeightAverage"]["model"][name]
+    )
     evaluation = {"options": {**AVERAGED, "MODEL.WEIGHTS": final}, "flag": "--eval-only"}
     lines = [x for x in said.splitlines() if "validation loss on tiny" in x]
     assert lines[-1][-30:] in training("out", **evaluation)

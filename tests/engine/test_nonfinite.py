@@ -38,16 +38,9 @@ class SteepModel(Model):
 
 
 def make_batch(value=1.0):
-    x = {
-        "file_name": "street/7.jpg",
-        "image_id": 7,
-        "height": 4,
-        "annotations": [{"not": "dumped"}],
-    }
-    x["image"], x["instances"] = (
-        torch.full((4,), value),
-        make_instances([[0, 1, 2, 3]], [1], (4, 6)),
-    )
+    x = {"file_name": "street/7.jpg", "image_id": 7, "annotations": [{"not": "dumped"}]}
+    x["image"] = torch.full((4,), value)
+    x["instances"] = make_instances([[0, 1, 2, 3]], [1], (4, 6))
     return [x, {**x, "image_id": "eight"}]
 
 

@@ -101,8 +101,12 @@ def test_a_resumed_run_keeps_its_precision(processor, tmp_path):
     assert (resumed.PRECISION, resumed.INFERENCE_PRECISION) == ("bf16", "fp32")
 
 
-@pytest.mark.parametrize("name, level", [("Zen 3", "WARNING"), ("Zen 4", "INFO")])
-def test_emulated_bf16_is_a_warning_with_factor_and_key(name, level, processor, caplog):
+@pytest.mark.parametrize(
+    "name, level, reason",
+    [("Zen 3", "WARNING", ": the CPU has no bf16 instructions"), ("Zen 4", "INFO", "")],
+)
+def test_emulated_bf16_is_a_warning_with_factor_and_key(name, level, reason, processor, caplog):
+    """A processor with bf16 is no reason for fp32."""
     log_precision.cache_clear()
     processor(name)
     with caplog.at_level("INFO"):
@@ -110,6 +114,7 @@ def test_emulated_bf16_is_a_warning_with_factor_and_key(name, level, processor, 
         log_precision("training", "fp32", "cpu")
     bf16, fp32 = caplog.records
     assert (bf16.levelname, fp32.levelname) == (level, "INFO")
+    assert fp32.message.partition(" (")[0] == f"training in fp32{reason}"
     if level == "WARNING":
         assert "13 times" in bf16.message and "PRECISION fp32" in bf16.message
 
@@ -129,11 +134,9 @@ class Model(nn.Module):
 
 def make_trainer(enabled, precision):
     amp = ("SOLVER.AMP.ENABLED", enabled, "MODEL.FOCAL_RETINA.PRECISION", precision)
-    cfg = default_cfg(*amp)
-    model = Model()
-    loader = [torch.ones(2, 4)] * 3
+    trainer_class, model = STEP_TRAINERS[precision_of(default_cfg(*amp))], Model()
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    return STEP_TRAINERS[precision_of(cfg)](model, loader, optimizer)
+    return trainer_class(model, [torch.ones(2, 4)], optimizer)
 
 
 @pytest.mark.parametrize(

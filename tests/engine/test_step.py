@@ -2,22 +2,22 @@
 
 import copy
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
 from detectron2.engine import SimpleTrainer
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
-from helpers import default_cfg, make_instances, toy_cfg
+from helpers import make_instances, toy_cfg
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.utils import parameters_to_vector
 
-from focal_retina.engine import Trainer
+from focal_retina.engine.hooks import WeightAverage
 from focal_retina.engine.precision import StepTrainer
-from focal_retina.engine.trainer import build_average
 
 OHEM = "MODEL.FOCAL_RETINA.CLS_LOSS.NAME OHEM MODEL.FOCAL_RETINA.CLS_LOSS.OHEM.BATCH_SIZE 8"
 SMALL = """
@@ -141,20 +141,21 @@ def test_average_is_the_recursion_over_the_steps_that_were_made(trainer_class, d
     """Those whose gradients overflow are left out by the loss scaler of fp16."""
     if trainer_class is StepTrainer:
         factors = [min(x, 3.0) for x in factors]
-    model, trainer = Quadratic(), Trainer.__new__(Trainer)
-    trainer._average = build_average(default_cfg("MODEL.FOCAL_RETINA.EMA_DECAY", decay), model)
-    optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    trainer._trainer = trainer_class(model, factors, optimizer)
+    model = Quadratic()
+    average = WeightAverage(model, decay)
+    trainer = trainer_class(model, factors, torch.optim.SGD(model.parameters(), 0.1))
+    average.trainer = SimpleNamespace(_trainer=trainer)
     expected, num_steps = None, 0
     with EventStorage():
         for trainer.iter, factor in enumerate(factors):
+            average.before_step()
             trainer.run_step()
+            average.after_step()
             if factor < torch.inf:
                 num_steps += 1
                 now = torch.cat([model.w, model.running]).detach().double()
                 expected = now if expected is None else decay * expected + (1 - decay) * now
-    average = trainer._average.module
-    assert trainer._average.n_averaged == num_steps
+    assert average.state_dict()["num_averaged"] == num_steps
     if num_steps:
-        found = torch.cat([average.w, average.running]).detach().double()
+        found = torch.cat([average.evaluated.w, average.evaluated.running]).detach().double()
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)

@@ -85,7 +85,7 @@ def test_balanced_alpha_refuses_what_it_cannot_weigh():
             balanced_alpha([1, 2], alpha)
 
 
-def test_config_asks_for_class_alphas():
+def test_config_asks_for_class_alphas_and_its_errors_name_the_key():
     cfg = default_cfg("MODEL.RETINANET.NUM_CLASSES", 2)
     node = cfg.MODEL.FOCAL_RETINA.CLS_LOSS
     assert build_cls_loss(cfg).alpha == 0.25
@@ -93,16 +93,12 @@ def test_config_asks_for_class_alphas():
     assert build_cls_loss(cfg).alpha.tolist() == pytest.approx([0.1, 0.9])
     node.CLASS_ALPHA = "auto"
     assert build_cls_loss(cfg, [100, 1600]).alpha.tolist() == pytest.approx([2 / 5, 1 / 7])
-
-
-def test_config_errors_name_the_key():
-    cfg = default_cfg("MODEL.RETINANET.NUM_CLASSES", 2)
     for value, counts, message in (
         ("auto", None, "is 'auto'.*class_counts"),
         ("auto", [1, 2, 3], "has 3 values, but MODEL.RETINANET.NUM_CLASSES is 2"),
         ([0.5], None, "has 1 values"),
         ("inverse", None, "is 'inverse'"),
     ):
-        cfg.MODEL.FOCAL_RETINA.CLS_LOSS.CLASS_ALPHA = value
+        node.CLASS_ALPHA = value
         with pytest.raises(ValueError, match=f"MODEL.FOCAL_RETINA.CLS_LOSS.CLASS_ALPHA {message}"):
             build_cls_loss(cfg, counts)

@@ -8,9 +8,6 @@ from hypothesis import strategies as st
 
 from focal_retina.losses import FocalLoss, ops
 
-# Relative error of a gradient's element: the kernels' own in fp32, and half a unit in the last
-# place for each of the two roundings, when it is saved and when it is scaled, in narrower dtypes.
-GRADIENT_TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2 * 2**-8}
 FOCAL = ("focal", 2.0, 0.0)
 LAYOUTS = {
     "row_major": lambda x: x,
@@ -25,49 +22,70 @@ def make_batch(sizes=(40, 9, 1), num_classes=7, **options):
     return make_dense_batch(sizes, num_classes, background=0.5, **options)
 
 
-def loss_of(logits, labels, formula=FOCAL, weights=(1.0, 1.0)):
-    return ops.dense_loss_sum(logits, labels, formula, weights, kernel="numba")
+def loss_of(logits, labels, formula=FOCAL, weights=(1.0, 1.0), kernel="numba"):
+    return ops.dense_loss_sum(logits, labels, formula, weights, kernel)
 
 
-def assert_gradients_close(logits, truth, dtype=torch.float32, slack=1.0):
+def assert_gradients_close(logits, truth, rtol=1e-5):
     for x, expected in zip(logits, truth, strict=True):
-        assert x.grad.dtype == dtype
+        assert x.grad.dtype == x.dtype
         # Below the smallest normal number, digits go missing one by one.
-        tolerance = {"rtol": slack * GRADIENT_TOLERANCE[dtype], "atol": 2 * torch.finfo(dtype).tiny}
+        tolerance = {"rtol": rtol, "atol": 2 * torch.finfo(x.dtype).tiny}
         torch.testing.assert_close(x.grad.double(), expected.grad, **tolerance)
 
 
-@settings(deadline=None, max_examples=60, derandomize=True)
-@given(
-    sizes=st.lists(st.integers(0, 30), min_size=1, max_size=3),
-    num_images=st.integers(0, 3),
-    num_classes=st.sampled_from([1, 2, 5, 80]),
-    formula=st.tuples(st.just("focal"), st.floats(0, 10), st.just(0.0))
-    | st.tuples(st.just("focal_star"), st.floats(0.1, 10), st.floats(-3, 3)),
-    dtype=st.sampled_from(list(GRADIENT_TOLERANCE)),
-    layout=st.sampled_from(sorted(LAYOUTS)),
-    per_class=st.booleans(),
-    seed=st.integers(0, 2**31),
-)
-def test_equals_float64_autograd(
-    sizes, num_images, num_classes, formula, dtype, layout, per_class, seed
+def cases(tolerances, formulas, num_classes):
+    """Batches, formulas and weights for :func:`assert_equals_float64_autograd`; ``tolerances``:
+    relative errors of a gradient's elements by dtype."""
+    return st.fixed_dictionaries(
+        {
+            "sizes": st.lists(st.integers(0, 30), min_size=1, max_size=3),
+            "num_images": st.integers(0, 3),
+            "num_classes": st.sampled_from(num_classes),
+            "formula": formulas,
+            "dtype_and_rtol": st.sampled_from(list(tolerances.items())),
+            "layout": st.sampled_from(sorted(LAYOUTS)),
+            "per_class": st.booleans(),
+            "seed": st.integers(0, 2**31),
+        }
+    )
+
+
+def assert_equals_float64_autograd(
+    kernel, device, sizes, num_classes, formula, dtype_and_rtol, layout, per_class, **options
 ):
-    options = {"num_images": num_images, "dtype": dtype, "seed": seed}
+    dtype, rtol = dtype_and_rtol
     logits, labels = make_batch(sizes, num_classes, **options)
-    logits = [LAYOUTS[layout](x.detach()).requires_grad_() for x in logits]
-    weights = (torch.rand(num_classes), torch.rand(num_classes)) if per_class else (0.25, 0.75)
+    logits[0].data[:, :4, 0] = torch.tensor([100.0, -100.0, 1e4, -1e4])[: sizes[0]]
+    logits = [LAYOUTS[layout](x.detach().to(device, dtype)).requires_grad_() for x in logits]
+    labels = [y.to(device) for y in labels]
+    weights = tuple(torch.rand(2, num_classes, device=device)) if per_class else (0.25, 0.75)
     truth = [x.detach().double().requires_grad_() for x in logits]
 
-    total = loss_of(logits, labels, formula, weights)
+    total = loss_of(logits, labels, formula, weights, kernel)
     expected = reference_loss_sum(truth, labels, formula, *weights)
     (total / 3).backward()
     (expected / 3).backward()
 
     assert total.shape == ()
     assert total.dtype == torch.promote_types(dtype, torch.float32)
-    torch.testing.assert_close(total.double(), expected, rtol=1e-6, atol=1e-30)
+    close = {"rtol": 1e-6, "atol": 1e-30, "check_device": False}
+    torch.testing.assert_close(total.double(), expected, **close)
     # A weight per class rounds a narrow gradient a third time.
-    assert_gradients_close(logits, truth, dtype, slack=1.5 if per_class else 1.0)
+    assert_gradients_close(logits, truth, rtol * (1.5 if per_class else 1))
+
+
+# The kernel's own error in fp32, and half a unit in the last place for each of the two roundings,
+# when a gradient is saved and when it is scaled, in bf16.
+NUMBA_TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 2 * 2**-8}
+FORMULAS = st.tuples(st.just("focal"), st.floats(0, 10), st.just(0.0))
+FORMULAS |= st.tuples(st.just("focal_star"), st.floats(0.1, 10), st.floats(-3, 3))
+
+
+@settings(deadline=None, max_examples=60, derandomize=True)
+@given(cases(NUMBA_TOLERANCES, FORMULAS, num_classes=[1, 2, 5, 80]))
+def test_equals_float64_autograd(case):
+    assert_equals_float64_autograd("numba", "cpu", **case)
 
 
 def test_equal_logits_do_not_add_up_their_rounding():
