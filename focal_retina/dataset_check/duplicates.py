@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from ..data.image_files import NEAR, differing_bits
 from .checks import Faults, check, of_annotations, of_images, sound_objects
+from .image_files import NEAR, differing_bits
 from .table import AnnotationTable
 
 _SAME_IOU = 0.95  # from which on two boxes are of one object

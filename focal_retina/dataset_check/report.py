@@ -13,9 +13,9 @@ from detectron2.utils import comm
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ..data.classes import check_classes, dataset_classes
-from ..data.image_files import inspect_images
 from . import anchor_coverage
 from .checks import CHECKS, Check, Indices, box_faults
+from .image_files import inspect_images
 from .table import (
     AnnotationTable,
     NotRecordsError,

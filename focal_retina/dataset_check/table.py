@@ -16,7 +16,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
 from ..data.coco import read_coco_json
-from ..data.image_files import NOT_INSPECTED, ImageFiles
+from .image_files import NOT_INSPECTED, ImageFiles
 
 OVERHANG = 1.0  # pixels by which a box may reach over the border, which rounding explains
 _MOSTLY_OUTSIDE = 0.1  # share of boxes over the border from which on they have another format

@@ -18,7 +18,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from tqdm import tqdm
 
-from .images import has_16_bits, in_one_line, read_image
+from ..data.images import has_16_bits, in_one_line, read_image
 
 HASH_BITS = 256
 NEAR = 32  # bits in which near-duplicates differ at most
