@@ -92,7 +92,7 @@ def _same_boxes(table: AnnotationTable, *, same_class: bool) -> Faults:
         is_same = is_near & (overlap > _SAME_IOU * (w * h + w2 * h2 - overlap))
         is_same &= (label[first] == label[second]) == same_class
         earlier.update(zip(rows[second[is_same]].tolist(), rows[first[is_same]], strict=True))
-        first, step = first[is_near & ~is_same], step + 1
+        first, step = first[is_near], step + 1
 
     def why(index: int) -> str:
         twin = earlier[index]
