@@ -36,9 +36,6 @@ class ImageFiles(NamedTuple):
     hashes: dict[int, Hashes]  # (HASH_BITS,), of those that can be decoded
 
 
-NOT_INSPECTED = ImageFiles([], {}, {}, [], {})
-
-
 def inspect_images(file_names: list[str], num_decoded: int) -> ImageFiles:
     """Look for every file; URLs count as present. Decode ``num_decoded`` images, drawn with a fixed
     seed, and every empty file; below 0: all."""
