@@ -27,6 +27,11 @@ def add_focal_retina_config(cfg: CN) -> None:
     # pretrained and the schedule is short. Rates, decay and clipping stand under SOLVER.
     node.OPTIMIZER = "SGD"
 
+    # Average the weights: each step moves the average by 1 - EMA_DECAY towards them. It is what is
+    # evaluated, and the "model" of each checkpoint; training and --resume go on with the raw
+    # weights. An average over 1 / (1 - EMA_DECAY) iterations, a tenth of all or fewer. 0: none.
+    node.EMA_DECAY = 0.0
+
     # How P6 and P7 are computed, for MODEL.BACKBONE.NAME build_resnet_fpn_backbone_with_top_block
     # (weights of other libraries): P6 from "res5" (paper section 4, and Detectron2) or "p5"; with a
     # ReLU between P6 and P7 (paper) or without.
@@ -78,6 +83,9 @@ def add_focal_retina_config(cfg: CN) -> None:
     # None: crowds are dropped, as Detectron2's mapper does.
     node.LABELING.CROWD_IOA_THRESH = None
 
+    # NMS over all classes at once: one object, one box, whatever its class. False: class by class.
+    node.CLASS_AGNOSTIC_NMS = False
+
     # The check of DATASETS.TRAIN and TEST before the first iteration; dataset_check/checks.py
     # lists what it finds. Generated data sets are not checked.
     node.DATA_CHECK = CN()
@@ -95,6 +103,16 @@ def add_focal_retina_config(cfg: CN) -> None:
     # Iterations between two checks that the gradients are finite, 0 for none. The losses are always
     # checked; either stops the training with a dump that `focal-retina replay` runs again.
     node.GRADIENT_CHECK_PERIOD = 1
+
+    # Micro-batches into which each process divides its images of SOLVER.IMS_PER_BATCH, for less
+    # memory: n of them take that of one, and up to a third more time. The images of an iteration,
+    # its losses and its update stay, to rounding. Only batch normalization sees a micro-batch at a
+    # time; its running statistics move at each of their forward passes.
+    cfg.SOLVER.ACCUMULATE = 1
+
+    # At each evaluation the losses on DATASETS.TEST, too, as validation/total_loss and so on: those
+    # of the network that is evaluated, at the test size, divided by the positives of the whole set.
+    cfg.TEST.LOSS = False
 
     # What reads and transforms training images: "detectron2" (Detectron2's mapper, bit for bit) |
     # "opencv" (the same boxes, faster; pixels differ a little, see docs/performance.md).

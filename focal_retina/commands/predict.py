@@ -2,6 +2,7 @@
 
     focal-retina predict --model output/quickstart/shapes --output found photo.jpg clip.mp4
     focal-retina predict --model export/model.onnx --json found.json 'photos/**/*.jpg'
+    focal-retina predict --model export/model.onnx --json found.json --tile 640 aerial.tif
     focal-retina predict --model output/quickstart/shapes --output found 0 \\
         MODEL.RETINANET.SCORE_THRESH_TEST 0.3
 
@@ -25,14 +26,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--output", type=Path, metavar="DIR", help="pictures and videos go here")
     add("--json", type=Path, metavar="FILE", help="detections in COCO's format")
     add("--threshold", type=float, help="lowest score; default: the model's, of its best F1, or .5")
-    add("--batch-size", type=int, default=1, help="exported files take 1 at a time")
+    add("--batch-size", type=int, default=1, help="images, or tiles, at a time")
+    add("--tile", type=int, metavar="PIXELS", help="see tiles of this side beside the whole image")
+    add("--overlap", type=float, default=0.2, help="of neighboring tiles, a part of their side")
     add_data_arguments(parser)
     what = "files, folders, globs or webcams; then KEY VALUE"
     add("words", nargs="+", metavar="INPUT", help=what)
 
 
 def run(args: argparse.Namespace) -> int:
-    from ..deploy import load_predictor
+    from ..deploy import TiledPredictor, load_predictor
     from ..deploy.media import CocoWriter, PictureWriter, find_sources
     from ..deploy.predictor import predict_sources
     from ..engine import UserError, user_errors
@@ -47,6 +50,9 @@ def run(args: argparse.Namespace) -> int:
     with user_errors():
         how = {**data_of(args), "allow_code": args.allow_code}
         predictor = load_predictor(args.model or args.config_file, opts, **how)
+        if args.tile is not None:
+            tiles = {"overlap": args.overlap, "batch_size": args.batch_size}
+            predictor = TiledPredictor(predictor, tile=args.tile, **tiles)
         meta, threshold = predictor.meta, args.threshold
         if threshold is None:
             threshold = max(0.5 if meta.threshold is None else meta.threshold, meta.score_thresh)

@@ -8,12 +8,17 @@
 
 Several processes: --num-gpus 2 (on a CPU with MODEL.DEVICE cpu), or torchrun --nproc-per-node 2
 train_net.py …
+
+The short way prints the train_net.py command that it stands for:
+    focal-retina train --data data.yaml
+    focal-retina train --data train.json:images --val val.json:images KEY VALUE …
 """
 
 import argparse
 import itertools
 import logging
 import os
+import shlex
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -23,10 +28,18 @@ from . import add_config_arguments, data_of
 
 _logger = logging.getLogger(__name__)
 
+PRESETS = {"photos": "finetune/efficientnet_lite0.yaml"}
+_VAL_SPLITS = ("val", "valid", "validation")
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--config-file", metavar="FILE", help="a yaml, or the folder of a training")
+    what = "a data set as --register takes it, but for NAME=, in the place of a config"
+    add("--data", metavar="TRAIN", help=what)
+    what = "evaluate --data on it; default: the val split of TRAIN, or a fifth of its images"
+    add("--val", metavar="VAL", help=what)
+    add("--preset", choices=PRESETS, default="photos", help="the recipe for --data")
     add("--resume", action="store_true", help="go on from the last checkpoint in OUTPUT_DIR")
     add("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS on DATASETS.TEST")
     add("--verbose", action="store_true", help="print all that log.txt gets")
@@ -42,6 +55,8 @@ def run(args: argparse.Namespace) -> int:
 
     log = {"rank": int(os.environ.get("RANK", 0)), "verbose": args.verbose}
     engine.set_up_logging(**log)
+    if args.data or args.val:
+        args.config_file, args.register, args.opts = expand_data(args)
     how = {**data_of(args), "trained": args.eval_only, "num_processes": args.num_gpus}
     cfg = engine.load_config(args.config_file, args.opts, resume=args.resume, **how)
     engine.check_output_dir(cfg.OUTPUT_DIR)
@@ -51,6 +66,67 @@ def run(args: argparse.Namespace) -> int:
         engine.check_config(cfg, resume=args.resume, **how)
     machines = args.num_gpus, args.num_machines, args.machine_rank, args.dist_url
     return engine.launch_training(partial(main, args), cfg, *machines)
+
+
+def expand_data(args: argparse.Namespace) -> tuple[str, list[str], list[str]]:
+    """The config, registrations and options that ``--data`` stands for; prints them."""
+    from detectron2.data import MetadataCatalog
+
+    from .. import engine
+    from ..config_file import get_config_file
+
+    with engine.user_errors():
+        if args.config_file or not args.data:
+            raise ValueError(
+                "--data (and --val) is in the place of --config-file: name one of them"
+            )
+        given = dict(zip(args.opts[::2], args.opts[1::2], strict=False))
+        folder = given.get("OUTPUT_DIR", f"output/{args.preset}")
+        register, train, val = register_data(args.data, args.val, Path(folder, "splits"))
+        defaults = {
+            "MODEL.RETINANET.NUM_CLASSES": str(len(MetadataCatalog.get(train).thing_classes)),
+            "DATASETS.TRAIN": f'("{train}",)',
+            "DATASETS.TEST": f'("{val}",)',
+            "OUTPUT_DIR": folder,
+        }
+        config_file = os.path.relpath(get_config_file(PRESETS[args.preset]))
+    register += args.register
+    opts = [x for key, value in defaults.items() if key not in given for x in (key, value)]
+    opts += args.opts
+    specs = [x for spec in register for x in ("--register", spec)]
+    print(shlex.join(["train_net.py", "--config-file", config_file, *specs, *opts]), flush=True)
+    return config_file, register, opts
+
+
+def register_data(data: str, val: str | None, splits: Path) -> tuple[list[str], str, str]:
+    """What ``--register`` takes, and the names of the sets to train on and to evaluate on. The
+    latter is the val split of ``data`` where ``val`` is None, or a fifth of its images; that split
+    is written to ``splits``, and taken from there the next time."""
+    from detectron2.data import MetadataCatalog
+
+    from ..data import register_from_spec
+    from ..data.split import split_coco_json
+    from ..files import file_lock
+
+    specs = [f"data={data}", *([f"val={val}"] if val else [])]
+    names, *of_val = map(register_from_spec, specs)
+    train = "data_train" if len(names) > 1 else names[0]
+    if train not in names:
+        raise ValueError(f"{data} has no train split, it has {', '.join(names)}: use --register")
+    candidates = of_val[0] if val else names
+    found = [x for x in candidates if x.rpartition("_")[2] in _VAL_SPLITS]
+    if found or val:
+        return specs, train, (found or candidates)[0]
+    metadata = MetadataCatalog.get(train)
+    splits.mkdir(parents=True, exist_ok=True)
+    with file_lock(splits / ".lock"):
+        if not (splits / "val.json").exists():  # which is written last
+            (splits / "train.json").unlink(missing_ok=True)
+            fractions = {"train": 0.8, "val": 0.2}
+            split_coco_json(metadata.json_file, metadata.image_root, splits, fractions)
+    specs = [f"{x}={splits / x}.json:{metadata.image_root}" for x in ("train", "val")]
+    (train,), (val,) = map(register_from_spec, specs)
+    return specs, train, val
 
 
 def main(args: argparse.Namespace, cfg: Any) -> int:

@@ -44,9 +44,14 @@ def build_train_mapper(cfg: CfgNode) -> DatasetMapper:
 
 
 def build_test_mapper(cfg: CfgNode) -> Mapper:
-    """Detectron2's mapper of an evaluation, guarded against images that cannot be read."""
+    """Detectron2's mapper of an evaluation, guarded against images that cannot be read; with
+    TEST.LOSS the samples have their objects, too."""
     limit_pixels(cfg.INPUT.MAX_IMAGE_PIXELS)
-    return build_corrupt_image_guard(cfg, DetectionMapper(cfg, is_train=False), is_train=False)
+    augmentations = utils.build_augmentation(cfg, is_train=False)
+    crowds = cfg.MODEL.FOCAL_RETINA.LABELING.CROWD_IOA_THRESH is not None
+    options = {"augmentations": augmentations, "keep_crowds": crowds}
+    mapper = DetectionMapper(cfg, is_train=cfg.TEST.LOSS, **options)
+    return build_corrupt_image_guard(cfg, mapper, is_train=False)
 
 
 class RandomCrop(T.RandomCrop):

@@ -39,8 +39,9 @@ class Target:
 
 
 class DetectorGraph(nn.Module):
-    """The detector as a graph in fp32, for any height and width that the size divisibility divides,
-    with batch normalization folded into the convolutions, and on demand with decoding and NMS."""
+    """The detector as a graph in fp32, for any number of images of one size that the size
+    divisibility divides, with batch normalization folded into the convolutions, and on demand with
+    decoding and NMS."""
 
     def __init__(self, model: FocalRetinaNet, *, with_nms: bool):
         super().__init__()
@@ -48,19 +49,16 @@ class DetectorGraph(nn.Module):
         self.with_nms = with_nms
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """Of an image (1, 3, H, W) float32, neither normalized nor scaled, with NMS boxes (D, 4) in
-        its pixels, not clipped; scores (D,), the highest first; classes (D,) int64. Without it the
-        logits (1, R_l, K) of all levels, their deltas (1, R_l, 4), their anchors (R_l, 4)."""
+        """Of images (N, 3, H, W) float32, neither normalized nor scaled, with NMS boxes (D, 4) in
+        their pixels, not clipped; scores (D,); classes (D,) int64; images (D,) int64, which image
+        of the batch each is in: one image after the other, the highest score first. Without NMS the
+        logits (N, R_l, K) of all levels, their deltas (N, R_l, 4), their anchors (R_l, 4)."""
         detector = self.detector
         normalized = (image - detector.pixel_mean) / detector.pixel_std
         anchors, logits, deltas = detector.dense_predictions(normalized)
         if not self.with_nms:
             return (*logits, *deltas, *(boxes.tensor for boxes in anchors))
-        boxes, scores, classes = detector.postprocessor.candidates(
-            anchors, [x[0] for x in logits], [x[0] for x in deltas]
-        )
-        keep = detector.postprocessor.nms(boxes, scores, classes)
-        return boxes[keep], scores[keep], classes[keep]
+        return detector.postprocessor.detect_in_batch(anchors, logits, deltas)
 
 
 def write_targets(
@@ -105,20 +103,21 @@ def load_graph(path: Path) -> Graph:
 
 
 def trace(network: DetectorGraph, meta: ModelMeta) -> ExportedProgram:
-    """The network by ``torch.export``, for any height and width; a UserError if PyTorch can't."""
+    """The network by ``torch.export``, for any number of images of any height and width; a
+    UserError if PyTorch can't."""
     unit = meta.preprocessing.size_divisibility
     smallest = meta.preprocessing.smallest_side // unit
     height, width = (unit * torch.export.Dim(x, min=smallest) for x in ("height", "width"))
     # Unlike each other and well above the minimum: no accident becomes a rule of the graph.
-    example = torch.zeros(1, 3, (smallest + 2) * unit, (smallest + 3) * unit)
-    shapes = {"image": {2: height, 3: width}}
+    example = torch.zeros(2, 3, (smallest + 2) * unit, (smallest + 3) * unit)
+    shapes = {"image": {0: torch.export.Dim("batch", min=1), 2: height, 3: width}}
     inputs = (example.to(network.detector.device),)
     with _translation_to("torch.export"):
         return torch.export.export(network.eval(), inputs, dynamic_shapes=shapes, strict=False)
 
 
 def _write_onnx(path: Path, program: ExportedProgram, meta: ModelMeta, _: Images) -> None:
-    inputs, outputs = ["image"], ["boxes", "scores", "classes"]
+    inputs, outputs = ["image"], ["boxes", "scores", "classes", "images"]
     if not meta.with_nms:
         outputs = [f"{x}_{level}" for x in ("logits", "deltas", "anchors") for level in meta.levels]
     with _translation_to("ONNX"):
@@ -155,7 +154,7 @@ def _write_int8(path: Path, _: ExportedProgram, meta: ModelMeta, images: Images)
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     pad, resize = meta.preprocessing.pad, meta.preprocessing.resize
-    inputs = ({"image": pad(resize(x)).numpy()} for x in images)
+    inputs = ({"image": pad([resize(x)]).numpy()} for x in images)
     reader = SimpleNamespace(get_next=lambda: next(inputs, None))
     with tempfile.TemporaryDirectory() as folder:
         fused = Path(folder, "fused.onnx")  # the head's batch normalization, too

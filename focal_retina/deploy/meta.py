@@ -3,6 +3,7 @@ an image becomes the network's input."""
 
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,7 +19,9 @@ from ..files import write_json
 from ..modeling import DensePostprocessor, FocalRetinaNet
 
 META_FILE = "meta.json"
-_THRESHOLDS = ("score_thresh", "topk_candidates", "nms_thresh", "max_detections")
+_THRESHOLDS = (
+    *("score_thresh", "topk_candidates", "nms_thresh", "max_detections", "class_agnostic_nms"),
+)
 _logger = logging.getLogger(__name__)
 
 
@@ -43,15 +46,19 @@ class Preprocessing:
         image = resize.get_transform(image).apply_image(image)
         return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float()
 
-    def pad(self, image: Tensor) -> Tensor:
-        """Make (3, h, w) one image (1, 3, H, W) that an exported graph takes."""
+    def pad(self, images: Sequence[Tensor]) -> Tensor:
+        """Make N images (3, h, w) the batch (N, 3, H, W), H and W those of the largest, that an
+        exported graph takes."""
+        unit = self.size_divisibility
         height, width = (
-            max(-(-side // self.size_divisibility) * self.size_divisibility, self.smallest_side)
-            for side in image.shape[1:]
+            max(-(-max(sides) // unit) * unit, self.smallest_side)
+            for sides in zip(*(x.shape[1:] for x in images), strict=True)
         )
-        padded = torch.tensor(self.pixel_mean)[:, None, None].repeat(1, height, width)
-        padded[:, : image.shape[1], : image.shape[2]] = image
-        return padded[None]
+        mean = torch.tensor(self.pixel_mean)[:, None, None]
+        padded = mean.repeat(len(images), 1, height, width)
+        for i, image in enumerate(images):
+            padded[i, :, : image.shape[1], : image.shape[2]] = image
+        return padded
 
 
 @dataclass(frozen=True)
@@ -60,10 +67,11 @@ class ModelMeta:
     category_ids: list[int]  # of the data set, by class index
     levels: list[str]  # the feature maps that the head sees, high resolution first
     with_nms: bool  # whether a graph gives detections, or dense predictions and anchors
-    score_thresh: float  # this and the next three: see DensePostprocessor
+    score_thresh: float  # this and the next four: see DensePostprocessor
     topk_candidates: int
     nms_thresh: float
     max_detections: int
+    class_agnostic_nms: bool
     box_weights: list[float]  # of Detectron2's Box2BoxTransform
     preprocessing: Preprocessing
     # The lowest score of what is shown, that of the best F1; None: the training left none.

@@ -2,60 +2,113 @@
 
 import contextlib
 import itertools
+import math
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from detectron2.config import CfgNode
+from detectron2.data.transforms import ResizeTransform
 from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Boxes, Instances
+from fvcore.transforms import CropTransform, TransformList
 from tqdm import tqdm
 
 from ..engine import UserError, load_config, prepare_process
 from ..engine.checkpoint import load_trained_model
 from ..engine.precision import build_inference_copy
 from ..modeling import FocalRetinaNet
+from ..modeling.postprocess import Candidates
+from ..modeling.test_time_augmentation import Detector, merged_detections
 from .export import BY_SUFFIX, Graph, load_graph
 from .media import CocoWriter, Frame, PictureWriter, Source
 from .meta import ModelMeta, build_meta
-
-Model = Callable[[list[dict]], list[dict]]  # in evaluation mode, of Detectron2's interface
 
 
 class Predictor:
     """Images in, detections out, whatever runs the network."""
 
-    def __init__(self, model: Model, meta: ModelMeta):
+    def __init__(self, model: Detector, meta: ModelMeta):
         self.model, self.meta = model, meta
 
     @torch.inference_mode()
     def predict(self, images: Sequence[np.ndarray]) -> list[Instances]:
         """Of images (H, W, 3) uint8, BGR, of any sizes, Instances on the CPU with ``pred_boxes`` in
         the image's pixels, ``scores`` and ``pred_classes``, the highest score first."""
-        resize = self.meta.preprocessing.resize
-        batch = [{"image": resize(x), "height": x.shape[0], "width": x.shape[1]} for x in images]
-        return [x["instances"].to("cpu") for x in self.model(batch)] if batch else []
+        resized = [self.meta.preprocessing.resize(x) for x in images]
+        of_each = self.model.candidates([{"image": x} for x in resized]) if resized else []
+        results = []
+        for image, x, candidates in zip(images, resized, of_each, strict=True):
+            found = self.model.postprocessor.select(*candidates, (x.shape[1], x.shape[2]))
+            results.append(detector_postprocess(found, *image.shape[:2]).to("cpu"))
+        return results
 
 
-def graph_model(graph: Graph, meta: ModelMeta) -> Model:
-    """An exported :class:`~.export.DetectorGraph` with the interface of Detectron2's models. It
-    takes one image after the other."""
-    postprocessor, count = meta.postprocessor(), len(meta.levels)
+class TiledPredictor(Predictor):
+    """A predictor that sees tiles of an image beside the whole. As in test-time augmentation, the
+    candidates of all pass NMS together."""
 
-    def detect(x: dict) -> dict:
-        size = tuple(x["image"].shape[1:])
-        outputs = graph(meta.preprocessing.pad(x["image"]))
-        if meta.with_nms:
-            boxes, scores, classes = outputs
-            found = Instances(size, pred_boxes=Boxes(boxes), scores=scores, pred_classes=classes)
-        else:
-            logits, deltas, anchors = (list(outputs[i * count :][:count]) for i in range(3))
-            (found,) = postprocessor([Boxes(x) for x in anchors], logits, deltas, [size])
-        return {"instances": detector_postprocess(found, x["height"], x["width"])}
+    def __init__(
+        self, predictor: Predictor, *, tile: int, overlap: float = 0.2, batch_size: int = 1
+    ):
+        """
+        Args:
+            predictor: runs the network. It resizes a tile as it does an image.
+            tile: side of a tile in pixels of the image. A smaller image is seen as a whole alone.
+            overlap: neighbours share at least this part of their sides.
+            batch_size: of tiles.
+        """
+        if tile < 1 or not 0 <= overlap < 1:
+            raise ValueError(f"tile {tile}, overlap {overlap:g}: at least 1; from 0 to below 1")
+        super().__init__(predictor.model, predictor.meta)
+        self.tile, self.overlap, self.batch_size = tile, overlap, batch_size
 
-    return lambda batched_inputs: [detect(x) for x in batched_inputs]
+    @torch.inference_mode()
+    def predict(self, images: Sequence[np.ndarray]) -> list[Instances]:
+        return [self._detect(x) for x in images]
+
+    def _detect(self, image: np.ndarray) -> Instances:
+        if max(image.shape[:2]) <= self.tile:
+            return super().predict([image])[0]
+        size = image.shape[:2]
+        return merged_detections(self.model, self._views(image), size, self.batch_size).to("cpu")
+
+    def _views(self, image: np.ndarray) -> Iterator[dict]:
+        height, width = image.shape[:2]
+        tops, lefts = (self._starts(x) for x in (height, width))
+        tiles = itertools.product(tops, lefts, [self.tile], [self.tile])
+        for top, left, tile_height, tile_width in [(0, 0, height, width), *tiles]:
+            part = image[top : top + tile_height, left : left + tile_width]
+            resized = self.meta.preprocessing.resize(part)
+            crop = CropTransform(left, top, *part.shape[1::-1], width, height)
+            resize = ResizeTransform(*part.shape[:2], *resized.shape[1:])
+            yield {"image": resized, "transforms": TransformList([crop, resize])}
+
+    def _starts(self, length: int) -> list[int]:
+        """Of the fewest tiles that cover a side, evenly spread."""
+        last = max(length - self.tile, 0)
+        count = 1 + math.ceil(last / (self.tile * (1 - self.overlap)))
+        return [round(x) for x in np.linspace(0, last, count)]
+
+
+class GraphDetector:
+    """An exported :class:`~.export.DetectorGraph` as a detector."""
+
+    def __init__(self, graph: Graph, meta: ModelMeta):
+        self.graph, self.meta, self.postprocessor = graph, meta, meta.postprocessor()
+
+    def candidates(self, batched_inputs: list[dict]) -> list[Candidates]:
+        """As :meth:`FocalRetinaNet.candidates`; of a graph with NMS, what that has left."""
+        outputs = self.graph(self.meta.preprocessing.pad([x["image"] for x in batched_inputs]))
+        if self.meta.with_nms:
+            boxes, scores, classes, images = outputs
+            masks = [images == i for i in range(len(batched_inputs))]
+            return [(boxes[x], scores[x], classes[x]) for x in masks]
+        count = len(self.meta.levels)
+        logits, deltas, anchors = (list(outputs[i * count :][:count]) for i in range(3))
+        return list(self.postprocessor.candidates([Boxes(x) for x in anchors], logits, deltas))
 
 
 def load_predictor(
@@ -91,7 +144,7 @@ def load_predictor(
         raise UserError(f"{path}: {problem}; {advice}")
     prepare_process(imports, register)
     meta = ModelMeta.load(path.parent)
-    return Predictor(graph_model(load_graph(path), meta), meta)
+    return Predictor(GraphDetector(load_graph(path), meta), meta)
 
 
 def load_detector(cfg: CfgNode) -> FocalRetinaNet:

@@ -14,6 +14,7 @@ from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 
 from ..data.classes import dataset_classes
+from ..modeling import FocalRetinaNet
 from ..modeling.backbones import feature_shapes_of
 from ..modeling.inference import INFERENCE_PRECISIONS
 
@@ -46,6 +47,11 @@ def check_model(cfg: CfgNode) -> None:
         what = f"MODEL.META_ARCHITECTURE {name} is no dense detector, such as FocalRetinaNet"
         start = "a RetinaNet config, such as configs/COCO/retinanet_R_50_FPN_1x.yaml"
         raise ValueError(f"{what}: start from {start}")
+    if not issubclass(registered[name], FocalRetinaNet):
+        if cfg.SOLVER.ACCUMULATE > 1:
+            raise ValueError(f"SOLVER.ACCUMULATE above 1 needs FocalRetinaNet, not {name}")
+        if cfg.TEST.LOSS:
+            _logger.warning(f"TEST.LOSS is left out: {name} has none, FocalRetinaNet has")
     with torch.device("meta"):  # without memory and random numbers
         backbone = build_backbone(cfg)
     feature_shapes_of(backbone, cfg.MODEL.RETINANET.IN_FEATURES)
@@ -84,7 +90,7 @@ _RANGES = {
         lambda x: 0 < x < math.inf,
         """MODEL.RETINANET.NUM_CLASSES MODEL.RETINANET.TOPK_CANDIDATES_TEST INPUT.MAX_SIZE_TRAIN
         INPUT.MAX_SIZE_TEST TEST.DETECTIONS_PER_IMAGE SOLVER.IMS_PER_BATCH SOLVER.BASE_LR
-        SOLVER.MAX_ITER SOLVER.CHECKPOINT_PERIOD""",
+        SOLVER.MAX_ITER SOLVER.CHECKPOINT_PERIOD SOLVER.ACCUMULATE""",
     ),
     "a number of 0 or more": (
         lambda x: 0 <= x < math.inf,
@@ -96,6 +102,7 @@ _RANGES = {
         lambda x: 0 <= x <= 1,
         "MODEL.RETINANET.SCORE_THRESH_TEST MODEL.RETINANET.NMS_THRESH_TEST SOLVER.MOMENTUM",
     ),
+    "at least 0 and below 1": (lambda x: 0 <= x < 1, "MODEL.FOCAL_RETINA.EMA_DECAY"),
     "a number between 0 and 1": (lambda x: 0 < x < 1, "MODEL.RETINANET.PRIOR_PROB"),
     "one or more positive numbers": (
         _are_sizes,

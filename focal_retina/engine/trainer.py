@@ -11,7 +11,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader
 from detectron2.engine import DefaultTrainer, TrainerBase, create_ddp_model, hooks
-from detectron2.evaluation import DatasetEvaluator, verify_results
+from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, verify_results
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.solver import LRMultiplier
 from detectron2.solver.build import maybe_add_gradient_clipping
@@ -20,11 +20,13 @@ from detectron2.utils.events import EventWriter
 from fvcore.nn.precise_bn import get_bn_modules
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from .. import data
 from ..data.classes import index_in_dataset, training_classes
 from ..dataset_check import build_record_filter
-from ..evaluation import ClassSelector, build_evaluator
+from ..evaluation import ClassSelector, ValidationLoss, build_evaluator
+from ..modeling import FocalRetinaNet
 from ..modeling.inference import compile_network
 from ..modeling.test_time_augmentation import build_detector_with_tta
 from .best_checkpoint import BestCheckpoint, OutOfPatience, Patience
@@ -71,6 +73,7 @@ class Trainer(DefaultTrainer):
 
         model = self.build_model(cfg)
         prepare_for_training(model, precision=precision, device=cfg.MODEL.DEVICE)
+        average = build_average(cfg, model)
         optimizer = self.build_optimizer(cfg, model)
         data_loader = self.build_train_loader(cfg)
         self._settings = settings_of(cfg, getattr(data_loader, "num_images", None))
@@ -82,7 +85,10 @@ class Trainer(DefaultTrainer):
         self._trainer.register_hooks([self._guard])
 
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        self.checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        # What is evaluated, and the "model" of a checkpoint; raw weights are the trainer's state.
+        self._average, self.evaluated = average, average.module if average else model
+        state = {"trainer": weakref.proxy(self)}
+        self.checkpointer = SafeCheckpointer(self.evaluated, cfg.OUTPUT_DIR, **state)
         self.checkpointer.num_kept = cfg.SOLVER.CHECKPOINTS_KEPT
         self.start_iter, self.max_iter, self.cfg = 0, cfg.SOLVER.MAX_ITER, cfg
         self.interrupted_by: int | None = None  # the signal that ended the training early
@@ -127,24 +133,26 @@ class Trainer(DefaultTrainer):
         """Detectron2's; a dense detector is evaluated as a copy in
         ``MODEL.FOCAL_RETINA.INFERENCE_PRECISION``, its batch normalization folded. A set without
         some of the model's ``class_names`` is evaluated on those that it has."""
-        detector = model.module if isinstance(model, DistributedDataParallel) else model
+        detector = _unwrapped(model)
         class_names = getattr(detector, "class_names", None) or ()
         if isinstance(detector, DenseDetector):
             model = build_inference_copy(cfg, detector)
         sets = cfg.DATASETS.TEST
         indices = [index_in_dataset(class_names, x) if class_names else None for x in sets]
-        if evaluators is None and any(indices):
-            evaluators = [
-                ClassSelector(cls.build_evaluator(cfg, name), index or range(len(class_names)))
-                for name, index in zip(sets, indices, strict=True)
-            ]
+        has_loss = cfg.TEST.LOSS and isinstance(model, FocalRetinaNet)
+        if evaluators is None and (any(indices) or has_loss):
+            evaluators = []
+            for name, index in zip(sets, indices, strict=True):
+                evaluator = cls.build_evaluator(cfg, name)
+                parts = [ClassSelector(evaluator, index) if index else evaluator]
+                parts += [ValidationLoss(model, name, index)] if has_loss else []
+                evaluators.append(DatasetEvaluators(parts))
         return super().test(cfg, model, evaluators)
 
     @classmethod
     def test_with_TTA(cls, cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
         """:meth:`test` with the augmentations of ``TEST.AUG``; its results' names end in _TTA."""
-        model = model.module if isinstance(model, DistributedDataParallel) else model
-        detector = build_inference_copy(cfg, model)
+        detector = build_inference_copy(cfg, _unwrapped(model))
         cfg = cfg.clone()
         cfg.defrost()
         cfg.OUTPUT_DIR = str(Path(cfg.OUTPUT_DIR, "TTA"))
@@ -185,7 +193,7 @@ class Trainer(DefaultTrainer):
         evaluation = hooks.EvalHook(cfg.TEST.EVAL_PERIOD, self._evaluate)
         best = BestCheckpoint(cfg.TEST.EVAL_PERIOD, self.checkpointer, cfg.TEST.KEEP_BEST)
         patience = cfg.TEST.PATIENCE
-        with_tta = partial(self.test_with_TTA, cfg, model)
+        with_tta = partial(self.test_with_TTA, cfg, self.evaluated)
         precise_bn = cfg.TEST.PRECISE_BN.ENABLED and get_bn_modules(model)
         return [
             hooks.IterationTimer(),
@@ -208,13 +216,13 @@ class Trainer(DefaultTrainer):
         cfg.DATALOADER.NUM_WORKERS = 0  # it is idle most of the time
         loader = self.build_train_loader(cfg)
         count = cfg.TEST.PRECISE_BN.NUM_ITER
-        return hooks.PreciseBN(cfg.TEST.EVAL_PERIOD, self.model, loader, count)
+        return hooks.PreciseBN(cfg.TEST.EVAL_PERIOD, self.evaluated, loader, count)
 
     def _evaluate(self) -> dict[str, Any]:
         self.gather_rng_states()
         try:
             with self._stop.evaluation():
-                self._last_eval_results = self.test(self.cfg, self.model)
+                self._last_eval_results = self.test(self.cfg, self.evaluated)
         except Interrupted:
             self._checkpoint_hook.save_unless_due()
             raise
@@ -232,10 +240,16 @@ class Trainer(DefaultTrainer):
                 self.data_loader.start_iter = self.start_iter
             return
         logger.info(f"weights: {self.cfg.MODEL.WEIGHTS or 'none'}")
+        self._start_from_average()
         if resume:
             logger.warning(f"no checkpoint is in {self.cfg.OUTPUT_DIR}: the training starts anew")
             # Drop what a run that was killed before its first checkpoint has written.
             self._metrics_writer.load_state_dict({"scalars": {}, "last_write": -1})
+
+    def _start_from_average(self) -> None:
+        """Train what the checkpointer has loaded."""
+        if self._average is not None:
+            _unwrapped(self.model).load_state_dict(self.evaluated.state_dict())
 
     def train(self) -> dict[str, Any] | None:
         """Detectron2's, to the end or to the first SIGTERM or Ctrl-C: see ``interrupted_by``."""
@@ -263,6 +277,14 @@ class Trainer(DefaultTrainer):
         self.iter = self.storage.iter = self.start_iter - 1
         for hook in self._hooks[self._hooks.index(self._checkpoint_hook) + 1 :]:
             hook.after_step()
+
+    def run_step(self) -> None:
+        scaler = getattr(self._trainer, "grad_scaler", None)  # of fp16
+        scale = scaler.get_scale() if scaler and self._average else 0
+        super().run_step()
+        # A scale that falls says that the optimizer left out the step.
+        if self._average and not (scaler and scaler.get_scale() < scale):
+            self._average.update_parameters(_unwrapped(self.model))
 
     def after_train(self) -> None:
         if self.iter < self.max_iter:
@@ -293,6 +315,9 @@ class Trainer(DefaultTrainer):
     def state_dict(self) -> dict[str, Any]:
         state = super().state_dict()
         state["rng"], state["settings"] = self._rng_states, self._settings
+        if self._average is not None:
+            state["raw_model"] = _unwrapped(self.model).state_dict()
+            state["num_averaged"] = self._average.n_averaged.item()
         if isinstance(self.data_loader, data.TrainLoader):
             state["data_loader"] = {"seed": self.data_loader.seed}
         return state
@@ -312,6 +337,25 @@ class Trainer(DefaultTrainer):
                 self.optimizer.param_groups, self.scheduler.get_lr(), strict=True
             ):
                 group["lr"] = rate
+        if "raw_model" in state_dict:
+            _unwrapped(self.model).load_state_dict(state_dict["raw_model"])
+        else:
+            self._start_from_average()
+        if self._average is not None:
+            self._average.n_averaged.fill_(state_dict.get("num_averaged", 0))
         self._rng_states = state_dict.get("rng", [])
         if "data_loader" in state_dict and isinstance(self.data_loader, data.TrainLoader):
             self.data_loader.seed = state_dict["data_loader"]["seed"]
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    return model.module if isinstance(model, DistributedDataParallel) else model
+
+
+def build_average(cfg: CfgNode, model: nn.Module) -> AveragedModel | None:
+    """A moving average of the weights, and of the buffers: batch normalization's statistics of the
+    last weights alone are not those of the average."""
+    decay = cfg.MODEL.FOCAL_RETINA.EMA_DECAY
+    if not decay:
+        return None
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)

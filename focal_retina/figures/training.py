@@ -57,7 +57,9 @@ def draw_training_curves(metrics: Mapping[str, Series], out_png: Path) -> None:
     figure = Figure(figsize=(11, 5.5), dpi=DPI, layout="constrained")
     panels = figure.subplot_mosaic([["loss", "ap"], ["loss", "rate"]], width_ratios=(3, 2))
     losses = ["total_loss", *sorted(name for name in metrics if name.startswith("loss"))]
-    _draw(panels["loss"], "training loss", {x: metrics[x] for x in losses if x in metrics})
+    _draw(panels["loss"], "loss", {x: metrics[x] for x in losses if x in metrics})
+    validation = {x: metrics[x] for x in sorted(metrics) if x.endswith("validation/total_loss")}
+    _draw(panels["loss"], "loss", validation, marker="o")
     panels["loss"].set(ylim=(0, None), xlabel="iteration")
 
     precision = {
@@ -80,7 +82,7 @@ def _draw(axes: Axes, title: str, curves: Mapping[str, Series], marker: str = ""
     style_axes(axes, title)
     for name, (iterations, values) in curves.items():
         axes.plot(iterations, values, label=name, marker=marker, linewidth=1.5)
-    if len(curves) > 1:
+    if len(axes.lines) > 1:
         axes.legend(frameon=False, fontsize=9)
 
 

@@ -110,6 +110,18 @@ def _total_positives(num_positives: Tensor) -> Tensor:
     return sum_over_workers(num_positives.sum().double()).clamp(min=1)
 
 
+def call_loss(
+    loss: nn.Module,
+    logits: list[Tensor],
+    labels: list[Tensor],
+    normalizer: Tensor,
+    anchors: list[Tensor],
+) -> tuple[Tensor, Tensor | None]:
+    """What a loss returns, see the contract in :mod:`focal_retina.losses`."""
+    given = {"needs_anchors": ("anchors", anchors), "takes_normalizer": ("normalizer", normalizer)}
+    return loss(logits, labels, **dict(x for key, x in given.items() if getattr(loss, key, False)))
+
+
 def normalized_loss(
     loss: nn.Module,
     logits: list[Tensor],
@@ -117,9 +129,8 @@ def normalized_loss(
     normalizer: Tensor,
     anchors: list[Tensor],
 ) -> Tensor:
-    """Call a loss (contract: :mod:`focal_retina.losses`) and divide by what a normalizer returned,
-    0-dim, or (N,) image by image; returns a 0-dim tensor."""
-    extra = {"anchors": anchors} if getattr(loss, "needs_anchors", False) else {}
+    """Call a loss and divide by what a normalizer returned, 0-dim, or (N,) image by image; returns
+    a 0-dim tensor. The loss's own count is summed over all workers, which must each call."""
     parts = [(logits, labels, normalizer)]
     if normalizer.dim() == 1:
         parts = [
@@ -128,9 +139,10 @@ def normalized_loss(
         ]
     quotients = []
     for x, y, divisor in parts:
-        if getattr(loss, "takes_normalizer", False):
-            quotients.append(loss(x, y, normalizer=divisor, **extra)[0])
-        else:
-            total, count = loss(x, y, **extra)
-            quotients.append(total / (divisor if count is None else count * len(parts)))
+        total, count = call_loss(loss, x, y, divisor, anchors)
+        if count is not None:
+            total = total / (BatchNormalizer()(count) * len(parts))
+        elif not getattr(loss, "takes_normalizer", False):
+            total = total / divisor
+        quotients.append(total)
     return reduce(torch.add, quotients)

@@ -12,7 +12,6 @@ from torchvision.ops import nms
 
 from .alpha import Alpha
 from .dense import CLS_LOSS_REGISTRY, CrossEntropy, dense_loss
-from .normalizer import sum_over_workers, world_size
 
 
 @CLS_LOSS_REGISTRY.register()
@@ -72,7 +71,7 @@ class OHEM(nn.Module):
         self, logits: list[Tensor], labels: list[Tensor], anchors: list[Tensor]
     ) -> tuple[Tensor, Tensor]:
         """See the contract in :mod:`focal_retina.losses`: the sum over the mined anchors, and how
-        many they are, at least 1, on average over the workers, of which each must call."""
+        many they are."""
         self.cross_entropy.check_inputs(logits, labels)
         if [(y.shape[1], 4) for y in labels] != [tuple(a.shape) for a in anchors]:
             raise ValueError(
@@ -81,8 +80,7 @@ class OHEM(nn.Module):
             )
         mined = self.mine(logits, labels, anchors)
         total, _ = self.cross_entropy(logits, mined)
-        count = torch.stack([(y >= 0).sum() for y in mined]).sum().float()
-        return total, sum_over_workers(count).clamp(min=1) / world_size()
+        return total, torch.stack([(y >= 0).sum() for y in mined]).sum()
 
     @torch.no_grad()
     def mine(

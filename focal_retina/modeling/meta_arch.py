@@ -1,13 +1,12 @@
 """FocalRetinaNet: a batch of images in, losses or detections out.
 
-N images, R anchors an image over all levels, R_l of level l, K classes, P positive anchors of the
-batch.
+N images, R_l anchors of level l, K classes, P positive anchors of the batch.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
+from functools import partial
 from itertools import chain
-from typing import NamedTuple
 
 import torch
 from detectron2.config import CfgNode, configurable
@@ -21,6 +20,7 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
+from torch.utils.checkpoint import checkpoint
 
 from ..config import with_focal_retina_defaults
 from ..losses import EmaNormalizer, FocalLoss, build_cls_loss
@@ -32,44 +32,8 @@ from .backbones import feature_shapes_of
 from .box_loss import BoxLoss, SmoothL1BoxLoss, build_box_loss
 from .head import DenseHead, build_dense_head
 from .patches import to_device
-from .postprocess import DensePostprocessor
-
-
-class DensePredictions(NamedTuple):
-    """What the network predicts for every anchor."""
-
-    anchors: list[Boxes]  # per level, R_l boxes in pixels, the same for all images
-    logits: list[Tensor]  # per level, (N, R_l, K)
-    deltas: list[Tensor]  # per level, (N, R_l, 4)
-
-
-class LabeledPredictions(NamedTuple):
-    """What a training step needs of the network, for N images."""
-
-    anchors: list[Boxes]  # per level, R_l boxes in pixels
-    logits: list[Tensor]  # per level, (N, R_l, K)
-    labels: Tensor  # int64 (N, R), see AnchorLabeler
-    image_idxs: Tensor  # int64 (P,): the image of each positive
-    anchor_idxs: Tensor  # int64 (P,): its anchor, counted over the levels
-    deltas: Tensor  # (P, 4)
-    gt_boxes: Tensor  # (P, 4), XYXY in pixels: its object
-
-    def levels(self) -> Iterator["LabeledPredictions"]:
-        """The same of each level alone."""
-        start = 0
-        for anchors, logits in zip(self.anchors, self.logits, strict=True):
-            end = start + len(anchors)
-            its = (self.anchor_idxs >= start) & (self.anchor_idxs < end)
-            yield LabeledPredictions(
-                [anchors],
-                [logits],
-                self.labels[:, start:end],
-                self.image_idxs[its],
-                self.anchor_idxs[its] - start,
-                self.deltas[its],
-                self.gt_boxes[its],
-            )
-            start = end
+from .postprocess import Candidates, DensePostprocessor
+from .predictions import DensePredictions, LabeledPredictions
 
 
 @META_ARCH_REGISTRY.register()
@@ -96,6 +60,7 @@ class FocalRetinaNet(DenseDetector):
         box_loss: BoxLoss | None = None,
         loss_normalizer: nn.Module | None = None,
         postprocessor: DensePostprocessor | None = None,
+        num_micro_batches: int = 1,
         pixel_mean: Sequence[float] = (103.53, 116.28, 123.675),
         pixel_std: Sequence[float] = (1.0, 1.0, 1.0),
     ):
@@ -113,6 +78,7 @@ class FocalRetinaNet(DenseDetector):
             box_loss: see :mod:`focal_retina.modeling.box_loss`; default: L1.
             loss_normalizer: positives of each image (N,) to the divisor of the losses' sums.
             postprocessor: dense predictions to detections.
+            num_micro_batches: into which the network divides a training batch, for less memory.
             pixel_mean, pixel_std: per channel; default: BGR of the ImageNet weights that Detectron2
                 converted from Caffe2.
         """
@@ -131,6 +97,7 @@ class FocalRetinaNet(DenseDetector):
         self.loss_normalizer = loss_normalizer or EmaNormalizer()
         self.postprocessor = postprocessor or DensePostprocessor(box2box_transform=transform)
         self.num_classes = num_classes
+        self.num_micro_batches = num_micro_batches
         # Of the head's feature maps; by default, as the backbone makes them.
         self.head_memory_format = torch.preserve_format
 
@@ -168,8 +135,10 @@ class FocalRetinaNet(DenseDetector):
                 topk_candidates=retinanet.TOPK_CANDIDATES_TEST,
                 nms_thresh=retinanet.NMS_THRESH_TEST,
                 max_detections=cfg.TEST.DETECTIONS_PER_IMAGE,
+                class_agnostic_nms=options.CLASS_AGNOSTIC_NMS,
             ),
             "num_classes": retinanet.NUM_CLASSES,
+            "num_micro_batches": cfg.SOLVER.ACCUMULATE,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
         }
@@ -191,7 +160,7 @@ class FocalRetinaNet(DenseDetector):
         """
         images = self.preprocess_image(batched_inputs)
         if self.training:
-            return self.losses(self.label_and_predict(images.tensor, batched_inputs))
+            return self.losses(self._micro_batched(images.tensor, batched_inputs))
         results = self.postprocessor(*self.dense_predictions(images.tensor), images.image_sizes)
         return [
             {"instances": detector_postprocess(r, x.get("height", h), x.get("width", w))}
@@ -217,36 +186,57 @@ class FocalRetinaNet(DenseDetector):
     def dense_predictions(self, images: Tensor) -> DensePredictions:
         """The predictions for normalized, padded ``images`` (N, 3, H, W)."""
         features = self.features(images)
-        logits, deltas = self.head(features)
+        return self.by_anchor(features, *self.head(features))
+
+    def by_anchor(
+        self, features: list[Tensor], logits: list[Tensor], deltas: list[Tensor]
+    ) -> DensePredictions:
+        """The head's outputs for its feature maps, in the order of the anchors."""
         return DensePredictions(
             self.anchors(features),
             [permute_to_N_HWA_K(x, self.num_classes) for x in logits],
             [permute_to_N_HWA_K(x, 4) for x in deltas],
         )
 
+    def candidates(self, batched_inputs: list[dict]) -> list[Candidates]:
+        """Of each image what goes into NMS; boxes are in pixels of ``image``."""
+        images = self.preprocess_image(batched_inputs).tensor
+        return list(self.postprocessor.candidates(*self.dense_predictions(images)))
+
     def label_and_predict(self, images: Tensor, batched_inputs: list[dict]) -> LabeledPredictions:
         """What a training step needs of the network, of normalized, padded ``images`` (N, 3, H, W)
         and what :meth:`forward` gets. Labels come first: only positive anchors need box deltas."""
+        features = self.features(images)
+        anchors = self.anchors(features)
+        labels, image_idxs, anchor_idxs, objects, gt_boxes = self.label(anchors, batched_inputs)
+        logits, deltas = self.head.predict_positives(features, image_idxs, anchor_idxs, objects)
+        logits = [permute_to_N_HWA_K(x, self.num_classes) for x in logits]
+        positives = image_idxs, anchor_idxs, deltas, gt_boxes
+        return LabeledPredictions(anchors, logits, labels, *positives)
+
+    def _micro_batched(self, images: Tensor, batched_inputs: list[dict]) -> LabeledPredictions:
+        """:meth:`label_and_predict` with the memory of one micro-batch. Of all but the last, only
+        the outputs stay: the backward pass computes the rest anew, one after the other."""
+        size = -(-len(images) // self.num_micro_batches)
+        starts = range(0, len(images), size)
+        *pieces, last = [(images[i : i + size], batched_inputs[i : i + size]) for i in starts]
+        recomputed = partial(checkpoint, self.label_and_predict, use_reentrant=False)
+        predictions = [*(recomputed(*x) for x in pieces), self.label_and_predict(*last)]
+        return LabeledPredictions.cat(predictions) if pieces else predictions[0]
+
+    def label(self, anchors: list[Boxes], batched_inputs: list[dict]) -> tuple[Tensor, ...]:
+        """The labels of R_l anchors a level, the image, anchor and object of each positive, int64
+        (P,), and its gt_boxes: see LabeledPredictions. ValueError: as of :meth:`forward`."""
         gt_instances = [x["instances"] for x in batched_inputs]
         unnamed = "an image without file_name and image_id"
         names = [str(x.get("file_name", x.get("image_id", unnamed))) for x in batched_inputs]
         check_gt_instances(gt_instances, self.num_classes, names)
-        features = self.features(images)
-        anchors = self.anchors(features)
         labels, matched_idxs = self.anchor_labeler(anchors, gt_instances)
         image_idxs, anchor_idxs = torch.nonzero(self._is_positive(labels), as_tuple=True)
         objects = matched_idxs[image_idxs, anchor_idxs]
         gt_boxes = pad_sequence([x.gt_boxes.tensor for x in gt_instances], batch_first=True)
-        logits, deltas = self.head.predict_positives(features, image_idxs, anchor_idxs, objects)
-        return LabeledPredictions(
-            anchors,
-            [permute_to_N_HWA_K(x, self.num_classes) for x in logits],
-            labels,
-            image_idxs,
-            anchor_idxs,
-            deltas,
-            to_device(gt_boxes, labels.device)[image_idxs, objects],
-        )
+        gt_boxes = to_device(gt_boxes, labels.device)[image_idxs, objects]
+        return labels, image_idxs, anchor_idxs, objects, gt_boxes
 
     def _is_positive(self, labels: Tensor) -> Tensor:
         return (labels >= 0) & (labels != self.num_classes)

@@ -1,17 +1,19 @@
 """Test-time augmentation: a detector that sees each image at several sizes, and mirrored."""
 
-from collections.abc import Callable, Iterator
-from itertools import chain, groupby
+from collections.abc import Callable, Iterable
+from itertools import groupby, islice
+from typing import Protocol
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import DatasetMapperTTA
 from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Instances
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from .meta_arch import FocalRetinaNet
+from .postprocess import Candidates, DensePostprocessor
 
 
 class DenseDetectorWithTTA(nn.Module):
@@ -51,28 +53,31 @@ class DenseDetectorWithTTA(nn.Module):
     def _detect(self, x: dict) -> Instances:
         height, width = x["image"].shape[1:]
         x = {"height": height, "width": width, **x}
-        candidates = chain.from_iterable(map(self._candidates, self._batches(self.tta_mapper(x))))
-        boxes, scores, classes = map(torch.cat, zip(*candidates, strict=True))
         size = x["height"], x["width"]
-        merged = self.model.postprocessor.select(boxes, scores, classes, size)
-        return detector_postprocess(merged, *size)
+        return merged_detections(self.model, self.tta_mapper(x), size, self.batch_size)
 
-    def _batches(self, augmented: list[dict]) -> Iterator[list[dict]]:
-        for _, same_size in groupby(augmented, key=lambda x: x["image"].shape):
-            inputs = list(same_size)
-            for start in range(0, len(inputs), self.batch_size):
-                yield inputs[start : start + self.batch_size]
 
-    def _candidates(self, batch: list[dict]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Boxes (T, 4) in the original image, scores (T,) and classes (T,) of each input."""
-        model = self.model
-        anchors, logits, deltas = model.dense_predictions(model.preprocess_image(batch).tensor)
-        for i, x in enumerate(batch):
-            boxes, scores, classes = model.postprocessor.candidates(
-                anchors, [level[i] for level in logits], [level[i] for level in deltas]
-            )
-            original = x["transforms"].inverse().apply_box(boxes.cpu().numpy())
-            yield torch.from_numpy(original).to(boxes), scores, classes
+class Detector(Protocol):
+    """What :func:`merged_detections` needs of a FocalRetinaNet."""
+
+    postprocessor: DensePostprocessor
+
+    def candidates(self, batched_inputs: list[dict]) -> list[Candidates]: ...
+
+
+def merged_detections(
+    model: Detector, views: Iterable[dict], size: tuple[int, int], batch_size: int
+) -> Instances:
+    """What ``model`` finds in an image of ``size``, (height, width), that it sees as ``views``: its
+    inputs, each with its ``transforms`` from the image. For ``batch_size``, see above."""
+    candidates = []
+    for _, same_size in groupby(views, key=lambda x: x["image"].shape):
+        while batch := list(islice(same_size, batch_size)):
+            for x, (boxes, *others) in zip(batch, model.candidates(batch), strict=True):
+                original = x["transforms"].inverse().apply_box(boxes.cpu().numpy())
+                candidates.append((torch.from_numpy(original).to(boxes), *others))
+    boxes, scores, classes = map(torch.cat, zip(*candidates, strict=True))
+    return detector_postprocess(model.postprocessor.select(boxes, scores, classes, size), *size)
 
 
 def build_detector_with_tta(cfg: CfgNode, model: nn.Module) -> DenseDetectorWithTTA:

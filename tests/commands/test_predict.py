@@ -93,6 +93,16 @@ def test_what_an_input_is(photos, monkeypatch):
     assert [x.webcam for x in media.find_sources(["7"])] == [7]
 
 
+def test_tiles(predict, tmp_path):
+    """In a large picture they find what is too small for the network at the size of the whole."""
+    Image.fromarray(noise(300, 250)).save(tmp_path / "a.png")
+    counts = []
+    for options in [], ["--tile", 100, "--overlap", 0.1, "--batch-size", 4]:
+        assert predict("--json", tmp_path / "x.json", *options, tmp_path / "a.png")[0] == 0
+        counts.append(len(json.loads((tmp_path / "x.json").read_text())["annotations"]))
+    assert counts[1] > counts[0]
+
+
 def test_video(predict, clip, tmp_path):
     found, output = tmp_path / "found.json", tmp_path / "out"
     assert predict("--output", output, "--json", found, "--batch-size", 2, clip)[0] == 0
@@ -186,6 +196,7 @@ def test_interruption_leaves_what_is_done(predict, clip, tmp_path, monkeypatch):
         (["a.png"], "nothing to write: name --output, --json or both"),
         (["--json", "x.json", "--threshold", "2", "a.png"], "--threshold: from 0 to 1"),
         (["--json", "x.json", "--batch-size", "0", "a.png"], "--batch-size: at least 1"),
+        (["--json", "x.json", "--tile", "0", "a.png"], "tile 0, overlap 0.2: at least 1"),
     ],
 )
 def test_user_errors(assert_user_error, run_dir, tmp_path, monkeypatch, arguments, message):

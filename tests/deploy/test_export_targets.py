@@ -28,25 +28,57 @@ def test_same_detections_as_eager(exported, toy_model, images, name):
     assert agreement.score_error <= 1e-3 and agreement.box_error <= 1e-3
 
 
+@pytest.mark.parametrize("class_agnostic", [False, True])
 @pytest.mark.parametrize("score_thresh", [0.05, 0.5, 1.0])
-def test_nms_for_export_is_that_of_eager(toy_model, score_thresh, monkeypatch):
-    """At 1.0 there is nothing left to decode, or to suppress."""
-    graph = export.DetectorGraph(toy_model, with_nms=True)
-    graph.detector.postprocessor = DensePostprocessor(
+def test_nms_for_export_is_that_of_eager(toy_model, score_thresh, class_agnostic):
+    """Image by image; at 1.0 there is nothing left to decode, or to suppress."""
+    postprocessor = DensePostprocessor(
         box2box_transform=toy_model.postprocessor.box2box_transform,
         score_thresh=score_thresh,
         topk_candidates=50,
+        class_agnostic_nms=class_agnostic,
     )
-    image = 255 * torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
-    expected = graph(image)
-    assert (len(expected[0]) > 0) == (score_thresh < 1)
-    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
-    for output, reference in zip(graph(image), expected, strict=True):
-        assert torch.equal(output, reference)
+    images = 255 * torch.rand(3, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    images[1] /= 4  # with fewer candidates
+    with torch.no_grad():
+        predictions = toy_model.dense_predictions(
+            (images - toy_model.pixel_mean) / toy_model.pixel_std
+        )
+    expected = postprocessor(*predictions, [(64, 96)] * 3)
+    *found, of_image = postprocessor.detect_in_batch(*predictions)
+    assert (len(of_image) > 0) == (score_thresh < 1)
+    assert of_image.tolist() == [i for i, x in enumerate(expected) for _ in range(len(x))]
+    reference = Instances.cat(expected)
+    fields = reference.pred_boxes.tensor, reference.scores, reference.pred_classes
+    assert all(map(torch.equal, found, fields))
+
+
+def fixed_to(instances):
+    return SimpleNamespace(predict=lambda _: [instances])
+
+
+def assert_same(found, expected):
+    for ours, theirs in zip(found, expected, strict=True):
+        agreement = compare(fixed_to(ours), fixed_to(theirs), [None])
+        assert agreement.unmatched == 0, agreement
+
+
+@pytest.mark.parametrize("name", ["model.pt2", "model.onnx", "model_int8.onnx"])
+def test_batches(exported, toy_model, images, name):
+    """Images of one size are found as one by one, those of unlike sizes as in PyTorch, where the
+    padding to the largest changes numbers, too."""
+    folder, meta = exported
+    predictor = load_predictor(folder / name, allow_code=True)
+    one_by_one = [images[-1], images[-1][::-1], images[-1] // 2]
+    expected = [predictor.predict([x])[0] for x in one_by_one]
+    assert len({len(x) for x in expected}) > 1
+    assert_same(predictor.predict(one_by_one), expected)
+    if "int8" not in name:
+        assert_same(predictor.predict(images[-9:]), Predictor(toy_model, meta).predict(images[-9:]))
 
 
 def test_onnx_by_itself(exported):
-    """What a user without this package sees: one file, names, free height and width."""
+    """What a user without this package sees: one file, names, free batch, height and width."""
     folder, meta = exported
     model = onnx.load(folder / "model.onnx")
     onnx.checker.check_model(model)
@@ -54,16 +86,16 @@ def test_onnx_by_itself(exported):
     session = onnxruntime.InferenceSession(folder / "model.onnx")
     (image,) = session.get_inputs()
     assert image.name == "image" and image.type == "tensor(float)"
-    assert image.shape[:2] == [1, 3] and all(isinstance(x, str) for x in image.shape[2:])
+    assert image.shape[1] == 3 and all(isinstance(image.shape[i], str) for i in (0, 2, 3))
     names = [x.name for x in session.get_outputs()]
     if meta.with_nms:
-        assert names == ["boxes", "scores", "classes"]
+        assert names == ["boxes", "scores", "classes", "images"]
         return
     kinds = ("logits", "deltas", "anchors")
     assert names == [f"{kind}_{level}" for kind in kinds for level in ("p3", "p4")]
-    outputs = session.run(None, {"image": np.zeros((1, 3, 64, 96), np.float32)})
+    outputs = session.run(None, {"image": np.zeros((2, 3, 64, 96), np.float32)})
     p3, p4 = 8 * 12 * 9, 4 * 6 * 9  # 9 anchors a cell
-    shapes = [(1, p3, 2), (1, p4, 2), (1, p3, 4), (1, p4, 4), (p3, 4), (p4, 4)]
+    shapes = [(2, p3, 2), (2, p4, 2), (2, p3, 4), (2, p4, 4), (p3, 4), (p4, 4)]
     assert [x.shape for x in outputs] == shapes
 
 
@@ -78,7 +110,7 @@ def test_int8(exported, images):
     (found,) = load_predictor(path).predict(images[-1:])
     assert len(found) > 0
     if not meta.with_nms:
-        image = meta.preprocessing.pad(meta.preprocessing.resize(images[-1]))
+        image = meta.preprocessing.pad([meta.preprocessing.resize(images[-1])])
         logits = [export.load_graph(x)(image)[0] for x in (folder / "model.onnx", path)]
         assert 0.9 < np.corrcoef(*(x.flatten() for x in logits))[0, 1] < 1 - 1e-6
 

@@ -9,13 +9,13 @@ import pytest
 from detectron2 import model_zoo
 from detectron2.config import get_cfg
 from detectron2.engine import DefaultTrainer
-from helpers import MODELS, default_cfg
+from helpers import MODELS, default_cfg, load
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from focal_retina.config_file import _keys_of, merge_config_file
 from focal_retina.engine import config_checks
-from focal_retina.engine.config_checks import check_keys, check_solver, check_values
+from focal_retina.engine.config_checks import check_keys, check_model, check_solver, check_values
 
 NAMES = ["R_50_FPN_1x", "R_50_FPN_3x", "R_101_FPN_3x"]
 ZOO = [model_zoo.get_config_file(f"COCO-Detection/retinanet_{name}.yaml") for name in NAMES]
@@ -76,6 +76,7 @@ _BAD = {
     "a positive number": [0, -1, float("nan"), float("inf")],
     "a number of 0 or more": [-1, float("nan")],
     "a number from 0 to 1": [-0.1, 1.5, float("nan")],
+    "at least 0 and below 1": [-0.1, 1, float("nan")],
     "a number between 0 and 1": [0, 1, float("nan")],
     "one or more positive numbers": [[], [0], [[32, -1]], ["x"], [[]]],
     "auto or fp32 or bf16": ["fp16", "", 32],
@@ -95,6 +96,19 @@ def test_values_that_no_training_can_mean(key, value):
     reduce(operator.getitem, path, cfg)[name] = value
     with pytest.raises(ValueError, match=re.escape(f"{key} is {value!r}, not ")):
         check_values(cfg)
+
+
+def test_keys_that_only_focal_retinanet_obeys(caplog):
+    ours = ("MODEL.META_ARCHITECTURE", "FocalRetinaNet")
+    cfg = load(ZOO[0], *ours, "SOLVER.ACCUMULATE", 2, "TEST.LOSS", True)
+    check_model(cfg)
+    cfg.MODEL.META_ARCHITECTURE = "RetinaNet"
+    with pytest.raises(ValueError, match="SOLVER.ACCUMULATE above 1 needs FocalRetinaNet, not"):
+        check_model(cfg)
+    cfg.SOLVER.ACCUMULATE = 1
+    assert not caplog.text
+    check_model(cfg)
+    assert "TEST.LOSS is left out: RetinaNet has none" in caplog.text
 
 
 # --- batch size, processes, learning rate ---

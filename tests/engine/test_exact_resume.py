@@ -11,7 +11,7 @@ from functools import partial
 import pytest
 import torch
 from detectron2.engine import SimpleTrainer
-from tiny_training import ALL_ON, assert_same_run, finish, metrics, start, train
+from tiny_training import ALL_ON, AVERAGED, assert_same_run, finish, metrics, start, train
 
 from focal_retina.engine import Trainer, checkpoint, only_training_in
 
@@ -111,7 +111,7 @@ def train_with(tiny_coco, out, options):
 
 def test_killed_runs_go_on_exactly(training, tmp_path):
     """One run, killed at the worst moments one after the other, beside one that is left alone."""
-    training("expected")
+    training("expected", options=AVERAGED)
     plants = [
         (kill_in_first_step, {}),
         (kill_in_half_a_checkpoint, {}),
@@ -120,12 +120,21 @@ def test_killed_runs_go_on_exactly(training, tmp_path):
         (kill_in_last_evaluation, {}),
     ]
     for plant, options in plants:
+        options = {**AVERAGED, **options}
         training("out", before=plant, options=options, status=-signal.SIGKILL)
-    training("out", options={"DATALOADER.NUM_WORKERS": 2})
+    said = training("out", options={**AVERAGED, "DATALOADER.NUM_WORKERS": 2})
     assert_same_run(tmp_path / "out", tmp_path / "expected")
     iterations = [x["iteration"] for x in metrics(tmp_path / "out")]
     assert sorted(set(iterations)) == sorted(iterations)
     assert not list((tmp_path / "out").glob("*.tmp"))
+
+    # The average of the weights is what was evaluated, and what a reader of the file gets.
+    final = tmp_path / "out" / "model_final.pth"
+    state, name = torch.load(final, weights_only=True), "head.cls_score.weight"
+    assert not torch.equal(state["model"][name], state["trainer"]["raw_model"][name])
+    evaluation = {"options": {**AVERAGED, "MODEL.WEIGHTS": final}, "flag": "--eval-only"}
+    lines = [x for x in said.splitlines() if "validation loss on tiny" in x]
+    assert lines[-1][-30:] in training("out", **evaluation)
 
 
 def test_stopped_runs_say_so_and_go_on_exactly(training, tmp_path):
@@ -135,7 +144,9 @@ def test_stopped_runs_say_so_and_go_on_exactly(training, tmp_path):
     training("out", before=interrupt_twice, status=-signal.SIGINT)
     training("out", before=interrupt_in_evaluation, status=130)
     assert (tmp_path / "out" / "last_checkpoint").read_text() == "model_0000003.pth"
-    said = training("out", before=terminate, status=0)
+    # The raw weights go their way with and without an average.
+    average = {"MODEL.FOCAL_RETINA.EMA_DECAY": 0.8}
+    said = training("out", before=terminate, options=average, status=0)
     assert "finishing this iteration, then saving" in said and "--resume goes on" in said
     assert (tmp_path / "out" / "last_checkpoint").read_text() == "model_0000008.pth"
     training("out", before=interrupt, status=130)
@@ -161,8 +172,10 @@ def test_two_processes_are_one_of_twice_the_batch(tiny_coco, training, tmp_path)
     # Statistics of a batch and padding to its largest image differ by process.
     options = {"MODEL.RESNETS.NORM": "FrozenBN", "INPUT.MIN_SIZE_TRAIN": (64,), "SEED": 1}
     options |= {"SOLVER.BASE_LR": 0.001, "SOLVER.IMS_PER_BATCH": 4}
+    options |= {"MODEL.FOCAL_RETINA.EMA_DECAY": 0.8, "TEST.LOSS": True}
     options |= {"TEST.KEEP_BEST": "bbox/APl", "TEST.PATIENCE": 2, "TEST.EVAL_PERIOD": 5}
     training("expected", options=options)
+    options["SOLVER.ACCUMULATE"] = 2  # of one image each
     for plant in (terminate, None):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -179,7 +192,7 @@ def test_two_processes_are_one_of_twice_the_batch(tiny_coco, training, tmp_path)
     assert [x["iteration"] for x in found] == [x["iteration"] for x in expected]
     assert found[-1]["iteration"] == 9
     for ours, theirs in zip(found, expected, strict=True):
-        for name in ("total_loss", "loss_cls", "loss_box_reg"):
+        for name in ("total_loss", "loss_cls", "loss_box_reg", "validation/total_loss"):
             if name in theirs:
                 assert ours[name] == pytest.approx(theirs[name], rel=1e-5, abs=1e-7)
 

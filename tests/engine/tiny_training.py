@@ -41,7 +41,8 @@ AUGMENTATIONS = [
     ["RandomContrast", {"intensity_min": 0.5, "intensity_max": 1.5}],
     ["RandomRotation", {"angle": [-20, 20]}],
 ]
-ALL_ON = {"TEST.KEEP_BEST": "bbox/AP", "TEST.PATIENCE": 2, "TEST.EVAL_PERIOD": 2}
+AVERAGED = {"MODEL.FOCAL_RETINA.EMA_DECAY": 0.8, "SOLVER.ACCUMULATE": 2, "TEST.LOSS": True}
+ALL_ON = AVERAGED | {"TEST.KEEP_BEST": "bbox/AP", "TEST.PATIENCE": 2, "TEST.EVAL_PERIOD": 2}
 ALL_ON |= {"SOLVER.CHECKPOINTS_KEPT": 1, "INPUT.AUGMENTATIONS": AUGMENTATIONS}
 
 

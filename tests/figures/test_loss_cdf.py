@@ -19,7 +19,7 @@ from focal_retina.figures.loss_cdf import (
     read_loss_cdf,
 )
 from focal_retina.losses import focal_loss
-from focal_retina.modeling.meta_arch import LabeledPredictions
+from focal_retina.modeling.predictions import LabeledPredictions
 
 GAMMAS = (0.0, 0.5, 1.0, 2.0)
 K = 3

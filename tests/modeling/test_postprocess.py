@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torchvision
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.meta_arch.retinanet import RetinaNet
 from detectron2.structures import Boxes
@@ -58,6 +59,23 @@ def test_equals_detectron2(seed, num_classes, options):
     assert torch.equal(actual.pred_classes, expected.pred_classes)
     torch.testing.assert_close(actual.scores, expected.scores)
     torch.testing.assert_close(actual.pred_boxes.tensor, expected.pred_boxes.tensor)
+
+
+@given(seed=st.integers(0, 2**31), nms_thresh=st.sampled_from([0.1, 0.3, 0.5]))
+@settings(deadline=None, max_examples=20)
+def test_class_agnostic_nms_is_torchvisions_over_all_classes(seed, nms_thresh):
+    anchors, logits, deltas = make_predictions(seed, num_classes=4)
+    options = {"box2box_transform": TRANSFORM, "nms_thresh": nms_thresh, "max_detections": 10**6}
+    postprocessor = DensePostprocessor(**options, class_agnostic_nms=True)
+    of_batch = [x[None] for x in logits], [x[None] for x in deltas]
+    ((boxes, scores, classes),) = postprocessor.candidates(anchors, *of_batch)
+    keep = torchvision.ops.nms(boxes, scores, nms_thresh)
+    expected = boxes[keep], scores[keep], classes[keep]
+    assert len(keep) < len(DensePostprocessor(**options)(anchors, *of_batch, [(1, 1)])[0])
+    (found,) = postprocessor(anchors, *of_batch, [(100, 120)])
+    found = found.pred_boxes.tensor, found.scores, found.pred_classes
+    assert all(map(torch.equal, found, expected))
+    assert all(map(torch.equal, postprocessor.detect_in_batch(anchors, *of_batch), expected))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
