@@ -114,8 +114,10 @@ def check_num_classes(num_classes: int, dataset_names: Iterable[str], advice: st
     for name, classes in known:
         if len(classes) != num_classes:
             advice = advice or f": set MODEL.RETINANET.NUM_CLASSES {len(classes)}"
-            key = f"MODEL.RETINANET.NUM_CLASSES is {num_classes}"
-            raise ValueError(f"{name} has {_listed(classes)}, but {key}{advice}")
+            raise ValueError(
+                f"{name} has {_listed(classes)}, but MODEL.RETINANET.NUM_CLASSES is {num_classes}"
+                f"{advice}"
+            )
         if classes != known[0][1]:
             raise ValueError(
                 f"{name} has {_listed(classes)}, but {known[0][0]} has {_listed(known[0][1])}: "
@@ -134,9 +136,10 @@ def check_classes(cfg: CfgNode, *, eval_only: bool = False) -> None:
         unknown = f", and no {CLASSES_FILE} beside the weights says which classes these are"
         check_num_classes(num_classes, cfg.DATASETS.TEST, unknown)
     elif len(classes.names) != num_classes:
-        key = f"MODEL.RETINANET.NUM_CLASSES is {num_classes}"
-        has = f"the checkpoint {cfg.MODEL.WEIGHTS} has {_listed(classes.names)}"
-        raise ValueError(f"{key}, but {has}")
+        raise ValueError(
+            f"MODEL.RETINANET.NUM_CLASSES is {num_classes}, but the checkpoint "
+            f"{cfg.MODEL.WEIGHTS} has {_listed(classes.names)}"
+        )
     else:
         for name in cfg.DATASETS.TEST:
             index_in_dataset(classes.names, name)

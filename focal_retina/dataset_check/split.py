@@ -110,7 +110,8 @@ def split_dataset(
     content = json.loads(Path(table.source).read_bytes())  # with the polygons
     images, annotations = content["images"], content.get("annotations", [])
     has_twin = np.bincount(groups)[groups] > 1
-    columns = {"class": [*table.class_names, "no objects", "near-duplicates", "all"]}
+    rows = [*table.class_names, "no objects", "near-duplicates", "all"]
+    columns: dict[str, list[Any]] = {"class": rows}
     for side, indices in zip(fractions, sides, strict=True):
         chosen = {images[i]["id"]: images[i] for i in indices}
         content["images"] = list(chosen.values())

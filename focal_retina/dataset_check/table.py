@@ -6,7 +6,7 @@ Shapes: N images, M annotations, K classes.
 import os
 import urllib.parse
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ class AnnotationTable:
     image_index: np.ndarray  # int64 (M,): the annotation's image, -1 if it is not listed
     class_index: np.ndarray  # int64 (M,), -1 if the category is not listed
     boxes: np.ndarray  # float64 (M, 4): x, y, width, height in pixels of the image
-    files: ImageFiles = ImageFiles([], {}, {}, [], {})  # until they are inspected
+    files: ImageFiles = field(default_factory=lambda: ImageFiles([], {}, {}, [], {}))
     trained: Sequence["AnnotationTable"] = ()  # the sets that a set is compared with
 
     @cached_property

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from focal_retina.data.shapes import ShapesConfig, render_scene
 from focal_retina.dataset_check.image_files import NEAR, differing_bits, inspect_images
 from focal_retina.dataset_check.image_files import near_duplicate_groups as groups_of
-from focal_retina.data.shapes import ShapesConfig, render_scene
 from focal_retina.dataset_check.split import split_images
 
 SHARES = (0.7, 0.2, 0.1)
@@ -142,7 +142,10 @@ def test_the_files_hold_all_that_the_set_has_and_can_be_registered(photos, comma
 @pytest.mark.parametrize(
     "change, message",
     [
-        (lambda c: c["annotations"][0].update(image_id=9), "annotation 1, its image_id 9 is not listed"),
+        (
+            lambda c: c["annotations"][0].update(image_id=9),
+            "annotation 1, its image_id 9 is not listed",
+        ),
         (lambda c: c["images"].append(c["images"][0]), "image 1, 2 times"),
         (lambda c: c["images"][0].update(file_name="none.jpg"), "none.jpg, image 1, no such file"),
         (
