@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--threshold", type=float, help="lowest score; default: the model's, of its best F1, or .5")
     add("--batch-size", type=int, default=1, help="images, or tiles, at a time")
     add("--tile", type=int, metavar="PIXELS", help="see tiles of this side beside the whole image")
-    add("--overlap", type=float, default=0.2, help="of neighboring tiles, a part of their side")
+    add("--overlap", type=float, help="of neighboring tiles, a part of their side; default: 0.2")
     add_data_arguments(parser)
     what = "files, folders, globs or webcams; then KEY VALUE"
     add("words", nargs="+", metavar="INPUT", help=what)
@@ -44,6 +44,8 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("nothing to write: name --output, --json or both")
     if not 0 <= (args.threshold or 0) <= 1 or args.batch_size < 1:
         raise UserError("--threshold: from 0 to 1; --batch-size: at least 1")
+    if args.tile is None and args.overlap is not None:
+        raise UserError("--overlap is that of tiles: name --tile, too")
     inputs, opts = split_options(args.words)
     sources = find_sources(inputs)
     writers: list[CocoWriter | PictureWriter] = []
@@ -51,8 +53,9 @@ def run(args: argparse.Namespace) -> int:
         how = {**data_of(args), "allow_code": args.allow_code}
         predictor = load_predictor(args.model or args.config_file, opts, **how)
         if args.tile is not None:
-            tiles = {"overlap": args.overlap, "batch_size": args.batch_size}
-            predictor = TiledPredictor(predictor, tile=args.tile, **tiles)
+            tiles = {} if args.overlap is None else {"overlap": args.overlap}
+            tiles |= {"tile": args.tile, "batch_size": args.batch_size}
+            predictor = TiledPredictor(predictor, **tiles)
         meta, threshold = predictor.meta, args.threshold
         if threshold is None:
             threshold = max(0.5 if meta.threshold is None else meta.threshold, meta.score_thresh)

@@ -197,6 +197,7 @@ def test_interruption_leaves_what_is_done(predict, clip, tmp_path, monkeypatch):
         (["--json", "x.json", "--threshold", "2", "a.png"], "--threshold: from 0 to 1"),
         (["--json", "x.json", "--batch-size", "0", "a.png"], "--batch-size: at least 1"),
         (["--json", "x.json", "--tile", "0", "a.png"], "tile 0, overlap 0.2: at least 1"),
+        (["--json", "x.json", "--overlap", "0.3", "a.png"], "name --tile, too"),
     ],
 )
 def test_user_errors(assert_user_error, run_dir, tmp_path, monkeypatch, arguments, message):
