@@ -23,7 +23,7 @@ from detectron2.utils.file_io import PathManager
 _BASE_KEY = "_BASE_"
 _EVAL_TAG = "tag:yaml.org,2002:python/object/apply:eval"
 # Bounds far beyond any config, which keep a hostile file from eating the machine
-_MOST_VALUES, _DEEPEST, _LONGEST_EXPRESSION = 100_000, 20, 1_000
+_MOST_VALUES, _LONGEST_EXPRESSION = 100_000, 1_000
 _LARGEST_NUMBER, _LARGEST_EXPONENT = 1e9, 64
 _WRONG_TYPE = r"^Type mismatch \(<class '(.+?)'> vs. <class '(.+?)'>\).* key: (\S+)"  # of yacs
 
@@ -145,16 +145,16 @@ def _check_tree(loaded: Any) -> None:
     """Refuse what no config holds: yaml can make a large tree of a few aliases."""
     if not isinstance(loaded, dict):
         raise ValueError(f"a config is a mapping of keys, and not of type {type(loaded).__name__}")
-    found: list[tuple[Any, int]] = [(loaded, 1)]
-    for count, (node, depth) in enumerate(found):  # it grows on the way
-        if count > _MOST_VALUES or depth > _DEEPEST:
-            raise ValueError(f"more than {_MOST_VALUES} values, or more than {_DEEPEST} levels")
+    found: list[Any] = [loaded]
+    for count, node in enumerate(found):  # it grows on the way
+        if count > _MOST_VALUES:
+            raise ValueError(f"more than {_MOST_VALUES} values")
         if isinstance(node, dict):
             if wrong := [key for key in node if not isinstance(key, str)]:
                 raise ValueError(f"the key {wrong[0]!r} is not text")
-            node = list(node.values())
+            found += node.values()
         if isinstance(node, (list, tuple)):
-            found += [(x, depth + 1) for x in node]
+            found += node
 
 
 class _ConfigLoader(yaml.SafeLoader):

@@ -38,9 +38,12 @@ def write_json(path: Path, content: object, *, indent: int | None = 1) -> None:
 
 
 @contextlib.contextmanager
-def file_lock(path: str | os.PathLike, *, wait: bool = True) -> Iterator[None]:
+def file_lock(path: str | os.PathLike, *, if_busy: str = "") -> Iterator[None]:
     """Hold ``path``, which is made and stays, against other processes; the kernel lets go of it
-    when this one ends. A BlockingIOError: another process has it, and ``wait`` is False."""
+    when this one ends. Where another process has it, wait, or a ValueError says ``if_busy``."""
     with open(path, "a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if if_busy else 0))
+        except BlockingIOError:
+            raise ValueError(if_busy) from None
         yield

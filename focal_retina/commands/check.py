@@ -23,7 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ..dataset_check.report import config_problems, inspect_datasets, write_html
+    from ..dataset_check import check_datasets
+    from ..dataset_check.report import config_problems, measure, write_html
     from ..engine import Trainer, load_config, user_errors
     from ..engine.config_checks import check_model
     from ..engine.training_pictures import draw_training_images
@@ -36,7 +37,9 @@ def run(args: argparse.Namespace) -> int:
             raise ValueError("--pictures draws images of DATASETS.TRAIN, which is empty")
         check_model(cfg)
         problems = config_problems(cfg)
-        reports = inspect_datasets(cfg, all_images=args.all_images)
+        num_decoded = -1 if args.all_images else cfg.MODEL.FOCAL_RETINA.DATA_CHECK.NUM_DECODED
+        sets = cfg.DATASETS.TRAIN, cfg.DATASETS.TEST
+        reports = measure(cfg, check_datasets(*sets, num_decoded=num_decoded), suggest=True)
         if args.html:
             write_html(reports, problems, args.config_file, args.html)
         print("\n\n".join([*problems, *map(str, reports)]))

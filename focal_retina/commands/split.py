@@ -26,17 +26,17 @@ def run(args: argparse.Namespace) -> None:
     from tabulate import tabulate
 
     from ..data import register_from_spec
-    from ..data.split import split_coco_json
+    from ..dataset_check.split import split_dataset
     from ..engine import user_errors
 
     with user_errors():
         name, *others = register_from_spec(args.register)
         if others:
             raise ValueError(f"{args.register} is split already: {', '.join([name, *others])}")
-        source = MetadataCatalog.get(name).json_file, MetadataCatalog.get(name).image_root
         fractions = {"train": 1 - args.val - args.test, "val": args.val, "test": args.test}
         fractions = {side: x for side, x in fractions.items() if x or side == "train"}
-        table = split_coco_json(*source, args.output, fractions, args.seed)
+        table = split_dataset(name, args.output, fractions, args.seed)
     print(tabulate(table, headers="keys"))
+    image_root = MetadataCatalog.get(name).image_root
     for side in fractions:
-        print(f"--register {name}_{side}={args.output / side}.json:{source[1]}")
+        print(f"--register {name}_{side}={args.output / side}.json:{image_root}")

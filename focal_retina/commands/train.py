@@ -105,7 +105,7 @@ def register_data(data: str, val: str | None, splits: Path) -> tuple[list[str], 
     from detectron2.data import MetadataCatalog
 
     from ..data import register_from_spec
-    from ..data.split import split_coco_json
+    from ..dataset_check.split import split_dataset
     from ..files import file_lock
 
     specs = [f"data={data}", *([f"val={val}"] if val else [])]
@@ -117,14 +117,13 @@ def register_data(data: str, val: str | None, splits: Path) -> tuple[list[str], 
     found = [x for x in candidates if x.rpartition("_")[2] in _VAL_SPLITS]
     if found or val:
         return specs, train, (found or candidates)[0]
-    metadata = MetadataCatalog.get(train)
+    image_root = MetadataCatalog.get(train).image_root
     splits.mkdir(parents=True, exist_ok=True)
     with file_lock(splits / ".lock"):
         if not (splits / "val.json").exists():  # which is written last
             (splits / "train.json").unlink(missing_ok=True)
-            fractions = {"train": 0.8, "val": 0.2}
-            split_coco_json(metadata.json_file, metadata.image_root, splits, fractions)
-    specs = [f"{x}={splits / x}.json:{metadata.image_root}" for x in ("train", "val")]
+            split_dataset(train, splits, {"train": 0.8, "val": 0.2})
+    specs = [f"{x}={splits / x}.json:{image_root}" for x in ("train", "val")]
     (train,), (val,) = map(register_from_spec, specs)
     return specs, train, val
 

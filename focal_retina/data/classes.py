@@ -135,14 +135,14 @@ def check_classes(cfg: CfgNode, *, eval_only: bool = False) -> None:
     if classes is None:
         unknown = f", and no {CLASSES_FILE} beside the weights says which classes these are"
         check_num_classes(num_classes, cfg.DATASETS.TEST, unknown)
-        return
-    if len(classes.names) != num_classes:
+    elif len(classes.names) != num_classes:
         raise ValueError(
             f"MODEL.RETINANET.NUM_CLASSES is {num_classes}, but the checkpoint "
             f"{cfg.MODEL.WEIGHTS} has {_listed(classes.names)}"
         )
-    for name in cfg.DATASETS.TEST:
-        index_in_dataset(classes.names, name)
+    else:
+        for name in cfg.DATASETS.TEST:
+            index_in_dataset(classes.names, name)
 
 
 def index_in_dataset(names: Sequence[str], dataset_name: str) -> list[int] | None:
@@ -160,6 +160,5 @@ def index_in_dataset(names: Sequence[str], dataset_name: str) -> list[int] | Non
     return [found.index(x) if x in found else -1 for x in names]
 
 
-def _listed(names: Sequence[str], limit: int = 10) -> str:
-    shown = [*names[:limit], *["…"] * (len(names) > limit)]
-    return f"{len(names)} classes ({', '.join(shown)})"
+def _listed(names: Sequence[str]) -> str:
+    return f"{len(names)} classes ({', '.join(names[:10])}{', …' if len(names) > 10 else ''})"

@@ -114,36 +114,31 @@ def _in_utf8(json_file: str) -> str:
     return str(copy)
 
 
-def _of_types(*types: type) -> Callable[[list], bool]:
-    return lambda values: set(map(type, values)) <= set(types)
-
-
-def _are_numbers(values: list, *types: type) -> bool:
+def _are(values: list, *types: type) -> bool:
     are_small = (-_LARGEST < x < _LARGEST for x in values if type(x) is int)
     return set(map(type, values)) <= set(types) and all(are_small)
 
 
 def _are_boxes(values: list) -> bool:
-    is_box_shaped = _of_types(list)(values) and set(map(len, values)) <= {4}
-    return is_box_shaped and _are_numbers(list(itertools.chain(*values)), int, float)
+    is_box_shaped = _are(values, list) and set(map(len, values)) <= {4}
+    return is_box_shaped and _are(list(itertools.chain(*values)), int, float)
 
 
 def _is_segmentation(value: Any) -> bool:
     if isinstance(value, dict):
         return {"counts", "size"} <= value.keys()
-    return not value or (isinstance(value, list) and _of_types(list)(value))
+    return not value or (isinstance(value, list) and _are(value, list))
 
 
 # What a field is, and whether all of its values are that. Entry by entry takes ten times longer.
 _Kind = tuple[str, Callable[[list], bool]]
-_INTEGER: _Kind = "an integer", _of_types(int)
-_LENGTH: _Kind = "an integer", lambda values: _are_numbers(values, int)
-_ID: _Kind = "an integer or a string", _of_types(int, str)
-_STRING: _Kind = "a string", _of_types(str)
+_INTEGER: _Kind = "an integer", lambda values: _are(values, int)
+_ID: _Kind = "an integer or a string", lambda values: _are(values, int, str)
+_STRING: _Kind = "a string", lambda values: _are(values, str)
 
 # What Detectron2 and pycocotools read of each entry. The data check judges NaN and Infinity.
 _FIELDS: dict[str, dict[str, _Kind]] = {
-    "images": {"id": _ID, "file_name": _STRING, "width": _LENGTH, "height": _LENGTH},
+    "images": {"id": _ID, "file_name": _STRING, "width": _INTEGER, "height": _INTEGER},
     "annotations": {
         "id": _ID,
         "image_id": _ID,
@@ -216,7 +211,7 @@ def _empty_if_readable(segmentation: re.Match[bytes]) -> bytes:
 
 def _first_problem(entries: list, fields: dict[str, _Kind]) -> str | None:
     """What is wrong with an entry, or that anything is wrong with many."""
-    if not _of_types(dict)(entries):
+    if not _are(entries, dict):
         return "is not an object"
     for name, (description, are_valid) in fields.items():
         values = [x[name] for x in entries if name in x]

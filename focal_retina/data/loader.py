@@ -81,27 +81,22 @@ class _MappedBatches(Dataset):
 
     def __getitem__(self, item: tuple[int, NDArray[np.int64]]) -> tuple[list[dict], list[str]]:
         iteration, candidates = item
-        samples, left_out = [], []
+        samples, left_out = [], list[str]()
         for position, indices in enumerate(candidates.T, start=self._first_position):
-            *names, sample = self._first_usable(indices, (self._seed, iteration, position))
-            samples.append(sample)
-            left_out += names
+            for index in indices:
+                record = self._records[int(index)]
+                with seeded(self._seed, iteration, position):
+                    sample = self._mapper(dict(record))
+                if sample is not None:
+                    samples.append(sample)
+                    break
+                left_out.append(str(record.get("file_name", record.get("image_id"))))
+            else:
+                raise ValueError(
+                    f"iteration {iteration}: the mapper left out {len(indices)} images in a row: "
+                    f"{', '.join(left_out[-len(indices) :])}; check the data set"
+                )
         return samples, left_out
-
-    def _first_usable(self, indices: NDArray[np.int64], key: tuple[int, int, int]) -> list[Any]:
-        """The names of the images left out, and the sample."""
-        names: list[str] = []
-        for index in indices:
-            record = self._records[int(index)]
-            with seeded(*key):
-                sample = self._mapper(dict(record))
-            if sample is not None:
-                return [*names, sample]
-            names.append(str(record.get("file_name", record.get("image_id"))))
-        raise ValueError(
-            f"iteration {key[1]}: the mapper left out {len(names)} images in a row: "
-            f"{', '.join(names)}; check the data set"
-        )
 
 
 @dataclass(kw_only=True, eq=False)
@@ -187,9 +182,8 @@ def build_train_loader(
         return build_detection_train_loader(cfg, dataset=records, mapper=mapper)
     if filter_records is not None:
         records = filter_records(records)
-    seed = cfg.SEED
-    if seed < 0:
-        seed = comm.shared_random_seed()
+    seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
+    if seed != cfg.SEED:
         logger.info(f"SEED is {cfg.SEED}: the order of the images has the random seed {seed}")
     return TrainLoader(
         records=records,

@@ -22,7 +22,6 @@ from .table import AnnotationTable
 
 SIZE_BUCKETS = ("small", "medium", "large")
 _BUCKET_BORDERS = (32.0**2, 96.0**2)  # COCO's, here of the box's area in the original image
-_OBJECTS_AT_ONCE = 8192
 ENOUGH = 0.01  # share of the objects that may stay unreached
 
 # What is tried for a suggestion
@@ -132,22 +131,19 @@ def resized_objects(
 def best_anchor_iou(boxes: np.ndarray, image_sizes: np.ndarray, grid: AnchorGrid) -> np.ndarray:
     """The highest IoU of any anchor with each object, float64 (M,): boxes (M, 4), x1, y1, x2, y2 in
     pixels of the network's input, and its width and height before it is padded, (M, 2)."""
-    best = np.zeros(len(boxes))
-    for start in range(0, len(boxes), _OBJECTS_AT_ONCE):
-        part = slice(start, start + _OBJECTS_AT_ONCE)
-        low, high = boxes[part, :2], boxes[part, 2:]
-        area = (high - low).prod(axis=1)
-        padded = np.ceil(image_sizes[part] / grid.size_divisibility) * grid.size_divisibility
-        for stride, anchors in zip(grid.strides, grid.cell_anchors, strict=True):
-            last = np.ceil(padded / stride) - 1
-            for anchor in anchors:
-                wanted = (low + high - anchor[:2] - anchor[2:]) / 2  # where the centres coincide
-                nearest = np.rint(wanted / stride - grid.offset)
-                shift = (np.clip(nearest, 0, last) + grid.offset) * stride
-                overlap = np.minimum(high, shift + anchor[2:]) - np.maximum(low, shift + anchor[:2])
-                intersection = overlap.clip(min=0).prod(axis=1)
-                union = area + (anchor[2:] - anchor[:2]).prod() - intersection
-                np.maximum(best[part], intersection / union, out=best[part])
+    best, (low, high) = np.zeros(len(boxes)), np.split(boxes, 2, axis=1)
+    area = (high - low).prod(axis=1)
+    padded = np.ceil(image_sizes / grid.size_divisibility) * grid.size_divisibility
+    for stride, anchors in zip(grid.strides, grid.cell_anchors, strict=True):
+        last = np.ceil(padded / stride) - 1
+        for start, end in anchors.reshape(-1, 2, 2):
+            wanted = (low + high - start - end) / 2  # where the centres coincide
+            nearest = np.rint(wanted / stride - grid.offset)
+            shift = (np.clip(nearest, 0, last) + grid.offset) * stride
+            overlap = np.minimum(high, shift + end) - np.maximum(low, shift + start)
+            intersection = overlap.clip(min=0).prod(axis=1)
+            union = area + (end - start).prod() - intersection
+            best = np.maximum(best, intersection / union)
     return best
 
 
@@ -173,8 +169,6 @@ def suggest_anchors(
 ) -> AnchorSuggestion | None:
     """The fewest anchors a cell that leave at most 1% of the objects unreached, else those that
     leave the fewest; None if the model's own are no worse. 2,000 drawn objects decide."""
-    if len(boxes) == 0:
-        return None
     count = min(len(boxes), _SAMPLE)
     drawn = np.random.default_rng(0).choice(len(boxes), count, replace=False)
 

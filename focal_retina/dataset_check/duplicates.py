@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from ..data.image_files import NEAR, differing_bits
 from .checks import Faults, check, of_annotations, of_images, sound_objects
+from .image_files import NEAR, differing_bits
 from .table import AnnotationTable
 
 _SAME_IOU = 0.95  # from which on two boxes are of one object
@@ -75,24 +75,21 @@ def trained_image(table: AnnotationTable) -> Faults:
 def _same_boxes(table: AnnotationTable, *, same_class: bool) -> Faults:
     """Objects whose IoU with an earlier one of the image, of its class or another, is over 0.95."""
     rows = np.flatnonzero(sound_objects(table))
-    image, label = table.image_index[rows], table.class_index[rows]
-    group = image * len(table.class_names) + label if same_class else image
-    order = np.lexsort((table.boxes[rows, 0], group))
-    rows, label, group = rows[order], label[order], group[order]
-    boxes = table.boxes[rows]
+    rows = rows[np.lexsort((table.boxes[rows, 0], table.image_index[rows]))]
+    image, label, boxes = table.image_index[rows], table.class_index[rows], table.boxes[rows]
     earlier: dict[int, int] = {}
     first, step = np.arange(len(rows)), 1
     # Such boxes begin within 5% of a width: in the order of x, one looks no further.
     while len(first := first[first + step < len(rows)]):
         second = first + step
         (x, y, w, h), (x2, y2, w2, h2) = boxes[first].T, boxes[second].T
-        is_near = (group[first] == group[second]) & (x2 - x <= (1 - _SAME_IOU) * w)
+        is_near = (image[first] == image[second]) & (x2 - x <= (1 - _SAME_IOU) * w)
         height = np.minimum(y + h, y2 + h2) - np.maximum(y, y2)
         overlap = (np.minimum(x + w, x2 + w2) - x2) * height.clip(0)
         is_same = is_near & (overlap > _SAME_IOU * (w * h + w2 * h2 - overlap))
         is_same &= (label[first] == label[second]) == same_class
         earlier.update(zip(rows[second[is_same]].tolist(), rows[first[is_same]], strict=True))
-        first, step = first[is_near & ~is_same], step + 1
+        first, step = first[is_near], step + 1
 
     def why(index: int) -> str:
         twin = earlier[index]
@@ -108,11 +105,10 @@ def _repeated(
     keep: Callable[[list[int]], bool] = lambda _: True,
 ) -> Faults:
     """Values that occur more than once; ``describe`` and ``keep`` take where."""
-    times, places = Counter(values), defaultdict(list)
+    places = defaultdict[Any, list[int]](list)
     for index, value in enumerate(values):
-        if times[value] > 1:
-            places[value].append(index)
-    found = [(value, at) for value, at in places.items() if keep(at)]
+        places[value].append(index)
+    found = [(value, at) for value, at in places.items() if len(at) > 1 and keep(at)]
     return range(len(found)), lambda index: describe(*found[index])
 
 

@@ -13,16 +13,10 @@ from detectron2.utils import comm
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ..data.classes import check_classes, dataset_classes
-from ..data.image_files import inspect_images
 from . import anchor_coverage
 from .checks import CHECKS, Check, Indices, box_faults
-from .table import (
-    AnnotationTable,
-    NotRecordsError,
-    is_generated,
-    load_table,
-    record_table,
-)
+from .image_files import inspect_images
+from .table import AnnotationTable, NotRecordsError, is_generated, load_table, record_table
 
 _logger = logging.getLogger(__name__)
 
@@ -91,12 +85,10 @@ class DatasetReport:
 
 
 def check_dataset(
-    name: str, *, training: bool = True, num_decoded: int, others: Iterable[DatasetReport] = ()
+    name: str, *, training: bool = True, num_decoded: int, trained: Sequence[AnnotationTable] = ()
 ) -> DatasetReport:
-    """A set that is only evaluated is compared with the training sets among ``others``. Further
-    arguments and errors are those of :func:`.inspect_images` and :func:`.load_table`."""
+    """Errors and ``num_decoded`` are those of :func:`.inspect_images` and :func:`.load_table`."""
     table = load_table(name)
-    trained = [x.table for x in others if x.training and not training]
     table = replace(table, files=inspect_images(table.file_names, num_decoded), trained=trained)
     findings = []
     for check in CHECKS.values():
@@ -112,25 +104,33 @@ def check_dataset(
 
 
 def check_datasets(
-    train: Iterable[str], test: Iterable[str], *, mode: str, num_decoded: int
+    train: Collection[str], test: Collection[str], *, num_decoded: int, mode: str | None = None
 ) -> list[DatasetReport]:
-    """Check the data sets, but for generated ones and those that are not lists of records; log the
-    warnings. ValueError: there are errors, or in ``mode`` "skip" such that
-    :func:`build_record_filter` does not remove."""
-    if mode not in ("error", "skip", "off"):
+    """Check data sets, each once; those that are only evaluated are compared with the training's.
+
+    With DATA_CHECK.MODE as ``mode``, as before a training: generated sets, and those that are not
+    lists of records, are left out; warnings are logged; a ValueError says which errors there are,
+    or in mode "skip" such that :func:`build_record_filter` does not remove.
+    """
+    if mode not in (None, "error", "skip", "off"):
         key = "MODEL.FOCAL_RETINA.DATA_CHECK.MODE"
         raise ValueError(f"{key} is {mode!r}; use one of error, skip, off")
-    train = list(train)
-    names = [] if mode == "off" else [x for x in [*train, *test] if not is_generated(x)]
     reports: list[DatasetReport] = []
-    for name in dict.fromkeys(names):
+    for name in dict.fromkeys([] if mode == "off" else [*train, *test]):
+        if mode and is_generated(name):
+            continue
+        training = name in train
+        trained = [] if training else [x.table for x in reports if x.training]
+        how: Any = {"training": training, "num_decoded": num_decoded, "trained": trained}
         try:
-            trains = name in train
-            report = check_dataset(name, training=trains, num_decoded=num_decoded, others=reports)
-            _judge(report, mode)
-            reports.append(report)
+            reports.append(check_dataset(name, **how))
         except NotRecordsError as error:
+            if not mode:
+                raise
             _logger.warning("%s: it is not checked", error)
+            continue
+        if mode:
+            _judge(reports[-1], mode)
     return reports
 
 
@@ -164,7 +164,7 @@ def build_record_filter(cfg: CfgNode) -> Callable[[Records], Records]:
             for finding in report.findings:
                 if finding.check.skipped == "image":
                     unusable.update(report.table.file_names[i] for i in finding.indices)
-        kept = drop_unusable(records, comm.all_gather(unusable)[0])
+        kept = _drop_unusable(records, comm.all_gather(unusable)[0])
         if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
             kept = filter_images_with_only_crowd_annotations(kept)
         if not kept:
@@ -174,14 +174,14 @@ def build_record_filter(cfg: CfgNode) -> Callable[[Records], Records]:
     return drop if options.MODE == "skip" else lambda records: records
 
 
-def drop_unusable(records: Records, unusable_images: Collection[str]) -> Records:
+def _drop_unusable(records: Records, unusable_images: Collection[str]) -> Records:
     """Records without images of these paths and without objects of a faulty box; log how many."""
     kept = [record for record in records if record["file_name"] not in unusable_images]
-    dropped = {"images that can't be used": len(records) - len(kept)}
     table = record_table("", kept, [])
     found = box_faults(table.boxes, table.sizes_of_images)
     faults = {CHECKS[x].title: mask for x, mask in found.items() if CHECKS[x].skipped}
-    dropped.update({title: mask.sum() for title, mask in faults.items()})
+    dropped = {"images that can't be used": len(records) - len(kept)}
+    dropped |= {title: mask.sum() for title, mask in faults.items()}
     if parts := [f"{title}: {count:,}" for title, count in dropped.items() if count]:
         _logger.warning("left out: %s; %s images remain", ", ".join(parts), f"{len(kept):,}")
     is_faulty = iter(np.any(list(faults.values()), axis=0))
@@ -191,21 +191,33 @@ def drop_unusable(records: Records, unusable_images: Collection[str]) -> Records
     ]
 
 
+def measure(
+    cfg: CfgNode, reports: Iterable[DatasetReport], *, suggest: bool = False
+) -> list[DatasetReport]:
+    """Add the coverage by the anchors of a RetinaNet; ``suggest`` others for training sets.
+    ValueError: as of :func:`.build_anchor_grid`."""
+    grid = anchor_coverage.build_anchor_grid(cfg)
+    measured = []
+    for report in reports:
+        size = anchor_coverage.input_size(cfg, training=report.training)
+        options = grid, *size, suggest and report.training
+        coverage = anchor_coverage.measure_coverage(report.table, *options)
+        measured.append(replace(report, coverage=coverage))
+    return measured
+
+
 def warn_of_unreached_objects(cfg: CfgNode, reports: Iterable[DatasetReport]) -> None:
     """Warn of each training set of which more than 5% of the objects reach no anchor."""
-    if not (trained := [x for x in reports if x.training]):
-        return
+    trained = [x for x in reports if x.training]
     try:
-        grid = anchor_coverage.build_anchor_grid(cfg)
+        measured = measure(cfg, trained) if trained else []
     except ValueError as error:
         _logger.info("anchors are not measured: %s", error)
         return
-    size = anchor_coverage.input_size(cfg, training=True)
-    for report in trained:
-        coverage = anchor_coverage.measure_coverage(report.table, grid, *size)
-        if coverage.unreached_share > _WORTH_A_WARNING:
+    for name, coverage in ((x.name, x.coverage) for x in measured):
+        if coverage and coverage.unreached_share > _WORTH_A_WARNING:
             text = "%s: %s; the data check suggests other anchors"
-            _logger.warning(text, report.name, coverage)
+            _logger.warning(text, name, coverage)
 
 
 def config_problems(cfg: CfgNode) -> list[str]:
@@ -217,21 +229,6 @@ def config_problems(cfg: CfgNode) -> list[str]:
     except ValueError as error:
         return [str(error)]
     return []
-
-
-def inspect_datasets(cfg: CfgNode, *, all_images: bool = False) -> list[DatasetReport]:
-    """Check and measure the sets of DATASETS.TRAIN and DATASETS.TEST of a RetinaNet, each once.
-    ``all_images`` decodes all, rather than DATA_CHECK.NUM_DECODED of them."""
-    grid = anchor_coverage.build_anchor_grid(cfg)
-    num_decoded = -1 if all_images else cfg.MODEL.FOCAL_RETINA.DATA_CHECK.NUM_DECODED
-    reports: list[DatasetReport] = []
-    for name in dict.fromkeys([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]):
-        training = name in cfg.DATASETS.TRAIN
-        report = check_dataset(name, training=training, num_decoded=num_decoded, others=reports)
-        size = anchor_coverage.input_size(cfg, training=training)
-        coverage = anchor_coverage.measure_coverage(report.table, grid, *size, suggest=training)
-        reports.append(replace(report, coverage=coverage))
-    return reports
 
 
 def write_html(

@@ -6,7 +6,7 @@ Shapes: N images, M annotations, K classes.
 import os
 import urllib.parse
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
 from ..data.coco import read_coco_json
-from ..data.image_files import NOT_INSPECTED, ImageFiles
+from .image_files import ImageFiles
 
 OVERHANG = 1.0  # pixels by which a box may reach over the border, which rounding explains
 _MOSTLY_OUTSIDE = 0.1  # share of boxes over the border from which on they have another format
@@ -41,7 +41,7 @@ class AnnotationTable:
     image_index: np.ndarray  # int64 (M,): the annotation's image, -1 if it is not listed
     class_index: np.ndarray  # int64 (M,), -1 if the category is not listed
     boxes: np.ndarray  # float64 (M, 4): x, y, width, height in pixels of the image
-    files: ImageFiles = NOT_INSPECTED
+    files: ImageFiles = field(default_factory=lambda: ImageFiles([], {}, {}, [], {}))
     trained: Sequence["AnnotationTable"] = ()  # the sets that a set is compared with
 
     @cached_property
@@ -128,9 +128,8 @@ def record_table(
     annotations = [x for record in records for x in record["annotations"]]
     boxes = _matrix([x["bbox"] for x in annotations], 4)
     modes = np.array([x["bbox_mode"] for x in annotations], dtype=np.int64)
-    for mode in set(modes.tolist()):
-        rows = modes == mode
-        boxes[rows] = BoxMode.convert(boxes[rows], BoxMode(mode), BoxMode.XYWH_ABS)
+    for mode in np.unique(modes):
+        boxes[modes == mode] = BoxMode.convert(boxes[modes == mode], mode, BoxMode.XYWH_ABS)
     classes = range(len(class_names))
     return AnnotationTable(
         source=source,

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator as Detectron2COCOEvaluator
-from detectron2.evaluation import DatasetEvaluator, LVISEvaluator
+from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, LVISEvaluator
 
 from .box_metrics import STANDARD_MAX_DETS, evaluate_boxes
 from .explanation import write_explanation
@@ -131,16 +131,13 @@ class _LVISEvaluator(LVISEvaluator):
                 super().process([sample], [output])
 
 
-class ClassSelector(DatasetEvaluator):
+class ClassSelector(DatasetEvaluators):
     """It hands an evaluator the detections of its data set's classes, numbered as there."""
 
     def __init__(self, evaluator: DatasetEvaluator, indices: Sequence[int]):
         """``indices``: of each class of the model in the data set; -1 where the set lacks it."""
-        self._evaluator = evaluator
+        super().__init__([evaluator])
         self._indices = torch.tensor(indices)
-
-    def reset(self) -> None:
-        self._evaluator.reset()
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
         selected = []
@@ -149,10 +146,7 @@ class ClassSelector(DatasetEvaluator):
             classes = self._indices[instances.pred_classes]
             selected.append({**output, "instances": instances[classes >= 0]})
             selected[-1]["instances"].pred_classes = classes[classes >= 0]
-        self._evaluator.process(inputs, selected)
-
-    def evaluate(self) -> Any:
-        return self._evaluator.evaluate()
+        super().process(inputs, selected)
 
 
 _EVALUATORS = {"coco": COCOEvaluator, "lvis": _LVISEvaluator}

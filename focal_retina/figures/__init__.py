@@ -2,11 +2,18 @@
 ``Figure`` is used without pyplot, so no picture needs a display."""
 
 from matplotlib.axes import Axes
-
-DPI = 120
+from matplotlib.figure import Figure
 
 # Okabe and Ito's without the yellow: told apart by readers who confuse red with green.
 SERIES_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+
+
+def new_figure(width: float, height: float, title: str = "") -> Figure:
+    """Of a size in inches, with a title over all panels."""
+    figure = Figure((width, height), dpi=120, layout="constrained")
+    if title:
+        figure.suptitle(title, x=0.01, ha="left", fontsize=11, weight="bold")
+    return figure
 
 
 def style_axes(axes: Axes, title: str) -> None:

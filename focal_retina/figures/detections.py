@@ -35,13 +35,18 @@ def draw_detections(dataset_name: str, results_json: Path, out_png: Path) -> Non
     predictions = json.loads(results_json.read_text())
     threshold = break_even_threshold(predictions, records)
     label_of = metadata.get("thing_dataset_id_to_contiguous_id")
+
+    def outline(label: int, box: Iterable[float], mode: BoxMode, score: str = "") -> Outline:
+        color = to_hex(colorsys.hsv_to_rgb(label * _GOLDEN % 1, 0.7, 1))
+        corners = BoxMode.convert(list(box), mode, BoxMode.XYXY_ABS)
+        return Outline(corners, color, metadata.thing_classes[label] + score)
+
     by_image = defaultdict(list)
     for x in sorted(predictions, key=lambda x: x["score"]):  # the best is drawn last, on top
         if x["score"] >= threshold:
             label = x["category_id"] if label_of is None else label_of[x["category_id"]]
-            box = BoxMode.convert(x["bbox"], BoxMode.XYWH_ABS, BoxMode.XYXY_ABS)
-            text = f"{metadata.thing_classes[label]} {x['score']:.2f}"
-            by_image[x["image_id"]].append(Outline(box, _color(label), text))
+            found = outline(label, x["bbox"], BoxMode.XYWH_ABS, f" {x['score']:.2f}")
+            by_image[x["image_id"]].append(found)
 
     count = min(_MAX_IMAGES, len(records))
     pictures = []
@@ -51,13 +56,10 @@ def draw_detections(dataset_name: str, results_json: Path, out_png: Path) -> Non
         except Exception as error:  # of Pillow's decoders; the evaluation may have left it out
             _logger.warning("%s is not drawn: %s", record["file_name"], error)
             continue
-        objects = []
-        for x in record.get("annotations", ()):
-            label, name = x["category_id"], metadata.thing_classes[x["category_id"]]
-            box = BoxMode.convert(list(x["bbox"]), x["bbox_mode"], BoxMode.XYXY_ABS)
-            objects.append(Outline(box, _color(label), name))
-        outlines = (objects, by_image[record["image_id"]])
-        pictures += [draw_outlines(image, x, longer_side=_SIDE) for x in outlines]
+        annotations = record.get("annotations", ())
+        objects = [outline(x["category_id"], x["bbox"], x["bbox_mode"]) for x in annotations]
+        for outlines in (objects, by_image[record["image_id"]]):
+            pictures.append(draw_outlines(image, outlines, longer_side=_SIDE))
     title = f"{dataset_name}: objects, and detections with a score of {threshold:.2f} or more"
     save_sheet(pictures, title, out_png, columns=_PICTURES_PER_ROW, longer_side=_SIDE)
 
@@ -71,7 +73,3 @@ def break_even_threshold(
     num_objects = sum(not x.get("iscrowd", 0) for x in annotations)
     scores = sorted((x["score"] for x in predictions), reverse=True)[:num_objects]
     return scores[-1] if scores else 1.0
-
-
-def _color(label: int) -> str:
-    return to_hex(colorsys.hsv_to_rgb(label * _GOLDEN % 1, 0.7, 1))

@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from ..evaluation.explanation import EVALUATION_FILE
-from . import DPI, SERIES_COLORS, style_axes
+from . import SERIES_COLORS, new_figure, style_axes
 
 _MAX_CLASSES = 16  # whose lines and bars can be told apart
 _MAX_CONFUSED = 24  # whose cells can be read
@@ -48,7 +47,7 @@ def draw_pr_curves(explained: Mapping[str, Any], out_png: Path) -> None:
         selection = f": best and worst {half} of {len(known)}"
 
     height = max(4.2, 1.5 + 0.24 * len(shown))
-    figure = _figure((13, height), f"{explained['dataset']}: precision and recall")
+    figure = new_figure(13, height, f"{explained['dataset']}: precision and recall")
     by_iou, by_class, bars = figure.subplots(1, 3)
     style_axes(by_iou, f"mean of {len(known)} classes, by IoU")
     for t, (iou, mean) in enumerate(zip(curves["iou"], curves["by_iou"], strict=True)):
@@ -94,7 +93,7 @@ def draw_confusion_matrix(explained: Mapping[str, Any], out_png: Path) -> None:
     side = 3.2 + 0.34 * max(len(names), 4)
     least = f"a score of {explained['threshold'] or 0:.2f} or more, at an IoU of .5"
     title = f"{explained['dataset']}: objects, and detections with {least}"
-    figure = _figure((max(side + 0.6, 8), side), title)
+    figure = new_figure(max(side + 0.6, 8), side, title)
     axes = figure.subplots()
     shares = matrix / np.maximum(1, matrix.sum(axis=1, keepdims=True))
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
@@ -109,7 +108,7 @@ def draw_confusion_matrix(explained: Mapping[str, Any], out_png: Path) -> None:
 
 def draw_diagnosis(explained: Mapping[str, Any], out_png: Path) -> None:
     """F1 over the score threshold, what AP50 each kind of error costs, and calibration."""
-    figure = _figure((14, 4.6), f"{explained['dataset']}, at an IoU of .5")
+    figure = new_figure(14, 4.6, f"{explained['dataset']}, at an IoU of .5")
     f1, errors, calibration = figure.subplots(1, 3)
     _draw_f1(f1, explained)
 
@@ -149,9 +148,3 @@ def _draw_f1(axes: Axes, explained: Mapping[str, Any]) -> None:
     style_axes(axes, "F1 over the score threshold")
     axes.set(xlim=(0, 1), ylim=(0, 102), xlabel="score threshold", ylabel="F1, %")
     axes.legend(edgecolor="none", framealpha=0.8, fontsize=8, loc="lower center")
-
-
-def _figure(inches: tuple[float, float], title: str) -> Figure:
-    figure = Figure(inches, dpi=DPI, layout="constrained")
-    figure.suptitle(title, x=0.01, ha="left", fontsize=11, weight="bold")
-    return figure

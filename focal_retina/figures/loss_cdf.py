@@ -21,7 +21,6 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog, build_detection_test_loader
 from detectron2.data.build import get_detection_dataset_dicts
 from detectron2.data.detection_utils import build_augmentation
-from matplotlib.figure import Figure
 from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -33,11 +32,12 @@ from ..engine.checkpoint import load_trained_model
 from ..files import write_json
 from ..losses import focal_loss
 from ..modeling import FocalRetinaNet
-from . import DPI, SERIES_COLORS, style_axes
+from . import SERIES_COLORS, new_figure, style_axes
 
 SIGNS = ("negatives", "positives")
 _NUMBERS_FILE = "loss_distribution.json"
 _SEED = 0
+_SAMPLE_SIZE = 10_000_000  # logits of each sign that are drawn, as many of each image
 _CURVE_POINTS = 300  # evenly spaced, and as many more towards the hardest logits
 _HARDEST = (("positives", 0.2), ("negatives", 0.01))
 _MAX_NAMES = 12  # of more classes the picture shows those that hold most
@@ -56,33 +56,25 @@ class LogitSample(NamedTuple):
 Cdf = dict[str, list[float]]
 
 
-def read_loss_cdf(folder: Path) -> dict[str, Any]:
-    """What :func:`measure_loss_cdf` left in ``folder``. An OSError or ValueError if it is not."""
-    path = folder / _NUMBERS_FILE
+def read_loss_cdf(folder: Path) -> dict[str, Any] | None:
+    """What :func:`measure_loss_cdf` left in ``folder``; None where it did not, or is damaged."""
     try:
-        content = json.loads(path.read_text())
+        content = json.loads((folder / _NUMBERS_FILE).read_text())
         hardest_shares(content)
         return content
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} holds no loss distribution ({error}): remove it") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def measure_loss_cdf(
-    cfg: CfgNode,
-    output: Path,
-    *,
-    gammas: Sequence[float] = (0, 0.5, 1, 2),
-    alpha: float = 0.25,
-    max_images: int = 500,
-    sample_size: int = 10_000_000,
+    cfg: CfgNode, output: Path, *, gammas: Sequence[float], alpha: float, max_images: int
 ) -> dict[str, Any]:
     """Write fig4.png, loss_shares.png and loss_distribution.json, whose content is returned: the
     number of "images" and of "samples" in them by sign; "cdf", by sign and γ; "shares".
 
-    At most ``max_images`` of DATASETS.TEST are looked at, at random, and ``sample_size`` logits of
-    each sign are drawn, as many of each image. ``alpha`` is that of :func:`loss_shares`.
-
-    A UserError or ValueError says what is wrong with the model, the data or the gammas.
+    At most ``max_images`` of DATASETS.TEST are looked at, at random. ``alpha`` is that of
+    :func:`loss_shares`. A UserError or ValueError says what is wrong with the model, the data or
+    the gammas.
     """
     if min(gammas) < 0 or len({f"{gamma:g}" for gamma in gammas}) < len(gammas):
         raise ValueError(f"gammas are {list(gammas)}: give different numbers >= 0")
@@ -96,7 +88,7 @@ def measure_loss_cdf(
         hint = "set FocalRetinaNet, which loads the checkpoints of RetinaNet too"
         raise UserError(f"MODEL.META_ARCHITECTURE {name} has no anchor labeler: {hint}")
     loader = labeled_loader(cfg, max_images)
-    samples = draw_logits(model, loader, max(1, sample_size // len(loader)))
+    samples = draw_logits(model, loader, max(1, _SAMPLE_SIZE // len(loader)))
     class_names = MetadataCatalog.get(cfg.DATASETS.TEST[0]).thing_classes
     shares = loss_shares(samples, gammas, alpha, model.head_in_features, class_names)
     content = {
@@ -215,23 +207,19 @@ def loss_shares(
     }
 
 
-def hardest_share(cdf: Cdf, share: float) -> float:
-    """Share of the loss in the ``share`` of logits with the highest loss."""
-    return float(1 - np.interp(1 - share, cdf["samples"], cdf["loss"]))
-
-
 def hardest_shares(measured: Mapping[str, Any]) -> dict[str, str]:
-    """What the hardest logits hold of the loss of their sign, by heading."""
-    return {
-        f"hardest {share:.0%} of {sign}, γ {g}": f"{hardest_share(cdf, share):.0%}" if cdf else "–"
-        for sign, share in _HARDEST
-        for g, cdf in measured["cdf"][sign].items()
-    }
+    """What the logits of the highest loss hold of the loss of their sign, by heading."""
+    shares = {}
+    for sign, share in _HARDEST:
+        for gamma, cdf in measured["cdf"][sign].items():
+            held = cdf and f"{1 - np.interp(1 - share, cdf['samples'], cdf['loss']):.0%}"
+            shares[f"hardest {share:.0%} of {sign}, γ {gamma}"] = held or "–"
+    return shares
 
 
 def draw_loss_cdfs(measured: Mapping[str, Any], out_png: Path) -> None:
     """Draw figure 4, positives on the left."""
-    figure = Figure(figsize=(11, 4.5), dpi=DPI, layout="constrained")
+    figure = new_figure(11, 4.5)
     panels = figure.subplots(1, 2, subplot_kw={"xlim": (0, 1), "ylim": (0, 1.02)})
     for sign, axes in zip(("positives", "negatives"), panels, strict=True):
         style_axes(axes, f"{measured['samples'][sign]:,} {sign}")
@@ -249,7 +237,7 @@ def draw_loss_shares(
 ) -> None:
     """Draw a column for levels and one for classes: shares of the loss above, of the gradient
     below. A bar is a γ, its lower segment negatives, its upper, hatched one positives."""
-    figure = Figure(figsize=(12, 8), dpi=DPI, layout="constrained")
+    figure = new_figure(12, 8)
     panels = figure.subplots(2, len(shares), sharex="col", width_ratios=(1, 2))
     width = 0.84 / len(gammas)
     for (kind, its), column in zip(shares.items(), panels.T, strict=True):

@@ -4,27 +4,17 @@ readable form, the derivatives from the backward pass that a training calls."""
 from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from ..files import write_json
 from ..losses import CrossEntropy, DenseLoss, FocalLoss, FocalLossStar
 from ..losses.dense import dense_loss
-from . import DPI, SERIES_COLORS, style_axes
+from . import SERIES_COLORS, new_figure, style_axes
 
 _NONE = -1.0  # no weights
-
-
-class LossCurve(NamedTuple):
-    """One loss, for a positive, over the figure's x."""
-
-    label: str
-    parameters: dict[str, float]
-    loss: list[float]
-    gradient: list[float]  # derivative by x_t
 
 
 class LossFigure(NamedTuple):
@@ -33,7 +23,8 @@ class LossFigure(NamedTuple):
     x_label: str
     quantity: str  # which field of the curves it shows: "loss" or "gradient"
     x: list[float]
-    curves: list[LossCurve]
+    # Of a positive: "label", the loss's "parameters", "loss" over x, and "gradient", that by x_t
+    curves: list[dict[str, Any]]
 
 
 def evaluate(loss: DenseLoss, x_t: Tensor) -> tuple[Tensor, Tensor]:
@@ -74,30 +65,30 @@ def figures() -> list[LossFigure]:
     ]
 
 
-def _curves(losses: Mapping[str, DenseLoss], x_t: Tensor) -> list[LossCurve]:
+def _curves(losses: Mapping[str, DenseLoss], x_t: Tensor) -> list[dict[str, Any]]:
     curves = []
     for label, loss in losses.items():
-        values, gradient = evaluate(loss, x_t)
         parameters = {x: getattr(loss, x) for x in ("alpha", "gamma", "beta") if hasattr(loss, x)}
-        curves.append(LossCurve(label, parameters, values.tolist(), gradient.tolist()))
+        values, gradient = (y.tolist() for y in evaluate(loss, x_t))
+        curve = {"label": label, "parameters": parameters, "loss": values, "gradient": gradient}
+        curves.append(curve)
     return curves
 
 
 def write_loss_figure(data: LossFigure, folder: Path) -> Path:
     """Write the figure's numbers as NAME.json, and as NAME.png, which is returned, its picture."""
-    figure = Figure(figsize=(6.5, 4.5), dpi=DPI, layout="constrained")
+    figure = new_figure(6.5, 4.5)
     axes = figure.add_subplot(xlabel=data.x_label)
     style_axes(axes, data.title)
     dashes = ("-", "--", ":") if len(data.curves) > len(SERIES_COLORS) else ("-",)
     for curve, (color, dash) in zip(data.curves, product(SERIES_COLORS, dashes), strict=False):
-        values = getattr(curve, data.quantity)
-        axes.plot(data.x, values, color=color, linestyle=dash, linewidth=1.8, label=curve.label)
+        style: dict[str, Any] = {"color": color, "linestyle": dash, "linewidth": 1.8}
+        axes.plot(data.x, curve[data.quantity], label=curve["label"], **style)
     axes.set(xmargin=0, ylabel="derivative of the loss by $x_t$")
     if data.quantity == "loss":
         axes.set(ylim=(0, None), ylabel="loss")
     axes.legend(frameon=False, ncols=len(dashes))
     picture = folder / f"{data.name}.png"
     figure.savefig(picture)
-    numbers = {**data._asdict(), "curves": [curve._asdict() for curve in data.curves]}
-    write_json(picture.with_suffix(".json"), numbers, indent=None)
+    write_json(picture.with_suffix(".json"), data._asdict(), indent=None)
     return picture

@@ -15,14 +15,13 @@ from detectron2.config import CfgNode
 from detectron2.evaluation.evaluator import inference_context
 from detectron2.utils.file_io import PathManager
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from torch.utils import benchmark
 
 from ..config_file import config_hash
 from ..engine import Trainer, UserError, setup_config
 from ..engine.checkpoint import load_trained_model
 from ..files import write_json
-from . import DPI, SERIES_COLORS, style_axes
+from . import SERIES_COLORS, new_figure, style_axes
 
 # (ms an image on an M40, AP on COCO test-dev), from the paper's table 1e.
 PAPER_SIZES = (400, 500, 600, 700, 800)
@@ -169,7 +168,7 @@ def upper_envelope(points: Iterable[_Point]) -> list[_Point]:
 def draw_speed_accuracy(measurements: Sequence[Measurement], out_png: Path) -> None:
     """Draw the measured runs, at least one, and beside them the paper's points, which come from
     another GPU and perhaps from other data."""
-    figure = Figure(figsize=(13, 5.5), dpi=DPI, layout="constrained")
+    figure = new_figure(13, 5.5)
     measured, paper = figure.subplots(1, 2)
     curves: dict[str, dict[str, _Point]] = {}
     for x in sorted(measurements, key=lambda x: x.size):

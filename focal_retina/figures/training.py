@@ -9,11 +9,10 @@ from typing import NamedTuple
 
 from detectron2.config import CfgNode
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from ..data.classes import THRESHOLD_FILE
 from ..files import write_json
-from . import DPI, style_axes
+from . import new_figure, style_axes
 from .detections import draw_detections
 from .evaluation import draw_evaluation
 
@@ -54,7 +53,7 @@ def read_metrics(metrics_json: Path) -> dict[str, Series]:
 
 def draw_training_curves(metrics: Mapping[str, Series], out_png: Path) -> None:
     """Draw losses, AP where it was evaluated, and learning rate, over the iterations."""
-    figure = Figure(figsize=(11, 5.5), dpi=DPI, layout="constrained")
+    figure = new_figure(11, 5.5)
     panels = figure.subplot_mosaic([["loss", "ap"], ["loss", "rate"]], width_ratios=(3, 2))
     losses = ["total_loss", *sorted(name for name in metrics if name.startswith("loss"))]
     _draw(panels["loss"], "loss", {x: metrics[x] for x in losses if x in metrics})

@@ -187,11 +187,8 @@ def _differences(spec: CfgNode, theirs: CfgNode, target: Adapter) -> list[str]:
     keys = [key for key in _FIXED if key not in target.free]
     if spec.MODEL.RESNETS.DEPTH >= 50:
         keys.append("MODEL.RESNETS.STRIDE_IN_1X1")
-    found = []
-    for key in keys:
-        here, there = attrgetter(key)(spec), attrgetter(key)(theirs)
-        if here != there:
-            found.append(f"{key}: {here!r} here, {there!r} in {target.name}")
+    values = [(key, attrgetter(key)(spec), attrgetter(key)(theirs)) for key in keys]
+    found = [f"{key}: {x!r} here, {y!r} in {target.name}" for key, x, y in values if x != y]
     boxes = first_boxes(spec)
     for name in ("NAME", "OFFSET"):
         spec.MODEL.ANCHOR_GENERATOR[name] = theirs.MODEL.ANCHOR_GENERATOR[name]

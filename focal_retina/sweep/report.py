@@ -17,16 +17,15 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib import colormaps, rc_context
 from matplotlib.figure import Figure
 
-from ..figures import DPI, style_axes
-from ..figures.loss_cdf import hardest_shares
+from ..figures import new_figure, style_axes
+from ..figures.loss_cdf import hardest_shares, read_loss_cdf
 from ..figures.training import Series, read_metrics
 from ..files import atomic_write
 from .grid import Sweep
-from .results import RowSummary, TrialResult, compare, number, read_losses, summarize, tuned_ap
+from .results import LOSS_FOLDER, RowSummary, TrialResult, compare, number, summarize, tuned_ap
 
 _NOTHING = "–"
 _GROUND = "#eef0f3"  # of the pictures: it reads on a light and on a dark page
-_FIGURE: Any = {"figsize": (11, 4), "dpi": DPI, "facecolor": _GROUND, "layout": "constrained"}
 _PAGE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title>
 <meta name="viewport" content="width=device-width, initial-scale=1">
@@ -47,13 +46,13 @@ def write_sweep_report(
     sweep: Sweep, results: Sequence[TrialResult], directory: Path, about: Mapping[str, Any]
 ) -> None:
     """Write report.md with its pictures in plots/, and report.html, which needs no other file, to
-    ``directory``; the trials' directories are relative to it. ``about`` has results.json's
-    "command", "base_config", "seeds" and "tuned"."""
+    ``directory``, of what results.json there has; the trials' directories are relative to it."""
     summaries = summarize(sweep, results)
-    trained = {s.row.name: s.first_done for s in summaries if s.first_done}
-    found = {name: read_losses(directory / x.directory) for name, x in trained.items()}
-    losses = {name: measured for name, measured in found.items() if measured}
-    with rc_context({"font.size": 9, "axes.facecolor": _GROUND, "legend.frameon": False}):
+    trained = [(s.row.name, s.first_done.directory) for s in summaries if s.first_done]
+    found = [(name, read_loss_cdf(directory / folder / LOSS_FOLDER)) for name, folder in trained]
+    losses = {name: measured for name, measured in found if measured}
+    style: Any = {"figure.facecolor": _GROUND, "axes.facecolor": _GROUND, "legend.frameon": False}
+    with rc_context({"font.size": 9, **style}):
         pictures = _draw_pictures(sweep, summaries, directory)
     options: Any = {"undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
     environment = Environment(loader=PackageLoader("focal_retina.sweep"), **options)
@@ -91,7 +90,7 @@ def _results_table(
     sweep: Sweep, summaries: Sequence[RowSummary], about: Mapping[str, Any]
 ) -> list[dict[str, str]]:
     """Heading -> cell in Markdown, for each row: the paper's numbers, ours, and their cost."""
-    (reference,) = (s for s in summaries if s.row.name == sweep.reference)
+    reference = next(s for s in summaries if s.row.name == sweep.reference)
     in_paper = dict.fromkeys(name for row in sweep.rows for name in row.paper)
     best = max((s.ap.mean for s in summaries if s.ap.n), default=math.nan)
     table = []
@@ -105,13 +104,13 @@ def _results_table(
             cells[metric] = str(summary.metric(metric))
         if summary.ap.mean == best:
             cells["AP"] = f"**{cells['AP']}**"
-        gain = compare(summary, reference)
-        interval = f" ± {gain.margin:.1f}" if math.isfinite(gain.margin) else ""
-        cells["difference, paper"] = number(gain.paper, "+")
-        cells["difference"] = number(gain.here, "+") + interval
-        cells["verdict"] = gain.verdict
-        if summary is reference:
-            cells |= {"difference, paper": "", "difference": "", "verdict": "reference"}
+        cells |= {"difference, paper": "", "difference": "", "verdict": "reference"}
+        if summary is not reference:
+            gain = compare(summary, reference)
+            interval = f" ± {gain.margin:.1f}" if math.isfinite(gain.margin) else ""
+            cells["difference, paper"] = number(gain.paper, "+")
+            cells["difference"] = number(gain.here, "+") + interval
+            cells["verdict"] = gain.verdict
         if sweep.tuning is not None:
             chosen = about["tuned"].get(row.name, _NOTHING)
             cells[escape_markdown(sweep.tuning.key)] = _plain(chosen)
@@ -161,7 +160,7 @@ def _draw_pictures(sweep: Sweep, summaries: Sequence[RowSummary], directory: Pat
 
 
 def _draw_ap_over_x(summaries: Sequence[RowSummary], x_label: str) -> Figure:
-    figure = Figure(**_FIGURE)
+    figure = new_figure(11, 4)
     paper, here = figure.subplots(1, 2, sharex=True, subplot_kw={"xlabel": x_label})
     style_axes(paper, "AP in the paper, %")
     style_axes(here, "AP here, %: mean ± std; dots are seeds")
@@ -177,7 +176,7 @@ def _draw_ap_over_x(summaries: Sequence[RowSummary], x_label: str) -> Figure:
 
 def _draw_loss_curves(curves: Mapping[str, Sequence[Series]]) -> Figure:
     """Draw the training loss over the iterations, a line a trial, in the row's color and dash."""
-    figure = Figure(**_FIGURE)
+    figure = new_figure(11, 4)
     axes = figure.add_subplot(xlabel="iteration", yscale="log")
     style_axes(axes, "total training loss")
     colors = colormaps["plasma"](np.linspace(0, 0.7, len(curves)))

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 from scipy import stats
 
-from ..figures.loss_cdf import read_loss_cdf
 from ..files import atomic_write, write_json
 from .grid import Row, Sweep
 
@@ -52,18 +51,15 @@ def read_result(path: Path) -> TrialResult:
         raise ValueError(f"{path} is not the result of a trial ({error}): remove it") from error
 
 
-def write_results(
-    directory: Path, results: Sequence[TrialResult], about: Mapping[str, Any]
-) -> None:
+def write_results(folder: Path, results: Sequence[TrialResult], about: Mapping[str, Any]) -> None:
     """Write ``about`` and every trial to results.json, and a line a trial to results.csv."""
     trials = [asdict(x) for x in results]
-    write_json(directory / "results.json", {**about, "trials": trials})
-    for trial in trials:
-        trial |= trial.pop("metrics")
-    with atomic_write(directory / "results.csv", "w") as file:
-        writer = csv.DictWriter(file, dict.fromkeys(column for row in trials for column in row))
+    write_json(folder / "results.json", {**about, "trials": trials})
+    rows = [trial | trial.pop("metrics") for trial in trials]
+    with atomic_write(folder / "results.csv", "w") as file:
+        writer = csv.DictWriter(file, dict.fromkeys(column for row in rows for column in row))
         writer.writeheader()
-        writer.writerows(trials)
+        writer.writerows(rows)
 
 
 def last_row(directory: Path) -> dict[str, float]:
@@ -80,14 +76,6 @@ def read_box_metrics(directory: Path, dataset: str = "") -> dict[str, float]:
     before which Detectron2 puts the data set's where several were evaluated."""
     row = {key.removeprefix(f"{dataset}/"): x for key, x in last_row(directory).items()}
     return {key[5:]: x for key, x in row.items() if key[:5] == "bbox/" and math.isfinite(x)}
-
-
-def read_losses(trial_directory: Path) -> dict[str, Any] | None:
-    """None where the loss was not measured, or where measuring was cut off."""
-    try:
-        return read_loss_cdf(trial_directory / LOSS_FOLDER)
-    except (OSError, ValueError):
-        return None
 
 
 class Estimate(NamedTuple):
@@ -161,19 +149,16 @@ class Comparison(NamedTuple):
     margin: float  # half-width of its 95 % interval; NaN where a row has fewer than two seeds
 
     @property
-    def sign(self) -> int:
-        """1 or -1 where the whole interval lies on one side of zero, else 0."""
-        return int(math.copysign(1, self.here)) if abs(self.here) > self.margin else 0
-
-    @property
     def verdict(self) -> str:
         """Whether the first row is ahead, and whether it is so in the paper."""
         if math.isnan(self.here):
             return "no result"
         if math.isnan(self.margin):
             return "too few seeds"
-        order = {1: "ahead", -1: "behind", 0: "not told apart"}[self.sign]
-        agreement = self.paper * self.sign  # 0 or NaN where one of the two has no order
+        if abs(self.here) <= self.margin:  # the interval has both signs
+            return "not told apart"
+        order = "ahead" if self.here > 0 else "behind"
+        agreement = self.paper * self.here  # 0 or NaN where the paper has no order
         if agreement > 0:
             return f"{order}, as in the paper"
         return f"{order}, unlike the paper" if agreement < 0 else order

@@ -19,17 +19,10 @@ from typing import Any
 import ray
 from tqdm import tqdm
 
+from ..figures.loss_cdf import read_loss_cdf
 from ..files import atomic_write, write_json
 from .grid import CodeInputs, Trial
-from .results import (
-    LOSS_FOLDER,
-    RESULT_FILE,
-    TrialResult,
-    last_row,
-    read_box_metrics,
-    read_losses,
-    read_result,
-)
+from .results import LOSS_FOLDER, RESULT_FILE, TrialResult, last_row, read_box_metrics, read_result
 
 _logger = logging.getLogger(__name__)
 
@@ -163,11 +156,11 @@ class TrialRunner:
     def measure_losses(self, results: Sequence[TrialResult]) -> list[TrialResult]:
         """Measure where the loss of trained models is, unless it is known already. Returns those
         that could not be measured; console.txt in :data:`LOSS_FOLDER` says why."""
-        missing = [x for x in results if read_losses(self.root / x.directory) is None]
+        missing = [x for x in results if not read_loss_cdf(self.root / x.directory / LOSS_FOLDER)]
         waiting = [self._measure(result) for result in missing]
         for _ in tqdm(missing, desc="loss distributions", unit="model"):
             _, waiting = ray.wait(waiting)
-        return [x for x in missing if read_losses(self.root / x.directory) is None]
+        return [x for x in missing if not read_loss_cdf(self.root / x.directory / LOSS_FOLDER)]
 
     def _find_result(self, trial: Trial) -> TrialResult:
         """The result of an earlier trial with this one's config, whichever table it was run for;
@@ -176,9 +169,9 @@ class TrialRunner:
             result = read_result(path)
             if result.config_hash == trial.config_hash:
                 return replace(result, row=trial.row, stage=trial.stage, tuned=trial.tuned)
-        result = TrialResult(trial.row, trial.seed, trial.stage, trial.tuned, "failed", attempts=0)
-        result = replace(result, config_hash=trial.config_hash, directory=trial.directory)
-        return replace(result, git_commit=self.git_commit)
+        shared = ("row", "seed", "stage", "tuned", "config_hash", "directory")
+        fields: dict[str, Any] = {name: getattr(trial, name) for name in shared}
+        return TrialResult(**fields, status="failed", attempts=0, git_commit=self.git_commit)
 
     def _train(self, trial: Trial) -> ray.ObjectRef:
         directory = self.root / trial.directory

@@ -3,7 +3,6 @@
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,12 +37,8 @@ def run_sweep(
         raise ValueError("a sweep needs at least one seed")
     directory = runner.root / sweep.name
     directory.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(file_lock(runner.root / ".lock", wait=False))
-        except BlockingIOError:
-            message = f"another sweep is running in {runner.root}: give --output another"
-            raise ValueError(message) from None
+    in_use = f"another sweep is running in {runner.root}: give --output another"
+    with file_lock(runner.root / ".lock", if_busy=in_use):
         # A mistake in a row is found before the tuning, not after it.
         plan_tests(sweep, base, runner.inputs, seeds, {})
         tuning = _run(runner, plan_tuning(sweep, base, runner.inputs), f"{sweep.name}: tuning")

@@ -73,16 +73,6 @@ def test_best_iou_is_that_over_all_anchors(offset, size, boxes):
     np.testing.assert_allclose(best, iou.amax(1).numpy(), atol=1e-5)
 
 
-def test_blocks_change_nothing(grid, monkeypatch):
-    generator = np.random.default_rng(0)
-    start = generator.uniform(0, 400, (50, 2))
-    boxes = np.hstack([start, start + generator.uniform(1, 200, (50, 2))])
-    sizes = np.full((50, 2), 640.0)
-    whole = best_anchor_iou(boxes, sizes, grid)
-    monkeypatch.setattr(anchor_coverage, "_OBJECTS_AT_ONCE", 7)
-    np.testing.assert_array_equal(best_anchor_iou(boxes, sizes, grid), whole)
-
-
 @pytest.mark.parametrize("short_edge, max_size", [(0, 9), (100, 1000), (31, 47), (64, 64)])
 def test_images_are_resized_as_detectron2_does(tiny, short_edge, max_size):
     table = load_table(tiny)
@@ -149,7 +139,6 @@ def test_a_suggestion_reaches_what_it_says(grid):
 def test_no_suggestion_where_nothing_is_better(grid):
     boxes = np.array([[10.0, 10, 74, 74], [100, 100, 228, 228]])
     assert suggest_anchors(boxes, np.full((2, 2), 640.0), grid) is None
-    assert suggest_anchors(boxes[:0], np.zeros((0, 2)), grid) is None
 
 
 def test_warning_before_a_training(tiny, caplog):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Boxes, BoxMode, pairwise_iou
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -262,6 +262,7 @@ def test_images_of_the_training_set_are_found_in_another(tiny_coco, register, tm
 _BOX = st.tuples(*[st.integers(0, 6)] * 2, *[st.integers(1, 40)] * 2)
 
 
+@example([(0, i > 0, (0, 0, 1, 1)) for i in range(3)], False)
 @settings(deadline=None, max_examples=150)
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2), _BOX), max_size=30), st.booleans())
 def test_boxes_annotated_twice_are_those_of_a_plain_search(objects, same_class):

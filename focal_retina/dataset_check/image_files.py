@@ -6,8 +6,7 @@ photographs, microscope images and generated shapes differed in 54 or more.
 """
 
 import os
-from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import imagehash
 import numpy as np
@@ -16,9 +15,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
-from tqdm import tqdm
+from tqdm.contrib.concurrent import thread_map
 
-from .images import has_16_bits, in_one_line, read_image
+from ..data.images import has_16_bits, in_one_line, read_image
 
 HASH_BITS = 256
 NEAR = 32  # bits in which near-duplicates differ at most
@@ -37,9 +36,6 @@ class ImageFiles(NamedTuple):
     hashes: dict[int, Hashes]  # (HASH_BITS,), of those that can be decoded
 
 
-NOT_INSPECTED = ImageFiles([], {}, {}, [], {})
-
-
 def inspect_images(file_names: list[str], num_decoded: int) -> ImageFiles:
     """Look for every file; URLs count as present. Decode ``num_decoded`` images, drawn with a fixed
     seed, and every empty file; below 0: all."""
@@ -51,19 +47,17 @@ def inspect_images(file_names: list[str], num_decoded: int) -> ImageFiles:
         drawn = np.random.default_rng(0).choice(sample, num_decoded, replace=False)
         empty = [i for i in sample if is_local[i] and os.path.getsize(file_names[i]) == 0]
         sample = sorted({*drawn.tolist(), *empty})
-    pool = ThreadPoolExecutor(os.cpu_count())  # Pillow decodes without the GIL
-    try:
-        outcomes = pool.map(_decode, [file_names[i] for i in sample])
-        progress = tqdm(outcomes, "decoding images", len(sample), delay=5, unit="image")
-        for index, outcome in zip(sample, progress, strict=True):
-            if isinstance(outcome, str):
-                files.unreadable[index] = outcome
-                continue
-            files.sizes[index], files.hashes[index], is_deep = outcome
-            if is_deep:
-                files.deep.append(index)
-    finally:
-        pool.shutdown(cancel_futures=True)  # after Ctrl-C, too
+    # Pillow decodes without the GIL.
+    bar: Any = {"desc": "decoding images", "delay": 5, "unit": "image"}
+    names = [file_names[i] for i in sample]
+    outcomes = thread_map(_decode, names, max_workers=os.cpu_count(), **bar)
+    for index, outcome in zip(sample, outcomes, strict=True):
+        if isinstance(outcome, str):
+            files.unreadable[index] = outcome
+            continue
+        files.sizes[index], files.hashes[index], is_deep = outcome
+        if is_deep:
+            files.deep.append(index)
     return files
 
 

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from focal_retina.data.image_files import NEAR, differing_bits, inspect_images
-from focal_retina.data.image_files import near_duplicate_groups as groups_of
 from focal_retina.data.shapes import ShapesConfig, render_scene
-from focal_retina.data.split import split_images
+from focal_retina.dataset_check.image_files import NEAR, differing_bits, inspect_images
+from focal_retina.dataset_check.image_files import near_duplicate_groups as groups_of
+from focal_retina.dataset_check.split import split_images
 
 SHARES = (0.7, 0.2, 0.1)
 _SETS = st.lists(st.lists(st.integers(0, 5), max_size=4), min_size=4, max_size=60)
@@ -142,9 +142,12 @@ def test_the_files_hold_all_that_the_set_has_and_can_be_registered(photos, comma
 @pytest.mark.parametrize(
     "change, message",
     [
-        (lambda c: c["annotations"][0].update(image_id=9), "of annotation 1 is not listed"),
-        (lambda c: c["images"].append(c["images"][0]), "an image id occurs twice"),
-        (lambda c: c["images"][0].update(file_name="none.jpg"), "none.jpg: no such file"),
+        (
+            lambda c: c["annotations"][0].update(image_id=9),
+            "annotation 1, its image_id 9 is not listed",
+        ),
+        (lambda c: c["images"].append(c["images"][0]), "image 1, 2 times"),
+        (lambda c: c["images"][0].update(file_name="none.jpg"), "none.jpg, image 1, no such file"),
         (
             lambda c: [c[x].__delitem__(slice(1, 6)) for x in ("images", "annotations")],
             "1 images, 1 w",
