@@ -261,6 +261,8 @@ class Trainer(DefaultTrainer):
         super().before_train()
         if self.start_iter > 0:
             self.iter = self.storage.iter = self.start_iter - 1
+            if self.start_iter == self.max_iter:  # a kill may have come before model_final.pth
+                self._checkpoint_hook.step(self.iter)
             for hook in self._hooks[self._hooks.index(self._checkpoint_hook) + 1 :]:
                 hook.after_step()
 

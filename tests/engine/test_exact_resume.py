@@ -63,6 +63,14 @@ def kill_before_the_checkpoint_is_tagged():
     checkpoint.os.replace = replace_and_kill
 
 
+def kill_between_the_last_two_checkpoints():
+    """Of iteration 11 there are a numbered one and model_final.pth."""
+    save = checkpoint.SafeCheckpointer.save
+    checkpoint.SafeCheckpointer.save = lambda self, name, **state: (
+        kill() if name == "model_final" else save(self, name, **state)
+    )
+
+
 def kill_in_evaluation():
     """Of iteration 7, of which, with one every 4, there is a checkpoint."""
     evaluate = Trainer._evaluate
@@ -117,6 +125,7 @@ def test_killed_runs_go_on_exactly(training, tmp_path):
         (kill_in_half_a_checkpoint, {}),
         (kill_before_the_checkpoint_is_tagged, {}),
         (kill_in_evaluation, {"SOLVER.CHECKPOINT_PERIOD": 4}),
+        (kill_between_the_last_two_checkpoints, {}),
         (kill_in_last_evaluation, {}),
     ]
     for plant, options in plants:
