@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import COCOEvaluator as Detectron2COCOEvaluator
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, LVISEvaluator
 
@@ -156,7 +156,10 @@ def build_evaluator(dataset_name: str, output_dir: str, *, max_dets: int = 100) 
     """The evaluator that the metadata's ``evaluator_type`` names; ValueError where there is none.
     It writes the predictions to ``output_dir``, as COCO results json. ``max_dets`` above 100 adds
     COCO's AP at that many detections an image."""
-    kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
+    metadata = MetadataCatalog.get(dataset_name)
+    if metadata.get("generated"):
+        DatasetCatalog.get(dataset_name)  # which writes the file that an evaluator reads
+    kind = metadata.get("evaluator_type")
     if kind not in _EVALUATORS:
         raise ValueError(
             f"data set {dataset_name!r} has evaluator_type {kind!r}, not {' or '.join(_EVALUATORS)}"

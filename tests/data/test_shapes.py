@@ -13,6 +13,7 @@ import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
+from helpers import load, make_instances
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -30,7 +31,7 @@ from focal_retina.data.shapes import (
     render_scene,
     split_directory,
 )
-from tests.helpers import load, make_instances
+from focal_retina.evaluation import build_evaluator
 
 SCENES = ShapesConfig()
 CONFIG = ShapesConfig(num_train=6, num_val=4, num_test=2)
@@ -74,6 +75,11 @@ def test_registration_writes_nothing_and_first_use_writes_one_split(registered):
     assert metadata.generated and metadata.json_file == str(directory / "annotations.json")
     assert [p.name for p in directory.parent.iterdir() if p.is_dir()] == ["val"]
     check_contents(directory, "val")
+
+
+def test_an_evaluator_may_be_the_first_use(registered):
+    build_evaluator("focal_shapes_test", str(registered / "out"))
+    assert split_directory(CONFIG, "test", registered).is_dir()
 
 
 def test_other_parameters_or_generator_never_use_old_data(tmp_path, monkeypatch):
