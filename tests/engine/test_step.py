@@ -27,7 +27,7 @@ SMALL = """
     MODEL.RETINANET.NUM_CONVS 1
 """
 OPTIMIZERS = {
-    "SGD": partial(torch.optim.SGD, lr=0.01, momentum=0.9),
+    "SGD": partial(torch.optim.SGD, lr=0.001, momentum=0.9),
     "AdamW": partial(torch.optim.AdamW, lr=1e-4),
 }
 
