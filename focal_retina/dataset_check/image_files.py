@@ -13,8 +13,6 @@ import numpy as np
 from detectron2.utils.file_io import PathManager
 from numpy.typing import NDArray
 from PIL import Image
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from tqdm.contrib.concurrent import thread_map
 
 from ..data.images import has_16_bits, in_one_line, read_image
@@ -81,6 +79,10 @@ def differing_bits(hashes: Hashes, others: Hashes) -> NDArray[np.float32]:
 
 def near_duplicate_groups(hashes: Hashes) -> NDArray[np.int64]:
     """The group of each image, (N,): near-duplicates, and near-duplicates of those, share one."""
+    # Above, this would cost each command's start 50 to 90 ms.
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     groups = np.arange(len(hashes))
     for start in range(0, len(hashes), _AT_ONCE):
         bits = differing_bits(hashes[start : start + _AT_ONCE], hashes[start:])

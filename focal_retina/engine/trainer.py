@@ -83,8 +83,8 @@ class Trainer(DefaultTrainer):
         self._trainer.register_hooks([self._guard])
 
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        folder, state = cfg.OUTPUT_DIR, weakref.proxy(self)
-        self.checkpointer = SafeCheckpointer(self.evaluated, folder, trainer=state)
+        state = {"trainer": weakref.proxy(self)}
+        self.checkpointer = SafeCheckpointer(self.evaluated, cfg.OUTPUT_DIR, **state)
         self.checkpointer.num_kept = cfg.SOLVER.CHECKPOINTS_KEPT
         self.start_iter, self.max_iter, self.cfg = 0, cfg.SOLVER.MAX_ITER, cfg
         self.interrupted_by: int | None = None  # the signal that ended the training early

@@ -16,7 +16,6 @@ from detectron2.engine import HookBase
 from detectron2.structures import Boxes, Instances, pairwise_iou
 from detectron2.structures.boxes import matched_pairwise_iou
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from ..drawing import Outline, draw_outlines, save_sheet
 from ..modeling import FocalRetinaNet
@@ -32,11 +31,11 @@ _OBJECT_COLORS = ("#ffb000", "#00b7ff", "#ff4f9a", "#2bd96b", "#a57bff", "#e8e33
 
 class TrainingPictures(HookBase):
     """Puts :func:`draw_training_pictures`, of the model as the iteration left it, into the event
-    storage, before the writers. ``input_format`` is the channel order of the model's images."""
+    storage, before the writers. ``model`` stands without DistributedDataParallel round it;
+    ``input_format`` is the channel order of its images."""
 
-    def __init__(self, model: nn.Module, *, period: int, input_format: str = "BGR"):
-        self._model: Any = model.module if isinstance(model, DistributedDataParallel) else model
-        self._period, self._input_format = period, input_format
+    def __init__(self, model: Any, *, period: int, input_format: str = "BGR"):
+        self._model, self._period, self._input_format = model, period, input_format
         self._batch: list[dict[str, Any]] = []
         self._model.register_forward_pre_hook(self._keep_batch)
 
