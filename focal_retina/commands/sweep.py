@@ -19,6 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("sweep_file", type=Path, help="rows of a table; docs/redo_the_paper.md has its keys")
     add("--config-file", required=True, metavar="FILE", help="model and data of every row")
+    add("--row", action="append", default=[], metavar="NAME", help="only it; repeatable")
+    add("--tune-on", action="append", default=[], metavar="NAME", help="data set of the tuning")
     add("--seeds", type=int, default=3, metavar="N", help="trials of each row")
     add("--output", type=Path, default=Path("output/sweeps"), metavar="DIR", help="trials, report")
     add("--address", help="of a Ray cluster; without it, Ray on this machine")
@@ -37,11 +39,13 @@ def run(args: argparse.Namespace) -> int:
 
     gpus = args.gpus_per_trial
     with user_errors():
-        from ..sweep.grid import CodeInputs, read_sweep
+        from ..sweep.grid import CodeInputs, read_sweep, select_rows
         from ..sweep.runner import TrialRunner, connect
         from ..sweep.sweep import git_commit, run_sweep
 
         sweep = read_sweep(args.sweep_file)
+        if args.row:
+            sweep = select_rows(sweep, args.row)
         opts = [*chain.from_iterable(sweep.overrides.items()), *args.opts]
         cfg = setup_config(args.config_file, opts, **data_of(args))
         runner = TrialRunner(
@@ -56,6 +60,7 @@ def run(args: argparse.Namespace) -> int:
         command = shlex.join(["focal-retina", *sys.argv[1:]])
         about = {"base_config": args.config_file, "command": command}
         with connect(args.address):
-            results = run_sweep(sweep, cfg, runner, range(1, args.seeds + 1), about, args.loss_cdfs)
+            seeds = range(1, args.seeds + 1)
+            results = run_sweep(sweep, cfg, runner, seeds, about, args.tune_on, args.loss_cdfs)
     print(f"report: {args.output / sweep.name / 'report.html'}")
     return int(any(x.status == "failed" for x in results))

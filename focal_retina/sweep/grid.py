@@ -5,7 +5,7 @@ import hashlib
 import itertools
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from functools import cache
 from pathlib import Path
 from types import UnionType
@@ -13,7 +13,7 @@ from typing import Any, get_args, get_origin
 
 import yaml
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ..config_file import config_hash, merge_options
 
@@ -47,7 +47,6 @@ class Tuning:
 
     key: str  # of the config, such as SOLVER.BASE_LR
     values: list[Any]
-    datasets: list[str] | None = None  # DATASETS.TEST while tuning; None leaves the config's
     seeds: int = 1  # how many seeds each value is tried with
 
 
@@ -131,6 +130,14 @@ def _require(condition: object, message: str) -> None:
         raise ValueError(message)
 
 
+def select_rows(sweep: Sweep, names: Sequence[str]) -> Sweep:
+    """The sweep of these rows and the reference. A ValueError says what rows there are."""
+    known = [row.name for row in sweep.rows]
+    unknown = [name for name in names if name not in known]
+    _require(not unknown, f"{sweep.name} has no row {unknown}; its rows are {'; '.join(known)}")
+    return replace(sweep, rows=[x for x in sweep.rows if x.name in {*names, sweep.reference}])
+
+
 @dataclass(frozen=True)
 class CodeInputs:
     """What a trial's result depends on beside its config, each as the command line has it."""
@@ -168,9 +175,22 @@ class Trial:
     directory: str  # relative to the folder of all sweeps
 
 
-def plan_tuning(sweep: Sweep, base: CfgNode, inputs: CodeInputs) -> list[Trial]:
-    """Trials of every row with every value of ``sweep.tuning``; none where nothing is tuned."""
-    tuning = sweep.tuning or Tuning("", [])
+def plan_tuning(
+    sweep: Sweep, base: CfgNode, inputs: CodeInputs, datasets: Sequence[str]
+) -> list[Trial]:
+    """Trials of every row with every value of ``sweep.tuning``, none where nothing is tuned.
+    ``datasets`` are DATASETS.TEST meanwhile. A ValueError says that they are those of the test."""
+    tuning = sweep.tuning
+    if tuning is None:
+        return []
+    hint = "give --tune-on a data set other than DATASETS.TEST"
+    is_other = datasets and not {*datasets} & {*base.DATASETS.TEST}
+    _require(is_other, f"{sweep.name} tunes {tuning.key}: {hint}")
+    unknown = [name for name in datasets if name not in DatasetCatalog]
+    _require(not unknown, f"--tune-on {unknown}: it is not registered; see --register")
+    base = base.clone()
+    base.defrost()
+    base.DATASETS.TEST = tuple(datasets)
     seeds = range(_FIRST_TUNING_SEED, _FIRST_TUNING_SEED + tuning.seeds)
     every = itertools.product(seeds, sweep.rows, tuning.values)
     return [_plan_trial(sweep, r, base, inputs, "tune", value, s) for s, r, value in every]
@@ -191,8 +211,6 @@ def _plan_trial(
     overrides = dict(row.overrides)
     if sweep.tuning is not None and tuned is not None:
         overrides[sweep.tuning.key] = tuned
-        if stage == "tune" and sweep.tuning.datasets is not None:
-            overrides["DATASETS.TEST"] = tuple(sweep.tuning.datasets)
     # A trial's AP is its result, whatever the base config expects.
     overrides |= {"SEED": seed, "TEST.EXPECTED_RESULTS": []}
     cfg = base.clone()

@@ -23,12 +23,14 @@ def run_sweep(
     runner: TrialRunner,
     seeds: Sequence[int],
     about: Mapping[str, str],
+    tune_on: Sequence[str] = (),
     measure_losses: bool = False,
 ) -> list[TrialResult]:
     """Run what is unfinished, and write results.json, results.csv and the report into
     ``runner.root / sweep.name``. The trials of all sweeps share ``runner.root / "trials"``, so that
     a config that two tables have in common trains once. ``about`` has this command line as
-    "command", and "base_config", the file of ``base``. ``seeds`` are the test's.
+    "command", and "base_config", the file of ``base``. ``seeds`` are the test's, and
+    ``tune_on`` the data sets of the tuning.
 
     A ValueError says that a row cannot be planned, or has no tuning trial that succeeded; that
     another sweep uses ``runner.root`` now; after the report, that a loss was not measured.
@@ -41,13 +43,14 @@ def run_sweep(
     with file_lock(runner.root / ".lock", if_busy=in_use):
         # A mistake in a row is found before the tuning, not after it.
         plan_tests(sweep, base, runner.inputs, seeds, {})
-        tuning = _run(runner, plan_tuning(sweep, base, runner.inputs), f"{sweep.name}: tuning")
+        to_tune = plan_tuning(sweep, base, runner.inputs, tune_on)
+        tuning = _run(runner, to_tune, f"{sweep.name}: tuning")
         chosen = choose_tuned(sweep, tuning)
         tests = _run(runner, plan_tests(sweep, base, runner.inputs, seeds, chosen), sweep.name)
         trained = [s.first_done for s in summarize(sweep, tests)] if measure_losses else []
         unmeasured = runner.measure_losses([trial for trial in trained if trial])
         content: dict[str, Any] = {"sweep": sweep.name, "title": sweep.title, **about}
-        content |= {"seeds": list(seeds), "tuned": chosen}
+        content |= {"seeds": list(seeds), "tuned": chosen, "tune_on": list(tune_on)}
         # The report finds a trial's metrics.json from its own folder.
         results = [replace(x, directory=f"../{x.directory}") for x in (*tuning, *tests)]
         write_results(directory, results, content)

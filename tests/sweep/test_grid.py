@@ -15,6 +15,7 @@ from focal_retina.sweep.grid import (
     plan_tests,
     plan_tuning,
     read_sweep,
+    select_rows,
 )
 
 GOOD = """
@@ -23,7 +24,7 @@ setting: somewhere
 reference: CE
 figure: {x_label: γ}
 overrides: {DATASETS.TEST: [val]}
-tuning: {key: SOLVER.BASE_LR, values: [0.1, 0.2], datasets: [val]}
+tuning: {key: SOLVER.BASE_LR, values: [0.1, 0.2]}
 rows:
   - {name: CE, x: 0, overrides: {A.B: 0.0}, paper: {AP: 31.1}}
   - {name: 512, x: 2, overrides: {A.B: 2.0}, paper_note: diverges}
@@ -36,7 +37,7 @@ SWEEP = Sweep(
     setting="",
     reference="CE",
     rows=[Row("CE", {GAMMA: 0.0}), Row("FL, γ 2", {GAMMA: 2.0})],
-    tuning=Tuning("SOLVER.BASE_LR", [0.1, 0.2], datasets=["val"], seeds=2),
+    tuning=Tuning("SOLVER.BASE_LR", [0.1, 0.2], seeds=2),
 )
 
 
@@ -54,7 +55,7 @@ def test_reads_every_field(read):
         Row("CE", {"A.B": 0.0}, {"AP": 31.1}, x=0),
         Row("512", {"A.B": 2.0}, paper_note="diverges", x=2),
     ]
-    tuning = Tuning("SOLVER.BASE_LR", [0.1, 0.2], ["val"], 1)
+    tuning = Tuning("SOLVER.BASE_LR", [0.1, 0.2], 1)
     overrides = {"DATASETS.TEST": ["val"]}
     expected = Sweep("table", "A table", "somewhere", "CE", rows, overrides, Figure("γ"), tuning)
     assert read(GOOD) == expected
@@ -86,6 +87,13 @@ def test_what_is_wrong_is_said(read, old, new, message):
     assert "table.yaml is not a sweep file" in str(error.value) and "\n" not in str(error.value)
 
 
+def test_rows_are_those_asked_for_and_the_reference(read):
+    sweep = read(GOOD + "  - {name: third, x: 3}")
+    assert [row.name for row in select_rows(sweep, ["third"]).rows] == ["CE", "third"]
+    with pytest.raises(ValueError, match=r"no row \['4th'\]; its rows are CE; 512; third"):
+        select_rows(sweep, ["4th", "512"])
+
+
 def test_every_key_is_documented():
     page = (ROOT / "docs" / "redo_the_paper.md").read_text()
     keys = {field.name for kind in (Sweep, Row, Tuning, Figure) for field in fields(kind)}
@@ -99,14 +107,27 @@ def cfg():
 
 
 def test_tuning_and_test_do_not_share_seeds_nor_data(cfg):
-    tuning = plan_tuning(SWEEP, cfg, NO_INPUTS)
+    tuning = plan_tuning(SWEEP, cfg, NO_INPUTS, ["coco_2014_val"])
     tests = plan_tests(SWEEP, cfg, NO_INPUTS, range(1, 4), {"CE": 0.1, "FL, γ 2": 0.2})
     assert (len(tuning), len(tests)) == (2 * 2 * 2, 2 * 3)
     assert not {x.seed for x in tuning} & {x.seed for x in tests}
-    assert {x.cfg.DATASETS.TEST for x in tuning} == {("val",)}
+    assert {x.cfg.DATASETS.TEST for x in tuning} == {("coco_2014_val",)}
     assert {x.cfg.DATASETS.TEST for x in tests} == {("test",)}
     assert {(x.row, x.cfg.SOLVER.BASE_LR) for x in tests} == {("CE", 0.1), ("FL, γ 2", 0.2)}
     assert len({x.directory for x in [*tuning, *tests]}) == len(tuning) + len(tests)
+
+
+@pytest.mark.parametrize(
+    "datasets, message",
+    [
+        ([], "give --tune-on a data set"),
+        (["coco_2014_val", "test"], "other than DATASETS.TEST"),
+        (["none"], r"--tune-on \['none'\]: it is not registered"),
+    ],
+)
+def test_nothing_is_chosen_on_the_data_of_the_test(cfg, datasets, message):
+    with pytest.raises(ValueError, match=message):
+        plan_tuning(SWEEP, cfg, NO_INPUTS, datasets)
 
 
 def test_a_trial_is_the_base_with_its_rows_overrides_and_seed(cfg):

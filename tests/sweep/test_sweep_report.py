@@ -129,11 +129,12 @@ def test_nothing_finished_yet(tmp_path):
 
 
 def test_tuning_shows_what_was_tried_and_chosen(tmp_path):
-    tuning = Tuning("SOLVER.BASE_LR", [0.01, 0.0005], datasets=["cards_val"])
+    tuning = Tuning("SOLVER.BASE_LR", [0.01, 0.0005])
     sweep = replace(SWEEP, rows=[Row("a", {}), Row("b", {})], reference="a", tuning=tuning)
     tried = [("a", 0.01, 40.0), ("a", 0.0005, 44.0), ("b", 0.01, 3.0)]
     results = [TrialResult(row, 1, "tune", value, "done", {"AP": ap}) for row, value, ap in tried]
-    markdown, _, tables = write_and_read(tmp_path, results, sweep, tuned={"a": 0.0005, "b": 0.01})
+    about = {"tuned": {"a": 0.0005, "b": 0.01}, "tune_on": ["cards_val"]}
+    markdown, _, tables = write_and_read(tmp_path, results, sweep, **about)
     assert tables[1] == [
         {"row": "a", "0.01": "40.0", "0.0005": "**44.0**"},
         {"row": "b", "0.01": "**3.0**", "0.0005": "–"},
