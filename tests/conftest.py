@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import signal
 
 # Processes that share the cores stall each other if each brings a thread for every core.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -14,6 +15,9 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.logger import setup_logger
 
 from focal_retina.commands import main
+
+# What is started in the background ignores Ctrl-C, and so would the processes of the tests.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

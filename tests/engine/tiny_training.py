@@ -8,7 +8,6 @@ import importlib
 import json
 import multiprocessing
 import os
-import signal
 import sys
 from pathlib import Path
 
@@ -62,8 +61,6 @@ def finish(process, log, status=0):
 
 
 def _logged(function, arguments, log):
-    # What was started in the background ignores Ctrl-C, and so would the training.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     with open(log, "a") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
