@@ -91,6 +91,7 @@ def add_focal_retina_config(cfg: CN) -> None:
     node.DATA_CHECK = CN()
     # "error": stop where the training would stop or learn from nonsense | "skip": leave out images
     # and objects that are unusable, count them, and stop at what that does not mend | "off".
+    # A faulty box of DATASETS.TEST stays, and counts as missed, as in Detectron2.
     node.DATA_CHECK.MODE = "error"
     # Images that are decoded, a fixed draw; -1: all. That every file is there is always checked.
     node.DATA_CHECK.NUM_DECODED = 100
@@ -113,6 +114,10 @@ def add_focal_retina_config(cfg: CN) -> None:
     # At each evaluation the losses on DATASETS.TEST, too, as validation/total_loss and so on: those
     # of the network that is evaluated, at the test size, divided by the positives of the whole set.
     cfg.TEST.LOSS = False
+
+    # (NAME, FACTOR) of sets of DATASETS.TRAIN, for the Weighted… of DATALOADER.SAMPLER_TRAIN; 1 for
+    # those not named. Detectron2 reads this key, and has no default for it.
+    cfg.DATASETS.TRAIN_REPEAT_FACTOR = []
 
     # What reads and transforms training images: "detectron2" (Detectron2's mapper, bit for bit) |
     # "opencv" (the same boxes, faster; pixels differ a little, see docs/performance.md).

@@ -17,7 +17,9 @@ def atomic_write(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO[Any]]
     path = Path(path)
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        with open(temporary, mode, encoding=None if "b" in mode else "utf-8") as file:
+        # A file name that is no UTF-8 becomes \udc.., which json reads as that name again.
+        how: Any = {} if "b" in mode else {"encoding": "utf-8", "errors": "backslashreplace"}
+        with open(temporary, mode, **how) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

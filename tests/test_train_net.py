@@ -40,6 +40,8 @@ def train_tiny(run, register_tiny, tmp_path):
         ([], "--config-file"),
         ("MODEL.NO_SUCH_KEY 1", "NO_SUCH_KEY"),
         ("MODEL.DEVICE", "MODEL.DEVICE"),
+        ("--num-gpus 0 DATASETS.TRAIN ()", "DATASETS.TRAIN is empty"),
+        ("--num-gpus 0 SOLVER.MAX_ITER 0", "SOLVER.MAX_ITER"),
         ("DATASETS.TRAIN ('nowhere',)", "'nowhere'.*--register"),
         ("MODEL.RETINANET.NUM_CLASSES 9", "MODEL.RETINANET.NUM_CLASSES 4"),
         ("MODEL.WEIGHTS none.pth", "none.pth does not exist"),

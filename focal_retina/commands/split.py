@@ -8,6 +8,7 @@ they are. The same seed gives the same split.
 """
 
 import argparse
+import shlex
 from pathlib import Path
 
 
@@ -39,4 +40,5 @@ def run(args: argparse.Namespace) -> None:
     print(tabulate(table, headers="keys"))
     image_root = MetadataCatalog.get(name).image_root
     for side in fractions:
-        print(f"--register {name}_{side}={args.output / side}.json:{image_root}")
+        spec = f"{name}_{side}={args.output / side}.json:{image_root}"
+        print(f"--register {shlex.quote(spec)}")

@@ -15,6 +15,7 @@ The short way prints the train_net.py command that it stands for:
 """
 
 import argparse
+import hashlib
 import itertools
 import logging
 import os
@@ -62,8 +63,10 @@ def run(args: argparse.Namespace) -> int:
     engine.check_output_dir(cfg.OUTPUT_DIR)
     with nullcontext() if args.eval_only else engine.only_training_in(cfg.OUTPUT_DIR):
         engine.set_up_logging(cfg.OUTPUT_DIR, **log)
-        how = {"eval_only": args.eval_only, "num_processes": args.num_gpus * args.num_machines}
+        num_processes = max(1, args.num_gpus * args.num_machines)
+        how = {"eval_only": args.eval_only, "num_processes": num_processes}
         engine.check_config(cfg, resume=args.resume, **how)
+        cfg = cfg if args.eval_only else engine.resolve_class_alpha(cfg)
     machines = args.num_gpus, args.num_machines, args.machine_rank, args.dist_url
     return engine.launch_training(partial(main, args), cfg, *machines)
 
@@ -110,14 +113,16 @@ def register_data(data: str, val: str | None, splits: Path) -> tuple[list[str], 
 
     specs = [f"data={data}", *([f"val={val}"] if val else [])]
     names, *of_val = map(register_from_spec, specs)
-    train = "data_train" if len(names) > 1 else names[0]
+    train = "data" if names == ["data"] else "data_train"
     if train not in names:
         raise ValueError(f"{data} has no train split, it has {', '.join(names)}: use --register")
     candidates = of_val[0] if val else names
     found = [x for x in candidates if x.rpartition("_")[2] in _VAL_SPLITS]
     if found or val:
         return specs, train, (found or candidates)[0]
-    image_root = MetadataCatalog.get(train).image_root
+    metadata = MetadataCatalog.get(train)
+    image_root, content = metadata.image_root, Path(metadata.json_file).read_bytes()
+    splits = splits / hashlib.sha256(content).hexdigest()[:8]  # other data have another split
     splits.mkdir(parents=True, exist_ok=True)
     with file_lock(splits / ".lock"):
         if not (splits / "val.json").exists():  # which is written last
@@ -168,11 +173,14 @@ def train(args: argparse.Namespace, cfg: Any) -> int:
 
     from .. import engine
     from ..data.classes import save_classes
+    from ..files import atomic_write
 
     with engine.user_errors():
         trainer = engine.Trainer(cfg)
         trainer.resume_or_load(resume=args.resume)
-    if comm.is_main_process():
+    if comm.is_main_process():  # not before, as a refused command leaves the folder as it was
+        with atomic_write(Path(cfg.OUTPUT_DIR, "config.yaml"), "w") as file:
+            file.write(cfg.dump())
         save_classes(cfg, Path(cfg.OUTPUT_DIR))
         trainer.register_hooks([hooks.CallbackHook(after_train=report_if_finished)])
     _logger.info(f"everything else is in {Path(cfg.OUTPUT_DIR, 'log.txt')}")
@@ -191,14 +199,10 @@ def set_up(args: argparse.Namespace, cfg: Any) -> None:
     from detectron2.utils.env import seed_all_rng
 
     from .. import engine
-    from ..files import atomic_write
 
     rank = comm.get_rank()
     engine.set_up_logging(cfg.OUTPUT_DIR, rank=rank, verbose=args.verbose)
     _logger.debug(f"{args}\nprocess {rank} of {comm.get_world_size()}\n{collect_env_info()}\n{cfg}")
-    if rank == 0 and not args.eval_only:
-        with atomic_write(Path(cfg.OUTPUT_DIR, "config.yaml"), "w") as file:
-            file.write(cfg.dump())
     seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + rank)
     torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK and not args.eval_only
 

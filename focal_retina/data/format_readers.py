@@ -3,6 +3,7 @@ of images, numbered and escaped names, difficult objects, the angle of a box."""
 
 import itertools
 import math
+import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -38,7 +39,14 @@ def examples(names: list[str]) -> str:
 
 
 def _list_files(folder: Path, suffixes: set[str]) -> list[Path]:
-    return sorted((x for x in folder.rglob("*") if x.suffix.lower() in suffixes), key=str)
+    """Through linked folders, too; not what is hidden: copies of Jupyter's, "._" files of a Mac."""
+    found, seen = [], set()
+    for root, folders, names in os.walk(folder, followlinks=True):
+        seen.add(os.path.realpath(root))  # a link may lead back
+        entered = (x for x in folders if os.path.realpath(Path(root, x)) not in seen)
+        folders[:] = [x for x in entered if not x.startswith(".")]
+        found += [Path(root, x) for x in names if not x.startswith(".")]
+    return sorted((x for x in found if x.suffix.lower() in suffixes), key=str)
 
 
 def _list_images(folder: Path) -> list[Path]:
@@ -115,7 +123,8 @@ def plan_yolo(path: Path) -> Plan:
         bare = [str(x) for x, label in labels.items() if not label.exists()]
         notes["images have no label file, and so no objects"] = bare
         texts = itertools.chain(*(x.glob("*.txt") for x in {x.parent for x in labels.values()}))
-        unused = {str(x) for x in texts if x.name != "classes.txt"} - {*map(str, labels.values())}
+        unused = {str(x) for x in texts if x.name != "classes.txt" and x.name[0] != "."}
+        unused -= {*map(str, labels.values())}
         notes["label files have no image"] = sorted(unused - {*map(str, files)})
         found = {}
         with ThreadPoolExecutor() as pool:

@@ -47,6 +47,8 @@ def convert_to_coco(path: Path) -> tuple[dict[str, str], str]:
             classes, splits = read(notes)
             if not classes or not any(splits.values()):
                 raise ValueError(f"{path} has no {'images' if classes else 'objects of any class'}")
+            notes["splits have no images and are left out"] = [x for x in splits if not splits[x]]
+            splits = {x: images for x, images in splits.items() if images}
             for split, images in splits.items():
                 with atomic_write(folder / f"{split or 'all'}.json", "w") as copy:
                     json.dump(_to_coco(classes, images, root), copy)  # ASCII: any file name

@@ -5,7 +5,7 @@ import logging
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -24,10 +24,7 @@ def read_image(file_name: str, format: str = "BGR") -> np.ndarray:
     16 bits keep their upper 8, as in OpenCV. ValueError: pixels of 32 bits, or too many. OSError,
     SyntaxError and whatever else Pillow raises: the file is missing or damaged."""
     with PathManager.open(file_name, "rb") as file:
-        try:
-            image: Image.Image = Image.open(file)
-        except Image.DecompressionBombError as error:
-            raise ValueError(f"{error}; INPUT.MAX_IMAGE_PIXELS raises the limit") from error
+        image = open_image(file)
         is_deep = has_16_bits(image)
         image = utils._apply_exif_orientation(image)
         if is_deep:
@@ -35,6 +32,14 @@ def read_image(file_name: str, format: str = "BGR") -> np.ndarray:
         elif image.mode in ("I", "F"):
             raise ValueError(f"pixels of 32 bits (mode {image.mode}): convert them to 8 or 16 bits")
         return utils.convert_PIL_to_numpy(image, format)
+
+
+def open_image(file: IO[bytes]) -> Image.Image:
+    """Its header is read. ValueError: more pixels than :func:`limit_pixels` allows."""
+    try:
+        return Image.open(file)
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{error}; INPUT.MAX_IMAGE_PIXELS raises the limit") from error
 
 
 def has_16_bits(image: Image.Image) -> bool:

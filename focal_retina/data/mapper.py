@@ -7,6 +7,7 @@ quarter or an eighth. Flips cost nothing, as they are part of the one copy into 
 
 import importlib
 import inspect
+import io
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -21,7 +22,7 @@ from detectron2.data.transforms import augmentation_impl
 from detectron2.utils.file_io import PathManager
 from fvcore.transforms.transform import PadTransform
 
-from .images import Mapper, build_corrupt_image_guard, limit_pixels, read_image
+from .images import Mapper, build_corrupt_image_guard, limit_pixels, open_image, read_image
 from .loader import seeded
 
 # What _Size applies: views of one byte, for the most part
@@ -239,6 +240,7 @@ def _read(file_name: str, shrink: int) -> tuple[np.ndarray, int]:
         data = file.read()
     if not data.startswith(b"\xff\xd8"):
         return read_image(file_name), 1
+    open_image(io.BytesIO(data))  # which refuses too many pixels
     if b"\xff\xd9" not in data[-64:]:
         read_image(file_name)  # its end is missing: Pillow says so, OpenCV fills it with gray
     flag = cv2.IMREAD_COLOR if shrink == 1 else getattr(cv2, f"IMREAD_REDUCED_COLOR_{shrink}")

@@ -157,7 +157,13 @@ def _by_category(cfg: CfgNode, records: Records) -> dict[str, Any]:
 
 def _by_weight(cfg: CfgNode, records: Records, balance: bool) -> dict[str, NDArray[np.float64]]:
     sampler = _build_weighted_sampler(cfg, enable_category_balance=balance)
-    return {"repeat_factors": (sampler._int_part + sampler._frac_part).double().numpy()}
+    factors = (sampler._int_part + sampler._frac_part).double().numpy()
+    if len(factors) != len(records):  # Detectron2's function reads all records by itself
+        raise ValueError(
+            f"DATALOADER.SAMPLER_TRAIN {cfg.DATALOADER.SAMPLER_TRAIN} cannot leave images out: "
+            "correct them, or use RepeatFactorTrainingSampler"
+        )
+    return {"repeat_factors": factors}
 
 
 _SAMPLERS: dict[str, Callable[[CfgNode, Records], dict[str, Any]]] = {

@@ -66,6 +66,12 @@ def box_faults(boxes: np.ndarray, image_sizes: np.ndarray) -> dict[str, np.ndarr
     return faults
 
 
+@check("sets without images", "error")
+def no_image(table: AnnotationTable) -> Faults:
+    """Detectron2 stops at one"""
+    return [] if len(table.image_ids) else [0], lambda _: table.source
+
+
 @check("image sizes that are not positive", "error", skipped="image")
 def image_size(table: AnnotationTable) -> Faults:
     """boxes can't be placed in them"""

@@ -1,5 +1,6 @@
 """What stands twice in a data set, or in it and in the training set: further checks."""
 
+import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
@@ -61,8 +62,8 @@ def object_of_two_classes(table: AnnotationTable) -> Faults:
 def trained_image(table: AnnotationTable) -> Faults:
     """the evaluation is too good on them; compared: all file names, and the decoded images"""
     names, hashes = table.file_names, table.files.hashes
-    trained = {x for other in table.trained for x in other.file_names}
-    found = {i: "the same file" for i, name in enumerate(names) if name in trained}
+    trained = {os.path.abspath(x) for other in table.trained for x in other.file_names}
+    found = {i: "the same file" for i, x in enumerate(names) if os.path.abspath(x) in trained}
     decoded = [(x.file_names[i], y) for x in table.trained for i, y in x.files.hashes.items()]
     others = np.array([y for _, y in decoded], dtype=np.float32)
     for index in hashes.keys() - found.keys() if decoded else ():

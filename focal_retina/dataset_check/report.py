@@ -137,18 +137,20 @@ def check_datasets(
 def _judge(report: DatasetReport, mode: str) -> None:
     errors, warnings = report.of_degree("error"), report.of_degree("warning")
     for finding in [*errors, *warnings]:
-        _logger.info("%s: %s", report.table.source, "\n".join(finding.lines(_MAX_CASES)))
+        _logger.debug("%s: %s", report.name, "\n".join(finding.lines(_MAX_CASES)))
     if mode == "skip":
         warnings += [x for x in errors if x.check.skipped]
         errors = [x for x in errors if not x.check.skipped]
     for warning in warnings:
-        _logger.warning("%s: %s", report.table.source, warning.lines(1)[0])
+        _logger.warning("%s: %s", report.name, warning.lines(1)[0])
     if not errors:
         return
     summary = "; ".join(f"{error} (such as {error.cases[0]})" for error in errors)
     advice = "correct the annotations; focal-retina check --html FILE lists more cases"
     if all(error.check.skipped for error in errors):
         advice = "correct them, or leave them out with MODEL.FOCAL_RETINA.DATA_CHECK.MODE skip"
+        if not report.training:
+            advice += "; a faulty box of a test set then counts as missed, as in Detectron2"
     raise ValueError(f"data set {report.name!r}: {summary}: {advice}")
 
 

@@ -247,8 +247,8 @@ class FirstEstimate(hooks.HookBase):
         num_done = trainer.iter + 1 - trainer.start_iter
         if num_done == 1:
             _logger.info(f"iteration {trainer.iter + 1} of {trainer.max_iter} is done")
-        if num_done == self.ITERATIONS:
-            count = trainer.max_iter - trainer.iter - 1
+        count = trainer.max_iter - trainer.iter - 1
+        if num_done == self.ITERATIONS and count:
             seconds = count * trainer.storage.history("time").median(self.ITERATIONS)
             rest = f"{datetime.timedelta(seconds=round(seconds))}, without evaluations"
             _logger.info(f"on this machine the other {count} iterations will take about {rest}")

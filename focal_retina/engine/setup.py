@@ -18,6 +18,8 @@ from ..config_file import merge_config_file, merge_options
 from ..data import limit_pixels, register_from_spec
 from ..data.classes import announce_classes, check_classes
 from ..dataset_check import check_datasets, warn_of_unreached_objects
+from ..losses.alpha import alpha_from_config
+from ..modeling.meta_arch import class_counts_of
 from .checkpoint import SafeCheckpointer
 from .config_checks import check_best, check_keys, check_model, check_solver, check_values
 from .console import user_errors
@@ -74,6 +76,18 @@ def load_config(
     cfg.freeze()
     announce_classes(cfg)
     return resolve_precision(cfg, resume=resume)
+
+
+def resolve_class_alpha(cfg: CfgNode) -> CfgNode:
+    """``CLS_LOSS.CLASS_ALPHA`` auto as numbers: a trained model needs no training set."""
+    if cfg.MODEL.FOCAL_RETINA.CLS_LOSS.CLASS_ALPHA != "auto":
+        return cfg
+    alpha = alpha_from_config(cfg, class_counts_of(cfg))
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.FOCAL_RETINA.CLS_LOSS.CLASS_ALPHA = alpha
+    cfg.freeze()
+    return cfg
 
 
 def _open_run(source: str, opts: Sequence[str], *, trained: bool) -> tuple[str, list[str]]:
@@ -138,6 +152,8 @@ def check_config(
     """Check what can be checked before a training or an evaluation: a UserError for a wrong class
     count, unusable data and the like. With ``resume`` a checkpoint in OUTPUT_DIR takes the place of
     MODEL.WEIGHTS; ``num_processes`` is what torchrun does not say."""
+    if not (eval_only or cfg.DATASETS.TRAIN):
+        raise ValueError("DATASETS.TRAIN is empty: name a data set")
     check_values(cfg)
     check_model(cfg)
     check_keys(cfg)

@@ -70,6 +70,9 @@ class Trainer(DefaultTrainer):
 
         model = self.build_model(cfg)
         prepare_for_training(model, precision=precision, device=cfg.MODEL.DEVICE)
+        device_ids = None if cfg.MODEL.DEVICE == "cpu" else [comm.get_local_rank()]
+        # First, as it gives all processes the same weights, which the average begins with
+        parallel = create_ddp_model(model, broadcast_buffers=False, device_ids=device_ids)
         self._average = hooks.WeightAverage(model, cfg.MODEL.FOCAL_RETINA.EMA_DECAY)
         self.evaluated = self._average.evaluated
         folder, period = Path(cfg.OUTPUT_DIR), cfg.MODEL.FOCAL_RETINA.GRADIENT_CHECK_PERIOD
@@ -77,9 +80,7 @@ class Trainer(DefaultTrainer):
         optimizer = self.build_optimizer(cfg, model)
         data_loader = self.build_train_loader(cfg)
         self._settings = settings_of(cfg, getattr(data_loader, "num_images", None))
-        device_ids = None if cfg.MODEL.DEVICE == "cpu" else [comm.get_local_rank()]
-        model = create_ddp_model(model, broadcast_buffers=False, device_ids=device_ids)
-        self._trainer = STEP_TRAINERS[precision](model, data_loader, optimizer)
+        self._trainer = STEP_TRAINERS[precision](parallel, data_loader, optimizer)
         self._trainer.register_hooks([self._guard])
 
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
@@ -179,7 +180,7 @@ class Trainer(DefaultTrainer):
         """Detectron2's hooks in its order, see the class."""
         cfg, model, is_main = self.cfg, self._average.model, comm.is_main_process()
         pictures = None
-        if cfg.VIS_PERIOD > 0 and cfg.MODEL.META_ARCHITECTURE == "FocalRetinaNet" and is_main:
+        if cfg.VIS_PERIOD > 0 and isinstance(model, FocalRetinaNet) and is_main:
             pictures = TrainingPictures(model, period=cfg.VIS_PERIOD, input_format=cfg.INPUT.FORMAT)
         writers = self.build_writers() if is_main else []
         metrics_file = Path(cfg.OUTPUT_DIR, "metrics.json")
@@ -217,6 +218,9 @@ class Trainer(DefaultTrainer):
 
     def _evaluate(self) -> dict[str, Any]:
         self._checkpoint_hook.gather_rng_states()
+        if comm.get_world_size() > 1:
+            for buffer in self.evaluated.buffers():  # batch normalization's: the checkpoint's
+                torch.distributed.broadcast(buffer, 0)
         try:
             with self._stop.evaluation():
                 self._last_eval_results = self.test(self.cfg, self.evaluated)
@@ -261,7 +265,7 @@ class Trainer(DefaultTrainer):
         super().before_train()
         if self.start_iter > 0:
             self.iter = self.storage.iter = self.start_iter - 1
-            if self.start_iter == self.max_iter:  # a kill may have come before model_final.pth
+            if self.start_iter >= self.max_iter:  # a kill may have come before model_final.pth
                 self._checkpoint_hook.step(self.iter)
             for hook in self._hooks[self._hooks.index(self._checkpoint_hook) + 1 :]:
                 hook.after_step()
@@ -293,7 +297,12 @@ class Trainer(DefaultTrainer):
         # A checkpoint of Detectron2 has no settings, random states and seed.
         check_settings(state_dict.get("settings", {}), self._settings)
         solver = [{**group} for group in self.optimizer.param_groups]
-        super().load_state_dict(state_dict)
+        try:
+            super().load_state_dict(state_dict)
+        except ValueError as error:  # torch's, which names no key
+            keys = "MODEL.BACKBONE.FREEZE_AT, SOLVER.WEIGHT_DECAY_* and SOLVER.BIAS_LR_FACTOR"
+            problem = f"--resume cannot regroup the parameters ({error})"
+            raise ValueError(f"{problem}: leave {keys}") from error
         restore_solver(solver, self.optimizer, self.scheduler)
         if "data_loader" in state_dict and isinstance(self.data_loader, data.TrainLoader):
             self.data_loader.seed = state_dict["data_loader"]["seed"]

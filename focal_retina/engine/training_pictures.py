@@ -45,7 +45,8 @@ class TrainingPictures(HookBase):
 
     @torch.no_grad()
     def after_step(self) -> None:
-        if self.trainer.iter % self._period:
+        # At resume, the batch of the iteration before is gone.
+        if self.trainer.iter % self._period or not self._batch:
             return
         model, batch = self._model, self._batch
         model.eval()

@@ -59,7 +59,7 @@ def alpha_from_config(cfg: Any, class_counts: Sequence[int] | None) -> Alpha:
     if not class_alpha:
         return alpha
     values = class_counts if class_alpha == "auto" else class_alpha
-    if values is None or isinstance(values, str):
+    if not isinstance(values, Sequence) or any(isinstance(x, str) for x in values):
         raise ValueError(
             f"{key} is {class_alpha!r}: give nothing, a list of numbers, or 'auto' with the class "
             "counts: build_cls_loss(cfg, class_counts=…)"

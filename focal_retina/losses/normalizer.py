@@ -74,7 +74,7 @@ class EmaNormalizer(nn.Module):
 
     def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        if self.ema.item() == self.initial:
+        if self.ema.is_meta or self.ema.item() == self.initial:
             del destination[prefix + "ema"]
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
@@ -130,7 +130,8 @@ def normalized_loss(
     anchors: list[Tensor],
 ) -> Tensor:
     """Call a loss and divide by what a normalizer returned, 0-dim, or (N,) image by image; returns
-    a 0-dim tensor. The loss's own count is summed over all workers, which must each call."""
+    a 0-dim tensor. The loss's own count of a batch is summed over all workers, which must each
+    call."""
     parts = [(logits, labels, normalizer)]
     if normalizer.dim() == 1:
         parts = [
@@ -141,7 +142,9 @@ def normalized_loss(
     for x, y, divisor in parts:
         total, count = call_loss(loss, x, y, divisor, anchors)
         if count is not None:
-            total = total / (BatchNormalizer()(count) * len(parts))
+            is_own = normalizer.dim() == 1  # an image's, which is no other worker's
+            mean = count.clamp(min=1) if is_own else BatchNormalizer()(count)
+            total = total / (mean * len(parts))
         elif not getattr(loss, "takes_normalizer", False):
             total = total / divisor
         quotients.append(total)

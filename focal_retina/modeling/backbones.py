@@ -147,9 +147,10 @@ class EfficientNetLite0(Backbone):
         names = list(_STAGES)[: list(_STAGES).index(self._out_features[-1]) + 1]
         self.stages = nn.ModuleDict({n: nn.Sequential(*blocks[_STAGES[n][0]]) for n in names})
         self.stages["stem"] = nn.Sequential(*stem, *blocks[_STAGES["stem"][0]])
-        for name in names[:freeze_at]:
+        frozen = names[: max(freeze_at, 0)]
+        for name in frozen:
             self.stages[name].requires_grad_(False)
-        for name in names if norm == "FrozenBN" else names[:freeze_at]:
+        for name in names if norm == "FrozenBN" else frozen:
             FrozenBatchNorm2d.convert_frozen_batchnorm(self.stages[name])
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:

@@ -36,14 +36,21 @@ from .postprocess import Candidates, DensePostprocessor
 from .predictions import DensePredictions, LabeledPredictions
 
 
+def class_counts_of(cfg: CfgNode) -> list[int]:
+    """Objects of each class in DATASETS.TRAIN."""
+    records = chain.from_iterable(map(DatasetCatalog.get, cfg.DATASETS.TRAIN))
+    return count_objects(records, cfg.MODEL.RETINANET.NUM_CLASSES)
+
+
 @META_ARCH_REGISTRY.register()
 class FocalRetinaNet(DenseDetector):
     """RetinaNet (Lin et al., ICCV 2017), a drop-in for :class:`detectron2.modeling.RetinaNet`.
 
     With the default config it has the state dict, losses, gradients and detections of Detectron2's
-    model, with two exceptions: an object of zero area matches no anchor, and a class outside [0, K)
-    is an error. That holds for yaml and weights. The constructor's arguments are its own, so in a
-    LazyConfig take the model of ``configs/lazy``: a new ``_target_`` alone won't do.
+    model, with two exceptions: an object of zero area, or one that overlaps no anchor, matches
+    nothing, and a class outside [0, K) is an error. That holds for yaml and weights. The
+    constructor's arguments are its own, so in a LazyConfig take the model of ``configs/lazy``: a
+    new ``_target_`` alone won't do.
     """
 
     @configurable
@@ -105,10 +112,8 @@ class FocalRetinaNet(DenseDetector):
     def from_config(cls, cfg: CfgNode) -> dict:
         cfg = with_focal_retina_defaults(cfg)
         retinanet, options = cfg.MODEL.RETINANET, cfg.MODEL.FOCAL_RETINA
-        class_counts = None
-        if options.CLS_LOSS.CLASS_ALPHA == "auto":
-            records = chain.from_iterable(map(DatasetCatalog.get, cfg.DATASETS.TRAIN))
-            class_counts = count_objects(records, retinanet.NUM_CLASSES)
+        is_auto = options.CLS_LOSS.CLASS_ALPHA == "auto"
+        class_counts = class_counts_of(cfg) if is_auto else None
         # In Detectron2's order, so that one seed gives both models the same initial weights.
         backbone = build_backbone(cfg)
         feature_shapes = feature_shapes_of(backbone, retinanet.IN_FEATURES)

@@ -35,7 +35,7 @@ def can_run_on_patches(layers: Sequence[nn.Module]) -> bool:
         or (
             isinstance(layer, nn.Conv2d)
             and (layer.kernel_size, layer.stride, layer.padding) == ((3, 3), (1, 1), (1, 1))
-            and (layer.dilation, layer.padding_mode) == ((1, 1), "zeros")
+            and (layer.dilation, layer.padding_mode, layer.groups) == ((1, 1), "zeros", 1)
             and getattr(layer, "norm", None) is getattr(layer, "activation", None) is None
         )
         for layer in layers

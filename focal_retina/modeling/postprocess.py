@@ -51,11 +51,15 @@ class DensePostprocessor:
         self.nms_thresh = nms_thresh
         self.max_detections = max_detections
         self.class_agnostic_nms = class_agnostic_nms
-        probability = torch.tensor(score_thresh, dtype=torch.float64, device="cpu")
-        self._logit_thresh = probability.logit(eps=0.0).item()
-        if math.isfinite(self._logit_thresh):
-            # Room for its rounding to the dtype of the logits, which is bf16's 8 bits at worst.
-            self._logit_thresh -= 1e-2 * (1 + abs(self._logit_thresh))
+
+    @property
+    def _logit_thresh(self) -> float:
+        """That of ``score_thresh``, which may be set later, and room for its rounding to the dtype
+        of the logits, which is bf16's 8 bits at worst."""
+        if not 0 < self.score_thresh < 1:
+            return math.copysign(math.inf, self.score_thresh - 0.5)
+        logit = math.log(self.score_thresh / (1 - self.score_thresh))
+        return logit - 1e-2 * (1 + abs(logit))
 
     def __call__(
         self,

@@ -16,6 +16,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ..config_file import config_hash, merge_options
+from ..dataset_check.table import is_generated
 
 # Tuning draws other seeds than the test does, so that the test is of fresh ones.
 _FIRST_TUNING_SEED = 1001
@@ -151,6 +152,8 @@ class CodeInputs:
     def fingerprint(self, cfg: CfgNode) -> list[str]:
         """--register, and the contents of the imported files and of the data sets' annotations."""
         datasets = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
+        for name in filter(is_generated, datasets):
+            DatasetCatalog.get(name)  # which writes the file, where nothing has used it yet
         annotations = [MetadataCatalog.get(name).get("json_file", "") for name in datasets]
         paths = [Path(x) for x in (*self.imports, *annotations)]
         return [*self.register, *(_sha256(x, x.stat().st_mtime_ns) for x in paths if x.is_file())]

@@ -1,8 +1,10 @@
 """train --data: the sets, classes and recipe that a train_net.py command would name."""
 
+import itertools
 import json
 
 import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from focal_retina.commands import make_parser
 from focal_retina.commands.train import expand_data
@@ -19,7 +21,7 @@ def expand(tiny_coco, tmp_path, monkeypatch):
     return call
 
 
-def test_a_fifth_is_set_aside_once(expand, tmp_path):
+def test_a_fifth_is_set_aside_once(expand, tiny_coco, tmp_path):
     config_file, register, opts = expand()
     assert config_file.endswith("configs/finetune/efficientnet_lite0.yaml")
     assert [x.partition("=")[0] for x in register] == ["train", "val"]
@@ -29,12 +31,19 @@ def test_a_fifth_is_set_aside_once(expand, tmp_path):
         "DATASETS.TEST": '("val",)',
         "OUTPUT_DIR": "output/photos",
     }
-    files = [tmp_path / f"output/photos/splits/{x}.json" for x in ("train", "val")]
+    (folder,) = tmp_path.glob("output/photos/splits/*")
+    files = [folder / f"{x}.json" for x in ("train", "val")]
     first = [x.read_text() for x in files]
     assert [len(json.loads(x)["images"]) for x in first] == [4, 2]  # one of each class
     files[1].unlink()  # as if killed amid them
     assert expand() == (config_file, register, opts)
     assert [x.read_text() for x in files] == first
+    for catalog, name in itertools.product((DatasetCatalog, MetadataCatalog), ("train", "val")):
+        catalog.pop(name)  # as in another process
+    DatasetCatalog.pop("data")
+    content = json.loads(tiny_coco[0].read_text())
+    tiny_coco[0].write_text(json.dumps({**content, "info": {}}))
+    assert expand()[1] != register  # other data, another split
 
 
 def test_what_the_user_says_stays(expand, tiny_coco, tmp_path):

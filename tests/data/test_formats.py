@@ -175,6 +175,17 @@ def test_splits_and_names_of_yolo(tmp_path):
     assert [len(x["annotations"]) for x in DatasetCatalog.get("mine_train")] == [0]
 
 
+def test_linked_folders_are_read_and_hidden_ones_not(tmp_path):
+    real = put(tmp_path / "real", {"images/b.jpg": None, "labels/b.txt": ROW})
+    files = {"images/a.jpg": None, "labels/a.txt": ROW, "images/.copies/a.jpg": None}
+    put(tmp_path / "set", files | {YAML: "names: [no, cat]\ntrain: images"})
+    for kind in ("images", "labels"):
+        (tmp_path / f"set/{kind}/linked").symlink_to(real / kind)
+    (tmp_path / "set/images/loop").symlink_to(tmp_path / "set/images")
+    ((_, images),) = convert(tmp_path / "set").values()
+    assert [*images] == ["images/a.jpg", "images/linked/b.jpg"]
+
+
 # --- Pascal VOC and CVAT ---
 
 
@@ -233,6 +244,9 @@ def test_splits_of_voc(tmp_path, caplog):
     }
     for part in ("have no xml (none)", "in no list of ImageSets/Main (d)", "are left out (e)"):
         assert part in caplog.messages[-1]
+    put(tmp_path, {"ImageSets/Main/val.txt": "", "Annotations/._a.xml": "a Mac's"})
+    assert [*convert(tmp_path)] == ["train"]
+    assert "1 splits have no images and are left out (val)" in caplog.messages[-1]
     roboflow = {"train/a.xml": voc(voc_object(3, 1, 1, 3)), "valid/a.xml": voc()}
     assert [*convert(put(tmp_path / "other", roboflow))] == ["train", "valid"]
 

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from focal_retina.data.loader import TrainLoader, build_train_loader, seeded
-from focal_retina.data.schedule import TrainingSchedule
+from focal_retina.data.schedule import TrainingSchedule, build_schedule
 
 NUM_IMAGES = 10
 
@@ -166,6 +166,16 @@ def test_samplers_of_detectron2(cfg):
     cfg.DATASETS.TRAIN_REPEAT_FACTOR = [("loader_test", 2.0)]
     counts = np.bincount(list(itertools.chain(*indices(cfg, 4))))
     assert counts.tolist() == [2] * 8
+
+
+def test_a_weighted_sampler_and_images_left_out(cfg):
+    """Its key has a default, which Detectron2 lacks."""
+    records = [x for x in DatasetCatalog.get("loader_test") if x["annotations"]]
+    cfg.DATALOADER.SAMPLER_TRAIN = "WeightedTrainingSampler"
+    assert cfg.DATASETS.TRAIN_REPEAT_FACTOR == []
+    build_schedule(cfg, records)
+    with pytest.raises(ValueError, match="WeightedTrainingSampler cannot leave images out"):
+        build_schedule(cfg, records[1:])
 
 
 def test_unknown_sampler_and_empty_subset(cfg):

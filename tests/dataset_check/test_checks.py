@@ -116,6 +116,7 @@ FAULTS = [
     (lambda c: c["categories"].append({"id": 9, "name": "x"}), "class_without_objects", "9, x"),
     (first("categories", 1, name="cat"), "same_name", "categories 3, 8, cat"),
     (lambda c: c["annotations"].pop(), "empty_images", "5.jpg, image 6"),
+    (lambda c: c.update(images=[], annotations=[]), "no_image", "json"),
 ]
 
 
@@ -241,7 +242,7 @@ def test_images_of_the_training_set_are_found_in_another(tiny_coco, register, tm
         other = np.rot90(pixels, 1 + i % 3) if i > 2 else pixels
         Image.fromarray(other).save(copies / image["file_name"], quality=70)
     (copies / "1.jpg").write_bytes((folder / "1.jpg").read_bytes())
-    content["images"][0]["file_name"] = str(folder / "0.jpg")
+    content["images"][0]["file_name"] = f"{folder}/../{folder.name}/0.jpg"
     (tmp_path / "val.json").write_text(json.dumps(content))
     register_coco_json("val", str(tmp_path / "val.json"), str(copies))
     train, val = check_datasets(["tiny"], ["val", "tiny"], mode="error", num_decoded=-1)

@@ -229,9 +229,13 @@ def test_changes_at_resume_are_obeyed_or_refused(training, tmp_path):
     options = {"SEED": -1}
     training("out", options=options, before=terminate)
     seed = load_seed(tmp_path / "out" / "model_0000008.pth")
+    config = (tmp_path / "out" / "config.yaml").read_text()
     for key, value in {"SEED": 3, "MODEL.FOCAL_RETINA.OPTIMIZER": "AdamW"}.items():
         said = training("out", options={**options, key: value}, status=2)
         assert f"--resume cannot change {key} " in said.splitlines()[-1]
+        assert (tmp_path / "out" / "config.yaml").read_text() == config
+    said = training("out", options={**options, "SOLVER.WEIGHT_DECAY_BIAS": 0.001}, status=2)
+    assert "cannot regroup the parameters" in said.splitlines()[-1]
     said = training("out", options={**options, "MODEL.FPN.OUT_CHANNELS": 16}, status=2)
     assert "another shape" in said.splitlines()[-1]
     options |= {"SOLVER.BASE_LR": 0.001, "SOLVER.MOMENTUM": 0.5, "SOLVER.IMS_PER_BATCH": 4}

@@ -34,7 +34,7 @@ def spoil(tiny_coco):
 
 
 def test_spoiled_data_stop_before_the_first_iteration(set_up, spoil, caplog):
-    caplog.set_level("INFO", "focal_retina")
+    caplog.set_level("DEBUG", "focal_retina")
     with pytest.raises(UserError, match="'tiny': boxes with NaN.*4.jpg, annotation 5") as error:
         set_up()
     assert "\n" not in str(error.value)

@@ -98,6 +98,8 @@ def test_config_asks_for_class_alphas_and_its_errors_name_the_key():
         ("auto", [1, 2, 3], "has 3 values, but MODEL.RETINANET.NUM_CLASSES is 2"),
         ([0.5], None, "has 1 values"),
         ("inverse", None, "is 'inverse'"),
+        (0.3, None, "is 0.3: give"),
+        ([0.5, "x"], None, "is \\[0.5, 'x'\\]: give"),
     ):
         node.CLASS_ALPHA = value
         with pytest.raises(ValueError, match=f"MODEL.FOCAL_RETINA.CLS_LOSS.CLASS_ALPHA {message}"):

@@ -93,7 +93,7 @@ def test_convolution_pads_as_the_packages(package, height, width, kernel_size, s
 
 @pytest.mark.usefixtures("package")
 @pytest.mark.parametrize("norm", ["FrozenBN", "BN"])
-@pytest.mark.parametrize("freeze_at", range(6))
+@pytest.mark.parametrize("freeze_at", range(-1, 6))
 def test_freeze_at_counts_stages_from_the_stem(freeze_at, norm):
     backbone = EfficientNetLite0(
         out_features=["res5"], norm=norm, freeze_at=freeze_at, pretrained=False

@@ -60,18 +60,26 @@ def test_gives_way_to_whole_maps_where_many_cells_are_wanted():
 def test_which_layers_can_run_on_patches():
     conv = {"in_channels": 2, "out_channels": 2, "kernel_size": 3, "padding": 1}
     assert can_run_on_patches([nn.Conv2d(**conv), nn.ReLU()])
-    for other in ({"stride": 2}, {"padding": 0}, {"padding_mode": "reflect"}, {"kernel_size": 1}):
+    assert not can_run_on_patches([nn.Conv2d(**conv, padding_mode="reflect")])
+    for other in ({"stride": 2}, {"padding": 0}, {"kernel_size": 1}, {"groups": 2}):
         assert not can_run_on_patches([nn.ReLU(), nn.Conv2d(**{**conv, **other})])
     assert not can_run_on_patches([nn.GroupNorm(1, 2)])
 
 
-@pytest.mark.parametrize("on_patches", [True, False])
-def test_head_predicts_positives_as_it_predicts_all_anchors(on_patches):
+class DoublingHead(FocalRetinaNetHead):
+    def forward(self, features):
+        logits, deltas = super().forward(features)
+        return logits, [2 * x for x in deltas]
+
+
+@pytest.mark.parametrize(
+    "cls, on_patches",
+    [(FocalRetinaNetHead, True), (FocalRetinaNetHead, False), (DoublingHead, True)],
+)
+def test_head_predicts_positives_as_it_predicts_all_anchors(cls, on_patches):
     torch.manual_seed(0)
     shapes = [ShapeSpec(channels=CHANNELS, stride=8)] * len(SIZES)
-    head = FocalRetinaNetHead(
-        input_shape=shapes, num_classes=2, num_anchors=3, conv_dims=[CHANNELS, CHANNELS]
-    )
+    head = cls(input_shape=shapes, num_classes=2, num_anchors=3, conv_dims=[CHANNELS, CHANNELS])
     features = make_features()
     if not on_patches:  # an output depends on more than the cells next to it
         head.bbox_subnet.insert(1, nn.GroupNorm(1, CHANNELS))

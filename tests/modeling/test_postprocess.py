@@ -52,7 +52,10 @@ def detectron2_inference(anchors, logits, deltas, options):
 def test_equals_detectron2(seed, num_classes, options):
     anchors, logits, deltas = make_predictions(seed, num_classes)
     expected = detectron2_inference(anchors, logits, deltas, options)
-    postprocessor = DensePostprocessor(box2box_transform=TRANSFORM, **options)
+    postprocessor = DensePostprocessor(
+        box2box_transform=TRANSFORM, **{**options, "score_thresh": 0.9}
+    )
+    postprocessor.score_thresh = options["score_thresh"]  # as Detectron2's may be set later
     of_batch = [x[None] for x in logits], [x[None] for x in deltas]
     (actual,) = postprocessor(anchors, *of_batch, [(100, 120)])
     assert actual.image_size == expected.image_size

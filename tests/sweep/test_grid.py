@@ -3,7 +3,7 @@
 from dataclasses import fields, replace
 
 import pytest
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from helpers import ROOT, default_cfg
 
 from focal_retina.sweep.grid import (
@@ -147,6 +147,11 @@ def test_hash_is_of_everything_that_changes_the_numbers(cfg, tmp_path):
     file = tmp_path / "loss.py or test.json"
     hashes = [digest(), digest("SOLVER.MOMENTUM", 0.5), digest(register=("a=b:c",))]
     assert digest("OUTPUT_DIR", "elsewhere") == hashes[0]
+    generated = tmp_path / "generated.json"
+    DatasetCatalog.register("generated", lambda: generated.write_text("[]"))
+    MetadataCatalog.get("generated").set(json_file=str(generated), generated=True)
+    before, after = (digest("DATASETS.TEST", ("generated",)) for _ in range(2))
+    assert before == after  # although the first call has made its file
     for content in ("1", "2"):
         file.write_text(content)
         hashes.append(digest(imports=(str(file),)))
