@@ -106,6 +106,8 @@ class CocoWriter:
     Ids of images count from 1; a frame of a video has its number as ``frame``."""
 
     def __init__(self, path: Path, meta: ModelMeta):
+        if path.is_dir():
+            raise UserError(f"--json {path}: it is a folder: name a file")
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path, self._meta = path, meta
         # On the disk until the end: thousands of images, or a day of a webcam, fill no memory.

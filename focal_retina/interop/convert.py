@@ -32,6 +32,7 @@ _SAME_MEAN = 1e-2  # of values of 0 to 255
 _FIXED = [  # what a library computes one way, unless it is free
     "MODEL.RETINANET.NORM",
     "MODEL.FPN.NORM",
+    "MODEL.FPN.FUSE_TYPE",
     "MODEL.RETINANET.NUM_CONVS",
     "MODEL.FOCAL_RETINA.TOP_BLOCK.IN_FEATURE",
     "MODEL.FOCAL_RETINA.TOP_BLOCK.RELU",

@@ -150,12 +150,13 @@ class CodeInputs:
         return [f"--register={x}" for x in self.register] + [f"--import={x}" for x in self.imports]
 
     def fingerprint(self, cfg: CfgNode) -> list[str]:
-        """--register, and the contents of the imported files and of the data sets' annotations."""
+        """--register, and the contents of the imported files, of the data sets' annotations and of
+        MODEL.WEIGHTS."""
         datasets = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
         for name in filter(is_generated, datasets):
             DatasetCatalog.get(name)  # which writes the file, where nothing has used it yet
         annotations = [MetadataCatalog.get(name).get("json_file", "") for name in datasets]
-        paths = [Path(x) for x in (*self.imports, *annotations)]
+        paths = [Path(x) for x in (*self.imports, *annotations, cfg.MODEL.WEIGHTS)]
         return [*self.register, *(_sha256(x, x.stat().st_mtime_ns) for x in paths if x.is_file())]
 
 
@@ -185,7 +186,9 @@ def plan_tuning(
     ``datasets`` are DATASETS.TEST meanwhile. A ValueError says that they are those of the test."""
     tuning = sweep.tuning
     if tuning is None:
+        _require(not datasets, f"--tune-on: {sweep.name} has no key 'tuning'")
         return []
+    _require(len(datasets) < 2, f"--tune-on {datasets}: give one data set, whose AP chooses")
     hint = "give --tune-on a data set other than DATASETS.TEST"
     is_other = datasets and not {*datasets} & {*base.DATASETS.TEST}
     _require(is_other, f"{sweep.name} tunes {tuning.key}: {hint}")

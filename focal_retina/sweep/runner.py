@@ -157,6 +157,8 @@ class TrialRunner:
         """Measure where the loss of trained models is, unless it is known already. Returns those
         that could not be measured; console.txt in :data:`LOSS_FOLDER` says why."""
         missing = [x for x in results if not read_loss_cdf(self.root / x.directory / LOSS_FOLDER)]
+        if not missing:
+            return []
         waiting = [self._measure(result) for result in missing]
         for _ in tqdm(missing, desc="loss distributions", unit="model"):
             _, waiting = ray.wait(waiting)

@@ -37,6 +37,8 @@ def run_sweep(
     """
     if not seeds:
         raise ValueError("a sweep needs at least one seed")
+    if not base.DATASETS.TEST:
+        raise ValueError("DATASETS.TEST is empty: a sweep compares the AP on it")
     directory = runner.root / sweep.name
     directory.mkdir(parents=True, exist_ok=True)
     in_use = f"another sweep is running in {runner.root}: give --output another"
@@ -77,11 +79,15 @@ def choose_tuned(sweep: Sweep, results: Sequence[TrialResult]) -> dict[str, Any]
 
 
 def git_commit(root: Path) -> str:
-    """Commit of the checkout at ``root``, with "+" where files differ from it; "" if it is none."""
+    """Commit of the checkout at ``root``, with "+" where files differ from it; "" if it is none, or
+    git is missing or refuses, as it does where another user owns the files."""
     if not (root / ".git").exists():
         return ""
     command = ["git", "-C", str(root), "describe", "--always", "--abbrev=40", "--exclude=*"]
-    found = subprocess.run([*command, "--dirty=+"], capture_output=True, text=True, check=True)
+    try:
+        found = subprocess.run([*command, "--dirty=+"], capture_output=True, text=True)
+    except OSError:
+        return ""
     return found.stdout.strip()
 
 

@@ -121,13 +121,16 @@ def test_tuning_and_test_do_not_share_seeds_nor_data(cfg):
     "datasets, message",
     [
         ([], "give --tune-on a data set"),
-        (["coco_2014_val", "test"], "other than DATASETS.TEST"),
+        (["test"], "other than DATASETS.TEST"),
+        (["coco_2014_val", "coco_2014_train"], "give one data set"),
         (["none"], r"--tune-on \['none'\]: it is not registered"),
     ],
 )
 def test_nothing_is_chosen_on_the_data_of_the_test(cfg, datasets, message):
     with pytest.raises(ValueError, match=message):
         plan_tuning(SWEEP, cfg, NO_INPUTS, datasets)
+    with pytest.raises(ValueError, match="table has no key 'tuning'"):
+        plan_tuning(replace(SWEEP, tuning=None), cfg, NO_INPUTS, ["coco_2014_val"])
 
 
 def test_a_trial_is_the_base_with_its_rows_overrides_and_seed(cfg):
@@ -159,7 +162,8 @@ def test_hash_is_of_everything_that_changes_the_numbers(cfg, tmp_path):
     for content in ("3", "4"):
         file.write_text(content)
         hashes.append(digest())
-    assert len(set(hashes)) == 7
+        hashes.append(digest("MODEL.WEIGHTS", str(file)))
+    assert len(set(hashes)) == 9
 
 
 @pytest.mark.parametrize("key", ["MODEL.NO_SUCH", "TEST.PATIENCE"])

@@ -37,7 +37,8 @@ class DoneTrials:
 def run(tmp_path):
     def call(sweep, **options):
         about = {"base_config": "base.yaml", "command": "sweep"}
-        return run_sweep(sweep, default_cfg(), DoneTrials(tmp_path), [4, 3], about, **options)
+        cfg = default_cfg("DATASETS.TEST", ("test",))
+        return run_sweep(sweep, cfg, DoneTrials(tmp_path), [4, 3], about, **options)
 
     return call
 
@@ -61,6 +62,12 @@ def test_a_loss_that_was_not_measured_is_an_error_after_the_report(run, tmp_path
     assert (tmp_path / "table" / "report.html").stat().st_size > 0
 
 
+def test_without_test_data_nothing_is_trained(tmp_path):
+    cfg, runner = default_cfg("DATASETS.TEST", ()), DoneTrials(tmp_path)
+    with pytest.raises(ValueError, match="DATASETS.TEST is empty"):
+        run_sweep(SWEEP, cfg, runner, [1], {})
+
+
 def test_two_sweeps_do_not_share_a_folder(run, tmp_path):
     with file_lock(tmp_path / ".lock"), pytest.raises(ValueError, match="another sweep is running"):
         run(SWEEP)
@@ -82,7 +89,7 @@ def test_a_result_file_of_an_earlier_version_is_read(tmp_path):
     assert read_result(tmp_path / "result.json").metrics == {"AP": 9.9}
 
 
-def test_the_commit_says_whether_the_checkout_is_changed(tmp_path):
+def test_the_commit_says_whether_the_checkout_is_changed(tmp_path, monkeypatch):
     def git(*arguments):
         who = ("-c", "user.name=a", "-c", "user.email=a@b")
         return subprocess.check_output(["git", *who, *arguments], cwd=tmp_path, text=True).strip()
@@ -95,3 +102,7 @@ def test_the_commit_says_whether_the_checkout_is_changed(tmp_path):
     assert git_commit(tmp_path) == head
     (tmp_path / "file").write_text("b")
     assert git_commit(tmp_path) == f"{head}+"
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    assert git_commit(tmp_path) == ""
+    monkeypatch.setenv("PATH", "")
+    assert git_commit(tmp_path) == ""
