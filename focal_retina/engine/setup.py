@@ -78,6 +78,7 @@ def load_config(
     return resolve_precision(cfg, resume=resume)
 
 
+@user_errors()
 def resolve_class_alpha(cfg: CfgNode) -> CfgNode:
     """``CLS_LOSS.CLASS_ALPHA`` auto as numbers: a trained model needs no training set."""
     if cfg.MODEL.FOCAL_RETINA.CLS_LOSS.CLASS_ALPHA != "auto":

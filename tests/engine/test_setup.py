@@ -8,7 +8,7 @@ from helpers import QUICKSTART, ZOO, make_run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from focal_retina.engine import UserError, load_config, setup_config
+from focal_retina.engine import UserError, load_config, resolve_class_alpha, setup_config
 
 TINY = ["DATASETS.TRAIN", "('tiny',)", "DATASETS.TEST", "()", "MODEL.RETINANET.NUM_CLASSES", "2"]
 
@@ -44,6 +44,20 @@ def test_spoiled_data_stop_before_the_first_iteration(set_up, spoil, caplog):
 @pytest.mark.parametrize("mode", ["skip", "off"])
 def test_by_flag_they_do_not(set_up, spoil, mode):
     assert set_up("MODEL.FOCAL_RETINA.DATA_CHECK.MODE", mode).is_frozen()
+
+
+def test_class_alpha_auto_becomes_numbers(set_up):
+    """Three objects of each class have the scalar's α; a class without objects is one line."""
+    auto = ("MODEL.FOCAL_RETINA.CLS_LOSS.CLASS_ALPHA", "auto")
+    cfg = resolve_class_alpha(set_up(*auto))
+    assert pytest.approx([0.25, 0.25]) == cfg.MODEL.FOCAL_RETINA.CLS_LOSS.CLASS_ALPHA
+    assert resolve_class_alpha(cfg) is cfg
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.FOCAL_RETINA.CLS_LOSS.CLASS_ALPHA = "auto"
+    cfg.MODEL.RETINANET.NUM_CLASSES = 3
+    with pytest.raises(UserError, match="2"):
+        resolve_class_alpha(cfg)
 
 
 def test_only_what_is_evaluated_is_checked_for_an_evaluation(set_up, spoil):
