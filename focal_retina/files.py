@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO[Any]]:
@@ -37,6 +39,16 @@ def atomic_write(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO[Any]]
 def write_json(path: Path, content: object, *, indent: int | None = 1) -> None:
     with atomic_write(path, "w") as file:
         file.write(json.dumps(content, indent=indent, ensure_ascii=False) + "\n")
+
+
+def annotation_file(dataset_name: str) -> str:
+    """The json of a registered data set, "" where it has none. That of a generated set is written
+    where nothing has asked for its records yet."""
+    metadata = MetadataCatalog.get(dataset_name)
+    path = metadata.get("json_file", "")
+    if metadata.get("generated") and not os.path.isfile(path):
+        DatasetCatalog.get(dataset_name)
+    return path
 
 
 @contextlib.contextmanager

@@ -238,6 +238,5 @@ def test_the_figures_axis_is_what_the_rows_change(name, key):
 def test_the_tuned_rates_enclose_the_recipes_own():
     sweep = read_sweep(LOSSES)
     assert sweep.tuning is not None and sweep.tuning.key == "SOLVER.BASE_LR"
-    assert (
-        min(sweep.tuning.values) < load(base_of(LOSSES)).SOLVER.BASE_LR < max(sweep.tuning.values)
-    )
+    rates = sweep.tuning.values
+    assert min(rates) < load(base_of(LOSSES)).SOLVER.BASE_LR < max(rates)

@@ -43,9 +43,9 @@ def _list_files(folder: Path, suffixes: set[str]) -> list[Path]:
     found, seen = [], set()
     for root, folders, names in os.walk(folder, followlinks=True):
         seen.add(os.path.realpath(root))  # a link may lead back
-        entered = (x for x in folders if os.path.realpath(Path(root, x)) not in seen)
-        folders[:] = [x for x in entered if not x.startswith(".")]
-        found += [Path(root, x) for x in names if not x.startswith(".")]
+        unseen = (x for x in folders if os.path.realpath(Path(root, x)) not in seen)
+        folders[:] = [x for x in unseen if x[0] != "."]
+        found += [Path(root, x) for x in names if x[0] != "."]
     return sorted((x for x in found if x.suffix.lower() in suffixes), key=str)
 
 
@@ -124,8 +124,9 @@ def plan_yolo(path: Path) -> Plan:
         notes["images have no label file, and so no objects"] = bare
         texts = itertools.chain(*(x.glob("*.txt") for x in {x.parent for x in labels.values()}))
         unused = {str(x) for x in texts if x.name != "classes.txt" and x.name[0] != "."}
-        unused -= {*map(str, labels.values())}
-        notes["label files have no image"] = sorted(unused - {*map(str, files)})
+        notes["label files have no image"] = sorted(
+            unused - {*map(str, (*labels.values(), *files))}
+        )
         found = {}
         with ThreadPoolExecutor() as pool:
             for image, size in zip(labels, pool.map(_read_size, labels), strict=True):

@@ -14,7 +14,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 from detectron2.utils.events import CommonMetricPrinter, get_event_storage
 
@@ -125,9 +124,8 @@ def set_up_logging(output_dir: str | None = None, *, rank: int = 0, verbose: boo
         handlers.append(_ConsoleHandler(verbose=verbose))
         handlers[0].setFormatter(_PlainFormatter("%(message)s"))
     if output_dir:
-        name = f"log.txt.rank{rank}" if rank else "log.txt"
-        how: Any = {"encoding": "utf-8", "errors": "backslashreplace"}
-        handlers.append(logging.FileHandler(Path(output_dir, name), **how))
+        path = Path(output_dir, f"log.txt.rank{rank}" if rank else "log.txt")
+        handlers.append(logging.FileHandler(path, encoding="utf-8", errors="backslashreplace"))
         layout = "[%(asctime)s] %(name)s %(levelname)s: %(message)s"
         handlers[-1].setFormatter(_PlainFormatter(layout, "%Y-%m-%d %H:%M:%S"))
     for logger in map(logging.getLogger, _LOGGERS):

@@ -12,7 +12,7 @@ from detectron2.engine import hooks
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter, JSONWriter, TensorboardXWriter
 from fvcore.common.checkpoint import Checkpointer
-from torch import nn
+from torch import distributed, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from .launch_and_interrupt import Interrupted, StopRequest
@@ -48,6 +48,12 @@ class WeightAverage(hooks.HookBase):
         # A scale that falls says that the optimizer left out the step.
         if self._average and self._loss_scale() >= self._scale:
             self._average.update_parameters(self.model)
+
+    def share_buffers(self) -> None:
+        """Each process takes the first one's, which are in the checkpoint: else each would evaluate
+        with batch normalization's statistics of its own images."""
+        for buffer in self.evaluated.buffers() if comm.get_world_size() > 1 else ():
+            distributed.broadcast(buffer, 0)
 
     def _loss_scale(self) -> float:
         """That of fp16; reading it waits for the GPU."""

@@ -84,6 +84,14 @@ def check_settings(begun_with: dict[str, Any], settings: dict[str, Any]) -> None
         _logger.warning(f"--resume: changed from here on: {', '.join(changed.values())}")
 
 
+def check_groups(begun_with: list[dict], optimizer: Optimizer) -> None:
+    """A ValueError where a checkpoint's parameter groups are not of the optimizer's sizes: torch
+    would refuse them, too, and name no key."""
+    if [len(x["params"]) for x in begun_with] != [len(x["params"]) for x in optimizer.param_groups]:
+        keys = "MODEL.BACKBONE.FREEZE_AT, SOLVER.WEIGHT_DECAY_* and SOLVER.BIAS_LR_FACTOR"
+        raise ValueError(f"--resume cannot regroup the parameters: leave {keys}")
+
+
 def restore_solver(groups: list[dict], optimizer: Optimizer, scheduler: LRScheduler) -> None:
     """Obey this config's values of SOLVER, which the optimizer's ``groups`` had before a checkpoint
     was loaded."""

@@ -41,7 +41,7 @@ from .precision import (
     prepare_for_training,
     resolve_precision,
 )
-from .resume import check_settings, restore_solver, settings_of
+from .resume import check_groups, check_settings, restore_solver, settings_of
 from .training_pictures import TrainingPictures
 
 logger = logging.getLogger(__name__)
@@ -218,9 +218,7 @@ class Trainer(DefaultTrainer):
 
     def _evaluate(self) -> dict[str, Any]:
         self._checkpoint_hook.gather_rng_states()
-        if comm.get_world_size() > 1:
-            for buffer in self.evaluated.buffers():  # batch normalization's: the checkpoint's
-                torch.distributed.broadcast(buffer, 0)
+        self._average.share_buffers()
         try:
             with self._stop.evaluation():
                 self._last_eval_results = self.test(self.cfg, self.evaluated)
@@ -297,12 +295,8 @@ class Trainer(DefaultTrainer):
         # A checkpoint of Detectron2 has no settings, random states and seed.
         check_settings(state_dict.get("settings", {}), self._settings)
         solver = [{**group} for group in self.optimizer.param_groups]
-        try:
-            super().load_state_dict(state_dict)
-        except ValueError as error:  # torch's, which names no key
-            keys = "MODEL.BACKBONE.FREEZE_AT, SOLVER.WEIGHT_DECAY_* and SOLVER.BIAS_LR_FACTOR"
-            problem = f"--resume cannot regroup the parameters ({error})"
-            raise ValueError(f"{problem}: leave {keys}") from error
+        check_groups(state_dict["_trainer"]["optimizer"]["param_groups"], self.optimizer)
+        super().load_state_dict(state_dict)
         restore_solver(solver, self.optimizer, self.scheduler)
         if "data_loader" in state_dict and isinstance(self.data_loader, data.TrainLoader):
             self.data_loader.seed = state_dict["data_loader"]["seed"]

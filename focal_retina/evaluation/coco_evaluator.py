@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator as Detectron2COCOEvaluator
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, LVISEvaluator
 
+from ..files import annotation_file
 from .box_metrics import STANDARD_MAX_DETS, evaluate_boxes
 from .explanation import write_explanation
 
@@ -156,10 +157,8 @@ def build_evaluator(dataset_name: str, output_dir: str, *, max_dets: int = 100) 
     """The evaluator that the metadata's ``evaluator_type`` names; ValueError where there is none.
     It writes the predictions to ``output_dir``, as COCO results json. ``max_dets`` above 100 adds
     COCO's AP at that many detections an image."""
-    metadata = MetadataCatalog.get(dataset_name)
-    if metadata.get("generated"):
-        DatasetCatalog.get(dataset_name)  # which writes the file that an evaluator reads
-    kind = metadata.get("evaluator_type")
+    annotation_file(dataset_name)  # an evaluator reads it
+    kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
     if kind not in _EVALUATORS:
         raise ValueError(
             f"data set {dataset_name!r} has evaluator_type {kind!r}, not {' or '.join(_EVALUATORS)}"

@@ -107,9 +107,9 @@ class FocalRetinaNetHead(DenseHead, RetinaNetHead):
         """See :meth:`DenseHead.predict_positives`. The box subnet runs on the positives' receptive
         fields alone, except with a normalization layer or with many positives."""
         layers, cell_idxs = [*self.bbox_subnet, self.bbox_pred], anchor_idxs // self.num_anchors
-        deltas = None
-        if type(self).forward is RetinaNetHead.forward:  # else a subclass computes something else
-            deltas = run_on_patches(layers, features, image_idxs, cell_idxs, groups)
+        is_own = type(self).forward is RetinaNetHead.forward  # else a subclass computes more
+        arguments = layers, features, image_idxs, cell_idxs, groups
+        deltas = run_on_patches(*arguments) if is_own else None
         if deltas is None:
             return super().predict_positives(features, image_idxs, anchor_idxs, groups)
         anchor_of_cell = (anchor_idxs % self.num_anchors)[:, None, None].expand(-1, 1, 4)

@@ -13,10 +13,10 @@ from typing import Any, get_args, get_origin
 
 import yaml
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog
 
 from ..config_file import config_hash, merge_options
-from ..dataset_check.table import is_generated
+from ..files import annotation_file
 
 # Tuning draws other seeds than the test does, so that the test is of fresh ones.
 _FIRST_TUNING_SEED = 1001
@@ -153,9 +153,7 @@ class CodeInputs:
         """--register, and the contents of the imported files, of the data sets' annotations and of
         MODEL.WEIGHTS."""
         datasets = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
-        for name in filter(is_generated, datasets):
-            DatasetCatalog.get(name)  # which writes the file, where nothing has used it yet
-        annotations = [MetadataCatalog.get(name).get("json_file", "") for name in datasets]
+        annotations = map(annotation_file, datasets)
         paths = [Path(x) for x in (*self.imports, *annotations, cfg.MODEL.WEIGHTS)]
         return [*self.register, *(_sha256(x, x.stat().st_mtime_ns) for x in paths if x.is_file())]
 
@@ -183,17 +181,18 @@ def plan_tuning(
     sweep: Sweep, base: CfgNode, inputs: CodeInputs, datasets: Sequence[str]
 ) -> list[Trial]:
     """Trials of every row with every value of ``sweep.tuning``, none where nothing is tuned.
-    ``datasets`` are DATASETS.TEST meanwhile. A ValueError says that they are those of the test."""
+    ``datasets``, a single one, are DATASETS.TEST meanwhile. A ValueError says that it is one of the
+    test's, is missing or is not registered."""
     tuning = sweep.tuning
     if tuning is None:
         _require(not datasets, f"--tune-on: {sweep.name} has no key 'tuning'")
         return []
     _require(len(datasets) < 2, f"--tune-on {datasets}: give one data set, whose AP chooses")
+    is_other = datasets and datasets[0] not in base.DATASETS.TEST
     hint = "give --tune-on a data set other than DATASETS.TEST"
-    is_other = datasets and not {*datasets} & {*base.DATASETS.TEST}
     _require(is_other, f"{sweep.name} tunes {tuning.key}: {hint}")
-    unknown = [name for name in datasets if name not in DatasetCatalog]
-    _require(not unknown, f"--tune-on {unknown}: it is not registered; see --register")
+    is_known = datasets[0] in DatasetCatalog
+    _require(is_known, f"--tune-on {datasets}: it is not registered; see --register")
     base = base.clone()
     base.defrost()
     base.DATASETS.TEST = tuple(datasets)

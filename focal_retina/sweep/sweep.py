@@ -29,8 +29,8 @@ def run_sweep(
     """Run what is unfinished, and write results.json, results.csv and the report into
     ``runner.root / sweep.name``. The trials of all sweeps share ``runner.root / "trials"``, so that
     a config that two tables have in common trains once. ``about`` has this command line as
-    "command", and "base_config", the file of ``base``. ``seeds`` are the test's, and
-    ``tune_on`` the data sets of the tuning.
+    "command", and "base_config", the file of ``base``. ``seeds`` are the test's; ``tune_on`` is the
+    data set of the tuning, see :func:`.plan_tuning`.
 
     A ValueError says that a row cannot be planned, or has no tuning trial that succeeded; that
     another sweep uses ``runner.root`` now; after the report, that a loss was not measured.
