@@ -123,10 +123,9 @@ def plan_yolo(path: Path) -> Plan:
         bare = [str(x) for x, label in labels.items() if not label.exists()]
         notes["images have no label file, and so no objects"] = bare
         texts = itertools.chain(*(x.glob("*.txt") for x in {x.parent for x in labels.values()}))
-        unused = {str(x) for x in texts if x.name != "classes.txt" and x.name[0] != "."}
-        notes["label files have no image"] = sorted(
-            unused - {*map(str, (*labels.values(), *files))}
-        )
+        listed = {str(x) for x in texts if x.name != "classes.txt" and x.name[0] != "."}
+        used = {*map(str, (*labels.values(), *files))}
+        notes["label files have no image"] = sorted(listed - used)
         found = {}
         with ThreadPoolExecutor() as pool:
             for image, size in zip(labels, pool.map(_read_size, labels), strict=True):
