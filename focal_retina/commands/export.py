@@ -27,7 +27,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from ..deploy import build_meta, load_detector, write_targets
-    from ..deploy.comparison import ap_table, compare_all, load_all, sample_images, time_table
+    from ..deploy.comparison import (
+        ap_table,
+        compare_all,
+        indices_in_datasets,
+        load_all,
+        sample_images,
+        time_table,
+    )
     from ..engine import UserError, load_config, user_errors
 
     if args.images < 1 or (args.int8 is not None and args.int8 < 1):
@@ -39,6 +46,7 @@ def run(args: argparse.Namespace) -> int:
         calibration = sample_images(cfg.DATASETS.TRAIN, args.int8) if args.int8 else None
         model = load_detector(cfg)
         meta = build_meta(cfg, model, with_nms=not args.no_nms)
+        datasets = indices_in_datasets(meta.classes, cfg.DATASETS.TEST if args.evaluate else ())
         folder = args.output or Path(cfg.OUTPUT_DIR, "export")
         paths = write_targets(model, meta, folder, calibration)
         predictors = load_all(model, meta, paths)
@@ -47,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"meta.json has the score threshold of the best F1, {meta.threshold:.3f}")
     agrees = compare_all(predictors, images)
     if args.evaluate:
-        print(ap_table(predictors, cfg.DATASETS.TEST, Path(cfg.OUTPUT_DIR, "inference")))
+        print(ap_table(predictors, datasets, Path(cfg.OUTPUT_DIR, "inference")))
     if args.benchmark:
         print(time_table(predictors, images))
     return 0 if agrees else 1

@@ -255,7 +255,7 @@ def _write_split(config: ShapesConfig, split: str, directory: Path) -> None:
     (directory / "images").mkdir(parents=True)
     images, annotations = [], list[dict]()
     numbers = range(getattr(config, f"num_{split}"))
-    for number in tqdm(numbers, f"generating {split} images", unit="image", mininterval=1):
+    for number in tqdm(numbers, f"generating {split} images", unit="image"):
         pixels, objects = render_scene(config, split, number)
         name, (height, width) = f"{number:06d}.jpg", pixels.shape[:2]
         Image.fromarray(pixels).save(directory / "images" / name, quality=config.jpeg_quality)

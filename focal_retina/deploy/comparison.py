@@ -27,6 +27,7 @@ from .predictor import Predictor, load_predictor
 TOLERANCE, RELATIVE_TOLERANCE = 1e-3, 1e-5
 
 Predictors = Mapping[str, Predictor]  # by names that tables show
+Indices = Mapping[str, list[int] | None]  # of data sets, see index_in_dataset
 
 
 @dataclass
@@ -105,31 +106,37 @@ def sample_images(dataset_names: Sequence[str], count: int) -> Iterable[np.ndarr
     return (read_image(record["file_name"]) for record in records)
 
 
-def ap_table(predictors: Predictors, datasets: Sequence[str], output_dir: Path) -> str:
+def indices_in_datasets(classes: Sequence[str], datasets: Sequence[str]) -> Indices:
+    """For :func:`ap_table`. ValueError: a data set has classes that a model does not have."""
+    if classes[0] == "class 0":  # without names
+        check_num_classes(len(classes), datasets)
+        return dict.fromkeys(datasets)
+    return {dataset: index_in_dataset(classes, dataset) for dataset in datasets}
+
+
+def ap_table(predictors: Predictors, datasets: Indices, output_dir: Path) -> str:
     """AP of each (boxes, IoU .50:.05:.95, percent) on registered data sets, and its difference to
     the first's. The evaluators' files go into ``output_dir``."""
     lines = ["| data set | model | AP | difference |", "| --- | --- | ---: | ---: |"]
-    for dataset in datasets:
-        folder = output_dir / dataset
-        aps = {x: _average_precision(predictors[x], dataset, folder / x) for x in predictors}
+    for dataset, indices in datasets.items():
+        aps = {}
+        for name, predictor in predictors.items():
+            evaluator = build_evaluator(dataset, str(output_dir / dataset / name))
+            evaluator = ClassSelector(evaluator, indices) if indices else evaluator
+            aps[name] = _average_precision(predictor, dataset, evaluator, name)
         first, *_ = aps.values()
         lines += [f"| {dataset} | {x} | {ap:.2f} | {ap - first:+.2f} |" for x, ap in aps.items()]
     return "\n".join(lines)
 
 
-def _average_precision(predictor: Predictor, dataset: str, output_dir: Path) -> float:
-    evaluator: DatasetEvaluator = build_evaluator(dataset, str(output_dir))
-    classes = predictor.meta.classes
-    if classes[0] == "class 0":  # without names
-        check_num_classes(len(classes), [dataset])
-    elif indices := index_in_dataset(classes, dataset):
-        evaluator = ClassSelector(evaluator, indices)
-
+def _average_precision(
+    predictor: Predictor, dataset: str, evaluator: DatasetEvaluator, name: str
+) -> float:
     def detect(records: list[dict]) -> list[dict]:
         found = predictor.predict([read_image(x["file_name"]) for x in records])
         return [{"instances": x} for x in found]
 
-    batches = tqdm([[x] for x in DatasetCatalog.get(dataset)], desc=output_dir.name, unit="image")
+    batches = tqdm([[x] for x in DatasetCatalog.get(dataset)], desc=name, unit="image")
     return float(inference_on_dataset(detect, batches, evaluator)["bbox"]["AP"])
 
 

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ from .meta import ModelMeta
 _COLORS = colormap(rgb=True, maximum=1)
 VIDEO_SUFFIXES = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"}
 DEFAULT_FRAME_RATE = 30.0  # of a camera or a file that does not say it
+_MAX_FRAME_RATE = 1000  # above, it is the unit of a file's time stamps, such as 90,000
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,9 @@ class Source:
         import cv2
 
         capture = cv2.VideoCapture(self.name if self.webcam is None else self.webcam)
-        rate = capture.get(cv2.CAP_PROP_FPS) or DEFAULT_FRAME_RATE
+        rate = capture.get(cv2.CAP_PROP_FPS)
+        if not 0 < rate <= _MAX_FRAME_RATE:
+            rate = DEFAULT_FRAME_RATE
         for number in itertools.count():
             is_frame, image = capture.read()
             if not is_frame:
@@ -88,7 +92,9 @@ def find_sources(inputs: Iterable[str]) -> list[Source]:
 def _expand(text: str) -> list[Source]:
     path = Path(text)
     if path.is_dir():
-        suffixes = VIDEO_SUFFIXES | Image.registered_extensions().keys()
+        # It writes more formats than it reads, such as PDF.
+        formats = Image.registered_extensions().items()
+        suffixes = VIDEO_SUFFIXES | {suffix for suffix, name in formats if name in Image.OPEN}
         paths = [x for x in path.rglob("*") if x.is_file() and x.suffix.lower() in suffixes]
     elif text.isdecimal() and not path.exists():
         return [Source(f"webcam {int(text)}", Path(f"webcam{int(text)}.mp4"), int(text))]
@@ -198,7 +204,7 @@ def draw_detections(image: np.ndarray, instances: Instances, classes: Sequence[s
 
 
 def output_paths(folder: Path, sources: Sequence[Source]) -> dict[Source, Path]:
-    """A path for each source, no two the same; a webcam's is directly in the folder."""
+    """A path for each source; a webcam's is directly in the folder. UserError: two are the same."""
     formats = Image.registered_extensions()
     parents = {x: os.path.abspath(x.path.parent) for x in sources if x.webcam is None}
     common = os.path.commonpath(parents.values()) if parents else os.curdir
@@ -210,4 +216,7 @@ def output_paths(folder: Path, sources: Sequence[Source]) -> dict[Source, Path]:
         if path.suffix != wanted:  # added, so that a.mov and a.mp4 stay two
             path = path.with_name(path.name + wanted)
         paths[source] = path
+    for path, count in Counter(paths.values()).most_common(1):
+        if count > 1:
+            raise UserError(f"{path} would be the picture of {count} inputs: rename or omit one")
     return paths

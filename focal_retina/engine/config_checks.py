@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode, get_cfg
+from detectron2.layers import get_norm
 from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 
@@ -114,6 +115,11 @@ _RANGES = {
         lambda x: x in ("auto", *INFERENCE_PRECISIONS),
         "MODEL.FOCAL_RETINA.INFERENCE_PRECISION",
     ),
+    "sum or avg": (lambda x: x in ("sum", "avg"), "MODEL.FPN.FUSE_TYPE"),
+    "a normalization that Detectron2's get_norm has": (
+        lambda x: x == "" or get_norm(x, 32),
+        "MODEL.RETINANET.NORM MODEL.RESNETS.NORM MODEL.FPN.NORM",
+    ),
 }
 
 
@@ -123,7 +129,7 @@ def check_values(cfg: CfgNode) -> None:
     for description, (holds, keys) in _RANGES.items():
         for key in keys.split():
             value: Any = reduce(lambda node, name: node[name], key.split("."), cfg)
-            with contextlib.suppress(TypeError):  # a string among numbers
+            with contextlib.suppress(TypeError, KeyError):  # a string among numbers, or a name
                 if holds(value):
                     continue
             problems.append(f"{key} is {value!r}, not {description}")

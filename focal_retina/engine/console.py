@@ -63,6 +63,8 @@ def user_errors() -> Iterator[None]:
     except (OSError, KeyError, ValueError, AssertionError, ImportError) as error:
         # The str() of a KeyError is the repr of its argument.
         message = error.args[0] if isinstance(error, KeyError) and error.args else error
+        if not str(message):
+            raise  # an assertion that only its traceback explains
         raise UserError(" ".join(str(_missing_extra(error) or message).split())) from error
 
 

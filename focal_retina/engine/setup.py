@@ -19,6 +19,7 @@ from ..data import limit_pixels, register_from_spec
 from ..data.classes import announce_classes, check_classes
 from ..dataset_check import check_datasets, warn_of_unreached_objects
 from ..losses.alpha import alpha_from_config
+from ..losses.ops import choose_kernel
 from ..modeling.meta_arch import class_counts_of
 from .checkpoint import SafeCheckpointer
 from .config_checks import check_best, check_keys, check_model, check_solver, check_values
@@ -153,8 +154,9 @@ def check_config(
     """Check what can be checked before a training or an evaluation: a UserError for a wrong class
     count, unusable data and the like. With ``resume`` a checkpoint in OUTPUT_DIR takes the place of
     MODEL.WEIGHTS; ``num_processes`` is what torchrun does not say."""
-    if not (eval_only or cfg.DATASETS.TRAIN):
-        raise ValueError("DATASETS.TRAIN is empty: name a data set")
+    needed = "TEST" if eval_only else "TRAIN"
+    if not cfg.DATASETS[needed]:
+        raise ValueError(f"DATASETS.{needed} is empty: name a data set")
     check_values(cfg)
     check_model(cfg)
     check_keys(cfg)
@@ -163,6 +165,8 @@ def check_config(
         check_best(cfg)
         check_solver(cfg, int(os.environ.get("WORLD_SIZE", num_processes)))
         precision_of(cfg)  # evaluation has a precision of its own
+        some_logits = torch.empty(0, device=cfg.MODEL.DEVICE)
+        choose_kernel(cfg.MODEL.FOCAL_RETINA.CLS_LOSS.KERNEL, some_logits)
     checkpointer = SafeCheckpointer(torch.nn.Identity(), cfg.OUTPUT_DIR)
     if not (resume and checkpointer.has_checkpoint()):
         _check_weights(cfg.MODEL.WEIGHTS, needed=eval_only)

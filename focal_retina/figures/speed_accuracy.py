@@ -94,6 +94,8 @@ def measure_runs(
         cfg = setup_config(source, words, register=register, imports=imports, eval_only=True)
         if len(cfg.DATASETS.TEST) != 1:
             raise UserError(f"{source}: DATASETS.TEST {cfg.DATASETS.TEST} must name one set")
+        if not cfg.INPUT.MIN_SIZE_TEST:
+            raise UserError(f"{source}: INPUT.MIN_SIZE_TEST is 0; the ratio to MAX_SIZE_TEST stays")
         configs[name] = cfg
     for (name, base), size in itertools.product(configs.items(), sizes):
         cfg = _at_size(base, size)

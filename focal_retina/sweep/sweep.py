@@ -1,7 +1,6 @@
 """A whole sweep: tune where the file says so, test, collect, report."""
 
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -95,9 +94,8 @@ def _run(runner: TrialRunner, trials: list[Trial], name: str) -> list[TrialResul
     """Run trials behind a bar of all their iterations."""
     if not trials:
         return []
-    interval = 1.0 if sys.stderr.isatty() else 60.0  # seconds between two lines of a log
     total = sum(trial.cfg.SOLVER.MAX_ITER for trial in trials)
-    with tqdm(total=total, unit="it", dynamic_ncols=True, mininterval=interval) as bar:
+    with tqdm(total=total, unit="it", dynamic_ncols=True) as bar:
 
         def show(results: Sequence[TrialResult]) -> None:
             # By their hash: a trial of another table with the same config has another folder.

@@ -1,5 +1,6 @@
 """focal-retina export as a user calls it, on a model of toy size."""
 
+import json
 import re
 
 import pytest
@@ -61,15 +62,21 @@ def test_a_file_that_differs(command, run_dir, register_tiny, monkeypatch):
     assert "onnx: 2 images, 200 detections, 2 in one alone" in out
 
 
-def test_user_errors(assert_user_error, run_dir, register_tiny, tmp_path):
+def test_user_errors(assert_user_error, run_dir, register_tiny, tiny_coco, tmp_path):
     other = tmp_path / "other.pth"
     torch.save({"model": {"backbone.fpn_lateral3.weight": torch.zeros(1)}}, other)
     config = ["--config-file", run_dir / "config.yaml", *register_tiny]
+    coco = json.loads(tiny_coco[0].read_text())
+    coco["categories"].append({"id": 9, "name": "cow"})
+    (tmp_path / "cows.json").write_text(json.dumps(coco))
+    others = ["--register", f"cows={tmp_path / 'cows.json'}:{tiny_coco[1]}"]
+    others += ["DATASETS.TEST", "('cows',)"]
     for arguments, message in [
         (["--model", tmp_path], "there is no file"),
         (["--model", run_dir], "'tiny'"),
         ([*config, "MODEL.WEIGHTS", ""], "MODEL.WEIGHTS is empty"),
         ([*config, "MODEL.WEIGHTS", other], "MODEL.WEIGHTS and the config don't belong together"),
         ([*config, "--int8", 0], "--int8: at least 1"),
+        (["--model", run_dir, "--evaluate", *others], "3 classes (cat, dog, cow), but the model"),
     ]:
         assert_user_error(message, "export", *arguments)

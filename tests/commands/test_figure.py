@@ -57,6 +57,8 @@ def test_speed_accuracy(figure, run_dir, tmp_path):
     flags = ["--run", f"toy={run_dir}", "--sizes", 48, 64, "--images", 2, "--output", output]
     figure("speed-accuracy", *flags)
     assert (output / "fig2.png").exists()
+    unresized = ["INPUT.MIN_SIZE_TEST", 0]
+    assert "SIZE_TEST is 0" in figure("speed-accuracy", *flags, *unresized, status=2)
     before = (output / "speed_accuracy.json").read_text()
     numbers = json.loads(before)
     assert [(m["run"], m["size"]) for m in numbers["measurements"]] == [("toy", 48), ("toy", 64)]

@@ -11,6 +11,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from focal_retina.deploy import Predictor, media
+from focal_retina.engine import UserError
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +87,7 @@ def test_folder(predict, photos, tmp_path):
 
 def test_what_an_input_is(photos, monkeypatch):
     pattern = str(photos / "**" / "*.png")
+    (photos / "a.pdf").touch()  # Pillow writes it, and cannot read it
     assert len(media.find_sources([pattern, str(photos / "a.png"), str(photos)])) == 2
     photos.rename(photos.with_name("2024"))
     monkeypatch.chdir(photos.parent)
@@ -247,3 +249,5 @@ def test_where_pictures_go(tmp_path):
     paths = [str(x.relative_to(tmp_path)) for x in media.output_paths(tmp_path, found).values()]
     assert paths[:3] == ["a/1.jpg", "b/1.jpg", "clip.mov.mp4"]
     assert paths[3:] == ["clip.mp4", "x.gif.png", "webcam0.mp4"]
+    with pytest.raises(UserError, match=r"x\.gif\.png would be the picture of 2 inputs"):
+        media.output_paths(tmp_path, media.find_sources(["x.gif", "x.gif.png"]))

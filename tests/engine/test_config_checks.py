@@ -80,6 +80,8 @@ _BAD = {
     "a number between 0 and 1": [0, 1, float("nan")],
     "one or more positive numbers": [[], [0], [[32, -1]], ["x"], [[]]],
     "auto or fp32 or bf16": ["fp16", "", 32],
+    "sum or avg": ["max", "", 1],
+    "a normalization that Detectron2's get_norm has": ["XN", 32],
 }
 _CASES = [
     (key, value)

@@ -62,7 +62,8 @@ def test_class_alpha_auto_becomes_numbers(set_up):
 
 def test_only_what_is_evaluated_is_checked_for_an_evaluation(set_up, spoil):
     weights = ("MODEL.WEIGHTS", str(QUICKSTART))
-    set_up(*weights, eval_only=True)
+    generated = ("DATASETS.TEST", "('focal_shapes_val',)", "MODEL.RETINANET.NUM_CLASSES", "4")
+    set_up(*weights, *generated, eval_only=True)
     with pytest.raises(UserError, match="boxes with NaN"):
         set_up(*weights, "DATASETS.TEST", "('tiny',)", eval_only=True)
 
@@ -91,11 +92,18 @@ def test_torchruns_processes_share_the_batch(set_up, monkeypatch):
         (("MODEL.META_ARCHITECTURE", "GeneralizedRCNN"), "GeneralizedRCNN is no dense detector"),
         (("MODEL.META_ARCHITECTURE", "FocalRetinanet"), "near: FocalRetinaNet"),
         (("MODEL.BACKBONE.NAME", "build_resnet_backbone"), "has p3, p4, but .* has res3"),
+        (("MODEL.FOCAL_RETINA.CLS_LOSS.KERNEL", "cuda"), "CLS_LOSS.KERNEL 'cuda' cannot"),
+        (("DATASETS.TRAIN", "()"), "DATASETS.TRAIN is empty"),
     ],
 )
 def test_wrong_options(set_up, options, message):
     with pytest.raises(UserError, match=message):
         set_up(*options)
+
+
+def test_an_evaluation_on_nothing(set_up):
+    with pytest.raises(UserError, match=r"DATASETS\.TEST is empty"):
+        set_up(eval_only=True)
 
 
 @pytest.fixture

@@ -41,9 +41,9 @@ def choose_kernel(kernel: str, logits: Tensor) -> str:
     }
     if kernel == "auto":
         return next(name for name, can in can_compute.items() if can)
-    if not can_compute[kernel]:
+    if not can_compute.get(kernel):
         raise ValueError(
-            f"the loss kernel {kernel!r} cannot compute {dtype} logits on {device} here: "
+            f"CLS_LOSS.KERNEL {kernel!r} cannot compute {dtype} logits on {device} here: "
             'choose "auto" or "plain"'
         )
     return kernel
