@@ -3,7 +3,6 @@ of images, numbered and escaped names, difficult objects, the angle of a box."""
 
 import itertools
 import math
-import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -15,7 +14,7 @@ from xml.etree import ElementTree
 import yaml
 from PIL import Image
 
-from .images import in_one_line
+from .images import image_suffixes, in_one_line, list_files
 
 SPLITS = ("train", "val", "valid", "validation", "trainval", "test")
 _MARGIN = 0.01  # of the image's side, by which YOLO's rounded coordinates may leave the image
@@ -36,21 +35,6 @@ Plan = tuple[list[Path], Callable[[Notes], Content]]  # the files that decide; w
 
 def examples(names: list[str]) -> str:
     return ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
-
-
-def _list_files(folder: Path, suffixes: set[str]) -> list[Path]:
-    """Through linked folders, too; not what is hidden: copies of Jupyter's, "._" files of a Mac."""
-    found, seen = [], set()
-    for root, folders, names in os.walk(folder, followlinks=True):
-        seen.add(os.path.realpath(root))  # a link may lead back
-        unseen = (x for x in folders if os.path.realpath(Path(root, x)) not in seen)
-        folders[:] = [x for x in unseen if x[0] != "."]
-        found += [Path(root, x) for x in names if x[0] != "."]
-    return sorted((x for x in found if x.suffix.lower() in suffixes), key=str)
-
-
-def _list_images(folder: Path) -> list[Path]:
-    return _list_files(folder, set(Image.registered_extensions()))
 
 
 def _read_size(path: Path) -> tuple[int, int] | str:
@@ -105,7 +89,7 @@ def plan_yolo(path: Path) -> Plan:
         for x in entries if isinstance(entries, list) else [entries]:
             source, images = _locate(str(x), *roots), []
             if source.is_dir():
-                images = _list_images(source)
+                images = list_files(source, image_suffixes())
             elif source.is_file() and source.suffix == ".txt":
                 files.append(source)
                 lines = filter(None, _read_lines(source))
@@ -190,10 +174,10 @@ def _parse_xml(path: Path, tag: str) -> ElementTree.Element:
 def plan_voc(root: Path) -> Plan:
     folders = root / "Annotations", root / "JPEGImages"
     xml_root, image_root = folders if all(x.is_dir() for x in folders) else (root, root)
-    xmls = {_key_of(x, xml_root): x for x in _list_files(xml_root, {".xml"})}
+    xmls = {_key_of(x, xml_root): x for x in list_files(xml_root, {".xml"})}
     if not xmls:
         raise ValueError(f"{root} holds no data.yaml, no annotations.xml and no VOC xml")
-    paths = {_key_of(x, image_root): x for x in reversed(_list_images(image_root))}
+    paths = {_key_of(x, image_root): x for x in reversed(list_files(image_root, image_suffixes()))}
     lists = [x for name in SPLITS if (x := root / f"ImageSets/Main/{name}.txt").is_file()]
 
     def read(notes: Notes) -> Content:
@@ -256,7 +240,7 @@ def _read_voc(xml: Path, image: Path | None, folder: Path) -> LabelledImage:
 
 def plan_cvat(path: Path) -> Plan:
     folder = path.parent / "images"
-    images = set(_list_images(folder)) if folder.is_dir() else set()
+    images = set(list_files(folder, image_suffixes())) if folder.is_dir() else set()
     folder = folder if images else path.parent
 
     def read(notes: Notes) -> Content:

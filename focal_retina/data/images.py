@@ -1,10 +1,12 @@
-"""Images as arrays: one reader for all, and what happens with an image that cannot be read."""
+"""Images as files and arrays: one reader for all, and what an image that cannot be read means."""
 
 import functools
 import logging
+import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
@@ -17,6 +19,23 @@ from detectron2.utils.logger import log_first_n
 from PIL import Image
 
 Mapper = Callable[[dict[str, Any]], dict[str, Any] | None]
+
+
+def image_suffixes() -> set[str]:
+    """Of what Pillow reads; it writes more, such as PDF."""
+    return {x for x, name in Image.registered_extensions().items() if name in Image.OPEN}
+
+
+def list_files(folder: Path, suffixes: Container[str]) -> list[Path]:
+    """Those below a folder, through linked ones, too, sorted; not what is hidden: copies of
+    Jupyter's, "._" files of a Mac."""
+    found, seen = [], set()
+    for root, folders, names in os.walk(folder, followlinks=True):
+        seen.add(os.path.realpath(root))  # a link may lead back
+        unseen = (x for x in folders if os.path.realpath(Path(root, x)) not in seen)
+        folders[:] = [x for x in unseen if x[0] != "."]
+        found += [Path(root, x) for x in names if x[0] != "."]
+    return sorted((x for x in found if x.suffix.lower() in suffixes), key=str)
 
 
 def read_image(file_name: str, format: str = "BGR") -> np.ndarray:

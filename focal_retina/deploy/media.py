@@ -21,7 +21,7 @@ from detectron2.utils.colormap import colormap
 from detectron2.utils.visualizer import Visualizer
 from PIL import Image
 
-from ..data import read_image
+from ..data.images import image_suffixes, list_files, read_image
 from ..engine import UserError
 from ..files import atomic_write
 from .meta import ModelMeta
@@ -92,10 +92,7 @@ def find_sources(inputs: Iterable[str]) -> list[Source]:
 def _expand(text: str) -> list[Source]:
     path = Path(text)
     if path.is_dir():
-        # It writes more formats than it reads, such as PDF.
-        formats = Image.registered_extensions().items()
-        suffixes = VIDEO_SUFFIXES | {suffix for suffix, name in formats if name in Image.OPEN}
-        paths = [x for x in path.rglob("*") if x.is_file() and x.suffix.lower() in suffixes]
+        paths = [x for x in list_files(path, VIDEO_SUFFIXES | image_suffixes()) if x.is_file()]
     elif text.isdecimal() and not path.exists():
         return [Source(f"webcam {int(text)}", Path(f"webcam{int(text)}.mp4"), int(text))]
     elif glob.has_magic(text) and not path.exists():

@@ -87,7 +87,8 @@ def test_folder(predict, photos, tmp_path):
 
 def test_what_an_input_is(photos, monkeypatch):
     pattern = str(photos / "**" / "*.png")
-    (photos / "a.pdf").touch()  # Pillow writes it, and cannot read it
+    for name in "a.pdf", "._a.png":  # Pillow writes PDF, and cannot read it
+        (photos / name).touch()
     assert len(media.find_sources([pattern, str(photos / "a.png"), str(photos)])) == 2
     photos.rename(photos.with_name("2024"))
     monkeypatch.chdir(photos.parent)
