@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -64,7 +65,7 @@ def test_user_errors_are_one_line_and_status_2(run, tmp_path, monkeypatch, argum
     assert "Traceback" not in err
 
 
-def test_trains_evaluates_reports_and_resumes(train_tiny, tmp_path):
+def test_trains_evaluates_reports_and_resumes(run, train_tiny, tmp_path):
     out = tmp_path / "out"
     assert train_tiny()[0] == 0
     assert (out / "model_final.pth").is_file()
@@ -86,6 +87,11 @@ def test_trains_evaluates_reports_and_resumes(train_tiny, tmp_path):
     weights = ["MODEL.WEIGHTS", out / "model_final.pth"]
     assert train_tiny(*weights, *fp16, *augmented, flags=["--eval-only"])[0] == 0
     assert list(out.glob("TTA/inference/tiny/*.json"))
+
+    # Of an interrupted training, the last checkpoint
+    stopped = shutil.copytree(out, tmp_path / "stopped")
+    (stopped / "model_final.pth").rename(stopped / "model_0000004.pth")
+    assert run("--eval-only", "--resume", "--config-file", stopped)[0] == 0
 
     # The classes are known without the data set.
     DatasetCatalog.remove("tiny")

@@ -58,7 +58,8 @@ def run(args: argparse.Namespace) -> int:
     engine.set_up_logging(**log)
     if args.data or args.val:
         args.config_file, args.register, args.opts = expand_data(args)
-    how = {**data_of(args), "trained": args.eval_only, "num_processes": args.num_gpus}
+    trained = args.eval_only and not args.resume  # which takes the last checkpoint
+    how = {**data_of(args), "trained": trained, "num_processes": args.num_gpus}
     cfg = engine.load_config(args.config_file, args.opts, resume=args.resume, **how)
     engine.check_output_dir(cfg.OUTPUT_DIR)
     with nullcontext() if args.eval_only else engine.only_training_in(cfg.OUTPUT_DIR):
