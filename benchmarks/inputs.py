@@ -5,13 +5,13 @@ from typing import NamedTuple
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.layers import ShapeSpec
 from detectron2.model_zoo import get_config_file
-from detectron2.modeling import build_anchor_generator, build_model
+from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 from torch import nn
 
 from focal_retina.engine import load_config
+from focal_retina.modeling.anchors import paper_anchors
 
 R50 = get_config_file("COCO-Detection/retinanet_R_50_FPN_1x.yaml")
 OBJECTS_PER_IMAGE = 8  # COCO has 7.3 on average
@@ -33,7 +33,7 @@ class Size(NamedTuple):
 def make_anchors(image_size: tuple[int, int], device: torch.device) -> list[Boxes]:
     """The anchors of Detectron2's RetinaNet on P3…P7: 9 a cell (paper, section 4)."""
     strides = [8, 16, 32, 64, 128]
-    generator = build_anchor_generator(load_config(R50), [ShapeSpec(stride=s) for s in strides])
+    generator = paper_anchors(strides)
     cells = [[-(-side // stride) for side in image_size] for stride in strides]
     return generator.to(device)([torch.empty(1, 1, *hw, device=device) for hw in cells])
 

@@ -19,14 +19,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, metavar="DIR", help="default: export/ in OUTPUT_DIR")
     parser.add_argument("--no-nms", action="store_true", help="graphs end at logits and deltas")
     parser.add_argument("--int8", type=int, metavar="N", help="calibrate on N of DATASETS.TRAIN")
-    parser.add_argument("--images", type=int, default=20, metavar="N", help="to compare on")
+    parser.add_argument("--images", type=int, default=20, metavar="N", help="to compare on, or 0")
     parser.add_argument("--evaluate", action="store_true", help="AP of each on DATASETS.TEST")
     parser.add_argument("--benchmark", action="store_true", help="time each on the images")
     add_config_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    from ..deploy import build_meta, load_detector, write_targets
+    from ..deploy import build_meta, write_targets
     from ..deploy.comparison import (
         ap_table,
         compare_all,
@@ -35,14 +35,16 @@ def run(args: argparse.Namespace) -> int:
         sample_images,
         time_table,
     )
-    from ..engine import UserError, load_config, user_errors
+    from ..engine import UserError, load_config, load_detector, training_errors, user_errors
 
-    if args.images < 1 or (args.int8 is not None and args.int8 < 1):
-        raise UserError("--images and --int8: at least 1")
+    if args.images < args.benchmark or (args.int8 is not None and args.int8 < 1):
+        raise UserError("--images: 0 or more, with --benchmark at least 1; --int8: at least 1")
     opts = [*args.opts, "MODEL.DEVICE", "cpu"]
     cfg = load_config(args.model or args.config_file, opts, **data_of(args))
     with user_errors():
-        images = list(sample_images(cfg.DATASETS.TEST, args.images))
+        if args.int8 and not cfg.DATASETS.TRAIN:
+            raise ValueError("DATASETS.TRAIN is empty: --int8 calibrates on its images")
+        images = list(sample_images(cfg.DATASETS.TEST, args.images)) if args.images else []
         calibration = sample_images(cfg.DATASETS.TRAIN, args.int8) if args.int8 else None
         model = load_detector(cfg)
         meta = build_meta(cfg, model, with_nms=not args.no_nms)
@@ -55,7 +57,8 @@ def run(args: argparse.Namespace) -> int:
         print(f"meta.json has the score threshold of the best F1, {meta.threshold:.3f}")
     agrees = compare_all(predictors, images)
     if args.evaluate:
-        print(ap_table(predictors, datasets, Path(cfg.OUTPUT_DIR, "inference")))
+        with training_errors():
+            print(ap_table(predictors, datasets, Path(cfg.OUTPUT_DIR, "inference")))
     if args.benchmark:
         print(time_table(predictors, images))
     return 0 if agrees else 1

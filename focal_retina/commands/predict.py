@@ -47,6 +47,8 @@ def run(args: argparse.Namespace) -> int:
     if args.tile is None and args.overlap is not None:
         raise UserError("--overlap is that of tiles: name --tile, too")
     inputs, opts = split_options(args.words)
+    if not inputs:
+        raise UserError("no INPUT: name files, folders, globs or webcams before KEY VALUE")
     sources = find_sources(inputs)
     writers: list[CocoWriter | PictureWriter] = []
     with user_errors():

@@ -2,4 +2,4 @@
 
 from .export import write_targets
 from .meta import build_meta
-from .predictor import Predictor, TiledPredictor, load_detector, load_predictor
+from .predictor import Predictor, TiledPredictor, load_predictor

@@ -1,5 +1,6 @@
 """Whether predictors find the same, what AP each has and how long each takes."""
 
+import math
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from tqdm import tqdm
 
 from ..data import check_num_classes, read_image
 from ..data.classes import index_in_dataset
+from ..data.images import CorruptImageGuard
 from ..evaluation import ClassSelector, build_evaluator
 from ..modeling import FocalRetinaNet
 from ..modeling.inference import inference_copy
@@ -132,12 +134,15 @@ def ap_table(predictors: Predictors, datasets: Indices, output_dir: Path) -> str
 def _average_precision(
     predictor: Predictor, dataset: str, evaluator: DatasetEvaluator, name: str
 ) -> float:
+    read = CorruptImageGuard(lambda x: {"pixels": read_image(x["file_name"])}, skip=False)
+
     def detect(records: list[dict]) -> list[dict]:
-        found = predictor.predict([read_image(x["file_name"]) for x in records])
+        found = predictor.predict([read(x)["pixels"] for x in records])
         return [{"instances": x} for x in found]
 
     batches = tqdm([[x] for x in DatasetCatalog.get(dataset)], desc=name, unit="image")
-    return float(inference_on_dataset(detect, batches, evaluator)["bbox"]["AP"])
+    results = inference_on_dataset(detect, batches, evaluator)
+    return float(results.get("bbox", {}).get("AP", math.nan))  # of a set without annotations
 
 
 def time_table(predictors: Predictors, images: Sequence[np.ndarray]) -> str:

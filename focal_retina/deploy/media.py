@@ -18,10 +18,11 @@ import numpy as np
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Instances
 from detectron2.utils.colormap import colormap
-from detectron2.utils.visualizer import Visualizer
+from matplotlib.colors import to_hex
 from PIL import Image
 
 from ..data.images import image_suffixes, list_files, read_image
+from ..drawing import Outline, draw_outlines
 from ..engine import UserError
 from ..files import atomic_write
 from .meta import ModelMeta
@@ -152,12 +153,13 @@ class PictureWriter:
 
     def __init__(self, folder: Path, sources: Sequence[Source], classes: Sequence[str]):
         """``folder`` gets the tree of files that all ``sources`` have below their common folder. A
-        UserError: a picture would take the place of its source."""
+        UserError: a picture would take the place of a source."""
         self._folder, self._classes = folder, classes
         self._paths = output_paths(folder, sources)
-        for source, path in self._paths.items():
-            if path.resolve() == source.path.resolve():
-                raise UserError(f"--output {folder}: {path} would be overwritten")
+        originals = {x.path.resolve() for x in sources}
+        for path in self._paths.values():
+            if path.resolve() in originals:
+                raise UserError(f"--output {folder}: {path}, an input, would be overwritten")
         self._video: tuple[Source, Any] | None = None
 
     def write(self, frame: Frame, instances: Instances) -> None:
@@ -191,13 +193,14 @@ class PictureWriter:
 def draw_detections(image: np.ndarray, instances: Instances, classes: Sequence[str]) -> np.ndarray:
     """A copy of the image, (H, W, 3) uint8 BGR, with boxes, names and scores. A class always has
     the same color."""
-    found = zip(instances.pred_classes.tolist(), instances.scores, strict=True)
-    picture = Visualizer(image[:, :, ::-1]).overlay_instances(
-        boxes=instances.pred_boxes,
-        labels=[f"{classes[i]} {score:.2f}" for i, score in found],
-        assigned_colors=[_COLORS[i % len(_COLORS)] for i in instances.pred_classes.tolist()],
-    )
-    return np.ascontiguousarray(picture.get_image()[:, :, ::-1])
+    fields = instances.pred_boxes, instances.pred_classes.tolist(), instances.scores.tolist()
+    outlines = [
+        Outline(box, to_hex(_COLORS[label % len(_COLORS)]), f"{classes[label]} {score:.2f}")
+        for box, label, score in zip(*fields, strict=True)
+    ]
+    best_on_top, side = reversed(outlines), max(image.shape[:2])
+    picture = draw_outlines(image[:, :, ::-1], best_on_top, longer_side=side)
+    return np.ascontiguousarray(picture[:, :, ::-1])
 
 
 def output_paths(folder: Path, sources: Sequence[Source]) -> dict[Source, Path]:

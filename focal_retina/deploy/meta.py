@@ -76,6 +76,7 @@ class ModelMeta:
     preprocessing: Preprocessing
     # The lowest score of what is shown, that of the best F1; None: the training left none.
     threshold: float | None = None
+    max_image_pixels: int = 178_956_970  # INPUT.MAX_IMAGE_PIXELS
 
     def postprocessor(self) -> DensePostprocessor:
         """What makes detections of a graph's dense predictions."""
@@ -134,4 +135,5 @@ def build_meta(cfg: CfgNode, model: FocalRetinaNet, *, with_nms: bool = True) ->
             smallest_side=(coarsest // divisibility + 1) * divisibility,
         ),
         threshold=model_threshold(cfg),
+        max_image_pixels=cfg.INPUT.MAX_IMAGE_PIXELS,
     )

@@ -9,17 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from detectron2.config import CfgNode
 from detectron2.data.transforms import ResizeTransform
 from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Boxes, Instances
 from fvcore.transforms import CropTransform, TransformList
 from tqdm import tqdm
 
-from ..engine import UserError, load_config, prepare_process
-from ..engine.checkpoint import load_trained_model
+from ..data import limit_pixels
+from ..engine import UserError, load_config, load_detector, prepare_process
 from ..engine.precision import build_inference_copy
-from ..modeling import FocalRetinaNet
 from ..modeling.postprocess import Candidates
 from ..modeling.test_time_augmentation import Detector, merged_detections
 from .export import BY_SUFFIX, Graph, load_graph
@@ -144,17 +142,8 @@ def load_predictor(
         raise UserError(f"{path}: {problem}; {advice}")
     prepare_process(imports, register)
     meta = ModelMeta.load(path.parent)
+    limit_pixels(meta.max_image_pixels)
     return Predictor(GraphDetector(load_graph(path), meta), meta)
-
-
-def load_detector(cfg: CfgNode) -> FocalRetinaNet:
-    """The model of ``cfg`` with the weights MODEL.WEIGHTS, in evaluation mode. A UserError: it is
-    another kind of model; a ValueError: there are no weights, or they don't fit."""
-    model = load_trained_model(cfg)
-    if not isinstance(model, FocalRetinaNet):
-        advice = "set it to FocalRetinaNet, which loads the checkpoints of RetinaNet, too"
-        raise UserError(f"MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE}: {advice}")
-    return model.eval()
 
 
 def predict_sources(

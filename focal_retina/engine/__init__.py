@@ -1,4 +1,4 @@
-from .checkpoint import SafeCheckpointer, load_trained_model
+from .checkpoint import SafeCheckpointer, load_detector, load_trained_model
 from .console import UserError, exit_status, set_up_logging, training_errors, user_errors
 from .launch_and_interrupt import exit_status_of, launch_training
 from .resume import only_training_in

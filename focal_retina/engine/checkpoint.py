@@ -15,6 +15,7 @@ from torch import nn
 
 from ..data.classes import model_classes
 from ..files import atomic_write
+from ..modeling import FocalRetinaNet
 from ..weight_reader import RefusedError, check_named_tensors, read_weights
 
 _logger = logging.getLogger(__name__)
@@ -181,6 +182,15 @@ def load_trained_model(cfg: CfgNode, *, resume: bool = False) -> nn.Module:
     classes = model_classes(cfg)
     model.class_names = classes.names if classes else None
     return model
+
+
+def load_detector(cfg: CfgNode) -> FocalRetinaNet:
+    """:func:`load_trained_model`, in evaluation mode; ValueError for another kind of model, too."""
+    model = load_trained_model(cfg)
+    if not isinstance(model, FocalRetinaNet):
+        advice = "set it to FocalRetinaNet, which loads the checkpoints of RetinaNet, too"
+        raise ValueError(f"MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE}: {advice}")
+    return model.eval()
 
 
 def _from_zoo(data: dict[str, Any]) -> dict[str, Any]:

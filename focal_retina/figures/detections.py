@@ -35,6 +35,7 @@ def draw_detections(dataset_name: str, results_json: Path, out_png: Path) -> Non
     predictions = json.loads(results_json.read_text())
     threshold = break_even_threshold(predictions, records)
     label_of = metadata.get("thing_dataset_id_to_contiguous_id")
+    first = int(metadata.get("evaluator_type") == "lvis")  # whose evaluator counts from 1
 
     def outline(label: int, box: Iterable[float], mode: BoxMode, score: str = "") -> Outline:
         color = to_hex(colorsys.hsv_to_rgb(label * _GOLDEN % 1, 0.7, 1))
@@ -44,7 +45,8 @@ def draw_detections(dataset_name: str, results_json: Path, out_png: Path) -> Non
     by_image = defaultdict(list)
     for x in sorted(predictions, key=lambda x: x["score"]):  # the best is drawn last, on top
         if x["score"] >= threshold:
-            label = x["category_id"] if label_of is None else label_of[x["category_id"]]
+            category = x["category_id"]
+            label = category - first if label_of is None else label_of[category]
             found = outline(label, x["bbox"], BoxMode.XYWH_ABS, f" {x['score']:.2f}")
             by_image[x["image_id"]].append(found)
 

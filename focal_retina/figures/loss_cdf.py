@@ -27,8 +27,7 @@ from tqdm import tqdm
 
 from ..data import DetectionMapper
 from ..data.classes import index_in_dataset
-from ..engine import UserError
-from ..engine.checkpoint import load_trained_model
+from ..engine import UserError, load_detector
 from ..files import write_json
 from ..losses import focal_loss
 from ..modeling import FocalRetinaNet
@@ -78,15 +77,11 @@ def measure_loss_cdf(
     """
     if min(gammas) < 0 or len({f"{gamma:g}" for gamma in gammas}) < len(gammas):
         raise ValueError(f"gammas are {list(gammas)}: give different numbers >= 0")
-    model = load_trained_model(cfg)
+    model = load_detector(cfg)
     names: Any = model.class_names
     if names and index_in_dataset(names, cfg.DATASETS.TEST[0]):
         classes = ", ".join(names[:10])
         raise ValueError(f"{cfg.DATASETS.TEST[0]} needs the model's classes in order: {classes}")
-    if not isinstance(model, FocalRetinaNet):
-        name = cfg.MODEL.META_ARCHITECTURE
-        hint = "set FocalRetinaNet, which loads the checkpoints of RetinaNet too"
-        raise UserError(f"MODEL.META_ARCHITECTURE {name} has no anchor labeler: {hint}")
     loader = labeled_loader(cfg, max_images)
     samples = draw_logits(model, loader, max(1, _SAMPLE_SIZE // len(loader)))
     class_names = MetadataCatalog.get(cfg.DATASETS.TEST[0]).thing_classes

@@ -20,7 +20,8 @@ from torch.utils import benchmark
 from ..config_file import config_hash
 from ..engine import Trainer, UserError, setup_config
 from ..engine.checkpoint import load_trained_model
-from ..files import write_json
+from ..engine.precision import build_inference_copy
+from ..files import annotation_file, write_json
 from . import SERIES_COLORS, new_figure, style_axes
 
 # (ms an image on an M40, AP on COCO test-dev), from the paper's table 1e.
@@ -100,7 +101,9 @@ def measure_runs(
     for (name, base), size in itertools.product(configs.items(), sizes):
         cfg = _at_size(base, size)
         file = os.stat(PathManager.get_local_path(cfg.MODEL.WEIGHTS.partition("?")[0]))
-        state = file.st_size, file.st_mtime_ns, _device_name(cfg), num_images
+        objects = os.stat(annotation_file(cfg.DATASETS.TEST[0]))
+        state: Any = [(x.st_size, x.st_mtime_ns) for x in (file, objects)]
+        state = [*state, _device_name(cfg), num_images]
         digest = config_hash(cfg, *state)[:16]
         if (name, size) in results and results[name, size].config_hash == digest:
             print(f"{name} at {size}: measured before")
@@ -133,14 +136,15 @@ def _device_name(cfg: CfgNode) -> str:
 def _measure(cfg: CfgNode, name: str, size: int, num_images: int, digest: str) -> Measurement:
     model = load_trained_model(cfg)
     (dataset,) = cfg.DATASETS.TEST
+    evaluated = build_inference_copy(cfg, model)
     times, num_threads = [], torch.get_num_threads()
-    with inference_context(model), torch.no_grad():
+    with inference_context(evaluated), torch.no_grad():
         for batch in itertools.islice(Trainer.build_test_loader(cfg, dataset), num_images):
-            names = {"model": model, "batch": batch}
+            names = {"model": evaluated, "batch": batch}
             # It warms up with the batch, and waits for the GPU.
             timer = benchmark.Timer("model(batch)", globals=names, num_threads=num_threads)
             times.append(1e3 * timer.timeit(1).median)
-    metrics = Trainer.test(cfg, model)["bbox"]
+    metrics = Trainer.test(cfg, model).get("bbox", {"AP": math.nan})
     if not math.isfinite(metrics["AP"]):
         raise UserError(f"{dataset} has no object to be found, and so no AP")
     finite = {key: float(x) for key, x in metrics.items() if math.isfinite(x)}

@@ -39,6 +39,7 @@ class Adapter:
     place: str = ""  # the key of its tensors in what it saves; none: they are saved alone
     beside: Mapping[str, Any] = field(default_factory=dict)  # what it saves with them
     spare: str = "(?!)"  # what tensors that its detector does not run are called, a regex
+    aspect_ratios: Sequence[float] = (0.5, 1.0, 2.0)  # of its anchors, by default and in order
     whole_sizes: bool = False  # anchor sizes are cut to whole pixels
     sizes_vary_fastest: bool = False  # of its anchors; in Detectron2 the aspect ratios do
     # Row 0 of each anchor is unused; a model of COCO's 80 classes has 91 rows, COCO's numbers.
@@ -76,10 +77,11 @@ class Adapter:
         self,
         num_classes: int = 80,
         num_anchors: int = 9,
-        aspect_ratios: Sequence[float] = (0.5, 1.0, 2.0),
+        aspect_ratios: Sequence[float] = (),
     ) -> CfgNode:
         """What its weights mean, of K classes and A anchors a position; ValueError where that
         cannot be."""
+        aspect_ratios = aspect_ratios or self.aspect_ratios
         count, rest = divmod(num_anchors, len(aspect_ratios))  # sizes an octave (paper section 4)
         if rest:
             ratios = f"{len(aspect_ratios)} aspect ratios; name those with --aspect-ratios"

@@ -42,6 +42,7 @@ DETECTRON = Adapter(
         "MODEL.ANCHOR_GENERATOR.OFFSET": 0.5,
         "MODEL.RETINANET.SMOOTH_L1_LOSS_BETA": 0.11,
         "MODEL.FOCAL_RETINA.NORMALIZER.MODE": "batch",
+        "MODEL.FOCAL_RETINA.LABELING.PROMOTION": "min_iou",
     },
     free=["MODEL.RETINANET.NUM_CONVS"],
     place="blobs",

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
+import torch
 from detectron2.config import CfgNode
 
 from .adapter import Adapter, Data, Tensors, resnet_keys
@@ -24,6 +25,13 @@ class OdtkAdapter(Adapter):
         return super().unwrap(data, spec)
 
     def wrap(self, tensors: Tensors, spec: CfgNode) -> dict[str, Any]:
+        if spec.MODEL.RESNETS.NUM_GROUPS > 1:
+            raise ValueError(f"{self.name}: only a ResNet can be written, and this is a ResNeXt")
+        # Its network has the ImageNet classifier, too, and loads nothing less.
+        fc = f"{_BACKBONE}.features.fc".format(depth=spec.MODEL.RESNETS.DEPTH)
+        width = 8 * spec.MODEL.RESNETS.RES2_OUT_CHANNELS
+        unused = {f"{fc}.weight": torch.zeros(1000, width), f"{fc}.bias": torch.zeros(1000)}
+        tensors = tensors | unused
         return {
             "backbone": [f"ResNet{spec.MODEL.RESNETS.DEPTH}FPN"],
             "classes": spec.MODEL.RETINANET.NUM_CLASSES,
@@ -51,7 +59,9 @@ ODTK = OdtkAdapter(
         "MODEL.ANCHOR_GENERATOR.NAME": "OdtkAnchorGenerator",
         "MODEL.RETINANET.SMOOTH_L1_LOSS_BETA": 0.11,
         "MODEL.FOCAL_RETINA.NORMALIZER.MODE": "batch",
+        "MODEL.FOCAL_RETINA.LABELING.PROMOTION": "none",
     },
+    aspect_ratios=(1.0, 2.0, 0.5),
     place="state_dict",
     has_fixed_mean=True,
     spare=r"backbones\.\w+\.features\.fc\..*",  # the ImageNet classifier

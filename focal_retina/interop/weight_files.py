@@ -41,7 +41,10 @@ def convert_file(
             "weights from detectron2 need the model's config, by --config-file and no more; "
             "weights from others need --num-classes, --num-anchors or --aspect-ratios instead"
         )
-    spec = spec_from_config(load_config(config_file)) if config_file else adapter.spec_of(**stated)
+    if config_file:
+        spec = spec_from_config(load_config(config_file, ["MODEL.DEVICE", "cpu"]))
+    else:
+        spec = adapter.spec_of(**stated)
     data = read_weights(path)
     try:
         return convert(data, adapter, ADAPTERS[target], spec, bn_eps=bn_eps)
@@ -60,7 +63,9 @@ def write_conversion(conversion: Conversion, path: Path, config_out: Path | None
             contiguous = {name: x.contiguous() for name, x in conversion.tensors.items()}
             file.write(safetensors.torch.save(contiguous))
         elif path.suffix == ".pkl":
-            pickle.dump(_as_arrays(conversion.data), file, protocol=2)  # Detectron: on Python 2
+            pickled = pickle.dumps(_as_arrays(conversion.data), protocol=2)
+            # Detectron's NumPy, of Python 2, has this module under its old name alone.
+            file.write(pickled.replace(b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n"))
         else:
             torch.save(conversion.data, file)
     if config_out is not None:

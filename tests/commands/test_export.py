@@ -77,6 +77,8 @@ def test_user_errors(assert_user_error, run_dir, register_tiny, tiny_coco, tmp_p
         ([*config, "MODEL.WEIGHTS", ""], "MODEL.WEIGHTS is empty"),
         ([*config, "MODEL.WEIGHTS", other], "MODEL.WEIGHTS and the config don't belong together"),
         ([*config, "--int8", 0], "--int8: at least 1"),
+        ([*config, "--int8", 1, "DATASETS.TRAIN", "()"], "DATASETS.TRAIN is empty"),
+        ([*config, "--images", 0, "--benchmark"], "with --benchmark at least 1"),
         (["--model", run_dir, "--evaluate", *others], "3 classes (cat, dog, cow), but the model"),
     ]:
         assert_user_error(message, "export", *arguments)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from helpers import make_run
 
-from focal_retina.deploy import build_meta, load_detector, write_targets
-from focal_retina.engine import load_config
+from focal_retina.deploy import build_meta, write_targets
+from focal_retina.engine import load_config, load_detector
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,9 @@ import torch
 from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.engine import DefaultPredictor
 from detectron2.structures import ImageList
+from PIL import Image
 
+from focal_retina.data import limit_pixels
 from focal_retina.deploy import Predictor, TiledPredictor, build_meta, load_predictor
 from focal_retina.deploy.meta import ModelMeta
 from focal_retina.engine import UserError
@@ -64,8 +66,11 @@ def test_what_is_no_model(tmp_path, toy_cfg, toy_model, name):
     del earlier["threshold"]  # of a version that did not know it
     (tmp_path / "meta.json").write_text(json.dumps(earlier))
     assert ModelMeta.load(tmp_path) == meta
+    dataclasses.replace(meta, max_image_pixels=10**9).save(tmp_path)
     with pytest.raises(ValueError, match=f"{name} is not"):
         load_predictor(tmp_path / name, allow_code=True)
+    assert Image.MAX_IMAGE_PIXELS == 10**9 // 2  # Pillow refuses twice that
+    limit_pixels(meta.max_image_pixels)
     with pytest.raises(UserError, match="has its config in it: leave out A 1"):
         load_predictor(tmp_path / name, ["A", 1])
 

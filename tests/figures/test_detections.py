@@ -50,6 +50,13 @@ def test_boxes_labels_and_order(tmp_path, monkeypatch):
     assert left[0][2] != left[1][2]
     assert cv2.imread("sheet.png") is not None
 
+    # LVIS's evaluator of Detectron2 counts from 1 where the set has no ids of its own.
+    del metadata.thing_dataset_id_to_contiguous_id
+    metadata.set(evaluator_type="lvis")
+    (tmp_path / "results.json").write_text(json.dumps([prediction(7, 2, 0.9)]))
+    draw_detections("sheet", tmp_path / "results.json", tmp_path / "sheet.png")
+    assert panels[-1][0][0] == "dog 0.90"
+
 
 def test_break_even_shows_as_many_detections_as_objects():
     box = (0, [0, 0, 1, 1], BoxMode.XYWH_ABS)

@@ -70,9 +70,13 @@ def test_odtk(name):
     ratios = conversion.spec.MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS
     assert ratios == [[1.0, 2.0, 0.5]]  # the file's, not the default
     assert any("features.fc.weight" in line for line in conversion.changed)
+    earlier = {k: v for k, v in data.items() if k not in ("ratios", "scales")}
+    earlier = to_detectron2(earlier, name, K)  # of a version that did not state them
+    assert ratios == earlier.spec.MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS
     back = from_detectron2(conversion, name)
     detector = {n: t for n, t in theirs.state_dict().items() if ".fc." not in n}
     assert_same_file(back, detector)
+    Odtk().load_state_dict(back.data["state_dict"])  # strictly
     assert {k: v for k, v in back.data.items() if k != "state_dict"} == {
         k: pytest.approx(v) if k == "scales" else v for k, v in data.items() if k != "state_dict"
     }

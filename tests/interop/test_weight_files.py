@@ -30,6 +30,7 @@ def test_what_is_written_is_read(tmp_path, ending):
         assert torch.equal(torch.as_tensor(loaded[name]), tensor)
         assert torch.as_tensor(loaded[name]).dtype == tensor.dtype
     assert isinstance(loaded["a.bias"], np.ndarray) == (ending == ".pkl")
+    assert b"numpy._core" not in path.read_bytes()  # which the NumPy of Python 2 does not have
 
 
 def test_what_cannot_be_written(tmp_path):
