@@ -1,4 +1,7 @@
-"""The numbers of metrics.json to Weights & Biases, too: train_net.py --import THIS_FILE …"""
+"""The numbers of metrics.json to Weights & Biases, too: train_net.py --import THIS_FILE …
+
+The run's id is OUTPUT_DIR, so that a resumed training goes on with its run: another training needs
+another folder."""
 
 import wandb
 from detectron2.utils.events import EventWriter, get_event_storage

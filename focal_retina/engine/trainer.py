@@ -13,6 +13,7 @@ from detectron2.data import build_detection_test_loader
 from detectron2.engine import DefaultTrainer, TrainerBase, create_ddp_model
 from detectron2.engine.hooks import EvalHook, HookBase, IterationTimer, LRScheduler, PreciseBN
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, verify_results
+from detectron2.modeling import DatasetMapperTTA
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.solver.build import maybe_add_gradient_clipping
 from detectron2.utils import comm
@@ -27,7 +28,7 @@ from ..dataset_check import build_record_filter
 from ..evaluation import ClassSelector, ValidationLoss, build_evaluator
 from ..modeling import FocalRetinaNet
 from ..modeling.inference import compile_network
-from ..modeling.test_time_augmentation import build_detector_with_tta
+from ..modeling.test_time_augmentation import DenseDetectorWithTTA
 from . import hooks
 from .checkpoint import SafeCheckpointer
 from .console import ProgressPrinter
@@ -149,7 +150,7 @@ class Trainer(DefaultTrainer):
     @classmethod
     def test_with_TTA(cls, cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
         """:meth:`test` with the augmentations of ``TEST.AUG``; its results' names end in _TTA."""
-        with_tta: Any = build_detector_with_tta(cfg, model)
+        with_tta: Any = DenseDetectorWithTTA(model, DatasetMapperTTA(cfg))
         with_tta.model = build_inference_copy(cfg, with_tta.model)
         with_tta.class_names = getattr(with_tta.model, "class_names", None)
         cfg = cfg.clone()

@@ -79,6 +79,8 @@ class DenseLoss(nn.Module):
                 of fp32 logits for backward (15 times those of fp16); other kernels keep them once.
         """
         super().__init__()
+        # The kernels know the formulas of this file alone, and none that a subclass changes.
+        self.is_in_kernels = type(self).elementwise.__module__ == __name__
         if kernel not in KERNELS:
             raise ValueError(f"no loss kernel {kernel!r}: choose one of {', '.join(KERNELS)}")
         self.kernel = kernel
@@ -98,11 +100,18 @@ class DenseLoss(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: Any, class_counts: Sequence[int] | None = None) -> dict[str, Any]:
-        """The constructor's arguments alpha, gamma, beta and kernel, as far as it has them."""
+        """The constructor's arguments alpha, gamma, beta and kernel, as far as it, or one that it
+        hands ``**kwargs`` on to, has them."""
         retinanet, node = cfg.MODEL.RETINANET, cfg.MODEL.FOCAL_RETINA.CLS_LOSS
         values = {"gamma": retinanet.FOCAL_LOSS_GAMMA, "beta": node.BETA, "kernel": node.KERNEL}
         values["alpha"] = alpha_from_config(cfg, class_counts)
-        return {name: values[name] for name in signature(cls).parameters if name in values}
+        names: list[str] = []
+        for base in cls.__mro__:
+            own = signature(base.__init__).parameters
+            names += own
+            if all(x.kind is not x.VAR_KEYWORD for x in own.values()):
+                break
+        return {name: values[name] for name in names if name in values}
 
     @property
     def weights(self) -> tuple[float, float] | tuple[Tensor, Tensor]:
@@ -123,7 +132,7 @@ class DenseLoss(nn.Module):
         there, only the ground truth is checked.)"""
         self.check_inputs(logits, labels)
         kernel, weights = choose_kernel(self.kernel, logits[0]), self.weights
-        if self.formula is not None and kernel != "plain":
+        if self.formula is not None and self.is_in_kernels and kernel != "plain":
             return dense_loss_sum(logits, labels, self.formula, weights, kernel, normalizer), None
         levels = zip(logits, labels, strict=True)
         sums = [dense_loss(self.elementwise, x, y, *weights).sum() for x, y in levels]

@@ -21,15 +21,6 @@ def world_size() -> int:
     return distributed.get_world_size() if is_distributed else 1
 
 
-def sum_over_workers(value: Tensor) -> Tensor:
-    """The sum of ``value`` over all workers. Each worker must call; none waits for a device."""
-    if world_size() == 1:
-        return value
-    total = value.clone()
-    distributed.all_reduce(total)
-    return total
-
-
 class BatchNormalizer(nn.Module):
     """The positive anchors of this iteration's batch, over all workers; at least 1."""
 
@@ -106,8 +97,12 @@ def build_loss_normalizer(cfg: Any) -> nn.Module:
 
 
 def _total_positives(num_positives: Tensor) -> Tensor:
-    """The whole batch's positive anchors, at least 1, as 0-dim fp64."""
-    return sum_over_workers(num_positives.sum().double()).clamp(min=1)
+    """The whole batch's positive anchors, at least 1, as 0-dim fp64. Each worker must call; none
+    waits for a device."""
+    total = num_positives.sum().double()
+    if world_size() > 1:
+        distributed.all_reduce(total)
+    return total.clamp(min=1)
 
 
 def call_loss(

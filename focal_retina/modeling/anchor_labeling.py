@@ -6,7 +6,8 @@ bit for bit, without their matrix of all anchors by all objects.
 Shapes: N images, R anchors of all levels, M objects of an image, K classes.
 """
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 
 import torch
 from detectron2.structures import Boxes, Instances
@@ -15,13 +16,6 @@ from torch.nn.utils.rnn import pad_sequence
 
 from .anchor_matching import AllPairs, Blocks, columns_of
 from .patches import to_device
-
-# The best anchors of an object are promoted where their IoU reaches this.
-PROMOTION_FLOORS: dict[str, Callable[[float], float]] = {
-    "none": lambda min_iou: float("inf"),
-    "min_iou": lambda min_iou: min_iou,
-    "any": lambda min_iou: 0.0,
-}
 
 
 class AnchorLabeler:
@@ -70,8 +64,10 @@ class AnchorLabeler:
                 f"iou_labels is {labels}; give -1, 0 or 1 to each of {len(thresholds) + 1} bands, "
                 "and not 1 to the lowest band, whose anchors may overlap nothing"
             )
-        if promotion not in PROMOTION_FLOORS:
-            raise ValueError(f"promotion is {promotion!r}; use one of {sorted(PROMOTION_FLOORS)}")
+        # The best anchors of an object are promoted where their IoU reaches this.
+        floors = {"none": math.inf, "min_iou": promotion_min_iou, "any": 0.0}
+        if promotion not in floors:
+            raise ValueError(f"promotion is {promotion!r}; use one of {sorted(floors)}")
         if not 0 <= promotion_min_iou <= 1:
             raise ValueError(f"promotion_min_iou is {promotion_min_iou}; an IoU is in [0, 1]")
         if crowd_ioa_threshold is not None and not 0 < crowd_ioa_threshold <= 1:
@@ -80,7 +76,7 @@ class AnchorLabeler:
             )
         self.num_classes = num_classes
         self.iou_thresholds, self.iou_labels = thresholds, labels
-        self.promotion_floor = PROMOTION_FLOORS[promotion](promotion_min_iou)
+        self.promotion_floor = floors[promotion]
         self.crowd_ioa_threshold = crowd_ioa_threshold
 
     @torch.no_grad()

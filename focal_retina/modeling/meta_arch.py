@@ -48,7 +48,8 @@ class FocalRetinaNet(DenseDetector):
 
     With the default config it has the state dict, losses, gradients and detections of Detectron2's
     model, with two exceptions: an object of zero area, or one that overlaps no anchor, matches
-    nothing, and a class outside [0, K) is an error. That holds for yaml and weights. The
+    nothing, and a class outside [0, K) is an error. With several processes the normalizer is that
+    of the whole batch, and not each process's own. That holds for yaml and weights. The
     constructor's arguments are its own, so in a LazyConfig take the model of ``configs/lazy``: a
     new ``_target_`` alone won't do.
     """
@@ -89,6 +90,9 @@ class FocalRetinaNet(DenseDetector):
             pixel_mean, pixel_std: per channel; default: BGR of the ImageNet weights that Detectron2
                 converted from Caffe2.
         """
+        if not isinstance(head, DenseHead):
+            advice = "derive it from focal_retina.modeling.DenseHead"
+            raise ValueError(f"the head {type(head).__name__} is no dense head: {advice}")
         if head_in_features is None:
             shapes = backbone.output_shape()
             head_in_features = sorted(shapes, key=lambda name: shapes[name].stride)

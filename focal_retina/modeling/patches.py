@@ -133,8 +133,6 @@ def _cut_patches(
     index = image * cells.per_image + cells.first[level] + y * width + x
 
     rows = torch.cat([feature.flatten(2).transpose(1, 2) for feature in features], dim=1)
-    rows = rows.flatten(0, 1)
-    nowhere = rows.new_zeros(1, rows.shape[1])
     # An embedding, because the gradient of plain indexing is slow on a CPU.
-    patches = F.embedding(torch.where(inside, index, len(rows)), torch.cat([rows, nowhere]))
+    patches = F.embedding(torch.where(inside, index, 0), rows.flatten(0, 1)) * inside[..., None]
     return patches.permute(0, 3, 1, 2), inside[:, None].to(patches.dtype)

@@ -5,8 +5,6 @@ from itertools import groupby, islice
 from typing import Protocol
 
 import torch
-from detectron2.config import CfgNode
-from detectron2.modeling import DatasetMapperTTA
 from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Instances
 from torch import nn
@@ -78,8 +76,3 @@ def merged_detections(
                 candidates.append((torch.from_numpy(original).to(boxes), *others))
     boxes, scores, classes = map(torch.cat, zip(*candidates, strict=True))
     return detector_postprocess(model.postprocessor.select(boxes, scores, classes, size), *size)
-
-
-def build_detector_with_tta(cfg: CfgNode, model: nn.Module) -> DenseDetectorWithTTA:
-    """``model`` with the augmentations of ``TEST.AUG``: MIN_SIZES, MAX_SIZE and FLIP."""
-    return DenseDetectorWithTTA(model, DatasetMapperTTA(cfg))

@@ -131,6 +131,15 @@ def test_levels_that_do_not_fit_are_named_with_shape_and_dtype(kernel, change):
         assert f"{tensor.dtype} {tuple(tensor.shape)}" in str(error.value)
 
 
+def test_a_formula_of_a_subclass_is_what_is_computed():
+    class Doubled(FocalLoss):
+        def elementwise(self, x_t):
+            return 2 * super().elementwise(x_t)
+
+    batch = make_batch()
+    torch.testing.assert_close(Doubled()(*batch)[0], 2 * FocalLoss()(*batch)[0])
+
+
 def test_values_that_do_not_fit_are_errors():
     logits, labels = make_batch(num_classes=5)
     with pytest.raises(ValueError, match="2 class alphas, but logits of 5 classes"):

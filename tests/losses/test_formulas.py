@@ -175,3 +175,9 @@ def test_from_config():
     ohem = {"batch_size": 256, "nms_thresh": 0.7, "one_to_three": True}
     cfg.MODEL.FOCAL_RETINA.CLS_LOSS.OHEM.update({k.upper(): v for k, v in ohem.items()})
     assert OHEM.from_config(cfg) == {**of_ce, **ohem}
+
+    class Smoothed(FocalLoss):
+        def __init__(self, *, epsilon=0.1, **kwargs):
+            super().__init__(**kwargs)
+
+    assert Smoothed.from_config(cfg) == FocalLoss.from_config(cfg)

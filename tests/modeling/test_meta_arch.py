@@ -8,6 +8,7 @@ from detectron2 import model_zoo
 from detectron2.config import instantiate
 from detectron2.data import DatasetCatalog
 from detectron2.modeling import build_model
+from detectron2.modeling.meta_arch.retinanet import RetinaNetHead
 from detectron2.structures import Instances
 from detectron2.utils.events import EventStorage
 from helpers import make_batch as make_toy_batch
@@ -30,6 +31,12 @@ def build(meta_architecture: str, *overrides):
     cfg = model_zoo.get_config("COCO-Detection/retinanet_R_50_FPN_1x.yaml")
     cfg.merge_from_list([*SMALL, "MODEL.META_ARCHITECTURE", meta_architecture, *overrides])
     return build_model(cfg)
+
+
+def test_a_head_of_another_kind(monkeypatch):
+    monkeypatch.setitem(head.DENSE_HEAD_REGISTRY._obj_map, "Stock", RetinaNetHead)
+    with pytest.raises(ValueError, match="RetinaNetHead is no dense head: derive it"):
+        build_model(toy_cfg("MODEL.FOCAL_RETINA.HEAD.NAME", "Stock"))
 
 
 def make_batch(seed: int) -> list[dict]:

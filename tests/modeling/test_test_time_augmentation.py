@@ -9,10 +9,7 @@ from helpers import load
 from torch import nn
 
 from benchmarks.inputs import spread_outputs
-from focal_retina.modeling.test_time_augmentation import (
-    DenseDetectorWithTTA,
-    build_detector_with_tta,
-)
+from focal_retina.modeling.test_time_augmentation import DenseDetectorWithTTA
 
 HEIGHT, WIDTH = 96, 160  # multiples of the stride: padding would break the symmetry
 OVERRIDES = [
@@ -61,7 +58,7 @@ def test_without_augmentation_it_is_plain_inference(cfg, model, batch_size, scal
 
 
 def test_with_mirroring_it_is_symmetric(cfg, model):
-    detector = build_detector_with_tta(cfg, model)
+    detector = DenseDetectorWithTTA(model, DatasetMapperTTA(cfg))
     image = make_image(2)
     (seen,), (mirrored,) = detector([{"image": image}]), detector([{"image": image.flip(2)}])
     boxes, scores, classes = fields(mirrored)
@@ -77,7 +74,7 @@ def test_candidates_of_all_images_pass_nms_together(cfg, model):
     where no other image's suppresses it."""
     cfg = cfg.clone()
     cfg.TEST.AUG.MIN_SIZES = [64, HEIGHT, 128]
-    detector = build_detector_with_tta(cfg, model)
+    detector = DenseDetectorWithTTA(model, DatasetMapperTTA(cfg))
     (output,) = detector([{"image": make_image(3)}])
     boxes, scores, classes = fields(output)
     assert len(boxes) == cfg.TEST.DETECTIONS_PER_IMAGE
@@ -99,7 +96,7 @@ def test_candidates_of_all_images_pass_nms_together(cfg, model):
 def test_an_image_without_candidates_has_no_detections(cfg, model):
     quiet = build_model(cfg).eval()
     nn.init.constant_(quiet.head.cls_score.bias, -20)
-    (output,) = build_detector_with_tta(cfg, quiet)([{"image": make_image(5)}])
+    (output,) = DenseDetectorWithTTA(quiet, DatasetMapperTTA(cfg))([{"image": make_image(5)}])
     assert len(output["instances"]) == 0
 
 
