@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     from ..modeling import FocalRetinaNet
 
     opts = [*args.opts, "DATALOADER.NUM_WORKERS", "0"]
-    cfg = load_config(args.config_file, opts, **data_of(args))
+    cfg = load_config(args.config_file, opts, **data_of(args), trained=False)
     with user_errors():
         if args.pictures and not cfg.DATASETS.TRAIN:
             raise ValueError("--pictures draws images of DATASETS.TRAIN, which is empty")
@@ -40,9 +40,9 @@ def run(args: argparse.Namespace) -> int:
         num_decoded = -1 if args.all_images else cfg.MODEL.FOCAL_RETINA.DATA_CHECK.NUM_DECODED
         sets = cfg.DATASETS.TRAIN, cfg.DATASETS.TEST
         reports = measure(cfg, check_datasets(*sets, num_decoded=num_decoded), suggest=True)
+        print("\n\n".join([*problems, *map(str, reports)]))
         if args.html:
             write_html(reports, problems, args.config_file, args.html)
-        print("\n\n".join([*problems, *map(str, reports)]))
         failed = bool(problems) or any(x.of_degree("error") for x in reports)
         if args.pictures and failed:
             print(f"\n{args.pictures} is not drawn: correct the errors first")

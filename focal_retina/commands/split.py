@@ -9,6 +9,7 @@ they are. The same seed gives the same split.
 
 import argparse
 import shlex
+import sys
 from pathlib import Path
 
 
@@ -26,10 +27,11 @@ def run(args: argparse.Namespace) -> None:
     from detectron2.data import MetadataCatalog
     from tabulate import tabulate
 
-    from ..data import register_from_spec
+    from ..data import limit_pixels, register_from_spec
     from ..dataset_check.split import split_dataset
     from ..engine import user_errors
 
+    limit_pixels(sys.maxsize)  # which a training sets by INPUT.MAX_IMAGE_PIXELS
     with user_errors():
         name, *others = register_from_spec(args.register)
         if others:

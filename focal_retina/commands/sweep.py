@@ -33,11 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    import torch
-
     from ..engine import setup_config, user_errors
 
-    gpus = args.gpus_per_trial
     with user_errors():
         from ..sweep.grid import CodeInputs, read_sweep, select_rows
         from ..sweep.runner import TrialRunner, connect
@@ -48,12 +45,17 @@ def run(args: argparse.Namespace) -> int:
             sweep = select_rows(sweep, args.row)
         opts = [*chain.from_iterable(sweep.overrides.items()), *args.opts]
         cfg = setup_config(args.config_file, opts, **data_of(args))
+        on_gpu = cfg.MODEL.DEVICE.startswith("cuda")
+        gpus = float(on_gpu) if args.gpus_per_trial is None else args.gpus_per_trial
+        if gpus and not on_gpu:
+            raise ValueError("--gpus-per-trial: MODEL.DEVICE is cpu here; start where a GPU is")
+        script = [args.train_script.resolve()] if args.train_script else []
         runner = TrialRunner(
             root=args.output.resolve(),
-            inputs=CodeInputs(tuple(args.register), tuple(args.imports)),
-            train=[args.train_script.resolve()] if args.train_script else TrialRunner.train,
+            inputs=CodeInputs(tuple(args.register), tuple(args.imports), tuple(script)),
+            train=script or TrialRunner.train,
             cpus_per_trial=args.cpus_per_trial,
-            gpus_per_trial=float(torch.cuda.is_available()) if gpus is None else gpus,
+            gpus_per_trial=gpus,
             retries=args.retries,
             git_commit=git_commit(Path(__file__).resolve().parents[2]),
         )

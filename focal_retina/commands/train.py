@@ -29,7 +29,7 @@ from . import add_config_arguments, data_of
 
 _logger = logging.getLogger(__name__)
 
-PRESETS = {"photos": "finetune/efficientnet_lite0.yaml"}
+_RECIPE = "finetune/efficientnet_lite0.yaml"  # what --data trains
 _VAL_SPLITS = ("val", "valid", "validation")
 
 
@@ -40,7 +40,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--data", metavar="TRAIN", help=what)
     what = "evaluate --data on it; default: the val split of TRAIN, or a fifth of its images"
     add("--val", metavar="VAL", help=what)
-    add("--preset", choices=PRESETS, default="photos", help="the recipe for --data")
     add("--resume", action="store_true", help="go on from the last checkpoint in OUTPUT_DIR")
     add("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS on DATASETS.TEST")
     add("--verbose", action="store_true", help="print all that log.txt gets")
@@ -54,15 +53,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from .. import engine
 
-    log = {"rank": int(os.environ.get("RANK", 0)), "verbose": args.verbose}
+    log = {"rank": int(os.environ.get("RANK", args.machine_rank)), "verbose": args.verbose}
     engine.set_up_logging(**log)
     if args.data or args.val:
         args.config_file, args.register, args.opts = expand_data(args)
-    trained = args.eval_only and not args.resume  # which takes the last checkpoint
-    how = {**data_of(args), "trained": trained, "num_processes": args.num_gpus}
+    how = {**data_of(args), "trained": args.eval_only, "num_processes": args.num_gpus}
     cfg = engine.load_config(args.config_file, args.opts, resume=args.resume, **how)
     engine.check_output_dir(cfg.OUTPUT_DIR)
-    with nullcontext() if args.eval_only else engine.only_training_in(cfg.OUTPUT_DIR):
+    is_first = not (args.eval_only or args.machine_rank)
+    with engine.only_training_in(cfg.OUTPUT_DIR) if is_first else nullcontext():
         engine.set_up_logging(cfg.OUTPUT_DIR, **log)
         num_processes = max(1, args.num_gpus * args.num_machines)
         how = {"eval_only": args.eval_only, "num_processes": num_processes}
@@ -78,6 +77,7 @@ def expand_data(args: argparse.Namespace) -> tuple[str, list[str], list[str]]:
 
     from .. import engine
     from ..config_file import get_config_file
+    from ..data import limit_pixels
 
     with engine.user_errors():
         if args.config_file or not args.data:
@@ -85,7 +85,9 @@ def expand_data(args: argparse.Namespace) -> tuple[str, list[str], list[str]]:
                 "--data (and --val) is in the place of --config-file: name one of them"
             )
         given = dict(zip(args.opts[::2], args.opts[1::2], strict=False))
-        folder = given.get("OUTPUT_DIR", f"output/{args.preset}")
+        if limit := given.get("INPUT.MAX_IMAGE_PIXELS"):
+            limit_pixels(int(limit))
+        folder = given.get("OUTPUT_DIR", "output/photos")
         register, train, val = register_data(args.data, args.val, Path(folder, "splits"))
         defaults = {
             "MODEL.RETINANET.NUM_CLASSES": str(len(MetadataCatalog.get(train).thing_classes)),
@@ -93,7 +95,7 @@ def expand_data(args: argparse.Namespace) -> tuple[str, list[str], list[str]]:
             "DATASETS.TEST": f'("{val}",)',
             "OUTPUT_DIR": folder,
         }
-        config_file = os.path.relpath(get_config_file(PRESETS[args.preset]))
+        config_file = os.path.relpath(get_config_file(_RECIPE))
     register += args.register
     opts = [x for key, value in defaults.items() if key not in given for x in (key, value)]
     opts += args.opts
@@ -149,22 +151,25 @@ def main(args: argparse.Namespace, cfg: Any) -> int:
 
 
 def evaluate(args: argparse.Namespace, cfg: Any) -> int:
+    from detectron2.evaluation import verify_results
     from detectron2.utils import comm
 
     from .. import engine
     from ..figures.evaluation import draw_evaluation
 
     with engine.user_errors():
-        model = engine.load_trained_model(cfg, resume=args.resume)
+        model = engine.load_trained_model(cfg)
     with engine.training_errors():
-        engine.Trainer.test(cfg, model)
+        results = engine.Trainer.test(cfg, model)
         if cfg.TEST.AUG.ENABLED:
-            engine.Trainer.test_with_TTA(cfg, model)
+            results |= engine.Trainer.test_with_TTA(cfg, model)
     folders = ["inference", *["TTA/inference"] * cfg.TEST.AUG.ENABLED]
     for folder, name in itertools.product(folders, cfg.DATASETS.TEST):
         if comm.is_main_process():
             draw_evaluation(Path(cfg.OUTPUT_DIR, folder, name))
     _logger.info(f"detections, numbers by class, pictures: {Path(cfg.OUTPUT_DIR, 'inference')}")
+    if comm.is_main_process():
+        verify_results(cfg, results)
     return 0
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from detectron2.utils.logger import log_first_n
 from iopath.common.file_io import get_cache_dir
+from PIL import Image
 
 from ..files import atomic_write, file_lock, write_json
 from . import format_readers
@@ -44,7 +45,11 @@ def convert_to_coco(path: Path) -> tuple[dict[str, str], str]:
     with file_lock(folder / "lock"):
         if not (index := folder / "index.json").exists():
             notes: Notes = defaultdict(list)
-            classes, splits = read(notes)
+            limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # headers alone are read
+            try:
+                classes, splits = read(notes)
+            finally:
+                Image.MAX_IMAGE_PIXELS = limit
             if not classes or not any(splits.values()):
                 raise ValueError(f"{path} has no {'images' if classes else 'objects of any class'}")
             notes["splits have no images and are left out"] = [x for x in splits if not splits[x]]

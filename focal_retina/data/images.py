@@ -78,8 +78,10 @@ _init_resize = T.ResizeTransform.__init__
 # Detectron2 resizes an image of 3000 × 1 pixels to a height of 0, at which Pillow fails. Mended
 # for the process: its DefaultPredictor and DatasetMapperTTA make their transforms by themselves.
 @functools.wraps(_init_resize)
-def _init_resize_to_a_pixel(self: Any, h: int, w: int, new_h: int, new_w: int, *args: Any) -> None:
-    _init_resize(self, h, w, max(new_h, 1), max(new_w, 1), *args)
+def _init_resize_to_a_pixel(
+    self: Any, h: int, w: int, new_h: int, new_w: int, interp: Any = None
+) -> None:
+    _init_resize(self, h, w, max(new_h, 1), max(new_w, 1), interp)
 
 
 T.ResizeTransform.__init__ = _init_resize_to_a_pixel

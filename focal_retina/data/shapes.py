@@ -289,13 +289,10 @@ def _load_split(config: ShapesConfig, split: str, root: Path, name: str) -> list
     return load_coco_json(folder / "annotations.json", folder / "images", name)
 
 
-def register_shapes(
-    data_sets: Mapping[str, ShapesConfig] = _DATA_SETS, root: str | Path | None = None
-) -> None:
+def register_shapes(data_sets: Mapping[str, ShapesConfig] = _DATA_SETS) -> None:
     """Register NAME_train, NAME_val and NAME_test of each data set. A split is generated below
-    `root` (default: DETECTRON2_DATASETS, else `datasets`) when Detectron2 first asks for its
-    records."""
-    folder = Path(root or os.environ.get("DETECTRON2_DATASETS", "datasets")).expanduser()
+    DETECTRON2_DATASETS (default: `datasets`) when Detectron2 first asks for its records."""
+    folder = Path(os.environ.get("DETECTRON2_DATASETS", "datasets")).expanduser()
     for (prefix, config), split in itertools.product(data_sets.items(), SPLITS):
         name, directory = f"{prefix}_{split}", split_directory(config, split, folder)
         DatasetCatalog.register(name, partial(_load_split, config, split, folder, name))

@@ -102,11 +102,16 @@ def build_anchor_grid(cfg: CfgNode) -> AnchorGrid:
 
 
 def input_size(cfg: CfgNode, *, training: bool) -> tuple[int, int]:
-    """Short edge, the middle one of several, and maximal size of the network's input."""
+    """Short edge, the middle one of several, and maximal size of the network's input; large-scale
+    jitter at scale 1."""
+    sizes, jitter = cfg.INPUT, cfg.INPUT.LARGE_SCALE_JITTER
     if not training:
-        return cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
-    edges = sorted(np.atleast_1d(cfg.INPUT.MIN_SIZE_TRAIN).tolist())
-    return edges[len(edges) // 2], cfg.INPUT.MAX_SIZE_TRAIN
+        return sizes.MIN_SIZE_TEST, sizes.MAX_SIZE_TEST
+    if jitter.ENABLED:
+        return jitter.SIZE, jitter.SIZE
+    edges = sorted(np.atleast_1d(sizes.MIN_SIZE_TRAIN).tolist())
+    is_range = sizes.MIN_SIZE_TRAIN_SAMPLING == "range"
+    return sum(edges) // len(edges) if is_range else edges[len(edges) // 2], sizes.MAX_SIZE_TRAIN
 
 
 def resized_objects(

@@ -1,6 +1,7 @@
 """Data sets checked: what was found, as text and as one page; what a training leaves out."""
 
 import logging
+import os
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -178,7 +179,7 @@ def build_record_filter(cfg: CfgNode) -> Callable[[Records], Records]:
 
 def _drop_unusable(records: Records, unusable_images: Collection[str]) -> Records:
     """Records without images of these paths and without objects of a faulty box; log how many."""
-    kept = [record for record in records if record["file_name"] not in unusable_images]
+    kept = [x for x in records if os.fspath(x["file_name"]) not in unusable_images]
     table = record_table("", kept, [])
     found = box_faults(table.boxes, table.sizes_of_images)
     faults = {CHECKS[x].title: mask for x, mask in found.items() if CHECKS[x].skipped}
@@ -242,4 +243,5 @@ def write_html(
     template = environment.get_template("dataset_check.html.j2")
     values = {"reports": reports, "problems": problems, "config_file": config_file}
     anchors = {"sizes": anchor_coverage.SIZE_BUCKETS, "enough": anchor_coverage.ENOUGH}
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(template.render(**values, **anchors), encoding="utf-8")

@@ -44,9 +44,7 @@ def split_images(
     Raises:
         ValueError: fractions that are not positive or don't add up to 1; a side gets no image.
     """
-    shares = np.array(fractions)
-    if shares.min() <= 0 or abs(shares.sum() - 1) > 1e-6:
-        raise ValueError(f"shares {shares}: each must be positive, and 1 the sum")
+    shares = _checked(fractions)
     group_of = np.unique(groups, return_inverse=True)[1]
     sizes = np.bincount(group_of)
     counts = [Counter[int]() for _ in sizes]  # images of each class
@@ -82,6 +80,13 @@ def split_images(
     return sides
 
 
+def _checked(fractions: Sequence[float]) -> NDArray[np.float64]:
+    shares = np.array(fractions)
+    if shares.min() <= 0 or abs(shares.sum() - 1) > 1e-6:
+        raise ValueError(f"shares {shares}: each must be positive, and 1 the sum")
+    return shares
+
+
 def split_dataset(
     name: str, output: Path, fractions: Mapping[str, float], seed: int = 0
 ) -> dict[str, list[Any]]:
@@ -93,6 +98,7 @@ def split_dataset(
     ValueError: an image or an id that cannot be assigned, and as of :func:`split_images`.
     FileExistsError: one of the files is there.
     """
+    _checked(list(fractions.values()))  # before the images are decoded
     if there := [x for x in fractions if (output / f"{x}.json").exists()]:
         raise FileExistsError(f"{output / there[0]}.json is there already: choose another folder")
     report = check_dataset(name, num_decoded=-1)

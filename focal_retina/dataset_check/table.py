@@ -84,9 +84,10 @@ def load_table(name: str) -> AnnotationTable:
     drop or refuse; of others the records. ValueError: a record lacks what Detectron2's format asks
     for; and as :func:`.read_coco_json`."""
     metadata = MetadataCatalog.get(name)
-    json_file = metadata.get("json_file")
-    if metadata.get("evaluator_type") == "coco" and json_file and not is_generated(name):
-        return _coco_table(json_file, metadata.image_root)
+    json_file, image_root = metadata.get("json_file"), metadata.get("image_root")
+    has_json = json_file and image_root is not None and not is_generated(name)
+    if metadata.get("evaluator_type") == "coco" and has_json:
+        return _coco_table(json_file, image_root)
     records = DatasetCatalog.get(name)
     if not isinstance(records, list):
         raise NotRecordsError(f"data set {name!r} is a {type(records).__name__}, not a list")

@@ -19,6 +19,7 @@ from ..modeling import FocalRetinaNet
 from ..weight_reader import RefusedError, check_named_tensors, read_weights
 
 _logger = logging.getLogger(__name__)
+_NONE = "none yet"  # in the place of the last checkpoint's name
 
 
 def is_intact(path: str | os.PathLike) -> bool:
@@ -96,7 +97,17 @@ class SafeCheckpointer(DetectionCheckpointer):
 
     def has_checkpoint(self) -> bool:
         """Whether the folder has anything to go on from, even if the disk lost its name."""
-        return super().has_checkpoint() or bool(self._from_last())
+        return self._last_name() != _NONE and (super().has_checkpoint() or bool(self._from_last()))
+
+    def start_anew(self) -> None:
+        """Nothing goes on from the checkpoints of an earlier training in the folder, whose
+        model_final.pth is renamed: it would be taken for this training's."""
+        if not self.has_checkpoint():
+            return
+        if (final := Path(self.save_dir, "model_final.pth")).exists():
+            final.replace(final.with_name("model_final_before.pth"))
+            self.logger.info(f"{final}, of a training before, is model_final_before.pth now")
+        self.tag_last_checkpoint(_NONE)
 
     def get_checkpoint_file(self) -> str:
         """What ``last_checkpoint`` names, or else the newest checkpoint of the folder; or ""."""
@@ -116,14 +127,20 @@ class SafeCheckpointer(DetectionCheckpointer):
         newest_first = sorted((x for x in saved if x.stem[6:].isdigit()), reverse=True)
         if (final := Path(self.save_dir, "model_final.pth")).exists():
             newest_first.insert(0, final)
-        tag = Path(self.save_dir, "last_checkpoint")
-        name = tag.read_text(errors="replace").strip("\0 \n") if tag.exists() else ""
+        name = self._last_name()
+        if name == _NONE:
+            return []
         last = Path(self.save_dir, name)
         if name == last.name and "\0" not in name and last.is_file():
             return [last, *(x for x in newest_first if x.name < name)]
         if newest_first:
-            _logger.warning(f"{tag} names no checkpoint of its folder: taking {newest_first[0]}")
+            what = f"{self.save_dir}/last_checkpoint names no checkpoint of its folder"
+            _logger.warning(f"{what}: taking {newest_first[0]}")
         return newest_first
+
+    def _last_name(self) -> str:
+        tag = Path(self.save_dir, "last_checkpoint")
+        return tag.read_text(errors="replace").strip("\0 \n") if tag.exists() else ""
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         incompatible = super()._load_model(checkpoint)
@@ -161,23 +178,19 @@ class SafeCheckpointer(DetectionCheckpointer):
         return read_weights(f)
 
 
-def load_trained_model(cfg: CfgNode, *, resume: bool = False) -> nn.Module:
-    """The model of ``cfg`` with the weights MODEL.WEIGHTS, with ``resume`` of the last checkpoint
-    in OUTPUT_DIR. Its ``class_names`` are a list, or None where they are not known. ValueError:
-    there are no weights, or they do not fit. (To Detectron2 that is a warning; here the numbers of
-    an untrained head would follow.)"""
+def load_trained_model(cfg: CfgNode) -> nn.Module:
+    """The model of ``cfg`` with the weights MODEL.WEIGHTS. Its ``class_names`` are a list, or None
+    where they are not known. ValueError: there are no weights, or they do not fit. (To Detectron2
+    that is a warning; here the numbers of an untrained head would follow.)"""
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.FOCAL_RETINA.EFFICIENTNET_LITE.PRETRAINED = False  # all weights come from the file
     model = build_model(cfg)
     checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR)
     checkpointer.is_strict = True
-    resume = resume and checkpointer.has_checkpoint()
-    if not (cfg.MODEL.WEIGHTS or resume):
+    if not cfg.MODEL.WEIGHTS:
         raise ValueError("MODEL.WEIGHTS is empty: name a checkpoint")
-    checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
-    if resume:
-        cfg.MODEL.WEIGHTS = checkpointer.get_checkpoint_file()
+    checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=False)
     _logger.info("weights: %s", cfg.MODEL.WEIGHTS)
     classes = model_classes(cfg)
     model.class_names = classes.names if classes else None

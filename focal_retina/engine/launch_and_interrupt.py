@@ -39,7 +39,7 @@ def launch_training(
     other arguments, starts ``num_gpus`` on this machine; on CPU they are processes without a GPU.
     ``main`` is pickled, so it stands at the top of a module. UserError: both at once."""
     several = num_gpus * num_machines > 1
-    if "TORCHELASTIC_RUN_ID" in os.environ or {"RANK", "LOCAL_RANK"} <= os.environ.keys():
+    if {"RANK", "LOCAL_RANK"} <= os.environ.keys():
         if several:
             raise UserError("torchrun starts processes: leave out --num-gpus and --num-machines")
         return _run_under_torchrun(main, cfg)

@@ -6,6 +6,7 @@ The dump is a folder of its own below ``OUTPUT_DIR/nonfinite``, readable without
 and buffers before the step, as a checkpoint) and ``config.yaml``.
 """
 
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -127,14 +128,15 @@ class NonFiniteGuard(HookBase):
         batch = list(map(_to_plain, iteration.batch))
         torch.save({**iteration.before, "batch": batch}, folder / "batch.pt")
         losses = {name: loss.item() for name, loss in iteration.losses.items()}
-        command = f"./run -m focal_retina replay {folder}"
+        command = shlex.join(["focal-retina", "replay", str(folder)])
         images = list(map(_describe, iteration.batch))
         report = {"iteration": number, "losses": losses, "images": images, "replay": command}
         write_json(folder / "report.json", report, indent=2)
         what = "gradient" if all(x.isfinite() for x in iteration.losses.values()) else "loss"
         shown = ", ".join(f"{name} {loss:g}" for name, loss in losses.items())
-        rest = f"a report, the batch and the weights are in {folder}; to run it again: {command}"
-        return f"a {what} is not finite at iteration {number} ({shown}); {rest}"
+        rest = f"a report, the batch and the weights are in {folder}; to run it again"
+        how = f"{command} (and this training's --import)"
+        return f"a {what} is not finite at iteration {number} ({shown}); {rest}: {how}"
 
 
 def _describe(x: Mapping[str, Any]) -> dict[str, Any]:

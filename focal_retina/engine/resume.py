@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import yaml
 from detectron2.config import CfgNode
+from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.solver import LRMultiplier
 from detectron2.utils import comm
 from torch.optim import Optimizer
@@ -52,16 +53,9 @@ def only_training_in(folder: str | os.PathLike) -> Iterator[None]:
 
 def settings_of(cfg: CfgNode, num_images: int | None) -> dict[str, Any]:
     """All that decides the course of a run, for a checkpoint and :func:`check_settings`."""
-
-    def flat(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-        for key, value in node.items():
-            if isinstance(value, dict):
-                yield from flat(value, f"{prefix}{key}.")
-            else:
-                yield prefix + key, value
-
+    values = flatten_results_dict(yaml.safe_load(cfg.dump()))  # where a tuple is a list
     return {
-        **dict(flat(yaml.safe_load(cfg.dump()))),  # where a tuple is a list
+        **{key.replace("/", "."): value for key, value in values.items()},
         "training images": num_images,
         "processes": comm.get_world_size(),
         "threads": torch.get_num_threads(),

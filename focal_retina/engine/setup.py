@@ -57,7 +57,8 @@ def load_config(
         source: a yaml; or a training's folder: its ``config.yaml``, with the folder as OUTPUT_DIR.
         opts: keys and values in turn; they have the last word.
         register, imports, resume: see :func:`prepare_process` and :func:`resolve_precision`.
-        trained: a training's folder, or its ``config.yaml``, stands for its ``model_final.pth``.
+        trained: a training's folder, or its ``config.yaml``, stands for its ``model_final.pth``;
+            with ``resume``, MODEL.WEIGHTS is the last checkpoint of OUTPUT_DIR.
         num_processes: on this machine. Several need a GPU each, or MODEL.DEVICE cpu.
     """
     prepare_process(imports, register)
@@ -66,14 +67,17 @@ def load_config(
     cfg = get_cfg()
     add_focal_retina_config(cfg)
     cfg.MODEL.DEVICE = ""  # the default; only it may become the CPU where there is no GPU
-    file, run_opts = _open_run(str(source), opts, trained=trained)
+    file, run_opts = _open_run(str(source), opts, trained=trained and not resume)
     merge_config_file(cfg, file)
-    if run_opts and not torch.cuda.is_available():
+    if run_opts and cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = ""  # it says where the training was
     merge_options(cfg, [*run_opts, *opts])
     num_processes = max(num_processes, int(os.environ.get("LOCAL_WORLD_SIZE", 1)))  # torchrun's
     cfg.MODEL.DEVICE = _find_device(cfg.MODEL.DEVICE, num_processes)
     limit_pixels(cfg.INPUT.MAX_IMAGE_PIXELS)
+    checkpointer = SafeCheckpointer(torch.nn.Identity(), cfg.OUTPUT_DIR)
+    if trained and resume and checkpointer.has_checkpoint():
+        cfg.MODEL.WEIGHTS = checkpointer.last_intact() or ""
     cfg.freeze()
     announce_classes(cfg)
     return resolve_precision(cfg, resume=resume)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader
-from detectron2.engine import DefaultTrainer, TrainerBase, create_ddp_model
+from detectron2.engine import AMPTrainer, DefaultTrainer, TrainerBase, create_ddp_model
 from detectron2.engine.hooks import EvalHook, HookBase, IterationTimer, LRScheduler, PreciseBN
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, verify_results
 from detectron2.modeling import DatasetMapperTTA
@@ -69,6 +69,8 @@ class Trainer(DefaultTrainer):
             f"evaluated on {', '.join(cfg.DATASETS.TEST) or 'nothing'}"
         )
 
+        for name in cfg.DATASETS.TEST:  # a set without an evaluator is told now, not at the end
+            self.build_evaluator(cfg, name)
         model = self.build_model(cfg)
         prepare_for_training(model, precision=precision, device=cfg.MODEL.DEVICE)
         device_ids = None if cfg.MODEL.DEVICE == "cpu" else [comm.get_local_rank()]
@@ -240,6 +242,8 @@ class Trainer(DefaultTrainer):
                 self.data_loader.start_iter = self.start_iter
             return
         logger.info(f"weights: {self.cfg.MODEL.WEIGHTS or 'none'}")
+        if comm.is_main_process():
+            self.checkpointer.start_anew()
         if resume:
             logger.warning(f"no checkpoint is in {self.cfg.OUTPUT_DIR}: the training starts anew")
             # Drop what a run that was killed before its first checkpoint has written.
@@ -249,14 +253,14 @@ class Trainer(DefaultTrainer):
         """Detectron2's, to the end or to the first SIGTERM or Ctrl-C: see ``interrupted_by``."""
         with self._stop.listen():
             try:
-                return super().train()
+                TrainerBase.train(self, self.start_iter, self.max_iter)
             except Interrupted as interruption:
                 self.interrupted_by = interruption.signum
             finally:
                 self._trainer._data_loader_iter_obj = None  # ends the data workers
         if self.interrupted_by is not None:
             return None
-        if self.cfg.TEST.EXPECTED_RESULTS and comm.is_main_process():
+        if comm.is_main_process():
             verify_results(self.cfg, self._last_eval_results)
         return self._last_eval_results
 
@@ -297,6 +301,8 @@ class Trainer(DefaultTrainer):
         check_settings(state_dict.get("settings", {}), self._settings)
         solver = [{**group} for group in self.optimizer.param_groups]
         check_groups(state_dict["_trainer"]["optimizer"]["param_groups"], self.optimizer)
+        if isinstance(self._trainer, AMPTrainer):  # which another precision has begun, maybe
+            state_dict["_trainer"].setdefault("grad_scaler", self._trainer.grad_scaler.state_dict())
         super().load_state_dict(state_dict)
         restore_solver(solver, self.optimizer, self.scheduler)
         if "data_loader" in state_dict and isinstance(self.data_loader, data.TrainLoader):

@@ -66,8 +66,7 @@ def evaluate_boxes(
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:  # a panic in Rust is no Exception
-            hint = "; pip install hotcoco" if isinstance(error, ModuleNotFoundError) else ""
-            reason = f"{type(error).__name__}: {error}{hint}"
+            reason = f"{type(error).__name__}: {error}"
             _logger.warning("pycocotools evaluates, far slower, as hotcoco failed (%s)", reason)
             coco_eval.cocoGt = coco_api
             found = [dict(x) for x in detections]  # an empty list cannot be loaded

@@ -31,6 +31,8 @@ class COCOEvaluator(Detectron2COCOEvaluator):
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
+        # Not what an earlier process has made of a data set without a json, which may have changed
+        kwargs.setdefault("allow_cached_coco", False)
         super().__init__(*args, **kwargs, use_fast_impl=False)  # hotcoco is faster
         if self._max_dets_per_image[-1] > STANDARD_MAX_DETS:
             self._max_dets_per_image.insert(2, STANDARD_MAX_DETS)

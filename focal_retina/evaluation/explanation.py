@@ -68,13 +68,16 @@ def explain(coco_eval: COCOeval, class_names: Sequence[str]) -> dict[str, Any]:
     plain = _without_crowds(evaluation, rows)
     confusion = plain.confusion_matrix(_IOU, min_score=overall["threshold"])
     by_iou = precision[:, :, has_objects].mean(axis=2) if has_objects.any() else precision[:, :0, 0]
-    params, grids = coco_eval.params, {"by_iou": by_iou, "by_class": precision[0].T}
-    grids |= {"iou": params.iouThrs, "recall": params.recThrs}
+    params, by_class = coco_eval.params, precision[0].T.round(2).tolist()
+    grids = {"by_iou": by_iou, "iou": params.iouThrs, "recall": params.recThrs}
     return {
         **{name: overall[name] for name in ("threshold", "F1")},
         "classes": classes,
         "f1_curves": {"threshold": _THRESHOLDS, "mean": _curve(mean, scores), "by_class": curves},
-        "precision_curves": {x: y.round(2).tolist() for x, y in grids.items()},
+        "precision_curves": {
+            **{x: y.round(2).tolist() for x, y in grids.items()},
+            "by_class": [x if n else None for x, n in zip(by_class, has_objects, strict=True)],
+        },
         "confusion_matrix": confusion["matrix"].tolist(),
         "errors": plain.tide_errors(pos_thr=_IOU),
         "calibration": evaluation.calibration(iou_threshold=_IOU),

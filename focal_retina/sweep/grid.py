@@ -145,16 +145,18 @@ class CodeInputs:
 
     register: tuple[str, ...] = ()  # --register
     imports: tuple[str, ...] = ()  # --import
+    scripts: tuple[Path, ...] = ()  # --train-script
 
     def arguments(self) -> list[str]:
         return [f"--register={x}" for x in self.register] + [f"--import={x}" for x in self.imports]
 
     def fingerprint(self, cfg: CfgNode) -> list[str]:
-        """--register, and the contents of the imported files, of the data sets' annotations and of
-        MODEL.WEIGHTS."""
+        """--register, and the contents of the imported files, of the training script, of the data
+        sets' annotations and of MODEL.WEIGHTS."""
         datasets = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
         annotations = map(annotation_file, datasets)
-        paths = [Path(x) for x in (*self.imports, *annotations, cfg.MODEL.WEIGHTS)]
+        files = *self.imports, *self.scripts, *annotations, cfg.MODEL.WEIGHTS
+        paths = map(Path, files)
         return [*self.register, *(_sha256(x, x.stat().st_mtime_ns) for x in paths if x.is_file())]
 
 

@@ -23,10 +23,10 @@ def spoil(path):
 
 
 def test_sound_data(command, words, tmp_path):
-    status, out, _ = command(*words, "--html", tmp_path / "report.html")
+    status, out, _ = command(*words, "--html", tmp_path / "new" / "report.html")
     assert status == 0
     assert "tiny: 6 images, 6 objects of 2 classes" in out
-    page = (tmp_path / "report.html").read_text()
+    page = (tmp_path / "new" / "report.html").read_text()
     assert "Nothing to object to" in page
 
 
@@ -58,7 +58,7 @@ def test_pictures_of_sound_data_alone(command, words, tiny_coco, tmp_path):
     [
         (("NO.KEY", "1"), "NO.KEY"),
         (("DATASETS.TRAIN", "('nowhere',)"), "no data set 'nowhere'"),
-        (("--html", "none/report.html"), "none/report.html"),
+        (("--html", "."), "Is a directory"),
     ],
 )
 def test_user_errors(assert_user_error, words, tmp_path, monkeypatch, arguments, message):

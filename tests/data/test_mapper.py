@@ -129,6 +129,7 @@ def test_resized_sides_are_at_least_a_pixel(tmp_path, mapper, options, height, w
     assert 1 <= min(tested["image"].shape[1:]) <= 100
     augmented = DatasetMapperTTA(cfg)(tested)
     assert all(min(x["image"].shape) >= 1 for x in augmented)
+    assert T.ResizeTransform(9, 9, 0, 5, interp=Image.Resampling.NEAREST).new_h == 1
 
 
 @pytest.mark.parametrize(

@@ -114,6 +114,10 @@ def test_positive_band_and_input_size():
     cfg.INPUT.MIN_SIZE_TRAIN = (640, 800, 672)
     assert input_size(cfg, training=True) == (672, 160)
     assert input_size(cfg, training=False) == (128, 160)
+    cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING = (400, 800), "range"
+    assert input_size(cfg, training=True) == (600, 160)
+    cfg.INPUT.LARGE_SCALE_JITTER.ENABLED = True
+    assert input_size(cfg, training=True) == (1024, 1024)
     cfg.MODEL.RETINANET.IOU_LABELS = [0, -1, -1]
     with pytest.raises(ValueError, match="makes no anchor positive"):
         build_anchor_grid(cfg)

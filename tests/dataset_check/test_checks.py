@@ -223,6 +223,17 @@ def test_off_and_a_wrong_mode(register):
         check_datasets(["tiny"], [], mode="warn", num_decoded=0)
 
 
+def test_a_set_of_records_may_have_a_json(tiny_coco, register):
+    """As Detectron2's evaluator leaves one; without image_root, its file names are whole."""
+    register()
+    records = DatasetCatalog.get("tiny")
+    DatasetCatalog.register("records", lambda: records)
+    metadata = MetadataCatalog.get("records")
+    metadata.set(thing_classes=["a", "b"], evaluator_type="coco", json_file=str(tiny_coco[0]))
+    (report,) = check_datasets(["records"], [], num_decoded=0)
+    assert report.table.source == "records" and not report.of_degree("error")
+
+
 def test_generated_sets_are_trusted(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     check_datasets(["focal_shapes_train"], [], mode="error", num_decoded=0)

@@ -115,6 +115,18 @@ def test_a_lost_or_wrong_tag_never_starts_anew(save, tmp_path, tag, caplog):
     assert "last_checkpoint names no checkpoint of its folder" in caplog.text
 
 
+def test_a_training_that_starts_anew_has_no_checkpoint(save, tmp_path):
+    for name in ("model_0000002", "model_final"):
+        save(2, name=name)
+    checkpointer = SafeCheckpointer(nn.Identity(), str(tmp_path))
+    checkpointer.start_anew()
+    assert not checkpointer.has_checkpoint() and checkpointer.last_intact() is None
+    left = {"last_checkpoint", "model_0000002.pth", "model_final_before.pth"}
+    assert {x.name for x in tmp_path.iterdir()} == left
+    save(1)
+    assert resume(tmp_path) == (1, 1, 1)
+
+
 def test_a_bit_flipped_in_the_table_of_contents(save, tmp_path):
     """Anywhere in a tensor's entry: it is noticed, or changes nothing."""
     save(2)

@@ -137,6 +137,9 @@ def test_a_trainings_folder_is_its_config_and_its_weights(no_gpu, tmp_path):
         assert str(run / "model_final.pth") == cfg.MODEL.WEIGHTS
         assert (str(run), 64, "cpu") == (cfg.OUTPUT_DIR, cfg.INPUT.MIN_SIZE_TEST, cfg.MODEL.DEVICE)
     assert load_config(run, ["MODEL.WEIGHTS", "other.pth"]).MODEL.WEIGHTS == "other.pth"
+    on_cpu = tmp_path / "on_cpu"
+    make_run(on_cpu)  # by two processes
+    assert load_config(on_cpu, num_processes=2).MODEL.DEVICE == "cpu"
     cfg = load_config(run, trained=False)  # to train again, or to go on
     assert ("", str(run)) == (cfg.MODEL.WEIGHTS, cfg.OUTPUT_DIR)
     (run / "model_final.pth").unlink()

@@ -138,7 +138,7 @@ def test_without_hotcoco_pycocotools_evaluates_and_the_log_says_so(monkeypatch, 
     with caplog.at_level(logging.WARNING):
         actual = evaluate_boxes(coco_api, detections).stats
     np.testing.assert_array_equal(actual, expected)
-    assert "pip install hotcoco" in caplog.text
+    assert "hotcoco failed (ModuleNotFoundError" in caplog.text
 
 
 def test_a_panic_in_the_library_is_survived(monkeypatch, caplog):

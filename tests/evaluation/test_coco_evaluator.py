@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import COCOEvaluator as StockEvaluator
 from detectron2.structures import Boxes, Instances
 from detectron2.utils import comm
@@ -186,6 +186,18 @@ def test_without_annotations_the_results_are_written(json_file, tmp_path):
     json_file.write_text(json.dumps(content))
     assert evaluate(COCOEvaluator(NAME, output_dir=str(tmp_path))) == {}
     assert len(json.loads((tmp_path / "coco_instances_results.json").read_text())) == 6 * 9
+
+
+def test_a_set_without_a_json_is_evaluated_as_it_is_now(tmp_path):
+    for num_images in (3, 1):  # as in two processes
+        records = [{"file_name": "", "image_id": i, "height": 64, "width": 64} for i in range(3)]
+        records = [{**x, "annotations": []} for x in records[:num_images]]
+        DatasetCatalog.register("corrected", lambda records=records: records)
+        MetadataCatalog.get("corrected").set(thing_classes=["cat"], evaluator_type="coco")
+        evaluator = build_evaluator("corrected", str(tmp_path))
+        assert len(evaluator._coco_api.imgs) == num_images
+        DatasetCatalog.remove("corrected")
+        MetadataCatalog.remove("corrected")
 
 
 def test_more_classes_than_the_data_set_has(json_file):

@@ -158,12 +158,13 @@ def test_hash_is_of_everything_that_changes_the_numbers(cfg, tmp_path):
     for content in ("1", "2"):
         file.write_text(content)
         hashes.append(digest(imports=(str(file),)))
+        hashes.append(digest(scripts=(file, file)))
     MetadataCatalog.get("test").json_file = str(file)
     for content in ("3", "4"):
         file.write_text(content)
         hashes.append(digest())
         hashes.append(digest("MODEL.WEIGHTS", str(file)))
-    assert len(set(hashes)) == 9
+    assert len(set(hashes)) == 11
 
 
 @pytest.mark.parametrize("key", ["MODEL.NO_SUCH", "TEST.PATIENCE"])
