@@ -5,6 +5,7 @@ import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -134,7 +135,7 @@ def ap_table(predictors: Predictors, datasets: Indices, output_dir: Path) -> str
 def _average_precision(
     predictor: Predictor, dataset: str, evaluator: DatasetEvaluator, name: str
 ) -> float:
-    read = CorruptImageGuard(lambda x: {"pixels": read_image(x["file_name"])}, skip=False)
+    read: Any = CorruptImageGuard(lambda x: {"pixels": read_image(x["file_name"])}, skip=False)
 
     def detect(records: list[dict]) -> list[dict]:
         found = predictor.predict([read(x)["pixels"] for x in records])

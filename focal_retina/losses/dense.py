@@ -107,7 +107,7 @@ class DenseLoss(nn.Module):
         values["alpha"] = alpha_from_config(cfg, class_counts)
         names: list[str] = []
         for base in cls.__mro__:
-            own = signature(base.__init__).parameters
+            own = signature(base).parameters
             names += own
             if all(x.kind is not x.VAR_KEYWORD for x in own.values()):
                 break
