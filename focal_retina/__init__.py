@@ -5,6 +5,7 @@ Without Detectron2, ``focal_retina.losses`` alone can be imported.
 """
 
 import logging
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -17,12 +18,11 @@ NEEDS_DETECTRON2 = (
 )
 
 
-def _is_help() -> bool:
-    """Whether a command of this package is asked for its help, which needs no library."""
+def _is_command() -> bool:
+    """Whether this process is a command of this package."""
     script, train_net = Path(sys.argv[0]), Path(__file__).resolve().parents[1] / "train_net.py"
     is_module = sys.orig_argv[1:3] == ["-m", "focal_retina"]
-    is_ours = is_module or script.name == "focal-retina" or script.resolve() == train_net
-    return is_ours and not {"-h", "--help"}.isdisjoint(sys.argv)
+    return is_module or script.name == "focal-retina" or script.resolve() == train_net
 
 
 def _import_detectron2() -> bool:
@@ -47,7 +47,11 @@ def _import_detectron2() -> bool:
     return True
 
 
-if not _is_help() and _import_detectron2():
+if _is_command() and not sys.stderr.isatty():
+    # tqdm reads it at its import; to a log it writes a line each time.
+    os.environ.setdefault("TQDM_MININTERVAL", "60")  # seconds
+_is_help = _is_command() and not {"-h", "--help"}.isdisjoint(sys.argv)  # needs no library
+if not _is_help and _import_detectron2():
     from .config import add_focal_retina_config
     from .config_file import get_config_file, merge_config_file
     from .data import register_shapes

@@ -82,6 +82,11 @@ def test_trains_evaluates_reports_and_resumes(run, train_tiny, tmp_path):
     assert metrics[-1]["iteration"] == 5
     assert {"bbox/AP", "bbox_TTA/AP"} <= metrics[-1].keys()
 
+    # Anew in the same folder, the model of before is kept.
+    assert train_tiny()[0] == 0
+    assert (out / "model_final_before.pth").is_file() and (out / "model_final.pth").is_file()
+    assert "set another OUTPUT_DIR" in train_tiny("MODEL.WEIGHTS", out / "model_final.pth")[1]
+
     # What was trained with loss scaling on a GPU is evaluated without one.
     fp16 = ["MODEL.FOCAL_RETINA.PRECISION", "fp16", "MODEL.DEVICE", "cpu"]
     weights = ["MODEL.WEIGHTS", out / "model_final.pth"]

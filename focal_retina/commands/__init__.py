@@ -7,7 +7,6 @@ status or None for 0. It imports libraries in ``run``, so that ``--help`` comes 
 
 import argparse
 import importlib
-import os
 import re
 import sys
 from collections.abc import Sequence
@@ -47,8 +46,6 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
         return status
     parser = make_parser(name, prog)
     args = parser.parse_intermixed_args(words)
-    if not sys.stderr.isatty():  # tqdm writes a line to a log each time
-        os.environ.setdefault("TQDM_MININTERVAL", "60")  # seconds
     try:
         from ..engine import exit_status
     except ModuleNotFoundError as error:

@@ -20,7 +20,7 @@ import itertools
 import logging
 import os
 import shlex
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from .. import engine
 
-    log = {"rank": int(os.environ.get("RANK", args.machine_rank)), "verbose": args.verbose}
+    first_rank = args.machine_rank * args.num_gpus
+    log = {"rank": int(os.environ.get("RANK", first_rank)), "verbose": args.verbose}
     engine.set_up_logging(**log)
     if args.data or args.val:
         args.config_file, args.register, args.opts = expand_data(args)
@@ -151,7 +152,6 @@ def main(args: argparse.Namespace, cfg: Any) -> int:
 
 
 def evaluate(args: argparse.Namespace, cfg: Any) -> int:
-    from detectron2.evaluation import verify_results
     from detectron2.utils import comm
 
     from .. import engine
@@ -169,7 +169,7 @@ def evaluate(args: argparse.Namespace, cfg: Any) -> int:
             draw_evaluation(Path(cfg.OUTPUT_DIR, folder, name))
     _logger.info(f"detections, numbers by class, pictures: {Path(cfg.OUTPUT_DIR, 'inference')}")
     if comm.is_main_process():
-        verify_results(cfg, results)
+        engine.Trainer.verify(cfg, results)
     return 0
 
 
@@ -182,6 +182,9 @@ def train(args: argparse.Namespace, cfg: Any) -> int:
     from ..files import atomic_write
 
     with engine.user_errors():
+        for name in cfg.DATASETS.TEST:  # a set without an evaluator is told now, not at the end
+            with suppress(NotImplementedError):
+                engine.Trainer.build_evaluator(cfg, name)
         trainer = engine.Trainer(cfg)
         trainer.resume_or_load(resume=args.resume)
     if comm.is_main_process():  # not before, as a refused command leaves the folder as it was

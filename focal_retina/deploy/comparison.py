@@ -5,7 +5,6 @@ import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,9 +14,9 @@ from detectron2.structures import Instances
 from torch.utils.benchmark import Timer
 from tqdm import tqdm
 
-from ..data import check_num_classes, read_image
+from ..data import CorruptImageError, check_num_classes, read_image
 from ..data.classes import index_in_dataset
-from ..data.images import CorruptImageGuard
+from ..data.images import in_one_line
 from ..evaluation import ClassSelector, build_evaluator
 from ..modeling import FocalRetinaNet
 from ..modeling.inference import inference_copy
@@ -135,15 +134,21 @@ def ap_table(predictors: Predictors, datasets: Indices, output_dir: Path) -> str
 def _average_precision(
     predictor: Predictor, dataset: str, evaluator: DatasetEvaluator, name: str
 ) -> float:
-    read: Any = CorruptImageGuard(lambda x: {"pixels": read_image(x["file_name"])}, skip=False)
-
     def detect(records: list[dict]) -> list[dict]:
-        found = predictor.predict([read(x)["pixels"] for x in records])
+        found = predictor.predict([_read(x["file_name"]) for x in records])
         return [{"instances": x} for x in found]
 
     batches = tqdm([[x] for x in DatasetCatalog.get(dataset)], desc=name, unit="image")
     results = inference_on_dataset(detect, batches, evaluator)
     return float(results.get("bbox", {}).get("AP", math.nan))  # of a set without annotations
+
+
+def _read(file_name: str) -> np.ndarray:
+    try:
+        return read_image(file_name)
+    except Exception as error:  # of Pillow's decoders
+        message = f"{file_name}: {in_one_line(error)}; repair or remove it"
+        raise CorruptImageError(message) from error
 
 
 def time_table(predictors: Predictors, images: Sequence[np.ndarray]) -> str:

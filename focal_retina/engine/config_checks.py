@@ -15,6 +15,7 @@ from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 
 from ..data.classes import dataset_classes
+from ..losses.ops import KERNELS
 from ..modeling import FocalRetinaNet
 from ..modeling.backbones import feature_shapes_of
 from ..modeling.inference import INFERENCE_PRECISIONS
@@ -114,6 +115,10 @@ _RANGES = {
     "auto or fp32 or bf16": (
         lambda x: x in ("auto", *INFERENCE_PRECISIONS),
         "MODEL.FOCAL_RETINA.INFERENCE_PRECISION",
+    ),
+    "auto or plain or numba or triton": (
+        lambda x: x in KERNELS,
+        "MODEL.FOCAL_RETINA.CLS_LOSS.KERNEL",
     ),
     "sum or avg": (lambda x: x in ("sum", "avg"), "MODEL.FPN.FUSE_TYPE"),
     "a normalization that Detectron2's get_norm has": (

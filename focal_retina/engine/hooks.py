@@ -91,6 +91,8 @@ class CheckpointHook(hooks.PeriodicCheckpointer):
 
     def after_step(self) -> None:
         """:class:`Interrupted` where a signal came and the iteration is saved."""
+        if self.trainer.iter == self.trainer.start_iter == 0 and comm.is_main_process():
+            self.checkpointer.start_anew()
         signum = self._stop.agreed()
         if self._is_due() or signum is not None:
             self.gather_rng_states()

@@ -7,6 +7,7 @@ and buffers before the step, as a checkpoint) and ``config.yaml``.
 """
 
 import shlex
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -128,7 +129,7 @@ class NonFiniteGuard(HookBase):
         batch = list(map(_to_plain, iteration.batch))
         torch.save({**iteration.before, "batch": batch}, folder / "batch.pt")
         losses = {name: loss.item() for name, loss in iteration.losses.items()}
-        command = shlex.join(["focal-retina", "replay", str(folder)])
+        command = shlex.join([sys.executable, "-m", "focal_retina", "replay", str(folder)])
         images = list(map(_describe, iteration.batch))
         report = {"iteration": number, "losses": losses, "images": images, "replay": command}
         write_json(folder / "report.json", report, indent=2)

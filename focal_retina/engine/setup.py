@@ -67,7 +67,7 @@ def load_config(
     cfg = get_cfg()
     add_focal_retina_config(cfg)
     cfg.MODEL.DEVICE = ""  # the default; only it may become the CPU where there is no GPU
-    file, run_opts = _open_run(str(source), opts, trained=trained and not resume)
+    file, run_opts = _open_run(str(source), opts, trained=trained, resume=resume)
     merge_config_file(cfg, file)
     if run_opts and cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = ""  # it says where the training was
@@ -77,7 +77,9 @@ def load_config(
     limit_pixels(cfg.INPUT.MAX_IMAGE_PIXELS)
     checkpointer = SafeCheckpointer(torch.nn.Identity(), cfg.OUTPUT_DIR)
     if trained and resume and checkpointer.has_checkpoint():
-        cfg.MODEL.WEIGHTS = checkpointer.last_intact() or ""
+        if not (weights := checkpointer.last_intact()):
+            raise ValueError(f"no checkpoint in {cfg.OUTPUT_DIR} is intact")
+        cfg.MODEL.WEIGHTS = weights
     cfg.freeze()
     announce_classes(cfg)
     return resolve_precision(cfg, resume=resume)
@@ -96,15 +98,18 @@ def resolve_class_alpha(cfg: CfgNode) -> CfgNode:
     return cfg
 
 
-def _open_run(source: str, opts: Sequence[str], *, trained: bool) -> tuple[str, list[str]]:
+def _open_run(
+    source: str, opts: Sequence[str], *, trained: bool, resume: bool
+) -> tuple[str, list[str]]:
     """The yaml of a source, and the options that a training's folder stands for."""
     path = Path(source)
     folder = path if path.is_dir() else path.parent
     config, weights = folder / "config.yaml", folder / "model_final.pth"
-    if not path.is_dir() and not (trained and path.name == config.name and weights.is_file()):
+    is_config = trained and path.name == config.name and (resume or weights.is_file())
+    if not (path.is_dir() or is_config):
         return source, []
     words, needed = ["OUTPUT_DIR", str(folder)], [config]
-    if trained and "MODEL.WEIGHTS" not in opts[::2]:
+    if trained and not resume and "MODEL.WEIGHTS" not in opts[::2]:
         words += ["MODEL.WEIGHTS", str(weights)]
         needed.append(weights)
     if missing := [file for file in needed if not file.is_file()]:
@@ -169,11 +174,15 @@ def check_config(
         check_best(cfg)
         check_solver(cfg, int(os.environ.get("WORLD_SIZE", num_processes)))
         precision_of(cfg)  # evaluation has a precision of its own
-        some_logits = torch.empty(0, device=cfg.MODEL.DEVICE)
-        choose_kernel(cfg.MODEL.FOCAL_RETINA.CLS_LOSS.KERNEL, some_logits)
+        kernel, device = cfg.MODEL.FOCAL_RETINA.CLS_LOSS.KERNEL, cfg.MODEL.DEVICE
+        choose_kernel(kernel, torch.device(device).type, torch.float32)
     checkpointer = SafeCheckpointer(torch.nn.Identity(), cfg.OUTPUT_DIR)
     if not (resume and checkpointer.has_checkpoint()):
         _check_weights(cfg.MODEL.WEIGHTS, needed=eval_only)
+        final = Path(cfg.OUTPUT_DIR, "model_final.pth").resolve()
+        if not eval_only and Path(cfg.MODEL.WEIGHTS).resolve() == final:
+            advice = "the training replaces it: set another OUTPUT_DIR"
+            raise ValueError(f"MODEL.WEIGHTS {cfg.MODEL.WEIGHTS} is in OUTPUT_DIR; {advice}")
     if int(os.environ.get("LOCAL_RANK", 0)) > 0:
         return  # torchrun's other processes: data are checked once a machine
     options = cfg.MODEL.FOCAL_RETINA.DATA_CHECK

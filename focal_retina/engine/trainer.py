@@ -31,7 +31,7 @@ from ..modeling.inference import compile_network
 from ..modeling.test_time_augmentation import DenseDetectorWithTTA
 from . import hooks
 from .checkpoint import SafeCheckpointer
-from .console import ProgressPrinter
+from .console import ProgressPrinter, UserError
 from .launch_and_interrupt import Interrupted, StopRequest
 from .nonfinite import NonFiniteGuard
 from .precision import (
@@ -69,8 +69,6 @@ class Trainer(DefaultTrainer):
             f"evaluated on {', '.join(cfg.DATASETS.TEST) or 'nothing'}"
         )
 
-        for name in cfg.DATASETS.TEST:  # a set without an evaluator is told now, not at the end
-            self.build_evaluator(cfg, name)
         model = self.build_model(cfg)
         prepare_for_training(model, precision=precision, device=cfg.MODEL.DEVICE)
         device_ids = None if cfg.MODEL.DEVICE == "cpu" else [comm.get_local_rank()]
@@ -242,8 +240,6 @@ class Trainer(DefaultTrainer):
                 self.data_loader.start_iter = self.start_iter
             return
         logger.info(f"weights: {self.cfg.MODEL.WEIGHTS or 'none'}")
-        if comm.is_main_process():
-            self.checkpointer.start_anew()
         if resume:
             logger.warning(f"no checkpoint is in {self.cfg.OUTPUT_DIR}: the training starts anew")
             # Drop what a run that was killed before its first checkpoint has written.
@@ -261,8 +257,15 @@ class Trainer(DefaultTrainer):
         if self.interrupted_by is not None:
             return None
         if comm.is_main_process():
-            verify_results(self.cfg, self._last_eval_results)
+            self.verify(self.cfg, self._last_eval_results)
         return self._last_eval_results
+
+    @staticmethod
+    def verify(cfg: CfgNode, results: dict[str, Any]) -> None:
+        """Exit with status 1 where the results are not TEST.EXPECTED_RESULTS."""
+        if missing := {task for task, *_ in cfg.TEST.EXPECTED_RESULTS} - results.keys():
+            raise UserError(f"TEST.EXPECTED_RESULTS has {missing}, and the results {list(results)}")
+        verify_results(cfg, results)
 
     def before_train(self) -> None:
         super().before_train()

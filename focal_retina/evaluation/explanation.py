@@ -37,9 +37,9 @@ def explain(coco_eval: COCOeval, class_names: Sequence[str]) -> dict[str, Any]:
         each, "max_recall" of all its detections, "threshold", "F1", "precision" and "recall" of its
         best F1; None: without objects. "f1_curves": "threshold" (S), "mean" (S) and "by_class"
         (C, S). "precision_curves": "iou" (T), "recall" (R), "by_iou" (T, R), the mean of the
-        classes, and "by_class" (C, R). "confusion_matrix" (C + 1, C + 1): rows are objects, columns
-        detections of at least "threshold", the last is background; the best detection takes an
-        object, whatever its class. "errors" and "calibration": hotcoco's.
+        classes, and "by_class" (C, R; None: no objects). "confusion_matrix" (C + 1, C + 1): rows
+        are objects, columns detections of at least "threshold", the last is background; the best
+        detection takes an object, whatever its class. "errors" and "calibration": hotcoco's.
     """
     matched: Matched = coco_eval.matched
     evaluation, num_objects = matched.evaluation, matched.num_objects

@@ -100,9 +100,9 @@ def measure_runs(
         configs[name] = cfg
     for (name, base), size in itertools.product(configs.items(), sizes):
         cfg = _at_size(base, size)
-        file = os.stat(PathManager.get_local_path(cfg.MODEL.WEIGHTS.partition("?")[0]))
-        objects = os.stat(annotation_file(cfg.DATASETS.TEST[0]))
-        state: Any = [(x.st_size, x.st_mtime_ns) for x in (file, objects)]
+        weights = PathManager.get_local_path(cfg.MODEL.WEIGHTS.partition("?")[0])
+        files = filter(os.path.isfile, (weights, annotation_file(cfg.DATASETS.TEST[0])))
+        state: Any = [(x.st_size, x.st_mtime_ns) for x in map(os.stat, files)]
         state = [*state, _device_name(cfg), num_images]
         digest = config_hash(cfg, *state)[:16]
         if (name, size) in results and results[name, size].config_hash == digest:

@@ -106,7 +106,7 @@ class DenseLoss(nn.Module):
         values = {"gamma": retinanet.FOCAL_LOSS_GAMMA, "beta": node.BETA, "kernel": node.KERNEL}
         values["alpha"] = alpha_from_config(cfg, class_counts)
         names: list[str] = []
-        for base in cls.__mro__:
+        for base in (x for x in cls.__mro__ if "__init__" in vars(x)):
             own = signature(base).parameters
             names += own
             if all(x.kind is not x.VAR_KEYWORD for x in own.values()):
@@ -131,7 +131,8 @@ class DenseLoss(nn.Module):
         fit; on a CPU also a label outside -1 … K. (On CUDA the check would wait for the device;
         there, only the ground truth is checked.)"""
         self.check_inputs(logits, labels)
-        kernel, weights = choose_kernel(self.kernel, logits[0]), self.weights
+        kernel = choose_kernel(self.kernel, logits[0].device.type, logits[0].dtype)
+        weights = self.weights
         if self.formula is not None and self.is_in_kernels and kernel != "plain":
             return dense_loss_sum(logits, labels, self.formula, weights, kernel, normalizer), None
         levels = zip(logits, labels, strict=True)

@@ -80,6 +80,7 @@ _BAD = {
     "a number between 0 and 1": [0, 1, float("nan")],
     "one or more positive numbers": [[], [0], [[32, -1]], ["x"], [[]]],
     "auto or fp32 or bf16": ["fp16", "", 32],
+    "auto or plain or numba or triton": ["cuda", "", 1],
     "sum or avg": ["max", "", 1],
     "a normalization that Detectron2's get_norm has": ["XN", 32],
 }

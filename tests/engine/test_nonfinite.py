@@ -68,7 +68,7 @@ def test_a_loss_that_is_not_finite_leaves_a_dump_of_before_the_step(tmp_path, tr
     _, error = train(model, batches, tmp_path, trainer_class)
     folder = tmp_path / "nonfinite" / "iter_0000001"
     assert "loss is not finite at iteration 1" in str(error)
-    assert f"focal-retina replay {folder}" in str(error)
+    assert f"-m focal_retina replay {folder}" in str(error)
 
     report = json.loads((folder / "report.json").read_text())
     assert report["iteration"] == 1

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from focal_retina.engine import UserError, load_config, resolve_class_alpha, setup_config
 
+KERNEL = ("MODEL.FOCAL_RETINA.CLS_LOSS.KERNEL",)
 TINY = ["DATASETS.TRAIN", "('tiny',)", "DATASETS.TEST", "()", "MODEL.RETINANET.NUM_CLASSES", "2"]
 
 
@@ -92,7 +93,7 @@ def test_torchruns_processes_share_the_batch(set_up, monkeypatch):
         (("MODEL.META_ARCHITECTURE", "GeneralizedRCNN"), "GeneralizedRCNN is no dense detector"),
         (("MODEL.META_ARCHITECTURE", "FocalRetinanet"), "near: FocalRetinaNet"),
         (("MODEL.BACKBONE.NAME", "build_resnet_backbone"), "has p3, p4, but .* has res3"),
-        (("MODEL.FOCAL_RETINA.CLS_LOSS.KERNEL", "cuda"), "CLS_LOSS.KERNEL 'cuda' cannot"),
+        (("MODEL.DEVICE", "cpu", *KERNEL, "triton"), "CLS_LOSS.KERNEL 'triton' cannot"),
         (("DATASETS.TRAIN", "()"), "DATASETS.TRAIN is empty"),
     ],
 )

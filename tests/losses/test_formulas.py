@@ -176,7 +176,10 @@ def test_from_config():
     cfg.MODEL.FOCAL_RETINA.CLS_LOSS.OHEM.update({k.upper(): v for k, v in ohem.items()})
     assert OHEM.from_config(cfg) == {**of_ce, **ohem}
 
-    class Smoothed(FocalLoss):
+    class Mixin:
+        pass
+
+    class Smoothed(Mixin, FocalLoss):
         def __init__(self, *, epsilon=0.1, **kwargs):
             super().__init__(**kwargs)
 

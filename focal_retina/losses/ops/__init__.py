@@ -31,9 +31,9 @@ _MODULES = {"numba": ".numba_cpu", "triton": ".triton_cuda"}
 _HAS_NUMBA = find_spec("numba") is not None and os.environ.get("NUMBA_DISABLE_JIT", "0") == "0"
 
 
-def choose_kernel(kernel: str, logits: Tensor) -> str:
-    """What ``"auto"`` stands for, from the logits' device and dtype; another ``kernel`` itself."""
-    device, dtype = logits.device.type, logits.dtype
+def choose_kernel(kernel: str, device: str, dtype: torch.dtype) -> str:
+    """What ``"auto"`` stands for, from the logits' type of device and dtype; another ``kernel``
+    itself."""
     can_compute = {
         "numba": device == "cpu" and dtype in (torch.float32, torch.bfloat16) and _HAS_NUMBA,
         "triton": device == "cuda" and dtype != torch.float64 and _has_triton(),
