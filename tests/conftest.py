@@ -15,6 +15,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.logger import setup_logger
 
 from focal_retina.commands import main
+from focal_retina.data import register_coco_json
 
 # What is started in the background ignores Ctrl-C, and so would the processes of the tests.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -86,6 +87,13 @@ def tiny_coco(tmp_path):
         json.dumps({"images": images, "annotations": annotations, "categories": categories})
     )
     return path, folder
+
+
+@pytest.fixture
+def tiny(tiny_coco):
+    """tiny_coco, registered: its name."""
+    register_coco_json("tiny", *map(str, tiny_coco))
+    return "tiny"
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from helpers import load
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from focal_retina.dataset_check import anchor_coverage, check_datasets, warn_of_unreached_objects
+from focal_retina.dataset_check import check_datasets, warn_of_unreached_objects
 from focal_retina.dataset_check.anchor_coverage import (
     ENOUGH,
     best_anchor_iou,
@@ -31,21 +31,6 @@ def grid():
     return build_anchor_grid(load("Base-FocalRetinaNet.yaml"))
 
 
-@pytest.fixture
-def tiny(register):
-    """tiny_coco, registered: six boxes of 28×28 in images of 64×64."""
-    register()
-    return "tiny"
-
-
-def test_grid_of_retinanet(grid):
-    """The paper, section 4: five levels of nine anchors, 32 to 813 pixels."""
-    assert grid.strides.tolist() == [8, 16, 32, 64, 128]
-    assert [len(x) for x in grid.cell_anchors] == [9] * 5
-    sizes = [np.sqrt((x[:, 2:] - x[:, :2]).prod(axis=1)) for x in grid.cell_anchors]
-    assert sizes[0].min() == pytest.approx(32) and sizes[-1].max() == pytest.approx(812.75, abs=0.1)
-
-
 @pytest.mark.parametrize("offset", [0.0, 0.5])
 @settings(deadline=None, max_examples=25)
 @given(
@@ -54,14 +39,10 @@ def test_grid_of_retinanet(grid):
         st.tuples(*[st.floats(0, 0.9)] * 2, *[st.floats(0.01, 1)] * 2), min_size=1, max_size=6
     ),
 )
-def test_best_iou_is_that_over_all_anchors(offset, size, boxes):
-    cfg = load("Base-FocalRetinaNet.yaml")
-    cfg.MODEL.ANCHOR_GENERATOR.OFFSET = offset
+def test_best_iou_is_that_over_all_anchors(grid, offset, size, boxes):
+    cfg = load("Base-FocalRetinaNet.yaml", "MODEL.ANCHOR_GENERATOR.OFFSET", offset)
     strides = [8, 16, 32, 64, 128]
     generator = build_anchor_generator(cfg, [ShapeSpec(stride=s) for s in strides])
-    grid = anchor_coverage.AnchorGrid(
-        np.array(strides, float), offset, tuple(x.numpy() for x in generator.cell_anchors), 32, 0.5
-    )
     size = np.array(size, float)
     corners = np.array(boxes)
     corners[:, 2:] = np.minimum(corners[:, :2] + corners[:, 2:], 1)
@@ -69,7 +50,8 @@ def test_best_iou_is_that_over_all_anchors(offset, size, boxes):
     padded = [int(-(-x // 32) * 32) for x in size]
     features = [torch.zeros(1, 1, -(-padded[1] // s), -(-padded[0] // s)) for s in strides]
     iou = pairwise_iou(Boxes(torch.tensor(corners).float()), Boxes.cat(generator(features)))
-    best = best_anchor_iou(corners, np.tile(size, (len(corners), 1)), grid)
+    sizes = np.tile(size, (len(corners), 1))
+    best = best_anchor_iou(corners, sizes, grid._replace(offset=offset))
     np.testing.assert_allclose(best, iou.amax(1).numpy(), atol=1e-5)
 
 

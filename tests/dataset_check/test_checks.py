@@ -89,11 +89,7 @@ FAULTS = [
     (every(1, bbox=[0.1, 0.2, 0.3, 0.4]), "box_format", "in fractions"),
     (every(1, bbox=[0.75, 0.8, 0.3, 0.4]), "box_format", f"look like {CENTERS} in fractions"),
     (every(bbox=[50, 52, 28, 24]), "box_format", f"look like {CENTERS}: "),
-    *(
-        (first(area=x), "false_area", "annotation 1")
-        for x in (None, float("nan"), "784", 0, -1, [])
-    ),
-    (every(area=1), "false_area", "annotation 1"),
+    (first(area=None), "false_area", "annotation 1"),
     (first(id=2), "duplicate_annotation_id", "annotation 2"),
     (first(id=0), "annotation_id_zero", "annotation 0"),
     (first(image_id=99), "unknown_image", "annotation 1"),
@@ -137,17 +133,8 @@ def test_each_fault_is_named_and_errors_stop(register, caplog, change, kind, cas
 
 
 def test_every_check_but_those_of_files_is_among_these_tests():
-    others = {"unreadable_image", "deep_image", "category_gaps"}
-    others |= {"trained_image"}
+    others = {"unreadable_image", "deep_image", "category_gaps", "trained_image"}
     assert {kind for _, kind, _ in FAULTS} | others == set(CHECKS)
-
-
-@pytest.mark.parametrize("content", [b"", b"\xff\xd8\xff\xe0 not a JPEG", b"text", None])
-def test_images_that_cannot_be_decoded(register, content):
-    path = register() / "4.jpg"
-    path.write_bytes(path.read_bytes()[:400] if content is None else content)
-    finding = found_in(check())["unreadable_image"]
-    assert (finding.count, finding.cases[0].split(", ")[1]) == (1, "image 5")
 
 
 def test_images_of_more_than_8_bits(register):
@@ -214,13 +201,6 @@ def test_a_set_that_is_only_evaluated_may_be_without_objects(register):
     check_datasets([], ["tiny"], mode="error", num_decoded=0)
     with pytest.raises(ValueError, match="no object to learn from"):
         check_datasets(["tiny"], ["tiny"], mode="error", num_decoded=0)
-
-
-def test_off_and_a_wrong_mode(register):
-    register(box(1, 2, float("nan"), 4))
-    check_datasets(["tiny"], [], mode="off", num_decoded=0)
-    with pytest.raises(ValueError, match="DATA_CHECK.MODE is 'warn'; use one of error, skip, off"):
-        check_datasets(["tiny"], [], mode="warn", num_decoded=0)
 
 
 def test_a_set_of_records_may_have_a_json(tiny_coco, register):

