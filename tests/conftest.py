@@ -13,10 +13,14 @@ import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.logger import setup_logger
+from hypothesis import settings
 
 from focal_retina.commands import main
 from focal_retina.data import register_coco_json
 
+# Examples of a property where it does not say how many
+settings.register_profile("tests", deadline=None, max_examples=60)
+settings.load_profile("tests")
 # What is started in the background ignores Ctrl-C, and so would the processes of the tests.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

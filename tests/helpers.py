@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -32,30 +31,28 @@ TINY_TRAINING = """
 """
 
 
-def python(
-    *arguments: object, cwd: Path = ROOT, **environment: str
-) -> subprocess.CompletedProcess[str]:
+def python(*arguments, cwd=ROOT, **environment):
     """Run Python in a process of its own, with this package on its path."""
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment}
     command = [sys.executable, *map(str, arguments)]
     return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=600)
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
+def wait_for(condition, seconds=120):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "this took too long"
         time.sleep(0.01)
 
 
-def is_running(pid: int) -> bool:
+def is_running(pid):
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
 
 
-def default_cfg(*opts: object) -> CfgNode:
+def default_cfg(*opts):
     """Detectron2's config with this package's nodes, on the CPU."""
     cfg = get_cfg()
     add_focal_retina_config(cfg)
@@ -63,7 +60,7 @@ def default_cfg(*opts: object) -> CfgNode:
     return cfg
 
 
-def load(path: Path | str, *opts: object) -> CfgNode:
+def load(path, *opts):
     """The config of a file of configs/, or of any with an absolute path."""
     cfg = default_cfg()
     merge_config_file(cfg, str(CONFIGS / path))
@@ -71,7 +68,7 @@ def load(path: Path | str, *opts: object) -> CfgNode:
     return cfg
 
 
-def toy_cfg(*opts: object) -> CfgNode:
+def toy_cfg(*opts):
     """RetinaNet of the zoo, of 3 classes, 16 channels and a ResNet-18 without weights."""
     toy = """
         MODEL.META_ARCHITECTURE FocalRetinaNet MODEL.RETINANET.NUM_CLASSES 3
@@ -80,7 +77,7 @@ def toy_cfg(*opts: object) -> CfgNode:
     return load(ZOO, "MODEL.WEIGHTS", "", *toy.split(), *opts)
 
 
-def coco(**changes: object) -> dict:
+def coco(**changes):
     """A small content in COCO's format, sections changed."""
     annotation = {"id": 1, "image_id": 1, "category_id": 5, "bbox": [1, 1, 2.5, 2]}
     return {
@@ -91,9 +88,17 @@ def coco(**changes: object) -> dict:
     }
 
 
-def make_instances(
-    boxes: object, classes: object, size: tuple[int, int] = (64, 64), **fields: object
-) -> Instances:
+class Call:
+    """A pickle's call of a name with arguments, and its BUILD with a state."""
+
+    def __init__(self, function, arguments, state=None):
+        self.parts = function, arguments, state
+
+    def __reduce__(self):
+        return self.parts
+
+
+def make_instances(boxes, classes, size=(64, 64), **fields):
     """Ground truth: boxes (M, 4), classes (M,), and further fields of M entries."""
     instances = Instances(size)
     instances.gt_boxes = Boxes(torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4))
@@ -103,26 +108,16 @@ def make_instances(
     return instances
 
 
-def make_batch(
-    boxes: Sequence[Sequence[float]] = ((5, 5, 40, 40), (2, 2, 62, 62)),
-    classes: Sequence[int] = (0, 1),
-    size: tuple[int, int] = (64, 64),
-) -> list[dict]:
+def make_batch(boxes=((5, 5, 40, 40), (2, 2, 62, 62)), classes=(0, 1), size=(64, 64)):
     """One random image with its objects."""
     image = torch.randint(256, (3, *size), generator=torch.Generator().manual_seed(0)).float()
     return [{"image": image, "instances": make_instances(boxes, classes, size)}]
 
 
 def make_dense_batch(
-    level_sizes: Sequence[int] = (30, 8, 1),
-    num_classes: int = 5,
-    *,
-    num_images: int = 2,
-    dtype: torch.dtype = torch.float32,
-    scale: float = 3.0,
-    background: float = 0.0,
-    seed: int = 0,
-) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    level_sizes=(30, 8, 1), num_classes=5, *, num_images=2, dtype=torch.float32, scale=3.0,
+    background=0.0, seed=0,
+):  # fmt: skip
     """Leaf logits (N, R_l, K) and labels (N, R_l) of all kinds (ignored, each class, background) by
     level; a further share of the labels is background."""
     generator = torch.Generator().manual_seed(seed)
@@ -139,7 +134,7 @@ def reference_loss_sum(logits, labels, formula, positive_weight=1.0, negative_we
     one-hot targets and masks."""
     name, gamma, beta = formula
 
-    def loss_of(x_t: torch.Tensor) -> torch.Tensor:
+    def loss_of(x_t):
         if name == "focal_star":
             return -F.logsigmoid(gamma * x_t + beta) / gamma
         return -F.logsigmoid(x_t) * torch.exp(gamma * F.logsigmoid(-x_t))
@@ -153,25 +148,22 @@ def reference_loss_sum(logits, labels, formula, positive_weight=1.0, negative_we
     return total
 
 
-def make_run(folder: Path, datasets: tuple[str, ...] = (), **thresholds: float) -> Path:
+def make_run(folder, datasets=(), **thresholds):
     """What a training leaves: config.yaml and model_final.pth of a model that finds something
     everywhere; two classes, levels of strides 8 and 16. ``thresholds``: keys below MODEL.RETINANET.
     """
-    cfg = load("quickstart/shapes.yaml")
     # A network without weights to load
-    cfg.MODEL.BACKBONE.NAME = "build_resnet_fpn_backbone_without_top_block"
-    cfg.MODEL.BACKBONE.FREEZE_AT = 0
-    cfg.MODEL.RESNETS.DEPTH, cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 18, 64
-    cfg.MODEL.RESNETS.OUT_FEATURES, cfg.MODEL.RESNETS.NORM = ["res3", "res4"], "BN"
-    cfg.INPUT.FORMAT = "BGR"
-    cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = [103.53, 116.28, 123.675], [57.375, 57.12, 58.395]
-    cfg.MODEL.FPN.OUT_CHANNELS = 8
-    cfg.MODEL.RETINANET.NUM_CONVS, cfg.MODEL.RETINANET.NUM_CLASSES = 1, 2
+    words = """
+        MODEL.BACKBONE.NAME build_resnet_fpn_backbone_without_top_block MODEL.BACKBONE.FREEZE_AT 0
+        MODEL.RESNETS.DEPTH 18 MODEL.RESNETS.RES2_OUT_CHANNELS 64 MODEL.RESNETS.NORM BN
+        MODEL.RESNETS.OUT_FEATURES ['res3','res4'] MODEL.FPN.OUT_CHANNELS 8 INPUT.FORMAT BGR
+        MODEL.PIXEL_MEAN [103.53,116.28,123.675] MODEL.PIXEL_STD [57.375,57.12,58.395]
+        MODEL.RETINANET.NUM_CONVS 1 MODEL.RETINANET.NUM_CLASSES 2 DATALOADER.NUM_WORKERS 0
+        INPUT.MIN_SIZE_TEST 64 INPUT.MAX_SIZE_TEST 112
+    """
+    cfg = load("quickstart/shapes.yaml", *words.split(), "OUTPUT_DIR", str(folder))
     cfg.MODEL.RETINANET.update(thresholds)
-    cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = 64, 112
-    cfg.DATALOADER.NUM_WORKERS = 0
     cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = datasets
-    cfg.OUTPUT_DIR = str(folder)
     torch.manual_seed(0)
     model = build_model(cfg)
     with torch.no_grad():
@@ -199,11 +191,11 @@ class LargestTensor(TorchDispatchMode):
         return result
 
 
-def name_of(path: Path) -> str:
+def name_of(path):
     return str(path.relative_to(CONFIGS))
 
 
-def header(path: Path) -> list[str]:
+def header(path):
     """Lines of the comment that the file starts with, without the number sign and one space."""
     lines = []
     for line in path.read_text(encoding="utf-8").splitlines():
@@ -213,15 +205,15 @@ def header(path: Path) -> list[str]:
     return lines
 
 
-def commands(path: Path) -> list[list[str]]:
+def commands(path):
     """Commands of the header, as words; a line that ends in a backslash goes on in the next."""
     text = "\n".join(header(path)).replace("\\\n", " ")
     return [line.split() for line in text.splitlines() if line.strip().startswith("./run ")]
 
 
-def differences(cfg: CfgNode, base: CfgNode, prefix: str = "") -> dict[str, object]:
+def differences(cfg, base, prefix=""):
     """Keys in which ``cfg`` differs from ``base``, with its values."""
-    changed: dict[str, object] = {}
+    changed = {}
     for key, value in cfg.items():
         if isinstance(value, CfgNode):
             changed |= differences(value, base[key], f"{prefix}{key}.")

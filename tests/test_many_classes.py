@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_test_loader
+from detectron2.data import build_detection_test_loader
 from detectron2.evaluation import inference_on_dataset
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
@@ -45,9 +45,6 @@ def data_set(tmp_path_factory):
     }
     (folder / "annotations.json").write_text(json.dumps(content))
     register_coco_json(NAME, str(folder / "annotations.json"), str(folder))
-    yield NAME
-    DatasetCatalog.remove(NAME)
-    MetadataCatalog.remove(NAME)
 
 
 @pytest.fixture(scope="module")

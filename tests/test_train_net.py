@@ -1,7 +1,6 @@
 """The command line: what a user types, what a user gets wrong, and a training in miniature."""
 
 import json
-import re
 import shutil
 
 import pytest
@@ -37,32 +36,28 @@ def train_tiny(run, register_tiny, tmp_path):
     [
         (["--config-file", "none.yaml"], "none.yaml does not exist"),
         (["--config-file", QUICKSTART, "--register", "x=none.json:."], "none.json"),
-        (["--config-file", QUICKSTART, "--import", "none.py"], "no file .*none.py"),
+        (["--config-file", QUICKSTART, "--import", "none.py"], "none.py, or its name ends not in"),
         ([], "--config-file"),
         ("MODEL.NO_SUCH_KEY 1", "NO_SUCH_KEY"),
         ("MODEL.DEVICE", "MODEL.DEVICE"),
         ("--num-gpus 0 DATASETS.TRAIN ()", "DATASETS.TRAIN is empty"),
         ("--num-gpus 0 SOLVER.MAX_ITER 0", "SOLVER.MAX_ITER"),
-        ("DATASETS.TRAIN ('nowhere',)", "'nowhere'.*--register"),
+        ("DATASETS.TRAIN ('nowhere',)", "no data set 'nowhere'"),
         ("MODEL.RETINANET.NUM_CLASSES 9", "MODEL.RETINANET.NUM_CLASSES 4"),
         ("MODEL.WEIGHTS none.pth", "none.pth does not exist"),
-        ("MODEL.META_ARCHITECTURE FocalRetina", "'FocalRetina' is not a registered model"),
-        ("MODEL.FOCAL_RETINA.PRECISION fp16 MODEL.DEVICE cpu", "auto"),
-        ("MODEL.FOCAL_RETINA.PRECISION int4", "int4"),
+        ("MODEL.FOCAL_RETINA.PRECISION fp16 MODEL.DEVICE cpu", "PRECISION auto"),
+        ("MODEL.FOCAL_RETINA.PRECISION int4", "it can be auto, fp32, bf16, fp16"),
         ("MODEL.FOCAL_RETINA.CLS_LOSS.NAME FocalLos", "FocalLoss"),
         ("MODEL.FOCAL_RETINA.HEAD.NAME Heda", "FocalRetinaNetHead"),
-        ("OUTPUT_DIR file/out", "OUTPUT_DIR.*cannot be written"),
+        ("OUTPUT_DIR file/out", "cannot be written"),
     ],
 )
-def test_user_errors_are_one_line_and_status_2(run, tmp_path, monkeypatch, arguments, message):
+@pytest.mark.usefixtures("quiet_setup")
+def test_user_errors(assert_user_error, tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("")
     arguments = [*CONFIG, *arguments.split()] if isinstance(arguments, str) else arguments
-    status, err = run(*arguments)
-    assert status == 2
-    (line,) = [x for x in err.splitlines() if x.startswith("focal-retina train: ")]
-    assert re.search(message, line), line
-    assert "Traceback" not in err
+    assert_user_error(message, "train", *arguments)
 
 
 def test_trains_evaluates_reports_and_resumes(run, train_tiny, tmp_path):

@@ -7,7 +7,8 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from helpers import Call
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
@@ -21,16 +22,6 @@ ARRAYS = [
     np.array(True),
 ]
 RECONSTRUCT = np.zeros(0).__reduce__()[0]
-
-
-class Call:
-    """A pickle's call of a name with arguments, and its BUILD with a state."""
-
-    def __init__(self, function, arguments, state=None):
-        self.parts = function, arguments, state
-
-    def __reduce__(self):
-        return self.parts
 
 
 def write(path, data):
@@ -77,7 +68,6 @@ def test_forged_arrays(tmp_path, name, forged):
 
 @pytest.mark.parametrize("suffix", [".pth", ".pkl", ".safetensors"])
 @given(st.data())
-@settings(deadline=None, max_examples=60)
 def test_damage_is_one_line(tmp_path_factory, suffix, data):
     path = tmp_path_factory.mktemp("damage") / f"weights{suffix}"
     write(path, {"model": {"a": ARRAYS[0], "b": ARRAYS[1]}, "class_rows": 3})
@@ -91,20 +81,11 @@ def test_damage_is_one_line(tmp_path_factory, suffix, data):
         assert isinstance(read_weights(path), dict)
 
 
-@given(st.binary(max_size=60))
-@settings(deadline=None, max_examples=100)
-def test_any_bytes_are_a_dict_or_one_line(tmp_path_factory, content):
-    path = tmp_path_factory.mktemp("bytes") / "a.pkl"
-    path.write_bytes(content)
-    with contextlib.suppress(ValueError):
-        assert isinstance(read_weights(path), dict)
-
-
 @pytest.mark.parametrize("suffix", [".pth", ".pkl"])
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ([torch.ones(1)], "holds a list, not tensors by name"),
+        ([np.ones(1)], "holds a list, not tensors by name"),
         (None, "holds a NoneType, not tensors by name"),
         ({"model": None}, "holds a NoneType, not tensors by name"),
         ({"model": {1: np.ones(1)}}, "has the key 1, and tensors have names"),
@@ -112,7 +93,6 @@ def test_any_bytes_are_a_dict_or_one_line(tmp_path_factory, content):
     ],
 )
 def test_what_is_no_dict_of_tensors(tmp_path, suffix, data, message):
-    if not (suffix == ".pkl" and isinstance(data, list)):
-        path = write(tmp_path / f"a{suffix}", data)
-        with pytest.raises(ValueError, match=f"{path}:? {message}"):
-            check_named_tensors(path, read_weights(path)["model"])
+    path = write(tmp_path / f"a{suffix}", data)
+    with pytest.raises(ValueError, match=f"{path}:? {message}"):
+        check_named_tensors(path, read_weights(path)["model"])

@@ -56,7 +56,6 @@ def test_pictures_of_sound_data_alone(command, words, tiny_coco, tmp_path):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (("NO.KEY", "1"), "NO.KEY"),
         (("DATASETS.TRAIN", "('nowhere',)"), "no data set 'nowhere'"),
         (("--html", "."), "Is a directory"),
     ],

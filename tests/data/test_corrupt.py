@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 from helpers import default_cfg
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from focal_retina.data import CorruptImageError, build_corrupt_image_guard
@@ -88,7 +88,6 @@ def test_in_an_evaluation_a_gray_sample_stands_in(tmp_path):
     assert "is_unreadable" not in build_test_mapper(cfg)(make_record(tmp_path, jpeg(), "b.jpg"))
 
 
-@settings(max_examples=40, deadline=None)
 @given(
     extension=st.sampled_from([".jpg", ".png", ".bmp"]),
     cut=st.floats(0, 1),

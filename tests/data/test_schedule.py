@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 from detectron2.data.common import AspectRatioGroupedDataset
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from focal_retina.data.schedule import TrainingSchedule, orientation_groups
@@ -32,7 +32,6 @@ def schedules(draw):
 
 
 @given(schedules(), st.permutations(range(30)))
-@settings(deadline=None, max_examples=60)
 def test_a_batch_is_a_function_of_its_iteration(arguments, order):
     """Whatever was asked for before."""
     expected = batches(TrainingSchedule(**arguments), 30)
@@ -41,7 +40,6 @@ def test_a_batch_is_a_function_of_its_iteration(arguments, order):
 
 
 @given(schedules())
-@settings(deadline=None, max_examples=60)
 def test_batches_are_those_of_detectron2s_grouping(arguments):
     """Streaming the same epochs through AspectRatioGroupedDataset gives the same batches."""
     schedule = TrainingSchedule(**arguments)
@@ -58,7 +56,6 @@ def test_batches_are_those_of_detectron2s_grouping(arguments):
 
 
 @given(st.integers(1, 40), st.integers(0, 1000))
-@settings(deadline=None, max_examples=30)
 def test_each_image_once_an_epoch(num_images, seed):
     schedule = TrainingSchedule(
         groups=np.zeros(num_images, dtype=np.int64), batch_size=1, seed=seed

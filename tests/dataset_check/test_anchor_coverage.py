@@ -10,7 +10,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_anchor_generator
 from detectron2.structures import Boxes, pairwise_iou
 from helpers import load
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from focal_retina.dataset_check import check_datasets, warn_of_unreached_objects
@@ -32,7 +32,6 @@ def grid():
 
 
 @pytest.mark.parametrize("offset", [0.0, 0.5])
-@settings(deadline=None, max_examples=25)
 @given(
     size=st.tuples(st.integers(20, 300), st.integers(20, 300)),
     boxes=st.lists(

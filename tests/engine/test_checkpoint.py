@@ -8,36 +8,12 @@ import numpy as np
 import pytest
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from helpers import Call
 from safetensors.torch import save_file
 from torch import nn
 
 from focal_retina.engine.checkpoint import SafeCheckpointer, is_intact
 from focal_retina.files import atomic_write
-
-
-class Bomb:
-    """Makes a folder when it is unpickled: what a malicious checkpoint would do."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.path),)
-
-
-class State:
-    """A checkpointable with one value."""
-
-    def __init__(self, value):
-        self.value = value
-
-    def state_dict(self):
-        return {"value": self.value}
-
-    def load_state_dict(self, state):
-        self.value = state["value"]
 
 
 def make_model(value=0.0):
@@ -49,10 +25,10 @@ def make_model(value=0.0):
 
 @pytest.fixture
 def save(tmp_path):
-    """Save a checkpoint whose weights and state are its iteration."""
+    """Save a checkpoint whose weights, and those of a second module, are its iteration."""
 
     def call(iteration, name=None, checkpointer_class=SafeCheckpointer):
-        model, state = make_model(iteration), State(iteration)
+        model, state = make_model(iteration), make_model(iteration)
         checkpointer = checkpointer_class(model, str(tmp_path), trainer=state)
         checkpointer.save(name or f"model_{iteration:07d}", iteration=iteration)
 
@@ -60,11 +36,11 @@ def save(tmp_path):
 
 
 def resume(folder, checkpointer_class=SafeCheckpointer):
-    """(weight, state, what was left over) after a resume."""
-    model, state = make_model(-1.0), State(-1)
+    """(weight, that of the second module, what was left over) after a resume."""
+    model, state = make_model(-1.0), make_model(-1.0)
     checkpointer = checkpointer_class(model, str(folder), trainer=state)
     rest = checkpointer.resume_or_load("", resume=True)
-    return model.weight[0, 0].item(), state.value, rest["iteration"]
+    return model.weight[0, 0].item(), state.weight[0, 0].item(), rest["iteration"]
 
 
 @pytest.mark.parametrize("reader", [SafeCheckpointer, DetectionCheckpointer])
@@ -99,6 +75,9 @@ def test_checkpoints_after_the_last_belong_to_another_run(save, tmp_path):
         save(iteration)
     (tmp_path / "model_0000005.pth").write_bytes(b"")
     assert resume(tmp_path) == (2, 2, 2)
+    (tmp_path / "model_0000002.pth").write_bytes(b"")
+    with pytest.raises(ValueError, match="no checkpoint in .* is intact"):
+        resume(tmp_path)
 
 
 @pytest.mark.parametrize("tag", [None, b"", b"model_000", b"\xff\x00\x9f", b"../a/model_final.pth"])
@@ -127,39 +106,20 @@ def test_a_training_that_starts_anew_has_no_checkpoint(save, tmp_path):
     assert resume(tmp_path) == (1, 1, 1)
 
 
-def test_a_bit_flipped_in_the_table_of_contents(save, tmp_path):
-    """Anywhere in a tensor's entry: it is noticed, or changes nothing."""
+def test_a_flipped_bit(save, tmp_path):
+    """It is noticed, or changes nothing: anywhere in a tensor's entry of the table of contents, and
+    at places all over the file."""
     save(2)
     path = tmp_path / "model_0000002.pth"
     content = path.read_bytes()
     start = content.rindex(b"PK\x01\x02", 0, content.rindex(b"/data/0"))
-    for position in range(8 * start, 8 * content.index(b"PK", start + 4)):
+    entry = range(8 * start, 8 * content.index(b"PK", start + 4))
+    for position in (*entry, *range(0, 8 * len(content), 131)):
         damaged = bytearray(content)
         damaged[position // 8] ^= 1 << position % 8
         path.write_bytes(damaged)
         if is_intact(path):
             assert resume(tmp_path) == (2, 2, 2)
-
-
-def test_no_intact_checkpoint_is_an_error(save, tmp_path):
-    save(2)
-    (tmp_path / "model_0000002.pth").write_bytes(b"")
-    with pytest.raises(ValueError, match="no checkpoint in .* is intact"):
-        resume(tmp_path)
-
-
-@given(st.integers(0, 10**6), st.integers(1, 255))
-@settings(deadline=None, max_examples=40)
-def test_no_damage_to_a_tensor_goes_unnoticed(tmp_path_factory, position, flip):
-    path = tmp_path_factory.mktemp("damage") / "a.pth"
-    tensor = torch.arange(100.0)
-    torch.save({"model": tensor}, path)
-    assert is_intact(path)
-    content = bytearray(path.read_bytes())
-    content[position % len(content)] ^= flip
-    path.write_bytes(content)
-    if is_intact(path):  # the byte was between the parts
-        assert torch.equal(torch.load(path, weights_only=True)["model"], tensor)
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path):
@@ -183,7 +143,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path):
 @pytest.mark.parametrize("suffix", [".pth", ".pkl", ".pyth", ".legacy.pth"])
 def test_a_malicious_file_does_not_run(tmp_path, suffix):
     path, trace = tmp_path / f"weights{suffix}", tmp_path / "trace"
-    data = {"model": {"weight": Bomb(trace)}, "__author__": "nobody"}
+    data = {"model": {"weight": Call(os.mkdir, (str(trace),))}, "__author__": "nobody"}
     if suffix == ".pkl":
         path.write_bytes(pickle.dumps(data))
     else:

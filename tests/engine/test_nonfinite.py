@@ -140,12 +140,3 @@ def test_nothing_is_written_and_nothing_changes_while_all_is_finite(tmp_path):
         for trainer.iter in range(3):
             trainer.run_step()
     assert torch.equal(guarded.linear.weight, plain.linear.weight)
-
-
-def test_evaluation_is_not_recorded(tmp_path):
-    model = Model()
-    train(model, [make_batch(3.0)], tmp_path)
-    model.eval()(make_batch(torch.inf))
-    model.train()
-    _, error = train(model, [make_batch()], tmp_path)
-    assert error is None

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from focal_retina.interop import ADAPTERS
@@ -74,7 +74,6 @@ def test_torchvisions_rows():
     assert TORCHVISION.class_rows(3, 3) == [0, 1, 2]
 
 
-@settings(deadline=None, max_examples=30)
 @given(num_sizes=st.integers(1, 4), num_ratios=st.integers(1, 4))
 def test_each_class_and_anchor_has_the_librarys_channel(num_sizes, num_ratios):
     """Detectron2 counts a size's ratios first, torchvision and mmdetection a ratio's sizes."""

@@ -7,7 +7,7 @@ import pytest
 import torch
 from converted import build_detector, from_detectron2, to_detectron2, with_keys
 from foreign_models import K, Mmdet, Odtk, detectron_blobs, randomize
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from focal_retina.interop import ADAPTERS
@@ -69,7 +69,6 @@ JUNK = [None, "text", b"", 3.5, [], ["a"], {1: 2}, torch.ones(2, 3), torch.tenso
 
 
 @given(st.data())
-@settings(deadline=None, max_examples=40)
 def test_any_contents_are_converted_or_one_kind_of_error(mmdet, ours, data):
     """A list in the place of a tensor, another shape, keys that are no text, foreign metadata."""
     odtk = {"classes": K, "ratios": [1.0], "scales": [4.0], "state_dict": mmdet}

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 from helpers import ROOT, default_cfg, python
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -42,7 +42,6 @@ def log_odds(p: float) -> float:
     alpha=st.floats(0.01, 0.99),
     factor=st.integers(2, 9),
 )
-@settings(deadline=None, max_examples=50)
 def test_laws_of_balanced_alpha(counts, alpha, factor):
     alphas = balanced_alpha(counts, alpha)
     assert all(0 < a < 1 for a in alphas)

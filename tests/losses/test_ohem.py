@@ -1,7 +1,7 @@
 import pytest
 import torch
 from helpers import make_dense_batch as make_batch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 from torchvision.ops import nms
@@ -43,7 +43,6 @@ def make_anchors(seed: int, level_sizes) -> list[torch.Tensor]:
     one_to_three=st.booleans(),
     alpha=st.sampled_from([-1.0, 0.25, [0.2, 0.5, 0.9]]),
 )
-@settings(deadline=None, max_examples=60)
 def test_mines_what_a_full_nms_would(seed, level_sizes, batch_size, threshold, one_to_three, alpha):
     logits, labels = make_batch(seed=seed, num_classes=3, level_sizes=level_sizes)
     anchors = make_anchors(seed, level_sizes)

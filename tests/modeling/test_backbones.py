@@ -8,7 +8,7 @@ import torch
 from detectron2.layers import FrozenBatchNorm2d
 from detectron2.modeling import build_backbone, build_model
 from helpers import load, make_batch, toy_cfg
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -80,7 +80,6 @@ def test_pixels_are_normalized_as_the_weights_expect():
     torch.testing.assert_close(pixels, (data["image"] - 127) / 128)
 
 
-@settings(deadline=None, max_examples=25)
 @given(st.integers(1, 20), st.integers(1, 20), st.sampled_from([3, 5]), st.sampled_from([1, 2]))
 def test_convolution_pads_as_the_packages(package, height, width, kernel_size, stride):
     Conv2d = package.utils.get_same_padding_conv2d(image_size=None)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.meta_arch.dense_detector import permute_to_N_HWA_K
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -33,7 +33,6 @@ def gradients(outputs, inputs):
 
 
 @given(seed=st.integers(0, 2**31), depth=st.integers(0, 3), count=st.integers(0, 3))
-@settings(deadline=None, max_examples=25)
 def test_outputs_and_gradients_equal_those_of_whole_maps(seed, depth, count):
     torch.manual_seed(seed)
     layers, features = make_layers(depth), make_features()

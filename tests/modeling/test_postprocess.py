@@ -48,7 +48,6 @@ def detectron2_inference(anchors, logits, deltas, options):
         }
     ),
 )
-@settings(deadline=None, max_examples=60)
 def test_equals_detectron2(seed, num_classes, options):
     anchors, logits, deltas = make_predictions(seed, num_classes)
     expected = detectron2_inference(anchors, logits, deltas, options)

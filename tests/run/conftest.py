@@ -12,9 +12,7 @@ import pytest
 from helpers import ROOT
 
 
-def write_wheel(
-    directory: Path, name: str, version: str, tag: str, files: dict[str, str], requires: str = ""
-) -> None:
+def write_wheel(directory, name, version, tag, files, requires=""):
     info = f"{name}-{version}.dist-info"
     metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
     files = {
@@ -45,13 +43,9 @@ class Project:
         (root / "bin").mkdir()
         (root / "bin" / "python3").symlink_to(os.path.realpath(sys.executable))
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("PIP_", "FOCAL_RETINA_"))}
-        self.env = kept | {
-            "PATH": f"{root / 'bin'}:{os.environ['PATH']}",
-            "PYTHONPATH": "",
-            "PIP_CONFIG_FILE": os.devnull,
-            "PIP_NO_INDEX": "1",
-            "PIP_FIND_LINKS": wheels.as_uri(),
-        }
+        path = {"PATH": f"{root / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": ""}
+        pip = {"PIP_CONFIG_FILE": os.devnull, "PIP_NO_INDEX": "1"}
+        self.env = {**kept, **path, **pip, "PIP_FIND_LINKS": wheels.as_uri()}
 
     def pin(self, file: str, **versions: str) -> None:
         with open(self.root / "requirements" / f"{file}.txt", "w") as pins:
@@ -62,16 +56,10 @@ class Project:
                 pins.write(f"{name.replace('_', '-')}=={version} --hash=sha256:{digest}\n")
 
     def start(self, *arguments: str, script: str = "run", **env: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [self.root / script, *arguments],
-            cwd="/",
-            env=self.env | env,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
+        pipe = subprocess.PIPE
+        streams = {"stdin": subprocess.DEVNULL, "stdout": pipe, "stderr": pipe, "text": True}
+        how = {"cwd": "/", "env": self.env | env, "start_new_session": True}
+        return subprocess.Popen([self.root / script, *arguments], **streams, **how)
 
     def run(self, *arguments: str, **options: str) -> subprocess.CompletedProcess[str]:
         process = self.start(*arguments, **options)

@@ -82,12 +82,8 @@ def test_changed_pins_update_in_place(standing):
     result = standing.run("-c", "import alpha, users_own; print(alpha.__version__)")
     assert (result.returncode, result.stdout) == (0, "2\n"), result
     assert result.stderr.startswith("run: the pins in requirements/ changed")
-    assert {path.name for path in site.glob("*-[12].dist-info")} == {
-        "alpha-2.dist-info",
-        "builder-1.dist-info",
-        "photographs-1.dist-info",
-        "repackaged_detectron2-2.dist-info",
-    }
+    left = {"alpha-2", "builder-1", "photographs-1", "repackaged_detectron2-2"}
+    assert {path.stem for path in site.glob("*-[12].dist-info")} == left
     assert not (site / "beta").exists()
     assert not list(site.glob("detectron2/_C*"))
     assert standing.run("-c", "").stderr == ""

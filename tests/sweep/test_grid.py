@@ -6,17 +6,8 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from helpers import ROOT, default_cfg
 
-from focal_retina.sweep.grid import (
-    CodeInputs,
-    Figure,
-    Row,
-    Sweep,
-    Tuning,
-    plan_tests,
-    plan_tuning,
-    read_sweep,
-    select_rows,
-)
+from focal_retina.sweep import grid
+from focal_retina.sweep.grid import CodeInputs, Figure, Row, Sweep, Tuning
 
 GOOD = """
 title: A table
@@ -31,21 +22,15 @@ rows:
 """
 GAMMA = "MODEL.RETINANET.FOCAL_LOSS_GAMMA"
 NO_INPUTS = CodeInputs()
-SWEEP = Sweep(
-    name="table",
-    title="",
-    setting="",
-    reference="CE",
-    rows=[Row("CE", {GAMMA: 0.0}), Row("FL, γ 2", {GAMMA: 2.0})],
-    tuning=Tuning("SOLVER.BASE_LR", [0.1, 0.2], seeds=2),
-)
+ROWS = [Row("CE", {GAMMA: 0.0}), Row("FL, γ 2", {GAMMA: 2.0})]
+SWEEP = Sweep("table", "", "", "CE", ROWS, tuning=Tuning("SOLVER.BASE_LR", [0.1, 0.2], seeds=2))
 
 
 @pytest.fixture
 def read(tmp_path):
     def call(text):
         (tmp_path / "table.yaml").write_text(text, encoding="utf-8")
-        return read_sweep(tmp_path / "table.yaml")
+        return grid.read_sweep(tmp_path / "table.yaml")
 
     return call
 
@@ -89,9 +74,9 @@ def test_what_is_wrong_is_said(read, old, new, message):
 
 def test_rows_are_those_asked_for_and_the_reference(read):
     sweep = read(GOOD + "  - {name: third, x: 3}")
-    assert [row.name for row in select_rows(sweep, ["third"]).rows] == ["CE", "third"]
+    assert [row.name for row in grid.select_rows(sweep, ["third"]).rows] == ["CE", "third"]
     with pytest.raises(ValueError, match=r"no row \['4th'\]; its rows are CE; 512; third"):
-        select_rows(sweep, ["4th", "512"])
+        grid.select_rows(sweep, ["4th", "512"])
 
 
 def test_every_key_is_documented():
@@ -107,8 +92,8 @@ def cfg():
 
 
 def test_tuning_and_test_do_not_share_seeds_nor_data(cfg):
-    tuning = plan_tuning(SWEEP, cfg, NO_INPUTS, ["coco_2014_val"])
-    tests = plan_tests(SWEEP, cfg, NO_INPUTS, range(1, 4), {"CE": 0.1, "FL, γ 2": 0.2})
+    tuning = grid.plan_tuning(SWEEP, cfg, NO_INPUTS, ["coco_2014_val"])
+    tests = grid.plan_tests(SWEEP, cfg, NO_INPUTS, range(1, 4), {"CE": 0.1, "FL, γ 2": 0.2})
     assert (len(tuning), len(tests)) == (2 * 2 * 2, 2 * 3)
     assert not {x.seed for x in tuning} & {x.seed for x in tests}
     assert {x.cfg.DATASETS.TEST for x in tuning} == {("coco_2014_val",)}
@@ -128,13 +113,13 @@ def test_tuning_and_test_do_not_share_seeds_nor_data(cfg):
 )
 def test_nothing_is_chosen_on_the_data_of_the_test(cfg, datasets, message):
     with pytest.raises(ValueError, match=message):
-        plan_tuning(SWEEP, cfg, NO_INPUTS, datasets)
+        grid.plan_tuning(SWEEP, cfg, NO_INPUTS, datasets)
     with pytest.raises(ValueError, match="table has no key 'tuning'"):
-        plan_tuning(replace(SWEEP, tuning=None), cfg, NO_INPUTS, ["coco_2014_val"])
+        grid.plan_tuning(replace(SWEEP, tuning=None), cfg, NO_INPUTS, ["coco_2014_val"])
 
 
 def test_a_trial_is_the_base_with_its_rows_overrides_and_seed(cfg):
-    trial = plan_tests(SWEEP, cfg, NO_INPUTS, [7], {})[1]
+    trial = grid.plan_tests(SWEEP, cfg, NO_INPUTS, [7], {})[1]
     expected = cfg.clone()
     expected.merge_from_list([GAMMA, 2.0, "SEED", 7, "TEST.EXPECTED_RESULTS", []])
     expected.SOLVER.CHECKPOINT_PERIOD = min(5000, cfg.SOLVER.MAX_ITER // 5)
@@ -145,7 +130,7 @@ def test_hash_is_of_everything_that_changes_the_numbers(cfg, tmp_path):
     def digest(*opts, **inputs):
         base = cfg.clone()
         base.merge_from_list(opts)
-        return plan_tests(SWEEP, base, CodeInputs(**inputs), [1], {})[0].config_hash
+        return grid.plan_tests(SWEEP, base, CodeInputs(**inputs), [1], {})[0].config_hash
 
     file = tmp_path / "loss.py or test.json"
     hashes = [digest(), digest("SOLVER.MOMENTUM", 0.5), digest(register=("a=b:c",))]
@@ -171,4 +156,4 @@ def test_hash_is_of_everything_that_changes_the_numbers(cfg, tmp_path):
 def test_a_row_with_a_key_that_it_cannot_have_is_named(cfg, key):
     wrong = replace(SWEEP, rows=[Row("CE", {key: 1})])
     with pytest.raises(ValueError, match=f"row 'CE' of table: {key}"):
-        plan_tests(wrong, cfg, NO_INPUTS, [1], {})
+        grid.plan_tests(wrong, cfg, NO_INPUTS, [1], {})

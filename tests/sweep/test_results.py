@@ -2,9 +2,8 @@
 
 import math
 
-import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from focal_retina.sweep.grid import Row, Sweep
@@ -42,16 +41,6 @@ def test_intervals_of_known_degrees_of_freedom():
         assert found == pytest.approx(4.302653 * scale / math.sqrt(3))
 
 
-def test_interval_covers_the_truth_at_its_rate():
-    """Of 2000 pairs of three seeds with equal means, about one in twenty is told apart."""
-    generator = np.random.default_rng(0)
-    pairs = generator.normal(size=(2000, 2, 3)) * [[[1.0], [3.0]]]
-    summaries = [summarize(sweep_of(None, None), trials(*pair)) for pair in pairs.tolist()]
-    told_apart = [compare(*summary).verdict != "not told apart" for summary in summaries]
-    assert 0.01 < np.mean(told_apart) < 0.06
-
-
-@settings(deadline=None, max_examples=30)
 @given(APS, APS)
 def test_comparison_is_antisymmetric(first, second):
     one, other = summarize(sweep_of(None, None), trials(first, second))

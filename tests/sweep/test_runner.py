@@ -51,9 +51,7 @@ def starts_of(root, trial):
 
 
 @pytest.mark.usefixtures("cluster")
-def test_failures_are_retried_resumed_and_reported_while_the_rest_goes_on(
-    run, make_trial, tmp_path
-):
+def test_failures_are_retried_and_resumed_while_the_rest_goes_on(run, make_trial, tmp_path):
     names = {"fine": "", "fails": "fail", "recovers": "fail once", "killed": "kill once"}
     trials = {name: make_trial(name, behaviour) for name, behaviour in names.items()}
     results, polled = run(list(trials.values()), retries=1)
@@ -95,9 +93,7 @@ def test_a_fatal_error_frees_its_slot_whatever_its_data_workers_do(run, make_tri
 
 
 @pytest.mark.usefixtures("cluster")
-def test_a_result_serves_another_table_with_the_same_config_and_no_other_one(
-    run, make_trial, tmp_path
-):
+def test_a_result_serves_another_table_with_the_same_config(run, make_trial, tmp_path):
     trial = make_trial("a")
     run([trial])
     same_config = replace(trial, row="b", directory="trials/b")
@@ -117,9 +113,7 @@ def test_a_trial_that_no_machine_can_run_is_refused(run, make_trial, needed):
 
 
 @pytest.mark.usefixtures("cluster")
-def test_losses_of_trained_models_are_measured_once_and_failures_named(
-    make_runner, make_trial, tmp_path
-):
+def test_losses_are_measured_once_and_failures_named(make_runner, make_trial, tmp_path):
     runner = make_runner()
     results = runner.run([make_trial("a"), make_trial("b")], lambda _: None)
     config = tmp_path / results[1].directory / "config.yaml"
