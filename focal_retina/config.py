@@ -2,6 +2,8 @@
 ones stand under ``MODEL.FOCAL_RETINA`` and ``INPUT``, and the defaults are Detectron2's behaviour.
 """
 
+from collections.abc import Collection
+
 from detectron2.config import CfgNode as CN
 
 
@@ -144,6 +146,12 @@ def add_focal_retina_config(cfg: CN) -> None:
 
     # Of the checkpoints model_0000123.pth the last so many intact ones stay; 0 or -1: all.
     cfg.SOLVER.CHECKPOINTS_KEPT = 0
+
+
+def check_choice(key: str, value: object, choices: Collection[str]) -> None:
+    """A ValueError, which names the key, where the value is none of the choices."""
+    if value not in choices:
+        raise ValueError(f"{key} is {value!r}; it can be {', '.join(choices)}")
 
 
 def with_focal_retina_defaults(cfg: CN) -> CN:

@@ -12,7 +12,8 @@ import json
 import operator
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -51,12 +52,21 @@ def get_config_file(name: str) -> str:
     return str(root / name)
 
 
+def with_values(cfg: CfgNode, values: Mapping[str, Any]) -> CfgNode:
+    """A frozen copy of ``cfg`` with other values of some keys."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    for key, value in values.items():
+        *sections, name = key.split(".")
+        setattr(reduce(getattr, sections, cfg), name, value)
+    cfg.freeze()
+    return cfg
+
+
 def config_hash(cfg: CfgNode, *inputs: object) -> str:
     """sha256 of what decides a result: the config but for OUTPUT_DIR, and ``inputs``, values that
     json can hold."""
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.OUTPUT_DIR = ""
+    cfg = with_values(cfg, {"OUTPUT_DIR": ""})
     return hashlib.sha256(json.dumps([cfg.dump(), *inputs]).encode()).hexdigest()
 
 

@@ -26,15 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ..deploy import build_meta, write_targets
-    from ..deploy.comparison import (
-        ap_table,
-        compare_all,
-        indices_in_datasets,
-        load_all,
-        sample_images,
-        time_table,
-    )
+    from ..deploy import build_meta, comparison, write_targets
     from ..engine import UserError, load_config, load_detector, training_errors, user_errors
 
     if args.images < args.benchmark or (args.int8 is not None and args.int8 < 1):
@@ -44,21 +36,23 @@ def run(args: argparse.Namespace) -> int:
     with user_errors():
         if args.int8 and not cfg.DATASETS.TRAIN:
             raise ValueError("DATASETS.TRAIN is empty: --int8 calibrates on its images")
-        images = list(sample_images(cfg.DATASETS.TEST, args.images)) if args.images else []
-        calibration = sample_images(cfg.DATASETS.TRAIN, args.int8) if args.int8 else None
+        sample = comparison.sample_images
+        images = list(sample(cfg.DATASETS.TEST, args.images)) if args.images else []
+        calibration = sample(cfg.DATASETS.TRAIN, args.int8) if args.int8 else None
         model = load_detector(cfg)
         meta = build_meta(cfg, model, with_nms=not args.no_nms)
-        datasets = indices_in_datasets(meta.classes, cfg.DATASETS.TEST if args.evaluate else ())
+        evaluated = cfg.DATASETS.TEST if args.evaluate else ()
+        datasets = comparison.indices_in_datasets(meta.classes, evaluated)
         folder = args.output or Path(cfg.OUTPUT_DIR, "export")
         paths = write_targets(model, meta, folder, calibration)
-        predictors = load_all(model, meta, paths)
+        predictors = comparison.load_all(model, meta, paths)
     print(f"written: {', '.join(map(str, paths.values()))}", flush=True)
     if meta.threshold is not None:
         print(f"meta.json has the score threshold of the best F1, {meta.threshold:.3f}")
-    agrees = compare_all(predictors, images)
+    agrees = comparison.compare_all(predictors, images)
     if args.evaluate:
         with training_errors():
-            print(ap_table(predictors, datasets, Path(cfg.OUTPUT_DIR, "inference")))
+            print(comparison.ap_table(predictors, datasets, Path(cfg.OUTPUT_DIR, "inference")))
     if args.benchmark:
-        print(time_table(predictors, images))
+        print(comparison.time_table(predictors, images))
     return 0 if agrees else 1

@@ -82,9 +82,7 @@ def expand_data(args: argparse.Namespace) -> tuple[str, list[str], list[str]]:
 
     with engine.user_errors():
         if args.config_file or not args.data:
-            raise ValueError(
-                "--data (and --val) is in the place of --config-file: name one of them"
-            )
+            raise ValueError("--data (and --val) is in place of --config-file: name one of them")
         given = dict(zip(args.opts[::2], args.opts[1::2], strict=False))
         if limit := given.get("INPUT.MAX_IMAGE_PIXELS"):
             limit_pixels(int(limit))
@@ -139,7 +137,9 @@ def register_data(data: str, val: str | None, splits: Path) -> tuple[list[str], 
 
 def main(args: argparse.Namespace, cfg: Any) -> int:
     """What each process of the training does; returns its exit status."""
-    from detectron2.utils import comm
+    import torch
+    from detectron2.utils import collect_env, comm
+    from detectron2.utils.env import seed_all_rng
 
     from .. import engine
 
@@ -147,7 +147,12 @@ def main(args: argparse.Namespace, cfg: Any) -> int:
     engine.prepare_process(**data_of(args))
     cfg = comm.all_gather(cfg)[0]
     with nullcontext() if args.eval_only else engine.only_training_in(cfg.OUTPUT_DIR):
-        set_up(args, cfg)
+        # In the place of Detectron2's default_setup
+        rank, libraries = comm.get_rank(), collect_env.collect_env_info()
+        engine.set_up_logging(cfg.OUTPUT_DIR, rank=rank, verbose=args.verbose)
+        _logger.debug(f"{args}\nprocess {rank} of {comm.get_world_size()}\n{libraries}\n{cfg}")
+        seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + rank)
+        torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK and not args.eval_only
         return evaluate(args, cfg) if args.eval_only else train(args, cfg)
 
 
@@ -198,22 +203,6 @@ def train(args: argparse.Namespace, cfg: Any) -> int:
     if trainer.interrupted_by is not None:
         _logger.info("saved; the same command with --resume goes on")
     return engine.exit_status_of(trainer.interrupted_by)
-
-
-def set_up(args: argparse.Namespace, cfg: Any) -> None:
-    """Log, seed and config.yaml of a process, in the place of Detectron2's ``default_setup``."""
-    import torch
-    from detectron2.utils import comm
-    from detectron2.utils.collect_env import collect_env_info
-    from detectron2.utils.env import seed_all_rng
-
-    from .. import engine
-
-    rank = comm.get_rank()
-    engine.set_up_logging(cfg.OUTPUT_DIR, rank=rank, verbose=args.verbose)
-    _logger.debug(f"{args}\nprocess {rank} of {comm.get_world_size()}\n{collect_env_info()}\n{cfg}")
-    seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + rank)
-    torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK and not args.eval_only
 
 
 def report_if_finished(trainer: Any) -> None:

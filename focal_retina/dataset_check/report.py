@@ -217,10 +217,9 @@ def warn_of_unreached_objects(cfg: CfgNode, reports: Iterable[DatasetReport]) ->
     except ValueError as error:
         _logger.info("anchors are not measured: %s", error)
         return
-    for name, coverage in ((x.name, x.coverage) for x in measured):
-        if coverage and coverage.unreached_share > _WORTH_A_WARNING:
-            text = "%s: %s; the data check suggests other anchors"
-            _logger.warning(text, name, coverage)
+    for x in measured:
+        if x.coverage and x.coverage.unreached_share > _WORTH_A_WARNING:
+            _logger.warning("%s: %s; the data check suggests other anchors", x.name, x.coverage)
 
 
 def config_problems(cfg: CfgNode) -> list[str]:

@@ -167,12 +167,12 @@ class PictureWriter:
         path = self._paths[frame.source]
         path.parent.mkdir(parents=True, exist_ok=True)
         if not frame.source.is_video:
-            Image.fromarray(np.ascontiguousarray(picture[:, :, ::-1])).save(path)
+            Image.fromarray(picture).save(path)
             return
         if self._video is None or self._video[0] != frame.source:
             self.close()
             self._video = frame.source, self._open_video(frame, path)
-        self._video[1].write(picture)
+        self._video[1].write(np.ascontiguousarray(picture[:, :, ::-1]))
 
     def _open_video(self, frame: Frame, path: Path) -> Any:
         import cv2  # the package is imported without OpenCV
@@ -191,16 +191,14 @@ class PictureWriter:
 
 
 def draw_detections(image: np.ndarray, instances: Instances, classes: Sequence[str]) -> np.ndarray:
-    """A copy of the image, (H, W, 3) uint8 BGR, with boxes, names and scores. A class always has
-    the same color."""
+    """The image, (H, W, 3) uint8 BGR, with boxes, names and scores, in RGB; a color a class."""
     fields = instances.pred_boxes, instances.pred_classes.tolist(), instances.scores.tolist()
     outlines = [
         Outline(box, to_hex(_COLORS[label % len(_COLORS)]), f"{classes[label]} {score:.2f}")
         for box, label, score in zip(*fields, strict=True)
     ]
     best_on_top, side = reversed(outlines), max(image.shape[:2])
-    picture = draw_outlines(image[:, :, ::-1], best_on_top, longer_side=side)
-    return np.ascontiguousarray(picture[:, :, ::-1])
+    return draw_outlines(image[:, :, ::-1], best_on_top, longer_side=side)
 
 
 def output_paths(folder: Path, sources: Sequence[Source]) -> dict[Source, Path]:

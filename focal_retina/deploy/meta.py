@@ -4,7 +4,7 @@ an image becomes the network's input."""
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +19,7 @@ from ..files import write_json
 from ..modeling import DensePostprocessor, FocalRetinaNet
 
 META_FILE = "meta.json"
-_THRESHOLDS = (
-    *("score_thresh", "topk_candidates", "nms_thresh", "max_detections", "class_agnostic_nms"),
-)
+_THRESHOLDS = [x.name for x in fields(DensePostprocessor) if x.name != "box2box_transform"]
 _logger = logging.getLogger(__name__)
 
 

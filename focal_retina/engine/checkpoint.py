@@ -13,6 +13,7 @@ from detectron2.modeling import build_model
 from detectron2.utils import comm
 from torch import nn
 
+from ..config_file import with_values
 from ..data.classes import model_classes
 from ..files import atomic_write
 from ..modeling import FocalRetinaNet
@@ -109,12 +110,8 @@ class SafeCheckpointer(DetectionCheckpointer):
             self.logger.info(f"{final}, of a training before, is model_final_before.pth now")
         self.tag_last_checkpoint(_NONE)
 
-    def get_checkpoint_file(self) -> str:
-        """What ``last_checkpoint`` names, or else the newest checkpoint of the folder; or ""."""
-        return str(next(iter(self._from_last()), ""))
-
     def last_intact(self) -> str | None:
-        """The newest checkpoint that is not damaged, see :meth:`get_checkpoint_file`."""
+        """The newest checkpoint that is not damaged, from that of ``last_checkpoint`` backwards."""
         for candidate in self._from_last():
             if is_intact(candidate):
                 return str(candidate)
@@ -182,10 +179,8 @@ def load_trained_model(cfg: CfgNode) -> nn.Module:
     """The model of ``cfg`` with the weights MODEL.WEIGHTS. Its ``class_names`` are a list, or None
     where they are not known. ValueError: there are no weights, or they do not fit. (To Detectron2
     that is a warning; here the numbers of an untrained head would follow.)"""
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.MODEL.FOCAL_RETINA.EFFICIENTNET_LITE.PRETRAINED = False  # all weights come from the file
-    model = build_model(cfg)
+    from_file_alone = {"MODEL.FOCAL_RETINA.EFFICIENTNET_LITE.PRETRAINED": False}
+    model = build_model(with_values(cfg, from_file_alone))
     checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR)
     checkpointer.is_strict = True
     if not cfg.MODEL.WEIGHTS:

@@ -1,9 +1,4 @@
-"""Which arithmetic and which memory format the processor computes fast, and a step in them.
-
-``MODEL.FOCAL_RETINA.PRECISION`` and ``INFERENCE_PRECISION`` may be ``auto``: bf16 where the
-processor has instructions for it, else fp32. :func:`resolve_precision` writes the decision into the
-config, so that config.yaml, every process and every later step agree on it.
-"""
+"""Which arithmetic and which memory format the processor computes fast, and a step in them."""
 
 import functools
 import logging
@@ -20,6 +15,8 @@ from detectron2.engine import AMPTrainer, SimpleTrainer
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from torch import Tensor, nn
 
+from ..config import check_choice
+from ..config_file import with_values
 from ..modeling import FocalRetinaNet
 from ..modeling.inference import fold_frozen_batch_norm, inference_copy
 from ..weight_reader import read_weights
@@ -63,20 +60,20 @@ def bf16_support(device: str) -> tuple[bool, str]:
 
 
 def resolve_precision(cfg: CfgNode, *, resume: bool = False) -> CfgNode:
-    """A frozen copy of ``cfg`` with every ``auto`` precision decided. A run that goes on keeps
-    those that it began with; its checkpoint has them."""
-    cfg = cfg.clone()
-    cfg.defrost()
+    """A frozen copy of ``cfg`` with every ``auto`` precision decided, so that config.yaml, every
+    process and every later step agree. A run that goes on keeps those that it began with; its
+    checkpoint has them."""
     node = cfg.MODEL.FOCAL_RETINA
+    decided: dict[str, Any] = {}
     if keys := [x for x in ("PRECISION", "INFERENCE_PRECISION") if node[x] == "auto"]:
         checkpointer = SafeCheckpointer(nn.Identity(), cfg.OUTPUT_DIR)
         path = checkpointer.last_intact() if resume else None  # that reads all of it
         begun_with = read_weights(path, mmap=True).get("trainer", {}) if path else {}
         fast = "bf16" if bf16_support(cfg.MODEL.DEVICE)[0] else "fp32"
         settings = begun_with.get("settings", {})
-        node.update({key: settings.get(f"MODEL.FOCAL_RETINA.{key}", fast) for key in keys})
-    cfg.freeze()
-    return cfg
+        names = [f"MODEL.FOCAL_RETINA.{key}" for key in keys]
+        decided = {name: settings.get(name, fast) for name in names}
+    return with_values(cfg, decided)
 
 
 @functools.cache  # each evaluation builds a model
@@ -101,9 +98,7 @@ def precision_of(cfg: CfgNode) -> str:
     if not cfg.SOLVER.AMP.ENABLED:
         return "fp32"
     precision = resolve_precision(cfg).MODEL.FOCAL_RETINA.PRECISION
-    if precision not in STEP_TRAINERS:
-        known = ", ".join(["auto", *STEP_TRAINERS])
-        raise ValueError(f"MODEL.FOCAL_RETINA.PRECISION is {precision!r}; it can be {known}")
+    check_choice("MODEL.FOCAL_RETINA.PRECISION", precision, ["auto", *STEP_TRAINERS])
     if precision == "fp16" and not cfg.MODEL.DEVICE.startswith("cuda"):
         hint = ": set MODEL.FOCAL_RETINA.PRECISION auto (or SOLVER.AMP.ENABLED False)"
         raise ValueError(f"fp16 training needs CUDA and MODEL.DEVICE is {cfg.MODEL.DEVICE!r}{hint}")

@@ -14,7 +14,7 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.utils.file_io import PathManager
 
 from ..config import add_focal_retina_config
-from ..config_file import merge_config_file, merge_options
+from ..config_file import merge_config_file, merge_options, with_values
 from ..data import limit_pixels, register_from_spec
 from ..data.classes import announce_classes, check_classes
 from ..dataset_check import check_datasets, warn_of_unreached_objects
@@ -91,11 +91,7 @@ def resolve_class_alpha(cfg: CfgNode) -> CfgNode:
     if cfg.MODEL.FOCAL_RETINA.CLS_LOSS.CLASS_ALPHA != "auto":
         return cfg
     alpha = alpha_from_config(cfg, class_counts_of(cfg))
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.MODEL.FOCAL_RETINA.CLS_LOSS.CLASS_ALPHA = alpha
-    cfg.freeze()
-    return cfg
+    return with_values(cfg, {"MODEL.FOCAL_RETINA.CLS_LOSS.CLASS_ALPHA": alpha})
 
 
 def _open_run(
@@ -135,7 +131,7 @@ def _find_device(name: str, num_processes: int) -> str:
     return name
 
 
-def prepare_process(imports: Sequence[str], register: Sequence[str]) -> None:
+def prepare_process(imports: Sequence[str] = (), register: Sequence[str] = ()) -> None:
     """Fill this process's registries: import Python files, such as one that registers a loss, and
     register data sets, each ``NAME=PATH``, see ``--register``. Again changes nothing."""
     for path in imports:

@@ -23,25 +23,18 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from .. import data
+from ..config_file import with_values
 from ..data.classes import index_in_dataset, training_classes
 from ..dataset_check import build_record_filter
 from ..evaluation import ClassSelector, ValidationLoss, build_evaluator
 from ..modeling import FocalRetinaNet
 from ..modeling.inference import compile_network
 from ..modeling.test_time_augmentation import DenseDetectorWithTTA
-from . import hooks
+from . import hooks, precision
 from .checkpoint import SafeCheckpointer
 from .console import ProgressPrinter, UserError
 from .launch_and_interrupt import Interrupted, StopRequest
 from .nonfinite import NonFiniteGuard
-from .precision import (
-    STEP_TRAINERS,
-    StepTrainer,
-    build_inference_copy,
-    precision_of,
-    prepare_for_training,
-    resolve_precision,
-)
 from .resume import check_groups, check_settings, restore_solver, settings_of
 from .training_pictures import TrainingPictures
 
@@ -61,8 +54,9 @@ class Trainer(DefaultTrainer):
 
     def __init__(self, cfg: CfgNode):
         TrainerBase.__init__(self)
-        cfg = resolve_precision(self.auto_scale_workers(cfg, comm.get_world_size()))
-        precision = precision_of(cfg)
+        cfg = self.auto_scale_workers(cfg, comm.get_world_size())
+        cfg = precision.resolve_precision(cfg)
+        arithmetic = precision.precision_of(cfg)
         logger.info(
             f"{cfg.MODEL.META_ARCHITECTURE}, {cfg.SOLVER.MAX_ITER} iterations of "
             f"{cfg.SOLVER.IMS_PER_BATCH} images, trained on {', '.join(cfg.DATASETS.TRAIN)}, "
@@ -70,7 +64,7 @@ class Trainer(DefaultTrainer):
         )
 
         model = self.build_model(cfg)
-        prepare_for_training(model, precision=precision, device=cfg.MODEL.DEVICE)
+        precision.prepare_for_training(model, precision=arithmetic, device=cfg.MODEL.DEVICE)
         device_ids = None if cfg.MODEL.DEVICE == "cpu" else [comm.get_local_rank()]
         # First, as it gives all processes the same weights, which the average begins with
         parallel = create_ddp_model(model, broadcast_buffers=False, device_ids=device_ids)
@@ -81,7 +75,7 @@ class Trainer(DefaultTrainer):
         optimizer = self.build_optimizer(cfg, model)
         data_loader = self.build_train_loader(cfg)
         self._settings = settings_of(cfg, getattr(data_loader, "num_images", None))
-        self._trainer = STEP_TRAINERS[precision](parallel, data_loader, optimizer)
+        self._trainer = precision.STEP_TRAINERS[arithmetic](parallel, data_loader, optimizer)
         self._trainer.register_hooks([self._guard])
 
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
@@ -132,7 +126,7 @@ class Trainer(DefaultTrainer):
         if isinstance(model, DistributedDataParallel):
             model = model.module
         if isinstance(model, DenseDetector):
-            model = build_inference_copy(cfg, model)
+            model = precision.build_inference_copy(cfg, model)
         if evaluators is None:
             evaluators = [cls._build_evaluators(cfg, model, x) for x in cfg.DATASETS.TEST]
         return super().test(cfg, model, evaluators)
@@ -151,11 +145,9 @@ class Trainer(DefaultTrainer):
     def test_with_TTA(cls, cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
         """:meth:`test` with the augmentations of ``TEST.AUG``; its results' names end in _TTA."""
         with_tta: Any = DenseDetectorWithTTA(model, DatasetMapperTTA(cfg))
-        with_tta.model = build_inference_copy(cfg, with_tta.model)
+        with_tta.model = precision.build_inference_copy(cfg, with_tta.model)
         with_tta.class_names = getattr(with_tta.model, "class_names", None)
-        cfg = cfg.clone()
-        cfg.defrost()
-        cfg.OUTPUT_DIR = str(Path(cfg.OUTPUT_DIR, "TTA"))
+        cfg = with_values(cfg, {"OUTPUT_DIR": str(Path(cfg.OUTPUT_DIR, "TTA"))})
         results = cls.test(cfg, with_tta)
         return {f"{name}_TTA": metrics for name, metrics in results.items()}
 
@@ -210,9 +202,7 @@ class Trainer(DefaultTrainer):
 
     def _build_precise_bn(self) -> PreciseBN:
         logger.warning("TEST.PRECISE_BN draws its images from the first on after each resume")
-        cfg = self.cfg.clone()
-        cfg.defrost()
-        cfg.DATALOADER.NUM_WORKERS = 0  # it is idle most of the time
+        cfg = with_values(self.cfg, {"DATALOADER.NUM_WORKERS": 0})  # it is idle most of the time
         loader = self.build_train_loader(cfg)
         count = cfg.TEST.PRECISE_BN.NUM_ITER
         return PreciseBN(cfg.TEST.EVAL_PERIOD, self.evaluated, loader, count)
@@ -289,7 +279,7 @@ class Trainer(DefaultTrainer):
     def read_gpu(self) -> None:
         """Wait for what checkpoints and writers need, and for the last look at the gradients."""
         self._guard.look()
-        if isinstance(self._trainer, StepTrainer):
+        if isinstance(self._trainer, precision.StepTrainer):
             self._trainer.write_metrics_now()
 
     def state_dict(self) -> dict[str, Any]:

@@ -96,12 +96,11 @@ def draw_training_pictures(
         by_label += [Outline(x, color) for x in anchors.tensor[_sample(idxs, _MAX_ANCHORS)]]
     counts = "\n".join(f"{len(idxs)} {kind}" for kind, (idxs, _) in kinds.items())
     matches = _matches(gt, anchors.tensor[positives], owners)
+    caption = f"{len(positives)} anchors of {len(gt)} objects (dotted)"
     top = detections[:_MAX_DETECTIONS]
     return {
         "anchors by label": draw([*by_label, *objects], f"{counts}\nof {len(anchors)} anchors"),
-        "objects and their anchors": draw(
-            matches, f"{len(positives)} anchors of {len(gt)} objects (dotted)"
-        ),
+        "objects and their anchors": draw(matches, caption),
         "top detections": draw(
             [*objects, *_judged(top, gt)],
             f"{len(top)} best of {len(detections)}\nright at IoU .5 (blue)\nwrong (orange)",
@@ -125,10 +124,9 @@ def draw_training_images(
         features = model.features(model.preprocess_image([sample]).tensor.to("meta"))
         anchors = model.anchors([torch.empty_like(x, device="cpu") for x in features])
         gt = sample["instances"]
-        labels, matched_idxs = (x[0] for x in model.anchor_labeler(anchors, [gt]))
-        is_positive = (labels >= 0) & (labels != model.num_classes)
-        positives = Boxes.cat(anchors).tensor[is_positive]
-        outlines = _matches(gt, positives, matched_idxs[is_positive], class_names)
+        _, _, anchor_idxs, owners, _ = model.label(anchors, [sample])
+        positives = Boxes.cat(anchors).tensor[anchor_idxs]
+        outlines = _matches(gt, positives, owners, class_names)
         image = convert_image_to_rgb(sample["image"].permute(1, 2, 0), input_format)
         title = "{2}, {1} × {0}".format(*image.shape[:2], Path(sample["file_name"]).name)
         caption = f"{title}\nobjects: {len(gt)}, positive anchors: {len(positives)}"

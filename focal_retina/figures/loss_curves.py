@@ -33,7 +33,7 @@ def evaluate(loss: DenseLoss, x_t: Tensor) -> tuple[Tensor, Tensor]:
     labels = torch.zeros(len(x_t), dtype=torch.int64, device=x_t.device)
     total, _ = loss([logits[None]], [labels[None]])
     (gradient,) = torch.autograd.grad(total, logits)
-    values = dense_loss(loss.elementwise, logits.detach(), labels, *loss.weights)
+    values = dense_loss(loss.elementwise, logits.detach(), labels, loss.weights)
     return values[:, 0], gradient[:, 0]
 
 

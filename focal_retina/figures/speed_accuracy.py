@@ -17,7 +17,7 @@ from detectron2.utils.file_io import PathManager
 from matplotlib.axes import Axes
 from torch.utils import benchmark
 
-from ..config_file import config_hash
+from ..config_file import config_hash, with_values
 from ..engine import Trainer, UserError, setup_config
 from ..engine.checkpoint import load_trained_model
 from ..engine.precision import build_inference_copy
@@ -74,8 +74,7 @@ def measure_runs(
     *,
     num_images: int = 50,
     opts: Sequence[str] = (),
-    register: Sequence[str] = (),
-    imports: Sequence[str] = (),
+    **data: Any,
 ) -> list[Measurement]:
     """Measure each run at each size, but not what ``output``/speed_accuracy.json has already.
 
@@ -92,7 +91,7 @@ def measure_runs(
     for name, source, weights in runs:
         words = [*opts, "OUTPUT_DIR", str(output / name)]
         words += ["MODEL.WEIGHTS", weights] if weights else []
-        cfg = setup_config(source, words, register=register, imports=imports, eval_only=True)
+        cfg = setup_config(source, words, eval_only=True, **data)
         if len(cfg.DATASETS.TEST) != 1:
             raise UserError(f"{source}: DATASETS.TEST {cfg.DATASETS.TEST} must name one set")
         if not cfg.INPUT.MIN_SIZE_TEST:
@@ -118,13 +117,9 @@ def measure_runs(
 
 def _at_size(cfg: CfgNode, size: int) -> CfgNode:
     """The config at another test size, with the same limit to the images' aspect ratio."""
-    cfg = cfg.clone()
-    cfg.defrost()
     aspect = cfg.INPUT.MAX_SIZE_TEST / cfg.INPUT.MIN_SIZE_TEST
-    cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = size, round(size * aspect)
-    cfg.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, str(size))
-    cfg.freeze()
-    return cfg
+    sizes = {"INPUT.MIN_SIZE_TEST": size, "INPUT.MAX_SIZE_TEST": round(size * aspect)}
+    return with_values(cfg, {**sizes, "OUTPUT_DIR": os.path.join(cfg.OUTPUT_DIR, str(size))})
 
 
 def _device_name(cfg: CfgNode) -> str:

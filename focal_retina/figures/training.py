@@ -107,9 +107,8 @@ def write_training_report(cfg: CfgNode) -> None:
             if name == cfg.DATASETS.TEST[0] and explained["threshold"] is not None:
                 kept = {key: explained[key] for key in ("threshold", "F1", "dataset")}
                 write_json(output / THRESHOLD_FILE, kept)
-                lines.append(
-                    f"threshold of the best F1        {kept['threshold']:.3f}, predict's default"
-                )
+                told = f"{kept['threshold']:.3f}, predict's default"
+                lines.append(f"threshold of the best F1        {told}")
     lines += [
         f"model                           {output / 'model_final.pth'}",
         f"training curves                 {output / 'training.png'}",

@@ -74,10 +74,7 @@ class Adapter:
         return {self.place: tensors, **self.beside} if self.place else dict(tensors)
 
     def spec_of(
-        self,
-        num_classes: int = 80,
-        num_anchors: int = 9,
-        aspect_ratios: Sequence[float] = (),
+        self, num_classes: int = 80, num_anchors: int = 9, aspect_ratios: Sequence[float] = ()
     ) -> CfgNode:
         """What its weights mean, of K classes and A anchors a position; ValueError where that
         cannot be."""

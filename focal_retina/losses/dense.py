@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .alpha import Alpha, alpha_from_config
-from .ops import KERNELS, choose_kernel, dense_loss_sum
+from .ops import KERNELS, Formula, Weights, choose_kernel, dense_loss_sum
 
 CLS_LOSS_REGISTRY = Registry("CLS_LOSS")
 CLS_LOSS_REGISTRY.__doc__ = "Classification losses; focal_retina.losses has their contract."
@@ -41,11 +41,7 @@ def build_cls_loss(cfg: Any, class_counts: Sequence[int] | None = None) -> nn.Mo
 
 
 def dense_loss(
-    f: Callable[[Tensor], Tensor],
-    logits: Tensor,
-    labels: Tensor,
-    positive_weight: float | Tensor = 1.0,
-    negative_weight: float | Tensor = 1.0,
+    f: Callable[[Tensor], Tensor], logits: Tensor, labels: Tensor, weights: Weights
 ) -> Tensor:
     """α_t·f(x_t) of every anchor and class, (…, R, K) in fp32 or wider, and 0 where the anchor is
     ignored; of logits (…, R, K), labels (…, R), f elementwise, and the α_t of y = +1 and y = -1,
@@ -56,17 +52,16 @@ def dense_loss(
     # Masked before f, too: otherwise an infinite ignored logit would have a NaN gradient.
     x_t = torch.where(is_own_class, x, -x).masked_fill(is_ignored, 0)
     loss = f(x_t)
-    weighted = torch.where(is_own_class, positive_weight * loss, negative_weight * loss)
+    weighted = torch.where(is_own_class, weights[0] * loss, weights[1] * loss)
     return weighted.masked_fill(is_ignored, 0)
 
 
 class DenseLoss(nn.Module):
     """Sum of α_t·f(x_t) over all anchors and classes; a subclass defines f as ``elementwise``."""
 
-    needs_anchors = False
     takes_normalizer = True
-    # (name, γ, β) of f in :mod:`focal_retina.losses.ops`; None: only the plain form computes it.
-    formula: tuple[str, float, float] | None = None
+    # That of f in :mod:`focal_retina.losses.ops`; None: only the plain form computes it.
+    formula: Formula | None = None
 
     def __init__(self, *, alpha: Alpha = -1.0, kernel: str = "auto"):
         """
@@ -88,9 +83,7 @@ class DenseLoss(nn.Module):
         if isinstance(alpha, Sequence):
             wrong = {k: a for k, a in enumerate(alpha) if not 0 <= a <= 1}
             if wrong or not alpha:
-                raise ValueError(
-                    f"each class's alpha is in [0, 1]; of {len(alpha)}, wrong: {wrong}"
-                )
+                raise ValueError(f"a class's alpha is in [0, 1]; of {len(alpha)}, wrong: {wrong}")
             # Not persistent: the state dict of a model has Detectron2's keys, whatever its loss.
             self.register_buffer("alpha", torch.tensor(list(alpha)), persistent=False)
         elif alpha <= 1:
@@ -114,7 +107,7 @@ class DenseLoss(nn.Module):
         return {name: values[name] for name in names if name in values}
 
     @property
-    def weights(self) -> tuple[float, float] | tuple[Tensor, Tensor]:
+    def weights(self) -> Weights:
         """α_t of positives and of negatives, two numbers or two (K,) tensors."""
         if isinstance(self.alpha, Tensor):
             return self.alpha, 1 - self.alpha
@@ -136,7 +129,7 @@ class DenseLoss(nn.Module):
         if self.formula is not None and self.is_in_kernels and kernel != "plain":
             return dense_loss_sum(logits, labels, self.formula, weights, kernel, normalizer), None
         levels = zip(logits, labels, strict=True)
-        sums = [dense_loss(self.elementwise, x, y, *weights).sum() for x, y in levels]
+        sums = [dense_loss(self.elementwise, x, y, weights).sum() for x, y in levels]
         total = torch.stack(sums).sum()
         return total if normalizer is None else total / normalizer, None
 

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 
+from .ops import Levels
+
 
 def world_size() -> int:
     """W; 1 without a process group."""
@@ -90,9 +92,8 @@ def build_loss_normalizer(cfg: Any) -> nn.Module:
     ema = partial(EmaNormalizer, initial=node.INITIAL, momentum=node.MOMENTUM)
     modes: dict[str, Any] = {"batch": BatchNormalizer, "ema": ema, "image": ImageNormalizer}
     if node.MODE not in modes:
-        raise ValueError(
-            f"MODEL.FOCAL_RETINA.NORMALIZER.MODE is {node.MODE!r}; it can be {', '.join(modes)}"
-        )
+        known = ", ".join(modes)
+        raise ValueError(f"MODEL.FOCAL_RETINA.NORMALIZER.MODE is {node.MODE!r}; it can be {known}")
     return modes[node.MODE]()
 
 
@@ -106,11 +107,7 @@ def _total_positives(num_positives: Tensor) -> Tensor:
 
 
 def call_loss(
-    loss: nn.Module,
-    logits: list[Tensor],
-    labels: list[Tensor],
-    normalizer: Tensor,
-    anchors: list[Tensor],
+    loss: nn.Module, logits: Levels, labels: Levels, normalizer: Tensor, anchors: Levels
 ) -> tuple[Tensor, Tensor | None]:
     """What a loss returns: a sum, and a count or None."""
     given = {"needs_anchors": ("anchors", anchors), "takes_normalizer": ("normalizer", normalizer)}
@@ -118,11 +115,7 @@ def call_loss(
 
 
 def normalized_loss(
-    loss: nn.Module,
-    logits: list[Tensor],
-    labels: list[Tensor],
-    normalizer: Tensor,
-    anchors: list[Tensor],
+    loss: nn.Module, logits: Levels, labels: Levels, normalizer: Tensor, anchors: Levels
 ) -> Tensor:
     """Call a loss and divide by what a normalizer returned, 0-dim, or (N,) image by image; returns
     a 0-dim tensor. The loss's own count of a batch is summed over all workers, which must each

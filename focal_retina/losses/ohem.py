@@ -9,6 +9,7 @@ from torchvision.ops import nms
 
 from .alpha import Alpha
 from .dense import CLS_LOSS_REGISTRY, CrossEntropy, dense_loss
+from .ops import Levels
 
 
 @CLS_LOSS_REGISTRY.register()
@@ -64,9 +65,7 @@ class OHEM(nn.Module):
             "one_to_three": node.ONE_TO_THREE,
         }
 
-    def forward(
-        self, logits: list[Tensor], labels: list[Tensor], anchors: list[Tensor]
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, logits: Levels, labels: Levels, anchors: Levels) -> tuple[Tensor, Tensor]:
         """See :mod:`focal_retina.losses`: the sum over the mined anchors, and their count."""
         self.cross_entropy.check_inputs(logits, labels)
         if [(y.shape[1], 4) for y in labels] != [tuple(a.shape) for a in anchors]:
@@ -79,9 +78,7 @@ class OHEM(nn.Module):
         return total, torch.stack([(y >= 0).sum() for y in mined]).sum()
 
     @torch.no_grad()
-    def mine(
-        self, logits: list[Tensor], labels: list[Tensor], anchors: list[Tensor]
-    ) -> list[Tensor]:
+    def mine(self, logits: Levels, labels: Levels, anchors: Levels) -> Levels:
         """Labels in which every anchor that is not trained on is ignored."""
         ce, num_classes = self.cross_entropy, logits[0].shape[-1]
         boxes = torch.cat(anchors)
@@ -89,7 +86,7 @@ class OHEM(nn.Module):
         mined = torch.full_like(all_labels, -1)
         for i, image_labels in enumerate(all_labels):
             by_level = [
-                dense_loss(ce.elementwise, x[i], y[i], *ce.weights).sum(dim=-1)
+                dense_loss(ce.elementwise, x[i], y[i], ce.weights).sum(dim=-1)
                 for x, y in zip(logits, labels, strict=True)
             ]
             # Ties in the order of the anchors, so that the choice is deterministic.

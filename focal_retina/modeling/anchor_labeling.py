@@ -8,6 +8,7 @@ Shapes: N images, R anchors of all levels, M objects of an image, K classes.
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from detectron2.structures import Boxes, Instances
@@ -18,6 +19,7 @@ from .anchor_matching import AllPairs, Blocks, columns_of
 from .patches import to_device
 
 
+@dataclass(kw_only=True, eq=False)
 class AnchorLabeler:
     """Assigns each anchor a class, background, or "ignore", by its IoU with the objects.
 
@@ -31,32 +33,26 @@ class AnchorLabeler:
     ``gt_is_crowd`` is set never match, as if the mapper had dropped them, as Detectron2's does.
     """
 
-    def __init__(
-        self,
-        *,
-        num_classes: int,
-        iou_thresholds: Sequence[float] = (0.4, 0.5),
-        iou_labels: Sequence[int] = (0, -1, 1),
-        promotion: str = "any",
-        promotion_min_iou: float = 0.4,
-        crowd_ioa_threshold: float | None = None,
-    ):
-        """
-        Args:
-            num_classes: K; also the label of background.
-            iou_thresholds: ascending borders of the IoU bands; a band includes its lower border.
-            iou_labels: what an anchor in each band becomes, one more than there are thresholds:
-                0 background, -1 ignored, 1 positive (not in the lowest band, where an anchor may
-                overlap nothing). The default is the paper's (section 4.1).
-            promotion: which objects promote their best anchors: ``none`` (the paper says nothing
-                of promotion), ``min_iou`` those whose best IoU is at least ``promotion_min_iou``
-                (Detectron, 0.4), ``any`` all (Detectron2).
-            crowd_ioa_threshold: background anchors with at least this fraction of their area
-                inside one crowd box become ignored. None: crowd boxes have no effect.
-        """
-        thresholds, labels = list(iou_thresholds), list(iou_labels)
-        if num_classes < 1:
-            raise ValueError(f"num_classes is {num_classes}; a detector needs at least 1 class")
+    num_classes: int  # K; also the label of background
+    # Ascending borders of the IoU bands; a band includes its lower border.
+    iou_thresholds: Sequence[float] = (0.4, 0.5)
+    # What an anchor in each band becomes, one more than there are thresholds: 0 background, -1
+    # ignored, 1 positive (not in the lowest band, where an anchor may overlap nothing). The default
+    # is the paper's (section 4.1).
+    iou_labels: Sequence[int] = (0, -1, 1)
+    # Which objects promote their best anchors: "none" (the paper says nothing of promotion),
+    # "min_iou" those whose best IoU is at least promotion_min_iou (Detectron, 0.4), "any" all
+    # (Detectron2).
+    promotion: str = "any"
+    promotion_min_iou: float = 0.4
+    # Background anchors with at least this fraction of their area inside one crowd box become
+    # ignored. None: crowd boxes have no effect.
+    crowd_ioa_threshold: float | None = None
+
+    def __post_init__(self) -> None:
+        thresholds, labels = list(self.iou_thresholds), list(self.iou_labels)
+        if self.num_classes < 1:
+            raise ValueError(f"num_classes is {self.num_classes}; a detector has at least 1 class")
         if not thresholds or thresholds != sorted(thresholds) or not all(x > 0 for x in thresholds):
             raise ValueError(f"iou_thresholds is {thresholds}; give ascending positive numbers")
         if len(labels) != len(thresholds) + 1 or not set(labels) <= {-1, 0, 1} or labels[0] == 1:
@@ -65,19 +61,16 @@ class AnchorLabeler:
                 "and not 1 to the lowest band, whose anchors may overlap nothing"
             )
         # The best anchors of an object are promoted where their IoU reaches this.
-        floors = {"none": math.inf, "min_iou": promotion_min_iou, "any": 0.0}
-        if promotion not in floors:
-            raise ValueError(f"promotion is {promotion!r}; use one of {sorted(floors)}")
-        if not 0 <= promotion_min_iou <= 1:
-            raise ValueError(f"promotion_min_iou is {promotion_min_iou}; an IoU is in [0, 1]")
-        if crowd_ioa_threshold is not None and not 0 < crowd_ioa_threshold <= 1:
-            raise ValueError(
-                f"crowd_ioa_threshold is {crowd_ioa_threshold}; use a fraction in (0, 1], or None"
-            )
-        self.num_classes = num_classes
+        floors = {"none": math.inf, "min_iou": self.promotion_min_iou, "any": 0.0}
+        if self.promotion not in floors:
+            raise ValueError(f"promotion is {self.promotion!r}; use one of {sorted(floors)}")
+        if not 0 <= self.promotion_min_iou <= 1:
+            raise ValueError(f"promotion_min_iou is {self.promotion_min_iou}; an IoU is in [0, 1]")
+        share = self.crowd_ioa_threshold
+        if share is not None and not 0 < share <= 1:
+            raise ValueError(f"crowd_ioa_threshold is {share}; use a fraction in (0, 1], or None")
         self.iou_thresholds, self.iou_labels = thresholds, labels
-        self.promotion_floor = floors[promotion]
-        self.crowd_ioa_threshold = crowd_ioa_threshold
+        self.promotion_floor = floors[self.promotion]
 
     @torch.no_grad()
     def __call__(
@@ -98,17 +91,17 @@ class AnchorLabeler:
         labels = torch.full(shape, self.num_classes, device=device)
         if labels.numel() == 0 or not any(map(len, gt_instances)):
             return labels, torch.zeros_like(labels)
-        objects = columns_of(_padded([_boxes(x, is_crowd=False) for x in gt_instances], device))
+        objects = columns_of(padded([_boxes(x, is_crowd=False) for x in gt_instances], device))
         pairs = (Blocks if device.type == "cpu" else AllPairs)(columns_of(boxes))
         kinds, matched_idxs = pairs.match(objects, self.kinds, self.promotion_floor)
         # Without objects to match, all is background, whatever the lowest band says.
         kinds.masked_fill_(objects[4].isinf().all(1, keepdim=True), 0)
         is_positive = kinds == 1
         labels.masked_fill_(kinds == -1, -1)
-        classes = _padded([x.gt_classes for x in gt_instances], device).gather(1, matched_idxs)
+        classes = padded([x.gt_classes for x in gt_instances], device).gather(1, matched_idxs)
         labels = torch.where(is_positive, classes, labels)
         if self.crowd_ioa_threshold is not None and any(x.has("gt_is_crowd") for x in gt_instances):
-            crowds = columns_of(_padded([_boxes(x, is_crowd=True) for x in gt_instances], device))
+            crowds = columns_of(padded([_boxes(x, is_crowd=True) for x in gt_instances], device))
             covered = pairs.highest_ioa(crowds) >= self.crowd_ioa_threshold
             labels.masked_fill_(covered & (labels == self.num_classes), -1)
         return labels, matched_idxs.mul_(is_positive)
@@ -121,7 +114,7 @@ class AnchorLabeler:
         return kinds
 
 
-def _padded(of_images: list[Tensor], device: torch.device) -> Tensor:
+def padded(of_images: list[Tensor], device: torch.device) -> Tensor:
     """(N, M, …), with zeros where an image has fewer objects."""
     return to_device(pad_sequence(of_images, batch_first=True), device)
 

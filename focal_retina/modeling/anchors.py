@@ -30,9 +30,8 @@ class _AdjustedAnchorGenerator(DefaultAnchorGenerator):
         self, sizes: list[list[float]], aspect_ratios: list[list[float]]
     ) -> BufferList:
         cells = super()._calculate_anchors(sizes, aspect_ratios)
-        ratios = [
-            torch.tensor(x).repeat(len(own)) for x, own in zip(aspect_ratios, sizes, strict=True)
-        ]
+        levels = zip(aspect_ratios, sizes, strict=True)
+        ratios = [torch.tensor(x).repeat(len(own)) for x, own in levels]
         return BufferList(map(self._adjust, cells, self.strides, ratios))
 
     def _adjust(self, cell: Tensor, stride: int, ratios: Tensor) -> Tensor:

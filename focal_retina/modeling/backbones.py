@@ -14,7 +14,7 @@ from detectron2.modeling.backbone.fpn import FPN, LastLevelP6P7
 from detectron2.modeling.backbone.resnet import build_resnet_backbone
 from torch import Tensor, nn
 
-from ..config import with_focal_retina_defaults
+from ..config import check_choice, with_focal_retina_defaults
 
 
 def feature_shapes_of(backbone: Backbone, names: Sequence[str]) -> list[ShapeSpec]:
@@ -65,10 +65,7 @@ def build_resnet_fpn_backbone_with_top_block(cfg: CfgNode, input_shape: ShapeSpe
     bottom_up = build_resnet_backbone(cfg, input_shape)
     out_channels = cfg.MODEL.FPN.OUT_CHANNELS
     in_channels = {"res5": bottom_up.output_shape()["res5"].channels, "p5": out_channels}
-    if options.IN_FEATURE not in in_channels:
-        raise ValueError(
-            f"MODEL.FOCAL_RETINA.TOP_BLOCK.IN_FEATURE is {options.IN_FEATURE!r}; it can be res5, p5"
-        )
+    check_choice("MODEL.FOCAL_RETINA.TOP_BLOCK.IN_FEATURE", options.IN_FEATURE, in_channels)
     p6p7 = LastLevelP6P7 if options.RELU else _LinearP6P7
     top_block = p6p7(in_channels[options.IN_FEATURE], out_channels, options.IN_FEATURE)
     return _build_fpn(cfg, bottom_up, top_block)
@@ -138,10 +135,7 @@ class EfficientNetLite0(Backbone):
                 f"EfficientNet-Lite0 has the features {', '.join(_STAGES)}, not {out_features} "
                 "(MODEL.FPN.IN_FEATURES)"
             )
-        if norm not in ("FrozenBN", "BN"):
-            raise ValueError(
-                f"MODEL.FOCAL_RETINA.EFFICIENTNET_LITE.NORM is {norm!r}; it can be FrozenBN or BN"
-            )
+        check_choice("MODEL.FOCAL_RETINA.EFFICIENTNET_LITE.NORM", norm, ("FrozenBN", "BN"))
         self._out_features = [name for name in _STAGES if name in out_features]
         stem, blocks = _build_stem_and_blocks(pretrained)
         names = list(_STAGES)[: list(_STAGES).index(self._out_features[-1]) + 1]

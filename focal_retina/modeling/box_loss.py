@@ -13,6 +13,8 @@ from detectron2.modeling.box_regression import Box2BoxTransform
 from fvcore.nn import giou_loss, smooth_l1_loss
 from torch import Tensor
 
+from ..config import check_choice
+
 # pred_deltas (P, 4), the head's outputs; anchors and their gt_boxes (P, 4), XYXY in pixels, to the
 # fp32 loss of each anchor (P,), summed over its coordinates
 BoxLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -56,9 +58,6 @@ def build_box_loss(cfg: CfgNode, box2box_transform: Box2BoxTransform) -> BoxLoss
     name = cfg.MODEL.RETINANET.BBOX_REG_LOSS_TYPE
     if name in _IOU_LOSSES:
         return IoUBoxLoss(box2box_transform=box2box_transform, iou_loss=_IOU_LOSSES[name])
-    if name != "smooth_l1":
-        known = ", ".join(["smooth_l1", *_IOU_LOSSES])
-        raise ValueError(f"MODEL.RETINANET.BBOX_REG_LOSS_TYPE is {name!r}; it can be {known}")
-    return SmoothL1BoxLoss(
-        box2box_transform=box2box_transform, beta=cfg.MODEL.RETINANET.SMOOTH_L1_LOSS_BETA
-    )
+    check_choice("MODEL.RETINANET.BBOX_REG_LOSS_TYPE", name, ["smooth_l1", *_IOU_LOSSES])
+    beta = cfg.MODEL.RETINANET.SMOOTH_L1_LOSS_BETA
+    return SmoothL1BoxLoss(box2box_transform=box2box_transform, beta=beta)

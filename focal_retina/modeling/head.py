@@ -8,6 +8,7 @@ from detectron2.modeling.meta_arch.retinanet import RetinaNetHead
 from fvcore.common.registry import Registry
 from torch import Tensor, nn
 
+from ..config import check_choice
 from .patches import run_on_patches
 
 DENSE_HEAD_REGISTRY = Registry("DENSE_HEAD")
@@ -41,11 +42,7 @@ class DenseHead(nn.Module):
 def build_dense_head(cfg: CfgNode, input_shape: list[ShapeSpec]) -> DenseHead:
     """Build the head that ``MODEL.FOCAL_RETINA.HEAD.NAME`` names; ValueError if there is none."""
     name = cfg.MODEL.FOCAL_RETINA.HEAD.NAME
-    if name not in DENSE_HEAD_REGISTRY:
-        known = ", ".join(sorted(key for key, _ in DENSE_HEAD_REGISTRY))
-        raise ValueError(
-            f"MODEL.FOCAL_RETINA.HEAD.NAME is {name!r}, but the registered heads are {known}"
-        )
+    check_choice("MODEL.FOCAL_RETINA.HEAD.NAME", name, sorted(dict(DENSE_HEAD_REGISTRY)))
     return DENSE_HEAD_REGISTRY.get(name)(cfg, input_shape)
 
 

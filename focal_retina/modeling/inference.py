@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from ..config import check_choice
 from .backbones import SameConv2d
 
 INFERENCE_PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -110,15 +111,10 @@ def inference_copy(model: DenseDetector, precision: str = "fp32") -> DenseDetect
     ``precision`` is that of backbone and head, ``fp32`` or ``bf16``; scores, boxes and NMS are
     computed in fp32. In fp32 its dense predictions are the original's to rounding (1e-5 relative).
     """
-    if precision not in INFERENCE_PRECISIONS:
-        raise ValueError(
-            f"MODEL.FOCAL_RETINA.INFERENCE_PRECISION is {precision!r}; "
-            f"it can be {', '.join(INFERENCE_PRECISIONS)}"
-        )
+    check_choice("MODEL.FOCAL_RETINA.INFERENCE_PRECISION", precision, INFERENCE_PRECISIONS)
     # A trainer's hooks stay with the original: they hold on to the trainer.
-    memo: dict[int, Any] = {
-        id(x): OrderedDict() for x in (model._forward_hooks, model._forward_pre_hooks)
-    }
+    hooks = model._forward_hooks, model._forward_pre_hooks
+    memo: dict[int, Any] = {id(x): OrderedDict() for x in hooks}
     detector = copy.deepcopy(model, memo).eval().requires_grad_(False)
     dtype = INFERENCE_PRECISIONS[precision]
     for network in (detector.backbone, detector.head):
@@ -136,9 +132,8 @@ def fold_batch_norm(network: nn.Module) -> None:
     the convolution before it, in place. In float64, so that only the results are rounded."""
     for conv, norm, owner, name in _convolutions_and_norms(network):
         is_running = isinstance(norm, nn.BatchNorm2d | nn.SyncBatchNorm) and not norm.training
-        if not isinstance(norm, FrozenBatchNorm2d) and not (
-            is_running and norm.running_mean is not None
-        ):
+        is_running = is_running and norm.running_mean is not None
+        if not (is_running or isinstance(norm, FrozenBatchNorm2d)):
             continue
         dtype, norm = conv.weight.dtype, norm.double()
         setattr(owner, name, None if owner is conv else nn.Identity())

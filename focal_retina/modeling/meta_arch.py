@@ -19,14 +19,13 @@ from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 
 from ..config import with_focal_retina_defaults
 from ..losses import EmaNormalizer, FocalLoss, build_cls_loss
 from ..losses.alpha import count_objects
 from ..losses.normalizer import build_loss_normalizer, normalized_loss
-from .anchor_labeling import AnchorLabeler, check_gt_instances
+from .anchor_labeling import AnchorLabeler, check_gt_instances, padded
 from .anchors import paper_anchors
 from .backbones import feature_shapes_of
 from .box_loss import BoxLoss, SmoothL1BoxLoss, build_box_loss
@@ -201,11 +200,9 @@ class FocalRetinaNet(DenseDetector):
         self, features: list[Tensor], logits: list[Tensor], deltas: list[Tensor]
     ) -> DensePredictions:
         """The head's outputs for its feature maps, in the order of the anchors."""
-        return DensePredictions(
-            self.anchors(features),
-            [permute_to_N_HWA_K(x, self.num_classes) for x in logits],
-            [permute_to_N_HWA_K(x, 4) for x in deltas],
-        )
+        logits = [permute_to_N_HWA_K(x, self.num_classes) for x in logits]
+        deltas = [permute_to_N_HWA_K(x, 4) for x in deltas]
+        return DensePredictions(self.anchors(features), logits, deltas)
 
     def candidates(self, batched_inputs: list[dict]) -> list[Candidates]:
         """Of each image what goes into NMS; boxes are in pixels of ``image``."""
@@ -243,9 +240,8 @@ class FocalRetinaNet(DenseDetector):
         labels, matched_idxs = self.anchor_labeler(anchors, gt_instances)
         image_idxs, anchor_idxs = torch.nonzero(self._is_positive(labels), as_tuple=True)
         objects = matched_idxs[image_idxs, anchor_idxs]
-        gt_boxes = pad_sequence([x.gt_boxes.tensor for x in gt_instances], batch_first=True)
-        gt_boxes = to_device(gt_boxes, labels.device)[image_idxs, objects]
-        return labels, image_idxs, anchor_idxs, objects, gt_boxes
+        gt_boxes = padded([x.gt_boxes.tensor for x in gt_instances], labels.device)
+        return labels, image_idxs, anchor_idxs, objects, gt_boxes[image_idxs, objects]
 
     def _is_positive(self, labels: Tensor) -> Tensor:
         return (labels >= 0) & (labels != self.num_classes)
@@ -258,15 +254,11 @@ class FocalRetinaNet(DenseDetector):
         anchors, logits, labels, image_idxs, anchor_idxs, deltas, gt_boxes = predictions
         if normalizer is None:
             normalizer = self.loss_normalizer(self._is_positive(labels).sum(dim=1))
-        loss_cls = normalized_loss(
-            self.cls_loss,
-            logits,
-            list(labels.split([len(x) for x in anchors], dim=1)),
-            normalizer,
-            anchors=[x.tensor for x in anchors],
-        )
+        boxes = [x.tensor for x in anchors]
+        levels = list(labels.split([len(x) for x in boxes], dim=1))
+        loss_cls = normalized_loss(self.cls_loss, logits, levels, normalizer, boxes)
         if has_event_storage():
             get_event_storage().put_scalar("num_pos_anchors", len(image_idxs) / len(labels))
-        box_losses = self.box_loss(deltas, Boxes.cat(anchors).tensor[anchor_idxs], gt_boxes)
+        box_losses = self.box_loss(deltas, torch.cat(boxes)[anchor_idxs], gt_boxes)
         loss_box_reg = (box_losses / normalizer.expand(len(labels))[image_idxs]).sum()
         return {"loss_cls": loss_cls, "loss_box_reg": loss_box_reg}

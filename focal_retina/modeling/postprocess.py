@@ -5,6 +5,7 @@ Shapes: N images, R_l anchors of level l, K classes, T candidates kept, D detect
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -18,6 +19,7 @@ Candidates = tuple[Tensor, Tensor, Tensor]  # boxes (T, 4), scores (T,) and clas
 Best = Callable[..., Tensor]  # _best or _best_of_each_image
 
 
+@dataclass(kw_only=True, eq=False)
 class DensePostprocessor:
     """Detectron2's RetinaNet inference, on logits: the threshold first applies to them, with a
     margin, so that the sigmoid and the exact comparison run on few candidates.
@@ -26,31 +28,12 @@ class DensePostprocessor:
     of boxes becomes a Python number, which they would freeze.
     """
 
-    def __init__(
-        self,
-        *,
-        box2box_transform: Box2BoxTransform,
-        score_thresh: float = 0.05,
-        topk_candidates: int = 1000,
-        nms_thresh: float = 0.5,
-        max_detections: int = 100,
-        class_agnostic_nms: bool = False,
-    ):
-        """
-        Args:
-            box2box_transform: decodes deltas.
-            score_thresh: a detection's score is higher (paper section 4.1: .05).
-            topk_candidates: at most so many boxes per level are decoded.
-            nms_thresh: of two boxes of one class with a higher IoU, the lower score is dropped.
-            max_detections: at most so many detections per image.
-            class_agnostic_nms: drop it where the two boxes are of different classes, too.
-        """
-        self.box2box_transform = box2box_transform
-        self.score_thresh = score_thresh
-        self.topk_candidates = topk_candidates
-        self.nms_thresh = nms_thresh
-        self.max_detections = max_detections
-        self.class_agnostic_nms = class_agnostic_nms
+    box2box_transform: Box2BoxTransform  # decodes deltas
+    score_thresh: float = 0.05  # a detection's score is higher (paper section 4.1: .05)
+    topk_candidates: int = 1000  # at most so many boxes per level are decoded
+    nms_thresh: float = 0.5  # of two boxes of one class with a higher IoU, the lower score goes
+    max_detections: int = 100  # at most so many detections per image
+    class_agnostic_nms: bool = False  # it goes where the boxes are of different classes, too
 
     @property
     def _logit_thresh(self) -> float:
@@ -104,9 +87,32 @@ class DensePostprocessor:
         best = partial(_best_of_each_image, num_images=num_images)
         boxes, scores, classes, images = self._candidates(anchors, logits, deltas, best)
         groups = torch.zeros_like(classes) if self.class_agnostic_nms else classes
-        keep = _exportable_nms(boxes, scores, groups, images, num_images, self.nms_thresh)
+        keep = self._exportable_nms(boxes, scores, groups, images, num_images)
         keep = keep[_first_of_each_image(images[keep], num_images, self.max_detections)]
         return boxes[keep], scores[keep], classes[keep], images[keep]
+
+    def _exportable_nms(
+        self, boxes: Tensor, scores: Tensor, classes: Tensor, images: Tensor, num_images: Any
+    ) -> Tensor:
+        """``batched_nms`` in its one-call form: each class is moved to a place of its own, to the
+        right of the one before, and each image below the one before.
+
+        For many boxes on a CPU ``batched_nms`` calls NMS class by class instead, which torch.export
+        can't follow. Rounding can differ where an IoU is within some 1e-4 of the threshold.
+        """
+        # torchvision tells torch.export that NMS leaves at least two boxes. These two are always
+        # left: without area they overlap nothing. With the lowest scores they come last.
+        boxes = torch.cat((boxes, boxes.new_zeros(2, 4)))
+        scores = torch.cat((scores, scores.new_full((2,), -1)))
+        classes, images = (torch.cat((x, x.new_zeros(2))) for x in (classes, images))
+        is_own = _is_of_image(images, num_images)
+        largest = torch.where(is_own, boxes.amax(dim=1), 0).amax(dim=1)  # in each image
+        right, down = classes * (largest[images] + 1), images * (boxes.max() - boxes.min() + 1)
+        shift = torch.stack((right, down), dim=1)
+        keep = nms(boxes + shift.repeat(1, 2), scores, self.nms_thresh)
+        num_kept = keep.shape[0] - 2
+        torch._check(num_kept <= keep.shape[0])  # PyTorch 2.8 does not see it by itself
+        return keep[:num_kept]
 
     def _candidates(
         self, anchors: list[Boxes], logits: list[Tensor], deltas: list[Tensor], best: Best
@@ -152,32 +158,3 @@ def _first_of_each_image(images: Tensor, num_images: Any, limit: int) -> Tensor:
 
 def _is_of_image(images: Tensor, num_images: Any) -> Tensor:
     return images == torch.arange(num_images, device=images.device)[:, None]
-
-
-def _exportable_nms(
-    boxes: Tensor,
-    scores: Tensor,
-    classes: Tensor,
-    images: Tensor,
-    num_images: Any,
-    iou_threshold: float,
-) -> Tensor:
-    """``batched_nms`` in its one-call form: each class is moved to a place of its own, to the right
-    of the one before, and each image below the one before.
-
-    For many boxes on a CPU ``batched_nms`` calls NMS class by class instead, which torch.export
-    can't follow. Rounding can differ where an IoU is within some 1e-4 of the threshold.
-    """
-    # torchvision tells torch.export that NMS leaves at least two boxes. These two are always left:
-    # without area they overlap nothing. With the lowest scores they come last.
-    boxes = torch.cat((boxes, boxes.new_zeros(2, 4)))
-    scores = torch.cat((scores, scores.new_full((2,), -1)))
-    classes, images = (torch.cat((x, x.new_zeros(2))) for x in (classes, images))
-    is_own = _is_of_image(images, num_images)
-    largest = torch.where(is_own, boxes.amax(dim=1), 0).amax(dim=1)  # in each image
-    right, down = classes * (largest[images] + 1), images * (boxes.max() - boxes.min() + 1)
-    shift = torch.stack((right, down), dim=1)
-    keep = nms(boxes + shift.repeat(1, 2), scores, iou_threshold)
-    num_kept = keep.shape[0] - 2
-    torch._check(num_kept <= keep.shape[0])  # PyTorch 2.8 does not see it by itself
-    return keep[:num_kept]

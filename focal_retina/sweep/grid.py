@@ -15,7 +15,7 @@ import yaml
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 
-from ..config_file import config_hash, merge_options
+from ..config_file import config_hash, merge_options, with_values
 from ..files import annotation_file
 
 # Tuning draws other seeds than the test does, so that the test is of fresh ones.
@@ -195,9 +195,7 @@ def plan_tuning(
     _require(is_other, f"{sweep.name} tunes {tuning.key}: {hint}")
     is_known = datasets[0] in DatasetCatalog
     _require(is_known, f"--tune-on {datasets}: it is not registered; see --register")
-    base = base.clone()
-    base.defrost()
-    base.DATASETS.TEST = tuple(datasets)
+    base = with_values(base, {"DATASETS.TEST": tuple(datasets)})
     seeds = range(_FIRST_TUNING_SEED, _FIRST_TUNING_SEED + tuning.seeds)
     every = itertools.product(seeds, sweep.rows, tuning.values)
     return [_plan_trial(sweep, r, base, inputs, "tune", value, s) for s, r, value in every]

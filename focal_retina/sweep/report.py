@@ -26,20 +26,6 @@ from .results import LOSS_FOLDER, RowSummary, TrialResult, compare, number, summ
 
 _NOTHING = "–"
 _GROUND = "#eef0f3"  # of the pictures: it reads on a light and on a dark page
-_PAGE = """<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<style>
-body {{ max-width: 88rem; margin: auto; padding: 1rem; font: 1rem/1.5 system-ui, sans-serif; }}
-pre {{ white-space: pre-wrap; padding: .7rem; background: #8882; border-radius: .4rem; }}
-table {{ display: block; overflow-x: auto; border-collapse: collapse; font-size: .9rem; }}
-th, td {{ padding: .35rem .6rem; border-bottom: 1px solid #8886; white-space: nowrap; }}
-th {{ text-align: left; vertical-align: bottom; white-space: normal; }}
-img {{ max-width: 100%; border-radius: .4rem; }}
-</style></head>
-<body>{body}</body></html>
-"""
 
 
 def write_sweep_report(
@@ -73,8 +59,8 @@ def write_sweep_report(
     for picture in pictures:
         png = base64.b64encode((directory / picture).read_bytes()).decode()
         body = body.replace(f'src="{picture}"', f'src="data:image/png;base64,{png}"')
-    body = _PAGE.format(title=html.escape(sweep.title), body=body)
-    for name, text in {"report.md": f"{page}\n", "report.html": body}.items():
+    whole = environment.get_template("report.html.j2").render(title=sweep.title, body=body)
+    for name, text in {"report.md": f"{page}\n", "report.html": f"{whole}\n"}.items():
         with atomic_write(directory / name, "w") as file:
             file.write(text)
 

@@ -12,8 +12,7 @@ import sys
 from pathlib import Path
 
 import torch
-from detectron2.utils import comm
-from detectron2.utils.env import seed_all_rng
+from detectron2.utils import collect_env
 from torch.utils._pytree import keystr, tree_flatten_with_path
 
 from focal_retina.commands import main
@@ -81,9 +80,7 @@ def train(tiny_coco, out, options=(), before=None, environment=(), flag="--resum
     Trainer.WRITER_PERIOD = 2
     # Pictures and the listing of libraries take longer than the training.
     train.report_if_finished = lambda trainer: None
-    train.set_up = lambda args, cfg: seed_all_rng(
-        cfg.SEED + comm.get_rank() if cfg.SEED >= 0 else None
-    )
+    collect_env.collect_env_info = str
     if before is not None:
         before()
     values = {**OPTIONS, "OUTPUT_DIR": str(out), **dict(options)}

@@ -121,7 +121,7 @@ def test_every_trainable_parameter_gets_a_gradient():
     ("opts", "message"),
     [
         (("MODEL.FPN.IN_FEATURES", ["res3", "c4"]), "c4"),
-        (("MODEL.FOCAL_RETINA.EFFICIENTNET_LITE.NORM", "GN"), "FrozenBN or BN"),
+        (("MODEL.FOCAL_RETINA.EFFICIENTNET_LITE.NORM", "GN"), "FrozenBN, BN"),
         (("MODEL.RETINANET.IN_FEATURES", ["p3", "p4", "p6"]), "come together"),
         (("MODEL.FPN.IN_FEATURES", ["res3", "res4"]), "from res5"),
     ],

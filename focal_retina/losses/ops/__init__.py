@@ -24,6 +24,9 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+Levels = list[Tensor]  # a tensor a level
+Formula = tuple[str, float, float]  # of the loss of one logit: "focal" or "focal_star", γ, β
+Weights = tuple[float, float] | tuple[Tensor, Tensor]  # of an own class and of others; each (K,)
 KERNELS = ("auto", "plain", "numba", "triton")
 
 # Imported when first used: Triton is not installed everywhere, and Numba takes a while.
@@ -57,10 +60,10 @@ def _has_triton() -> bool:
 
 
 def dense_loss_sum(
-    logits: list[Tensor],
-    labels: list[Tensor],
-    formula: tuple[str, float, float],
-    weights: tuple[float, float] | tuple[Tensor, Tensor],
+    logits: Levels,
+    labels: Levels,
+    formula: Formula,
+    weights: Weights,
     kernel: str,
     normalizer: Tensor | None = None,
 ) -> Tensor:
@@ -70,8 +73,6 @@ def dense_loss_sum(
         logits: list over levels of (N, R_l, K), all of one dtype that the kernel computes, of any
             strides. fp16 and bf16 are computed in fp32; their gradient is kept in their dtype.
         labels: list over levels of int64 (N, R_l). The caller has checked both.
-        formula: the loss of one logit, ("focal" or "focal_star", γ, β).
-        weights: of an anchor's own class and of every other, two numbers or two tensors (K,).
         kernel: "numba" or "triton".
         normalizer: 0-dim; the sum is divided by it. To divide the sum afterwards means another pass
             over the gradients.

@@ -25,6 +25,8 @@ import torch
 from numba import njit
 from torch import Tensor
 
+from . import Formula, Levels
+
 # Logits, losses and gradients of a block fit into a core's first-level cache.
 _BLOCK = 2048
 # What a thread takes at a time.
@@ -34,12 +36,8 @@ _FAST_MATH = {"nsz", "arcp", "contract"}
 
 
 def loss_and_gradients(
-    logits: list[Tensor],
-    labels: list[Tensor],
-    needs_grad: bool,
-    formula: tuple[str, float, float],
-    weights: Tensor,
-) -> tuple[Tensor, list[Tensor]]:
+    logits: Levels, labels: Levels, needs_grad: bool, formula: Formula, weights: Tensor
+) -> tuple[Tensor, Levels]:
     """See :mod:`focal_retina.losses.ops`."""
     gradients = [_empty_like(x) for x in logits] if needs_grad else []
     name, gamma, beta = formula

@@ -20,6 +20,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from . import Formula, Levels
+
 # Elements of a program: 16 of each of its 128 threads.
 _BLOCK = 2048
 # Few programs, because usually they have nothing to do.
@@ -30,12 +32,8 @@ _FP16_SCALE = 2.0**12
 
 
 def loss_and_gradients(
-    logits: list[Tensor],
-    labels: list[Tensor],
-    needs_grad: bool,
-    formula: tuple[str, float, float],
-    weights: Tensor,
-) -> tuple[Tensor, list[Tensor]]:
+    logits: Levels, labels: Levels, needs_grad: bool, formula: Formula, weights: Tensor
+) -> tuple[Tensor, Levels]:
     """See :mod:`focal_retina.losses.ops`; the gradients of fp16 are times ``_FP16_SCALE``."""
     name, gamma, beta = formula
     num_images, _, num_classes = logits[0].shape
