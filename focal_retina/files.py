@@ -41,12 +41,16 @@ def write_json(path: Path, content: object, *, indent: int | None = 1) -> None:
         file.write(json.dumps(content, indent=indent, ensure_ascii=False) + "\n")
 
 
+def is_generated(dataset_name: str) -> bool:
+    """Whether this package writes the set, so that its files need not be there yet."""
+    return bool(MetadataCatalog.get(dataset_name).get("generated", False))
+
+
 def annotation_file(dataset_name: str) -> str:
     """The json of a registered data set, "" where it has none. That of a generated set is written
     where nothing has asked for its records yet."""
-    metadata = MetadataCatalog.get(dataset_name)
-    path = metadata.get("json_file", "")
-    if metadata.get("generated") and not os.path.isfile(path):
+    path = MetadataCatalog.get(dataset_name).get("json_file", "")
+    if is_generated(dataset_name) and not os.path.isfile(path):
         DatasetCatalog.get(dataset_name)
     return path
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 
-from ..files import write_json
+from ..files import is_generated, write_json
 from .coco import SPEC, read_coco_json
 
 CLASSES_FILE = "classes.json"  # the "categories" of COCO json, in the order of the classes
@@ -97,7 +97,7 @@ def dataset_classes(name: str) -> list[str] | None:
     if not json_file:
         return classes
     # A URL is fetched at loading, a generated set is written then.
-    if not ("://" in json_file or metadata.get("generated") or os.path.isfile(json_file)):
+    if not ("://" in json_file or is_generated(name) or os.path.isfile(json_file)):
         raise FileNotFoundError(
             f"data set {name!r}: no annotation file {json_file}; put it there, or set "
             "DETECTRON2_DATASETS to the folder that holds your data sets (it is "

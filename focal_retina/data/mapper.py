@@ -22,6 +22,7 @@ from detectron2.data.transforms import augmentation_impl
 from detectron2.utils.file_io import PathManager
 from fvcore.transforms.transform import PadTransform
 
+from ..config import check_choice
 from .images import Mapper, build_corrupt_image_guard, limit_pixels, open_image, read_image
 from .loader import seeded
 
@@ -34,8 +35,7 @@ def build_train_mapper(cfg: CfgNode) -> DatasetMapper:
     ValueError: an unknown name, or a config that the mapper can't serve."""
     limit_pixels(cfg.INPUT.MAX_IMAGE_PIXELS)
     name = cfg.INPUT.MAPPER
-    if name not in ("detectron2", "opencv"):
-        raise ValueError(f"INPUT.MAPPER is {name!r}; it can be detectron2, opencv")
+    check_choice("INPUT.MAPPER", name, ("detectron2", "opencv"))
     augmentations = build_train_augmentation(cfg)
     crowds = cfg.MODEL.FOCAL_RETINA.LABELING.CROWD_IOA_THRESH is not None
     options = {"augmentations": augmentations, "keep_crowds": crowds, "opencv": name == "opencv"}

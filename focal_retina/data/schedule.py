@@ -20,6 +20,8 @@ from detectron2.data.build import _build_weighted_sampler
 from detectron2.data.samplers import RepeatFactorTrainingSampler
 from numpy.typing import NDArray
 
+from ..config import check_choice
+
 Records = list[dict[str, Any]]  # dataset dicts
 
 _CACHED_EPOCHS = 4  # a batch rarely reaches back beyond the epoch before its own
@@ -131,8 +133,7 @@ def build_schedule(cfg: CfgNode, records: Records) -> Callable[..., TrainingSche
     """The order that ``DATALOADER.{SAMPLER_TRAIN, ASPECT_RATIO_GROUPING}`` ask for, as a function
     of ``seed``; ValueError: an unknown sampler, a subset of no images, an image without a size."""
     name = cfg.DATALOADER.SAMPLER_TRAIN
-    if name not in _SAMPLERS:
-        raise ValueError(f"DATALOADER.SAMPLER_TRAIN is {name!r}; it can be {', '.join(_SAMPLERS)}")
+    check_choice("DATALOADER.SAMPLER_TRAIN", name, _SAMPLERS)
     is_grouped = cfg.DATALOADER.ASPECT_RATIO_GROUPING
     groups = orientation_groups(records) if is_grouped else np.zeros(len(records), dtype=np.int64)
     options = {"groups": groups, "batch_size": cfg.SOLVER.IMS_PER_BATCH}

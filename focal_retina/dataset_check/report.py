@@ -14,10 +14,11 @@ from detectron2.utils import comm
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ..data.classes import check_classes, dataset_classes
+from ..files import is_generated
 from . import anchor_coverage
 from .checks import CHECKS, Check, Indices, box_faults
 from .image_files import inspect_images
-from .table import AnnotationTable, NotRecordsError, is_generated, load_table, record_table
+from .table import AnnotationTable, NotRecordsError, load_table, record_table
 
 _logger = logging.getLogger(__name__)
 

@@ -16,6 +16,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
 from ..data.coco import read_coco_json
+from ..files import is_generated
 from .image_files import ImageFiles
 
 OVERHANG = 1.0  # pixels by which a box may reach over the border, which rounding explains
@@ -72,11 +73,6 @@ class AnnotationTable:
     def empty_images(self) -> np.ndarray:
         """Indices of the images without objects, int64."""
         return np.setdiff1d(np.arange(len(self.image_ids)), self.image_index[~self.is_crowd])
-
-
-def is_generated(name: str) -> bool:
-    """Whether this package writes the set, so that its files need not be there yet."""
-    return bool(MetadataCatalog.get(name).get("generated", False))
 
 
 def load_table(name: str) -> AnnotationTable:

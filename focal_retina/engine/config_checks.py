@@ -14,6 +14,7 @@ from detectron2.layers import get_norm
 from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 
+from ..config import check_choice
 from ..data.classes import dataset_classes
 from ..losses.ops import KERNELS
 from ..modeling import FocalRetinaNet
@@ -155,8 +156,7 @@ def check_best(cfg: CfgNode) -> None:
         classes = dataset_classes(name) or []
         ends = ["", "50", "75", "s", "m", "l", *(f"-{x}" for x in classes if len(classes) > 1)]
         known += [f"{name}/bbox/AP{x}" if len(sets) > 1 else f"bbox/AP{x}" for x in ends]
-    if metric not in known:
-        raise ValueError(f"TEST.KEEP_BEST is {metric!r}; it can be {', '.join(known)}")
+    check_choice("TEST.KEEP_BEST", metric, known)
 
 
 def check_solver(cfg: CfgNode, world_size: int) -> None:

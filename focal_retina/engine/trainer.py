@@ -23,6 +23,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from .. import data
+from ..config import check_choice
 from ..config_file import with_values
 from ..data.classes import index_in_dataset, training_classes
 from ..dataset_check import build_record_filter
@@ -107,8 +108,7 @@ class Trainer(DefaultTrainer):
         sgd: Any = partial(torch.optim.SGD, **values)
         optimizers = {"SGD": sgd, "AdamW": torch.optim.AdamW}
         name = cfg.MODEL.FOCAL_RETINA.OPTIMIZER
-        if name not in optimizers:
-            raise ValueError(f"MODEL.FOCAL_RETINA.OPTIMIZER is {name!r}; it can be SGD, AdamW")
+        check_choice("MODEL.FOCAL_RETINA.OPTIMIZER", name, optimizers)
         stock = super().build_optimizer(cfg, model).param_groups
         groups = [{key: x[key] for key in ("params", "lr", "weight_decay")} for x in stock]
         return maybe_add_gradient_clipping(cfg, optimizers[name](groups))
