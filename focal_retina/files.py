@@ -4,7 +4,8 @@ import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -65,3 +66,18 @@ def file_lock(path: str | os.PathLike, *, if_busy: str = "") -> Iterator[None]:
         except BlockingIOError:
             raise ValueError(if_busy) from None
         yield
+
+
+def write_once(folder: Path, write: Callable[[Path], object]) -> None:
+    """Have ``write`` fill ``folder``, unless it is there: it appears by one rename, complete. One
+    process writes, others wait. A killed one leaves a hidden folder, which the next replaces."""
+    if folder.is_dir():
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with file_lock(folder.with_name(f".{folder.name}.lock")):
+        if not folder.is_dir():  # another process may have written it meanwhile
+            unfinished = folder.with_name(f".{folder.name}.unfinished")
+            shutil.rmtree(unfinished, ignore_errors=True)
+            unfinished.mkdir()
+            write(unfinished)
+            unfinished.rename(folder)

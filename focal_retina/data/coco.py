@@ -18,7 +18,7 @@ from detectron2.data.datasets import register_coco_instances
 from detectron2.utils.file_io import PathManager
 from iopath.common.file_io import get_cache_dir
 
-from ..files import atomic_write, file_lock
+from ..files import write_once
 from .formats import convert_to_coco
 
 _logger = logging.getLogger(__name__)
@@ -106,15 +106,11 @@ def _in_utf8(json_file: str) -> str:
         if encoding == "utf-8":
             return json_file
         data = start + file.read()
-    copy = Path(get_cache_dir(), "focal_retina", f"{hashlib.sha256(data).hexdigest()[:16]}.json")
-    copy.parent.mkdir(parents=True, exist_ok=True)
-    with file_lock(f"{copy}.lock"):  # every process of a training comes here
-        if not copy.exists():
-            with atomic_write(copy, "w") as file:
-                # Reading the original refuses odd bytes
-                file.write(data.decode(encoding, "replace"))
-    _logger.info("%s is in %s: read through a copy in UTF-8, %s", json_file, encoding, copy)
-    return str(copy)
+    folder = Path(get_cache_dir(), "focal_retina", hashlib.sha256(data).hexdigest()[:16])
+    text = data.decode(encoding, "replace")  # reading the original refuses odd bytes
+    write_once(folder, lambda new: (new / "utf8.json").write_text(text, "utf-8"))
+    _logger.info("%s is in %s: read through a copy in UTF-8, in %s", json_file, encoding, folder)
+    return str(folder / "utf8.json")
 
 
 def _are(values: list, *types: type) -> bool:

@@ -12,7 +12,7 @@ from detectron2.utils.logger import log_first_n
 from iopath.common.file_io import get_cache_dir
 from PIL import Image
 
-from ..files import atomic_write, file_lock, write_json
+from ..files import write_json, write_once
 from . import format_readers
 from .format_readers import LabelledImage, Notes, Plan
 
@@ -41,25 +41,25 @@ def convert_to_coco(path: Path) -> tuple[dict[str, str], str]:
             x = file.stat()  # unzip and cp -p set mtime, and nobody ctime
             digest.update(repr((str(file), x.st_size, x.st_mtime_ns, x.st_ctime_ns)).encode())
     folder = Path(get_cache_dir(), "focal_retina", digest.hexdigest()[:16])
-    folder.mkdir(parents=True, exist_ok=True)
-    with file_lock(folder / "lock"):
-        if not (index := folder / "index.json").exists():
-            notes: Notes = defaultdict(list)
-            limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # headers alone are read
-            try:
-                classes, splits = read(notes)
-            finally:
-                Image.MAX_IMAGE_PIXELS = limit
-            if not classes or not any(splits.values()):
-                raise ValueError(f"{path} has no {'images' if classes else 'objects of any class'}")
-            notes["splits have no images and are left out"] = [x for x in splits if not splits[x]]
-            splits = {x: images for x, images in splits.items() if images}
-            for split, images in splits.items():
-                with atomic_write(folder / f"{split or 'all'}.json", "w") as copy:
-                    json.dump(_to_coco(classes, images, root), copy)  # ASCII: any file name
-            write_json(index, {"splits": list(splits), "notes": notes})
-            _logger.info("%s: read through a copy in COCO json, in %s", path, folder)
-    content = json.loads(index.read_text("utf-8"))
+
+    def write(new: Path) -> None:
+        notes: Notes = defaultdict(list)
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # headers alone are read
+        try:
+            classes, splits = read(notes)
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+        if not classes or not any(splits.values()):
+            raise ValueError(f"{path} has no {'images' if classes else 'objects of any class'}")
+        notes["splits have no images and are left out"] = [x for x in splits if not splits[x]]
+        splits = {x: images for x, images in splits.items() if images}
+        for split, images in splits.items():
+            write_json(new / f"{split or 'all'}.json", _to_coco(classes, images, root), indent=None)
+        write_json(new / "index.json", {"splits": list(splits), "notes": notes})
+        _logger.info("%s: read through a copy in COCO json, in %s", path, folder)
+
+    write_once(folder, write)
+    content = json.loads((folder / "index.json").read_text("utf-8"))
     told = content["notes"].items()
     if told := [f"{len(x)} {note} ({format_readers.examples(x)})" for note, x in told if x]:
         log_first_n(logging.WARNING, f"{path}: {'; '.join(told)}", key="message")

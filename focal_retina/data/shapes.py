@@ -13,7 +13,6 @@ import itertools
 import json
 import math
 import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -26,7 +25,7 @@ from detectron2.data.datasets import load_coco_json
 from PIL import Image, ImageDraw, ImageFilter
 from tqdm import tqdm
 
-from ..files import file_lock, write_json
+from ..files import write_json, write_once
 
 # To be raised with every change that alters an image or a box, so that old data are not used.
 GENERATOR_VERSION = 2
@@ -230,19 +229,10 @@ def split_directory(config: ShapesConfig, split: str, root: Path) -> Path:
 
 
 def generate_split(config: ShapesConfig, split: str, root: Path) -> Path:
-    """Write one split, unless it is there already, and return its folder. One process writes,
-    others wait. A killed one leaves a hidden folder, which the next one replaces."""
+    """Write one split, unless it is there already, and return its folder."""
     target = split_directory(config, split, root)
-    if target.is_dir():
-        return target
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with file_lock(target.with_name(f".{split}.lock")):
-            if not target.is_dir():  # another process may have written it meanwhile
-                unfinished = target.with_name(f".{split}.unfinished")
-                shutil.rmtree(unfinished, ignore_errors=True)
-                _write_split(config, split, unfinished)
-                unfinished.rename(target)
+        write_once(target, partial(_write_split, config, split))
     except OSError as error:
         raise OSError(
             f"the generated data set cannot be written to {target}: {error.strerror or error}; "
@@ -252,7 +242,7 @@ def generate_split(config: ShapesConfig, split: str, root: Path) -> Path:
 
 
 def _write_split(config: ShapesConfig, split: str, directory: Path) -> None:
-    (directory / "images").mkdir(parents=True)
+    (directory / "images").mkdir()
     images, annotations = [], list[dict]()
     numbers = range(getattr(config, f"num_{split}"))
     for number in tqdm(numbers, f"generating {split} images", unit="image"):
