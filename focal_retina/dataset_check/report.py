@@ -43,10 +43,8 @@ class Finding:
     def __str__(self) -> str:
         return f"{self.check.title}: {self.count:,}"
 
-    def lines(self, num_cases: int) -> list[str]:
-        first, *others = self.cases[:num_cases]
-        line = f"{self.degree}: {self}; {self.check.meaning}; {first}"
-        return [line, *(f"    {x}" for x in others)]
+    def line(self) -> str:
+        return f"{self.degree}: {self}; {self.check.meaning}; {self.cases[0]}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +74,7 @@ class DatasetReport:
     def __str__(self) -> str:
         """For the console: a few lines, the errors first."""
         findings = self.of_degree("error", "warning", "note")
-        lines = [self.summary(), *(x.lines(1)[0] for x in findings[:_MAX_LINES])]
+        lines = [self.summary(), *(x.line() for x in findings[:_MAX_LINES])]
         if len(findings) > _MAX_LINES:
             lines.append(f"and {len(findings) - _MAX_LINES} kinds more, which --html FILE shows")
         if self.coverage:
@@ -139,12 +137,12 @@ def check_datasets(
 def _judge(report: DatasetReport, mode: str) -> None:
     errors, warnings = report.of_degree("error"), report.of_degree("warning")
     for finding in [*errors, *warnings]:
-        _logger.debug("%s: %s", report.name, "\n".join(finding.lines(_MAX_CASES)))
+        _logger.debug("%s: %s", report.name, "\n    ".join([finding.line(), *finding.cases[1:]]))
     if mode == "skip":
         warnings += [x for x in errors if x.check.skipped]
         errors = [x for x in errors if not x.check.skipped]
     for warning in warnings:
-        _logger.warning("%s: %s", report.name, warning.lines(1)[0])
+        _logger.warning("%s: %s", report.name, warning.line())
     if not errors:
         return
     summary = "; ".join(f"{error} (such as {error.cases[0]})" for error in errors)
