@@ -27,7 +27,7 @@ _FATAL |= {"missing_image", "unreadable_image"}
 def split_images(
     classes: Sequence[Collection[int]],
     groups: NDArray[np.int64],
-    fractions: Sequence[float],
+    shares: NDArray[np.float64],
     seed: int = 0,
 ) -> list[NDArray[np.int64]]:
     """Indices of the images of each side, ascending; a function of the arguments alone.
@@ -39,12 +39,11 @@ def split_images(
     Args:
         classes: of the objects of each of the N images, 0 and above.
         groups: (N,), equal where images must stay together.
-        fractions: (S,), of the images for each side.
+        shares: (S,), of the images for each side; positive, 1 their sum.
 
     Raises:
-        ValueError: fractions that are not positive or don't add up to 1; a side gets no image.
+        ValueError: a side gets no image.
     """
-    shares = _checked(fractions)
     group_of = np.unique(groups, return_inverse=True)[1]
     sizes = np.bincount(group_of)
     counts = [Counter[int]() for _ in sizes]  # images of each class
@@ -80,13 +79,6 @@ def split_images(
     return sides
 
 
-def _checked(fractions: Sequence[float]) -> NDArray[np.float64]:
-    shares = np.array(fractions)
-    if shares.min() <= 0 or abs(shares.sum() - 1) > 1e-6:
-        raise ValueError(f"shares {shares}: each must be positive, and 1 the sum")
-    return shares
-
-
 def split_dataset(
     name: str, output: Path, fractions: Mapping[str, float], seed: int = 0
 ) -> dict[str, list[Any]]:
@@ -95,10 +87,13 @@ def split_dataset(
     stay together.
 
     Returns columns of a table: the images and objects (without crowds) of each class on each side.
-    ValueError: an image or an id that cannot be assigned, and as of :func:`split_images`.
+    ValueError: an image or an id that cannot be assigned, shares that are not positive or don't add
+    up to 1, and as of :func:`split_images`.
     FileExistsError: one of the files is there.
     """
-    _checked(list(fractions.values()))  # before the images are decoded
+    shares = np.array([*fractions.values()])
+    if shares.min() <= 0 or abs(shares.sum() - 1) > 1e-6:
+        raise ValueError(f"shares {shares}: each must be positive, and 1 the sum")
     if there := [x for x in fractions if (output / f"{x}.json").exists()]:
         raise FileExistsError(f"{output / there[0]}.json is there already: choose another folder")
     report = check_dataset(name, num_decoded=-1)
@@ -111,7 +106,7 @@ def split_dataset(
     for image, label in zip(table.image_index[objects], table.class_index[objects], strict=True):
         classes[image].append(label)
     groups = near_duplicate_groups(np.array([table.files.hashes[i] for i in range(len(classes))]))
-    sides = split_images(classes, groups, list(fractions.values()), seed)
+    sides = split_images(classes, groups, shares, seed)
     output.mkdir(parents=True, exist_ok=True)
     content = json.loads(Path(table.source).read_bytes())  # with the polygons
     images, annotations = content["images"], content.get("annotations", [])

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from focal_retina.data.shapes import ShapesConfig, render_scene
 from focal_retina.dataset_check.image_files import NEAR, differing_bits, inspect_images
 from focal_retina.dataset_check.image_files import near_duplicate_groups as groups_of
-from focal_retina.dataset_check.split import split_images
+from focal_retina.dataset_check.split import split_dataset, split_images
 
 SHARES = (0.7, 0.2, 0.1)
 _SETS = st.lists(st.lists(st.integers(0, 5), max_size=4), min_size=4, max_size=60)
@@ -20,7 +20,7 @@ _SETS = st.lists(st.lists(st.integers(0, 5), max_size=4), min_size=4, max_size=6
 
 def split(classes, groups=None, shares=SHARES, seed=0):
     groups = np.arange(len(classes)) if groups is None else groups
-    return [x.tolist() for x in split_images(classes, groups, shares, seed)]
+    return [x.tolist() for x in split_images(classes, groups, np.array(shares), seed)]
 
 
 @settings(deadline=None, max_examples=150)
@@ -53,16 +53,15 @@ def test_classes_are_spread_as_evenly_as_whole_images_allow(labels, shares):
         assert np.count_nonzero(counts[:2]) == min(total, 2), "training and validation have it"
 
 
-def test_seeds_differ_and_few_images_or_odd_shares_are_refused():
+def test_seeds_differ_and_few_images_or_odd_shares_are_refused(tmp_path):
     assert split([[0]] * 40) != split([[0]] * 40, seed=1)
-    for classes, groups, shares, message in (
-        ([[0]], [0], (0.8, 0.2), "1 images, 1 without near-duplicates, are too few"),
-        ([[0]] * 9, [3] * 9, (0.8, 0.2), "9 images, 1 without near-duplicates, are too few"),
-        ([[0]] * 9, range(9), (-0.1, 0.9, 0.2), "each must be positive"),
-        ([[0]] * 9, range(9), (0.8, 0.1), "1 the sum"),
-    ):
+    for groups in ([0], [3] * 9):
+        message = f"{len(groups)} images, 1 without near-duplicates, are too few"
         with pytest.raises(ValueError, match=message):
-            split(classes, np.array(groups), shares)
+            split([[0]] * len(groups), np.array(groups), (0.8, 0.2))
+    for shares in ({"train": 1.1, "val": -0.1}, {"train": 0.8, "val": 0.1}):
+        with pytest.raises(ValueError, match="each must be positive, and 1 the sum"):
+            split_dataset("unread", tmp_path, shares)
 
 
 def test_near_duplicates_are_found_and_others_are_not(tmp_path):
