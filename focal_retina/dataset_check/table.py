@@ -16,7 +16,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
 from ..data.coco import read_coco_json
-from ..files import is_generated
+from ..files import annotation_file
 from .image_files import ImageFiles
 
 OVERHANG = 1.0  # pixels by which a box may reach over the border, which rounding explains
@@ -80,9 +80,8 @@ def load_table(name: str) -> AnnotationTable:
     drop or refuse; of others the records. ValueError: a record lacks what Detectron2's format asks
     for; and as :func:`.read_coco_json`."""
     metadata = MetadataCatalog.get(name)
-    json_file, image_root = metadata.get("json_file"), metadata.get("image_root")
-    has_json = json_file and image_root is not None and not is_generated(name)
-    if metadata.get("evaluator_type") == "coco" and has_json:
+    json_file, image_root = annotation_file(name), metadata.get("image_root")
+    if metadata.get("evaluator_type") == "coco" and json_file and image_root is not None:
         return _coco_table(json_file, image_root)
     records = DatasetCatalog.get(name)
     if not isinstance(records, list):
