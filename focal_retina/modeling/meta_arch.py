@@ -92,13 +92,10 @@ class FocalRetinaNet(DenseDetector):
         if not isinstance(head, DenseHead):
             advice = "derive it from focal_retina.modeling.DenseHead"
             raise ValueError(f"the head {type(head).__name__} is no dense head: {advice}")
-        if head_in_features is None:
-            shapes = backbone.output_shape()
-            head_in_features = sorted(shapes, key=lambda name: shapes[name].stride)
-        strides = [x.stride for x in feature_shapes_of(backbone, head_in_features)]
         super().__init__(
             backbone, head, head_in_features, pixel_mean=pixel_mean, pixel_std=pixel_std
         )
+        strides = [x.stride for x in feature_shapes_of(backbone, self.head_in_features)]
         transform = Box2BoxTransform(weights=(1.0, 1.0, 1.0, 1.0))
         self.anchor_generator = anchor_generator or paper_anchors(strides)
         self.anchor_labeler = anchor_labeler or AnchorLabeler(num_classes=num_classes)
@@ -200,9 +197,8 @@ class FocalRetinaNet(DenseDetector):
         self, features: list[Tensor], logits: list[Tensor], deltas: list[Tensor]
     ) -> DensePredictions:
         """The head's outputs for its feature maps, in the order of the anchors."""
-        logits = [permute_to_N_HWA_K(x, self.num_classes) for x in logits]
-        deltas = [permute_to_N_HWA_K(x, 4) for x in deltas]
-        return DensePredictions(self.anchors(features), logits, deltas)
+        outputs = self._transpose_dense_predictions([logits, deltas], [self.num_classes, 4])
+        return DensePredictions(self.anchors(features), *outputs)
 
     def candidates(self, batched_inputs: list[dict]) -> list[Candidates]:
         """Of each image what goes into NMS; boxes are in pixels of ``image``."""
