@@ -80,7 +80,7 @@ class AnchorLabeler:
         Args:
             anchors: a ``Boxes`` per level, R in sum, the same for all images.
             gt_instances: per image ``gt_boxes`` (M, 4), ``gt_classes`` (M,) and optionally
-                ``gt_is_crowd`` (M,) bool, on any device, checked by :func:`check_gt_instances`.
+                ``gt_is_crowd`` (M,) bool, on any device, checked by :func:`check_ground_truth`.
 
         Returns:
             labels, int64 (N, R): -1 ignored, 0…K-1 the class of a positive, K background.
@@ -128,25 +128,21 @@ def _boxes(gt: Instances, is_crowd: bool) -> Tensor:
     return boxes.masked_fill((gt.gt_is_crowd != is_crowd)[:, None], 0)
 
 
-def check_gt_instances(
-    gt_instances: Sequence[Instances], num_classes: int, image_names: Sequence[str] | None = None
-) -> None:
-    """Check the ground truth of a batch, best before it moves to the device. Without
-    ``image_names``, the message gives the position in the batch.
+def check_ground_truth(batched_inputs: Sequence[dict], num_classes: int) -> None:
+    """Check the ``instances`` of a model's inputs, best before they move to the device.
 
     Raises:
         ValueError: a class outside 0…K-1 (Detectron2 silently takes K for background and -1 for
             "ignore"), or a box with NaN, infinite or absurdly large coordinates.
     """
-    if not gt_instances:
-        return
+    gt_instances = [x["instances"] for x in batched_inputs]
     # A NaN or infinite coordinate makes the area NaN or infinite, too: the areas check all four.
     areas = torch.cat([gt.gt_boxes.area() for gt in gt_instances])
     classes = torch.cat([gt.gt_classes for gt in gt_instances])
     if bool((areas.isfinite() & (classes >= 0) & (classes < num_classes)).all()):
         return
-    names = image_names or [f"image {i} of the batch" for i in range(len(gt_instances))]
-    for name, gt in zip(names, gt_instances, strict=True):
+    for position, (x, gt) in enumerate(zip(batched_inputs, gt_instances, strict=True)):
+        name = x.get("file_name", x.get("image_id", f"image {position} of the batch"))
         for i, (box, label) in enumerate(zip(gt.gt_boxes, gt.gt_classes.tolist(), strict=True)):
             if not 0 <= label < num_classes:
                 raise ValueError(

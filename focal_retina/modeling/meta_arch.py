@@ -25,7 +25,7 @@ from ..config import with_focal_retina_defaults
 from ..losses import EmaNormalizer, FocalLoss, build_cls_loss
 from ..losses.alpha import count_objects
 from ..losses.normalizer import build_loss_normalizer, normalized_loss
-from .anchor_labeling import AnchorLabeler, check_gt_instances, padded
+from .anchor_labeling import AnchorLabeler, check_ground_truth, padded
 from .anchors import paper_anchors
 from .backbones import feature_shapes_of
 from .box_loss import BoxLoss, SmoothL1BoxLoss, build_box_loss
@@ -229,10 +229,8 @@ class FocalRetinaNet(DenseDetector):
     def label(self, anchors: list[Boxes], batched_inputs: list[dict]) -> tuple[Tensor, ...]:
         """The labels of R_l anchors a level, the image, anchor and object of each positive, int64
         (P,), and its gt_boxes: see LabeledPredictions. ValueError: as of :meth:`forward`."""
+        check_ground_truth(batched_inputs, self.num_classes)
         gt_instances = [x["instances"] for x in batched_inputs]
-        unnamed = "an image without file_name and image_id"
-        names = [str(x.get("file_name", x.get("image_id", unnamed))) for x in batched_inputs]
-        check_gt_instances(gt_instances, self.num_classes, names)
         labels, matched_idxs = self.anchor_labeler(anchors, gt_instances)
         image_idxs, anchor_idxs = torch.nonzero(self._is_positive(labels), as_tuple=True)
         objects = matched_idxs[image_idxs, anchor_idxs]

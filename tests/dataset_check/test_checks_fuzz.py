@@ -96,9 +96,9 @@ def train_on(cfg, records):
     labeler = anchor_labeling.AnchorLabeler(num_classes=2)
     anchors = [Boxes(torch.tensor([[0.0, 0, 16, 16], [16, 16, 32, 32]]))]
     for record in records:
-        instances = mapper(copy.deepcopy(record))["instances"]
-        anchor_labeling.check_gt_instances([instances], 2)
-        labels, _ = labeler(anchors, [instances])
+        sample = mapper(copy.deepcopy(record))
+        anchor_labeling.check_ground_truth([sample], 2)
+        labels, _ = labeler(anchors, [sample["instances"]])
         assert ((labels >= -1) & (labels <= 2)).all()
 
 

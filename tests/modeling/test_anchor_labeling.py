@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from benchmarks.inputs import make_anchors
 from focal_retina.modeling import anchor_labeling, anchor_matching
-from focal_retina.modeling.anchor_labeling import AnchorLabeler, check_gt_instances
+from focal_retina.modeling.anchor_labeling import AnchorLabeler, check_ground_truth
 
 K = 5
 EMPTY_BOXES = [[3, 3, 3, 9], [3, 3, 9, 3], [3, 3, 3, 3], [9, 3, 3, 9], [9, 9, 3, 3]]
@@ -155,7 +155,7 @@ def test_objects_without_area_and_crowds_count_as_absent(anchors, objects, data,
 def test_detectron2_makes_every_anchor_positive_and_we_none(box):
     """One box without area, or far from all anchors, has the same IoU, 0, with every anchor."""
     anchors, gt = feature_grid_anchors(64, 64), make_gt([box])
-    check_gt_instances([gt], K)  # no error
+    check_ground_truth([{"instances": gt}], K)  # no error
     assert is_positive(label_with_detectron2(anchors, gt)[0]).all()
     assert (label(anchors, gt)[0] == K).all()
 
@@ -221,11 +221,12 @@ NAN, INF = float("nan"), float("inf")
     ],
 )
 def test_invalid_ground_truth_names_image_and_object(box, label, message):
-    gts = [make_gt([[0, 0, 9, 9]], [0]), make_gt([[0, 0, 9, 9], box], [0, label])]
+    gts = make_gt([[0, 0, 9, 9]], [0]), make_gt([[0, 0, 9, 9], box], [0, label])
+    inputs = [{"instances": gt} for gt in gts]
     with pytest.raises(ValueError, match=rf"^b\.jpg: object 1 has {message}"):
-        check_gt_instances(gts, K, ["a.jpg", "b.jpg"])
+        check_ground_truth([{**inputs[0], "image_id": 7}, {**inputs[1], "file_name": "b.jpg"}], K)
     with pytest.raises(ValueError, match="^image 1 of the batch"):
-        check_gt_instances(gts, K)
+        check_ground_truth(inputs, K)
 
 
 @pytest.mark.parametrize(
