@@ -15,9 +15,8 @@ import itertools
 import math
 import os
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -54,16 +53,16 @@ def loss_and_gradients(
 def scale_(gradients: list[Tensor], factor: Tensor) -> None:
     """See :mod:`focal_retina.losses.ops`."""
     number = factor.item()
+    chunks: list[Tensor] = []
     for gradient in gradients if number != 1 else []:
         if gradient.dtype == torch.bfloat16 and gradient.is_contiguous():
             # ATen takes thrice as long for bf16 as for fp32.
-            _on_each_thread(partial(_scale_chunks, iter(gradient.view(-1).split(_CHUNK)), number))
+            chunks += gradient.view(-1).split(_CHUNK)
         else:
             gradient.mul_(number)
-
-
-def _scale_chunks(chunks: Iterator[Tensor], factor: float) -> list:
-    return [_scale_bf16(_as_numpy(chunk), _F(factor)) for chunk in chunks]
+    if chunks:
+        left = iter(chunks)
+        _on_each_thread(lambda: [_scale_bf16(_as_numpy(x), _F(number)) for x in left])
 
 
 def _chunks(
