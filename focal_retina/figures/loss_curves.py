@@ -11,7 +11,6 @@ from torch import Tensor
 
 from ..files import write_json
 from ..losses import CrossEntropy, DenseLoss, FocalLoss, FocalLossStar
-from ..losses.dense import dense_loss
 from . import SERIES_COLORS, new_figure, style_axes
 
 _NONE = -1.0  # no weights
@@ -33,8 +32,7 @@ def evaluate(loss: DenseLoss, x_t: Tensor) -> tuple[Tensor, Tensor]:
     labels = torch.zeros(len(x_t), dtype=torch.int64, device=x_t.device)
     total, _ = loss([logits[None]], [labels[None]])
     (gradient,) = torch.autograd.grad(total, logits)
-    values = dense_loss(loss.elementwise, logits.detach(), labels, loss.weights)
-    return values[:, 0], gradient[:, 0]
+    return loss.weights[0] * loss.elementwise(x_t), gradient[:, 0]
 
 
 def figures() -> list[LossFigure]:

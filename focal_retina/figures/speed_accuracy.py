@@ -101,9 +101,8 @@ def measure_runs(
         cfg = _at_size(base, size)
         weights = PathManager.get_local_path(cfg.MODEL.WEIGHTS.partition("?")[0])
         files = filter(os.path.isfile, (weights, annotation_file(cfg.DATASETS.TEST[0])))
-        state: Any = [(x.st_size, x.st_mtime_ns) for x in map(os.stat, files)]
-        state = [*state, _device_name(cfg), num_images]
-        digest = config_hash(cfg, *state)[:16]
+        state = [(x.st_size, x.st_mtime_ns) for x in map(os.stat, files)]
+        digest = config_hash(cfg, *state, _device_name(cfg), num_images)[:16]
         if (name, size) in results and results[name, size].config_hash == digest:
             print(f"{name} at {size}: measured before")
             continue
