@@ -31,11 +31,10 @@ class OdtkAdapter(Adapter):
         fc = f"{_BACKBONE}.features.fc".format(depth=spec.MODEL.RESNETS.DEPTH)
         width = 8 * spec.MODEL.RESNETS.RES2_OUT_CHANNELS
         unused = {f"{fc}.weight": torch.zeros(1000, width), f"{fc}.bias": torch.zeros(1000)}
-        tensors = tensors | unused
         return {
             "backbone": [f"ResNet{spec.MODEL.RESNETS.DEPTH}FPN"],
             "classes": spec.MODEL.RETINANET.NUM_CLASSES,
-            "state_dict": tensors,
+            "state_dict": tensors | unused,
             "ratios": list(spec.MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS[0]),
             "scales": [size / STRIDES[0] for size in spec.MODEL.ANCHOR_GENERATOR.SIZES[0]],
         }
