@@ -19,7 +19,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_anchor_generator, build_backbone
 from torch import Tensor, nn
 
-from ..config import add_focal_retina_config
+from ..config import with_focal_retina_defaults
 from ..modeling import build_dense_head
 
 STEM = "backbone.bottom_up.stem.conv1"
@@ -43,15 +43,10 @@ _RETINANET = {
 }
 
 
-def _default_config() -> CfgNode:
-    cfg = get_cfg()
-    add_focal_retina_config(cfg)
-    return cfg
-
-
 def make_spec(values: Mapping[str, Any]) -> CfgNode:
     """Detectron2's RetinaNet with other values of some keys."""
-    spec = _default_config()
+    spec = with_focal_retina_defaults(get_cfg())
+    spec.defrost()
     spec.merge_from_list([x for item in (_RETINANET | dict(values)).items() for x in item])
     return spec
 
@@ -76,7 +71,7 @@ def spec_from_config(cfg: CfgNode) -> CfgNode:
 
 def settings_of(spec: CfgNode) -> dict[str, Any]:
     """What a yaml has to state so that Detectron2's default config becomes ``spec``."""
-    model = _difference(spec.MODEL, _default_config().MODEL)
+    model = _difference(spec.MODEL, with_focal_retina_defaults(get_cfg()).MODEL)
     for key in ("WEIGHTS", "DEVICE"):
         model.pop(key, None)
     settings = {"VERSION": 2, "INPUT": {"FORMAT": spec.INPUT.FORMAT}, "MODEL": model}
