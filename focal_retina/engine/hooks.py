@@ -4,13 +4,12 @@ import datetime
 import json
 import logging
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from detectron2.engine import hooks
 from detectron2.utils import comm
-from detectron2.utils.events import EventWriter, JSONWriter, TensorboardXWriter
+from detectron2.utils.events import JSONWriter, TensorboardXWriter
 from fvcore.common.checkpoint import Checkpointer
 from torch import distributed, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -182,10 +181,7 @@ class MetricsWriter(hooks.PeriodicWriter):
     """Detectron2's periodic writer, whose resumed ``metrics.json`` is that of one run: the
     checkpoint has the values that medians are taken of; lines written after it are dropped."""
 
-    def __init__(self, writers: Sequence[EventWriter], period: int, metrics_file: Path):
-        super().__init__(writers, period)
-        self._metrics_file = metrics_file
-        self._restored: dict[str, Any] | None = None
+    _restored: dict[str, Any] | None = None
 
     def state_dict(self) -> dict[str, Any]:
         storage = getattr(self.trainer, "storage", None)
@@ -216,7 +212,7 @@ class MetricsWriter(hooks.PeriodicWriter):
             if isinstance(writer, TensorboardXWriter):
                 writer._writer_args["purge_step"] = last_write + 1
             else:
-                _drop_metrics_after(last_write, self._metrics_file)
+                _drop_metrics_after(last_write, Path(writer._file_handle.name))
 
     def after_step(self) -> None:
         if (self.trainer.iter + 1) % self._period == 0:

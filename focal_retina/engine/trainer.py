@@ -176,8 +176,7 @@ class Trainer(DefaultTrainer):
         if cfg.VIS_PERIOD > 0 and isinstance(model, FocalRetinaNet) and is_main:
             pictures = TrainingPictures(model, period=cfg.VIS_PERIOD, input_format=cfg.INPUT.FORMAT)
         writers = self.build_writers() if is_main else []
-        metrics_file = Path(cfg.OUTPUT_DIR, "metrics.json")
-        self._metrics_writer = hooks.MetricsWriter(writers, self.WRITER_PERIOD, metrics_file)
+        self._metrics_writer = hooks.MetricsWriter(writers, self.WRITER_PERIOD)
         period = cfg.SOLVER.CHECKPOINT_PERIOD
         self._checkpoint_hook = hooks.CheckpointHook(self.checkpointer, period, self._stop)
         evaluation = EvalHook(cfg.TEST.EVAL_PERIOD, self._evaluate)
