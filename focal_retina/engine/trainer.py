@@ -220,10 +220,8 @@ class Trainer(DefaultTrainer):
     def resume_or_load(self, resume: bool = True) -> None:
         """Go on from the last intact checkpoint in ``OUTPUT_DIR``, or load ``MODEL.WEIGHTS``: a
         ValueError for a file that is damaged or would run code."""
-        is_resumed = resume and self.checkpointer.has_checkpoint()
-        self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
-        if is_resumed:
-            self.start_iter = self.iter + 1  # the checkpoint has the iteration that was finished
+        super().resume_or_load(resume)
+        if self.start_iter > 0:
             logger.info(f"goes on at iteration {self.start_iter}, from {self.cfg.OUTPUT_DIR}")
             if isinstance(self.data_loader, data.TrainLoader):
                 self.data_loader.start_iter = self.start_iter
