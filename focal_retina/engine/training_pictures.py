@@ -55,13 +55,12 @@ class TrainingPictures(HookBase):
         model.train()
         (detections,) = model.postprocessor(*predictions, images.image_sizes)
         gt = batch[0]["instances"].to(model.device)
-        labels, matched_idxs = model.anchor_labeler(predictions.anchors, [gt])
+        labels, _, positives, owners, _ = model.label(predictions.anchors, batch)
         lowest_positive_band = model.anchor_labeler.iou_labels.index(1)
         positive_iou = model.anchor_labeler.iou_thresholds[lowest_positive_band - 1]
         image = convert_image_to_rgb(batch[0]["image"].permute(1, 2, 0), self._input_format)
-        labeled = Boxes.cat(predictions.anchors), labels[0], matched_idxs[0]
-        kinds = model.num_classes, positive_iou
-        pictures = draw_training_pictures(image, gt, *labeled, detections, *kinds)
+        labeled = Boxes.cat(predictions.anchors), labels[0], positives, owners
+        pictures = draw_training_pictures(image, gt, *labeled, detections, positive_iou)
         for name, picture in pictures.items():
             self.trainer.storage.put_image(name, picture.transpose(2, 0, 1))
 
@@ -71,20 +70,18 @@ def draw_training_pictures(
     gt: Instances,
     anchors: Boxes,
     labels: Tensor,
-    matched_idxs: Tensor,
+    positives: Tensor,
+    owners: Tensor,
     detections: Instances,
-    num_classes: int,
     positive_iou: float,
 ) -> dict[str, np.ndarray]:
     """Draw an (H, W, 3) RGB image's anchors by label, its objects (dotted) with their anchors, and
-    its detections, highest score first: pictures by title, uint8 (H', W', 3), RGB. ``labels`` and
-    ``matched_idxs`` are :class:`AnchorLabeler`'s, of the R anchors; positive anchors with an IoU
-    below ``positive_iou`` were promoted."""
+    its detections, highest score first: pictures by title, uint8 (H', W', 3), RGB. ``labels`` of
+    the R anchors, the indices of the ``positives`` and those of their objects, the ``owners``, are
+    :meth:`FocalRetinaNet.label`'s; positives with an IoU below ``positive_iou`` were promoted."""
     image = np.asarray(image)
     draw = partial(draw_outlines, image, longer_side=max(_MIN_SIDE, *image.shape[:2]))
     objects = [Outline(box, _WHITE, line_style=":") for box in gt.gt_boxes.tensor]
-    positives = ((labels >= 0) & (labels != num_classes)).nonzero()[:, 0]
-    owners = matched_idxs[positives]
     iou = matched_pairwise_iou(anchors[positives], gt.gt_boxes[owners])
     kinds = {
         "ignored (gray)": ((labels == -1).nonzero()[:, 0], _GRAY),

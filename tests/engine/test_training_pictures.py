@@ -40,13 +40,13 @@ def make_scene():
     anchors = Boxes(
         torch.tensor([[10.0, 10, 40, 40], [10, 10, 25, 25], [14, 14, 44, 44], [50, 30, 60, 40]])
     )
-    labels, matched = torch.tensor([2, 2, -1, K]), torch.zeros(4, dtype=torch.int64)
-    return np.full((60, 80, 3), 128.0), gt, anchors, labels, matched, found
+    labels, positives, owners = torch.tensor([2, 2, -1, K]), torch.arange(2), torch.tensor([0, 0])
+    return np.full((60, 80, 3), 128.0), gt, anchors, labels, positives, owners, found
 
 
 def test_kinds_of_anchors_and_of_detections_have_their_colours(drawn):
     boxes, texts = drawn
-    pictures = draw_training_pictures(*make_scene(), num_classes=K, positive_iou=0.5)
+    pictures = draw_training_pictures(*make_scene(), positive_iou=0.5)
     assert set(pictures) == TITLES
     for picture in pictures.values():
         assert picture.dtype == np.uint8 and picture.shape == (480, 640, 3)  # enlarged to 640
@@ -65,10 +65,11 @@ def test_kinds_of_anchors_and_of_detections_have_their_colours(drawn):
 
 
 def test_without_objects_and_detections_and_with_many_ignored_anchors(drawn):
-    image, gt, anchors, _, _, found = make_scene()
+    image, gt, anchors, *_, found = make_scene()
     many, ignored = Boxes(anchors.tensor.repeat(99, 1)), torch.full((99 * len(anchors),), -1)
-    scene = image, gt[:0], many, ignored, torch.zeros_like(ignored), found[:0]
-    assert set(draw_training_pictures(*scene, num_classes=K, positive_iou=0.5)) == TITLES
+    none = torch.zeros(0, dtype=torch.int64)
+    scene = image, gt[:0], many, ignored, none, none, found[:0]
+    assert set(draw_training_pictures(*scene, positive_iou=0.5)) == TITLES
     assert 0 < len(drawn[0]) < 20  # a sample, which leaves the image to be seen
 
 
