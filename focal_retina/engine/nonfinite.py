@@ -168,10 +168,9 @@ def read_batch(folder: Path) -> dict[str, Any]:
 def replay(folder: Path) -> Iterator[str]:
     """Rebuild the model of a dump and run its batch through it, line by line of the report; without
     a GPU on the CPU. OSError or ValueError: the folder is no dump, or its files are damaged."""
-    config = folder / "config.yaml"
-    if not config.is_file():
+    if not (folder / "config.yaml").is_file():
         raise FileNotFoundError(f"{folder} is no dump of a batch: it has no config.yaml")
-    cfg = load_config(config, [] if torch.cuda.is_available() else ["MODEL.DEVICE", "cpu"])
+    cfg = load_config(folder, trained=False)
     dump, weights = read_batch(folder), read_weights(folder / "model.pth")["model"]
     model = build_model(cfg).train()
     model.load_state_dict(weights)
