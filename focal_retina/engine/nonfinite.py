@@ -181,8 +181,8 @@ def replay(folder: Path) -> Iterator[str]:
     for x in batch:
         yield f"  {x.get('file_name', 'no file name')} (image id {x.get('image_id', 'none')})"
 
-    if broken := [name for name, value in weights.items() if not value.isfinite().all()]:
-        yield f"weights that are not finite before the step: {_shorten(broken)}"
+    if broken := _not_finite(weights):
+        yield f"weights that are not finite before the step: {broken}"
     first = _watch(model)
     set_rng(dump["rng"])
     with arithmetic:
@@ -194,8 +194,7 @@ def replay(folder: Path) -> Iterator[str]:
     gradient = first.get("gradient", "none")
     yield f"first gradient that is not finite, from the losses down: {gradient}"
     gradients = {k: p.grad for k, p in model.named_parameters() if p.grad is not None}
-    broken = [name for name, gradient in gradients.items() if not gradient.isfinite().all()]
-    yield f"parameters whose gradients are not finite: {_shorten(broken) or 'none'}"
+    yield f"parameters whose gradients are not finite: {_not_finite(gradients) or 'none'}"
 
     if isinstance(model, FocalRetinaNet):
         model.load_state_dict(weights)  # the buffers of before
@@ -206,7 +205,8 @@ def replay(folder: Path) -> Iterator[str]:
         yield tabulate(table, headers="keys", tablefmt="plain", floatfmt=".6g")
 
 
-def _shorten(names: list[str]) -> str:
+def _not_finite(tensors: Mapping[str, Tensor]) -> str:
+    names = [name for name, x in tensors.items() if not x.isfinite().all()]
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
