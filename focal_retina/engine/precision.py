@@ -63,17 +63,15 @@ def resolve_precision(cfg: CfgNode, *, resume: bool = False) -> CfgNode:
     """A frozen copy of ``cfg`` with every ``auto`` precision decided, so that config.yaml, every
     process and every later step agree. A run that goes on keeps those that it began with; its
     checkpoint has them."""
-    node = cfg.MODEL.FOCAL_RETINA
-    decided: dict[str, Any] = {}
-    if keys := [x for x in ("PRECISION", "INFERENCE_PRECISION") if node[x] == "auto"]:
-        checkpointer = SafeCheckpointer(nn.Identity(), cfg.OUTPUT_DIR)
-        path = checkpointer.last_intact() if resume else None  # that reads all of it
-        begun_with = read_weights(path, mmap=True).get("trainer", {}) if path else {}
-        fast = "bf16" if bf16_support(cfg.MODEL.DEVICE)[0] else "fp32"
-        settings = begun_with.get("settings", {})
-        names = [f"MODEL.FOCAL_RETINA.{key}" for key in keys]
-        decided = {name: settings.get(name, fast) for name in names}
-    return with_values(cfg, decided)
+    node, begun_with = cfg.MODEL.FOCAL_RETINA, {}
+    keys = [x for x in ("PRECISION", "INFERENCE_PRECISION") if node[x] == "auto"]
+    if not keys:
+        return with_values(cfg, {})  # and read no checkpoint, which takes a while
+    if resume and (path := SafeCheckpointer(nn.Identity(), cfg.OUTPUT_DIR).last_intact()):
+        begun_with = read_weights(path, mmap=True).get("trainer", {}).get("settings", {})
+    fast = "bf16" if bf16_support(cfg.MODEL.DEVICE)[0] else "fp32"
+    names = [f"MODEL.FOCAL_RETINA.{key}" for key in keys]
+    return with_values(cfg, {name: begun_with.get(name, fast) for name in names})
 
 
 @functools.cache  # each evaluation builds a model
