@@ -119,17 +119,19 @@ def exit_status(
 
 
 def set_up_logging(output_dir: str | None = None, *, rank: int = 0, verbose: bool = False) -> None:
-    """Send the log to the console (of rank 0; ``verbose``: all of it) and to ``log.txt`` in
-    ``output_dir`` (of other ranks ``log.txt.rank1`` and so on); again replaces what it did."""
+    """Send the log to the console (of rank 0; ``verbose``: all of it, line by line as in the file)
+    and to ``log.txt`` in ``output_dir`` (of other ranks ``log.txt.rank1`` and so on); again
+    replaces what it did."""
     handlers: list[logging.Handler] = []
     if rank == 0:
-        handlers.append(_ConsoleHandler(verbose=verbose))
-        handlers[0].setFormatter(_PlainFormatter("%(message)s"))
+        handler_class = logging.StreamHandler if verbose else _ConsoleHandler
+        handlers.append(handler_class(sys.stdout))
     if output_dir:
         path = Path(output_dir, f"log.txt.rank{rank}" if rank else "log.txt")
         handlers.append(logging.FileHandler(path, encoding="utf-8", errors="backslashreplace"))
+    for handler in handlers:
         layout = "[%(asctime)s] %(name)s %(levelname)s: %(message)s"
-        handlers[-1].setFormatter(_PlainFormatter(layout, "%Y-%m-%d %H:%M:%S"))
+        handler.setFormatter(_PlainFormatter(layout, "%Y-%m-%d %H:%M:%S"))
     for logger in map(logging.getLogger, _LOGGERS):
         logger.setLevel(logging.DEBUG)
         for old in list(logger.handlers):
@@ -153,27 +155,23 @@ class _PlainFormatter(logging.Formatter):
 class _ConsoleHandler(logging.StreamHandler):
     """Standard output; on a terminal each line of progress takes the place of the one before."""
 
-    def __init__(self, *, verbose: bool):
-        super().__init__(sys.stdout)
-        self.verbose = verbose
-        self._last_progress = -float(_PERIOD)
+    _last_progress = -float(_PERIOD)
 
     def format(self, record: logging.LogRecord) -> str:
         level = f"{record.levelname}: " if record.levelno >= logging.WARNING else ""
-        return level + super().format(record)
+        return level + _PlainFormatter().format(record)
 
     def emit(self, record: logging.LogRecord) -> None:
-        is_terminal = self.stream.isatty() and not self.verbose
-        if record.name in _PROGRESS and record.levelno == logging.INFO and not self.verbose:
-            if is_terminal:
+        if record.name in _PROGRESS and record.levelno == logging.INFO:
+            if self.stream.isatty():
                 columns = shutil.get_terminal_size().columns
                 self.stream.write(f"\r\x1b[K{' '.join(self.format(record).split())[: columns - 1]}")
                 self.flush()
             elif time.monotonic() - self._last_progress >= _PERIOD:
                 self._last_progress = time.monotonic()
                 super().emit(record)
-        elif self.verbose or _is_for_console(record):
-            self.stream.write("\r\x1b[K" if is_terminal else "")
+        elif _is_for_console(record):
+            self.stream.write("\r\x1b[K" if self.stream.isatty() else "")
             super().emit(record)
 
 
