@@ -120,10 +120,9 @@ class SafeCheckpointer(DetectionCheckpointer):
 
     def _from_last(self) -> list[Path]:
         """Checkpoints of the folder, the last first; those after it belong to another run."""
-        saved = Path(self.save_dir).glob("model_*.pth")
-        newest_first = sorted((x for x in saved if x.stem[6:].isdigit()), reverse=True)
-        if (final := Path(self.save_dir, "model_final.pth")).exists():
-            newest_first.insert(0, final)
+        files = Path(self.save_dir).glob("model_*.pth")
+        saved = [x for x in files if x.stem[6:].isdigit() or x.stem == "model_final"]
+        newest_first = sorted(saved, reverse=True)  # letters come behind digits
         name = self._last_name()
         if name == _NONE:
             return []
