@@ -168,12 +168,11 @@ def evaluate(args: argparse.Namespace, cfg: Any) -> int:
         results = engine.Trainer.test(cfg, model)
         if cfg.TEST.AUG.ENABLED:
             results |= engine.Trainer.test_with_TTA(cfg, model)
-    folders = ["inference", *["TTA/inference"] * cfg.TEST.AUG.ENABLED]
-    for folder, name in itertools.product(folders, cfg.DATASETS.TEST):
-        if comm.is_main_process():
-            draw_evaluation(Path(cfg.OUTPUT_DIR, folder, name))
-    _logger.info(f"detections, numbers by class, pictures: {Path(cfg.OUTPUT_DIR, 'inference')}")
     if comm.is_main_process():
+        folders = ["inference", *["TTA/inference"] * cfg.TEST.AUG.ENABLED]
+        for folder, name in itertools.product(folders, cfg.DATASETS.TEST):
+            draw_evaluation(Path(cfg.OUTPUT_DIR, folder, name))
+        _logger.info(f"detections, numbers by class, pictures: {Path(cfg.OUTPUT_DIR, 'inference')}")
         engine.Trainer.verify(cfg, results)
     return 0
 
