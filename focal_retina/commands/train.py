@@ -111,7 +111,7 @@ def register_data(data: str, val: str | None, splits: Path) -> tuple[list[str], 
 
     from ..data import register_from_spec
     from ..dataset_check.split import split_dataset
-    from ..files import file_lock
+    from ..files import write_once
 
     specs = [f"data={data}", *([f"val={val}"] if val else [])]
     names, *of_val = map(register_from_spec, specs)
@@ -125,11 +125,7 @@ def register_data(data: str, val: str | None, splits: Path) -> tuple[list[str], 
     metadata = MetadataCatalog.get(train)
     image_root, content = metadata.image_root, Path(metadata.json_file).read_bytes()
     splits = splits / hashlib.sha256(content).hexdigest()[:8]  # other data have another split
-    splits.mkdir(parents=True, exist_ok=True)
-    with file_lock(splits / ".lock"):
-        if not (splits / "val.json").exists():  # which is written last
-            (splits / "train.json").unlink(missing_ok=True)
-            split_dataset(train, splits, {"train": 0.8, "val": 0.2})
+    write_once(splits, partial(split_dataset, train, fractions={"train": 0.8, "val": 0.2}))
     specs = [f"{x}={splits / x}.json:{image_root}" for x in ("train", "val")]
     (train,), (val,) = map(register_from_spec, specs)
     return specs, train, val
