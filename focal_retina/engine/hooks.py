@@ -127,8 +127,11 @@ class BestCheckpoint(hooks.BestCheckpointer):
 
     def _best_checking(self) -> None:
         storage, metric = self.trainer.storage, self._val_metric
-        # Only the main process has the metrics; before the training, check_best has seen the name.
-        value, iteration = comm.all_gather(storage.latest())[0][metric]
+        latest = comm.all_gather(storage.latest())[0]  # only the main process has the metrics
+        if metric not in latest:
+            names = ", ".join(name for name in latest if "bbox" in name) or "none"
+            raise ValueError(f"TEST.KEEP_BEST {metric} is not evaluated, in contrast to {names}")
+        value, iteration = latest[metric]
         if not comm.is_main_process():
             storage.put_scalar(metric, value, smoothing_hint=False, cur_iter=iteration)
         super()._best_checking()
