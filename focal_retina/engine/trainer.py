@@ -18,6 +18,7 @@ from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.solver.build import maybe_add_gradient_clipping
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
+from fvcore.nn.precise_bn import get_bn_modules
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -182,12 +183,13 @@ class Trainer(DefaultTrainer):
         best = hooks.BestCheckpoint(cfg.TEST.EVAL_PERIOD, self.checkpointer, cfg.TEST.KEEP_BEST)
         patience = cfg.TEST.PATIENCE
         with_tta = partial(self.test_with_TTA, cfg, self.evaluated)
+        precise_bn = cfg.TEST.PRECISE_BN.ENABLED and get_bn_modules(model)
         return [
             self._average,
             IterationTimer(),
             hooks.FirstEstimate(),
             LRScheduler(),
-            self._build_precise_bn() if cfg.TEST.PRECISE_BN.ENABLED else None,
+            self._build_precise_bn() if precise_bn else None,
             self._checkpoint_hook,
             evaluation,
             best if cfg.TEST.KEEP_BEST else None,
