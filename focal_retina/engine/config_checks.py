@@ -113,6 +113,15 @@ _RANGES = {
         """MODEL.ANCHOR_GENERATOR.SIZES MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS MODEL.PIXEL_STD
         INPUT.MIN_SIZE_TRAIN""",
     ),
+    "auto or fp32 or bf16": (
+        lambda x: x in ("auto", *INFERENCE_PRECISIONS),
+        "MODEL.FOCAL_RETINA.INFERENCE_PRECISION",
+    ),
+    "auto or plain or numba or triton": (
+        lambda x: x in KERNELS,
+        "MODEL.FOCAL_RETINA.CLS_LOSS.KERNEL",
+    ),
+    "sum or avg": (lambda x: x in ("sum", "avg"), "MODEL.FPN.FUSE_TYPE"),
     "a normalization that Detectron2's get_norm has": (
         lambda x: x == "" or get_norm(x, 32),
         "MODEL.RETINANET.NORM MODEL.RESNETS.NORM MODEL.FPN.NORM",
@@ -122,10 +131,6 @@ _RANGES = {
 
 def check_values(cfg: CfgNode) -> None:
     """A ValueError for values that no training can mean, such as a negative learning rate."""
-    node, precisions = cfg.MODEL.FOCAL_RETINA, ["auto", *INFERENCE_PRECISIONS]
-    check_choice("MODEL.FOCAL_RETINA.INFERENCE_PRECISION", node.INFERENCE_PRECISION, precisions)
-    check_choice("MODEL.FOCAL_RETINA.CLS_LOSS.KERNEL", node.CLS_LOSS.KERNEL, KERNELS)
-    check_choice("MODEL.FPN.FUSE_TYPE", cfg.MODEL.FPN.FUSE_TYPE, ["sum", "avg"])
     problems = []
     for description, (holds, keys) in _RANGES.items():
         for key in keys.split():

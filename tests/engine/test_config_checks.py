@@ -79,8 +79,7 @@ def test_values_that_no_training_can_mean(key, values):
     for value in values:
         cfg = config()
         reduce(operator.getitem, path, cfg)[name] = value
-        message = re.escape(f"{key} is {value!r}") + "(, not |; it can be )"
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(ValueError, match=re.escape(f"{key} is {value!r}, not ")):
             check_values(cfg)
 
 
