@@ -107,8 +107,11 @@ def _in_utf8(json_file: str) -> str:
             return json_file
         data = start + file.read()
     folder = Path(get_cache_dir(), "focal_retina", hashlib.sha256(data).hexdigest()[:16])
-    text = data.decode(encoding, "replace")  # reading the original refuses odd bytes
-    write_once(folder, lambda new: (new / "utf8.json").write_text(text, "utf-8"))
+
+    def write(new: Path) -> None:  # Reading the original refuses odd bytes
+        (new / "utf8.json").write_text(data.decode(encoding, "replace"), "utf-8")
+
+    write_once(folder, write)
     _logger.info("%s is in %s: read through a copy in UTF-8, in %s", json_file, encoding, folder)
     return str(folder / "utf8.json")
 

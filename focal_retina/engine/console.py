@@ -122,16 +122,16 @@ def set_up_logging(output_dir: str | None = None, *, rank: int = 0, verbose: boo
     """Send the log to the console (of rank 0; ``verbose``: all of it, line by line as in the file)
     and to ``log.txt`` in ``output_dir`` (of other ranks ``log.txt.rank1`` and so on); again
     replaces what it did."""
+    layout = "[%(asctime)s] %(name)s %(levelname)s: %(message)s"
+    dated = _PlainFormatter(layout, "%Y-%m-%d %H:%M:%S")
     handlers: list[logging.Handler] = []
     if rank == 0:
-        handler_class = logging.StreamHandler if verbose else _ConsoleHandler
-        handlers.append(handler_class(sys.stdout))
+        handlers.append((logging.StreamHandler if verbose else _ConsoleHandler)(sys.stdout))
+        handlers[0].setFormatter(dated if verbose else _PlainFormatter())
     if output_dir:
         path = Path(output_dir, f"log.txt.rank{rank}" if rank else "log.txt")
         handlers.append(logging.FileHandler(path, encoding="utf-8", errors="backslashreplace"))
-    for handler in handlers:
-        layout = "[%(asctime)s] %(name)s %(levelname)s: %(message)s"
-        handler.setFormatter(_PlainFormatter(layout, "%Y-%m-%d %H:%M:%S"))
+        handlers[-1].setFormatter(dated)
     for logger in map(logging.getLogger, _LOGGERS):
         logger.setLevel(logging.DEBUG)
         for old in list(logger.handlers):
@@ -159,7 +159,7 @@ class _ConsoleHandler(logging.StreamHandler):
 
     def format(self, record: logging.LogRecord) -> str:
         level = f"{record.levelname}: " if record.levelno >= logging.WARNING else ""
-        return level + _PlainFormatter().format(record)
+        return level + super().format(record)
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.name in _PROGRESS and record.levelno == logging.INFO:
