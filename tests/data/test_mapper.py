@@ -246,7 +246,7 @@ def test_augmentations_of_the_config_are_detectron2s(tmp_path, mapper, image_for
         ("RandomFlip", "'RandomFlip', which is not .NAME, .*RandomBrightness, RandomContrast"),
         (["RandomFlop", {}], "'RandomFlop'.*RandomFlip"),
         (["MinIoURandomCrop", {}], "one of FixedSizeCrop, "),
-        (["RandomBrightness", {"intensity": 1}], r"'intensity'; .*\(intensity_min, intensity_max"),
+        (["RandomBrightness", {"intensity": 1}], r"'intensity'.*arguments are \(intensity_min"),
         (["RandomSaturation", {"intensity_min": 1, "intensity_max": 2}], "only works on RGB"),
         (["RandomApply", {"tfm_or_aug": ["RandomFlop", {}]}], "'RandomFlop'"),
     ],
