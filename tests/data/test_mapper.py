@@ -246,7 +246,11 @@ def test_augmentations_of_the_config_are_detectron2s(tmp_path, mapper, image_for
         ("RandomFlip", "'RandomFlip', which is not .NAME, .*RandomBrightness, RandomContrast"),
         (["RandomFlop", {}], "'RandomFlop'.*RandomFlip"),
         (["MinIoURandomCrop", {}], "one of FixedSizeCrop, "),
-        (["RandomBrightness", {"intensity": 1}], r"'intensity'.*arguments are \(intensity_min"),
+        (
+            ["RandomBrightness", {"intensity": 1}],
+            # Python 3.13 adds: Did you mean 'intensity_min'?
+            r"'intensity'.*; its arguments are \(intensity_min, intensity_max\)",
+        ),
         (["RandomSaturation", {"intensity_min": 1, "intensity_max": 2}], "only works on RGB"),
         (["RandomApply", {"tfm_or_aug": ["RandomFlop", {}]}], "'RandomFlop'"),
     ],
