@@ -87,6 +87,8 @@ def _are_sizes(value: Any) -> bool:
     return value > 0
 
 
+_PRECISIONS = ("auto", *INFERENCE_PRECISIONS)
+
 # What values must be, and of which keys. NaN fails every comparison.
 _RANGES = {
     "a positive number": (
@@ -113,14 +115,11 @@ _RANGES = {
         """MODEL.ANCHOR_GENERATOR.SIZES MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS MODEL.PIXEL_STD
         INPUT.MIN_SIZE_TRAIN""",
     ),
-    "auto or fp32 or bf16": (
-        lambda x: x in ("auto", *INFERENCE_PRECISIONS),
+    " or ".join(_PRECISIONS): (
+        lambda x: x in _PRECISIONS,
         "MODEL.FOCAL_RETINA.INFERENCE_PRECISION",
     ),
-    "auto or plain or numba or triton": (
-        lambda x: x in KERNELS,
-        "MODEL.FOCAL_RETINA.CLS_LOSS.KERNEL",
-    ),
+    " or ".join(KERNELS): (lambda x: x in KERNELS, "MODEL.FOCAL_RETINA.CLS_LOSS.KERNEL"),
     "sum or avg": (lambda x: x in ("sum", "avg"), "MODEL.FPN.FUSE_TYPE"),
     "a normalization that Detectron2's get_norm has": (
         lambda x: x == "" or get_norm(x, 32),
