@@ -12,7 +12,7 @@ import json
 import operator
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -114,13 +114,17 @@ def _merge_tree(cfg: CfgNode, tree: Any, where: str) -> None:
     except (KeyError, AssertionError, TypeError, AttributeError, ValueError, RecursionError) as e:
         problem = str(e.args[0] if e.args else e)
         if unknown := re.search(r"Non-existent config key: (\S+)", problem):
-            near = difflib.get_close_matches(unknown[1], _keys_of(cfg))
-            hint = f"; near: {', '.join(near)}" if near else ""
-            problem = f"the config has no key {unknown[1]}{hint}"
+            problem = f"the config has no key {unknown[1]}{near_names(unknown[1], _keys_of(cfg))}"
         elif wrong := re.search(_WRONG_TYPE, problem, re.S):
             expected, given = ("section" if "CfgNode" in x else x for x in wrong.groups()[:2])
             problem = f"{wrong[3]} is of type {expected}, not {given}"
         raise ValueError(f"{where}: {problem}") from e
+
+
+def near_names(name: str, known: Iterable[str]) -> str:
+    """What a message adds to an unknown name; "" where none is near."""
+    near = difflib.get_close_matches(name, list(known))
+    return f" (near: {', '.join(near)})" if near else ""
 
 
 def _keys_of(node: CfgNode, prefix: str = "") -> Iterator[str]:

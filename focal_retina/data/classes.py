@@ -1,7 +1,6 @@
 """The classes of a model: kept beside its weights, as its score threshold is, and compared by name
 with those of data sets."""
 
-import difflib
 import json
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 
+from ..config_file import near_names
 from ..files import is_generated, write_json
 from .coco import SPEC, read_coco_json
 
@@ -89,8 +89,7 @@ def dataset_classes(name: str) -> list[str] | None:
     """Class names of a data set, in order: of the metadata, else of the annotation file; None if
     only loading tells them. ValueError: it is not registered. FileNotFoundError: no such file."""
     if name not in DatasetCatalog:
-        near = difflib.get_close_matches(name, DatasetCatalog.list(), n=3)
-        hint = f" (near: {', '.join(near)})" if near else ""
+        hint = near_names(name, DatasetCatalog)
         raise ValueError(f"no data set {name!r} is registered{hint}; --register {SPEC} adds one")
     metadata = MetadataCatalog.get(name)
     classes, json_file = metadata.get("thing_classes"), metadata.get("json_file")

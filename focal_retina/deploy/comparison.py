@@ -105,7 +105,7 @@ def sample_images(dataset_names: Sequence[str], count: int) -> Iterable[np.ndarr
         raise ValueError("no data set to take images from: set DATASETS.TEST")
     records = get_detection_dataset_dicts(list(dataset_names), filter_empty=False)
     records = random.Random(0).sample(records, min(count, len(records)))
-    return (read_image(record["file_name"]) for record in records)
+    return (_read(record["file_name"]) for record in records)
 
 
 def indices_in_datasets(classes: Sequence[str], datasets: Sequence[str]) -> Indices:

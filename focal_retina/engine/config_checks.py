@@ -1,7 +1,6 @@
 """What no training can mean: another kind of model, keys that do nothing, values out of range."""
 
 import contextlib
-import difflib
 import json
 import logging
 import math
@@ -15,6 +14,7 @@ from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 
 from ..config import check_choice
+from ..config_file import near_names
 from ..data.classes import dataset_classes
 from ..losses.ops import KERNELS
 from ..modeling import FocalRetinaNet
@@ -43,8 +43,7 @@ def check_model(cfg: CfgNode) -> None:
     """A ValueError for what is no dense detector, or a backbone without its head's features."""
     name, registered = cfg.MODEL.META_ARCHITECTURE, dict(META_ARCH_REGISTRY)
     if name not in registered:
-        near = difflib.get_close_matches(name, registered)
-        hint = f" (near: {', '.join(near)})" if near else ""
+        hint = near_names(name, registered)
         raise ValueError(f"MODEL.META_ARCHITECTURE {name!r} is not a registered model{hint}")
     if not issubclass(registered[name], DenseDetector):
         what = f"MODEL.META_ARCHITECTURE {name} is no dense detector, such as FocalRetinaNet"

@@ -64,6 +64,10 @@ def test_a_file_that_differs(command, run_dir, register_tiny, monkeypatch):
 def test_user_errors(assert_user_error, run_dir, register_tiny, tiny_coco, tmp_path):
     config = ["--config-file", run_dir / "config.yaml", *register_tiny]
     coco = json.loads(tiny_coco[0].read_text())
+    (tmp_path / "empty.jpg").touch()
+    cut = {**coco, "images": [{**coco["images"][0], "file_name": str(tmp_path / "empty.jpg")}]}
+    (tmp_path / "cut.json").write_text(json.dumps(cut))
+    unreadable = ["--register", f"cut={tmp_path / 'cut.json'}:{tiny_coco[1]}"]
     coco["categories"].append({"id": 9, "name": "cow"})
     (tmp_path / "cows.json").write_text(json.dumps(coco))
     others = ["--register", f"cows={tmp_path / 'cows.json'}:{tiny_coco[1]}"]
@@ -74,6 +78,7 @@ def test_user_errors(assert_user_error, run_dir, register_tiny, tiny_coco, tmp_p
         ([*config, "--int8", 0], "--int8: at least 1"),
         ([*config, "--int8", 1, "DATASETS.TRAIN", "()"], "DATASETS.TRAIN is empty"),
         ([*config, "--images", 0, "--benchmark"], "with --benchmark at least 1"),
+        (["--model", run_dir, *unreadable, "DATASETS.TEST", "('cut',)"], "empty.jpg: "),
         (["--model", run_dir, "--evaluate", *others], "3 classes (cat, dog, cow), but the model"),
     ]:
         assert_user_error(message, "export", *arguments)
