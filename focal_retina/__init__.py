@@ -31,8 +31,9 @@ def _import_detectron2() -> bool:
     logging.getLogger("torch.utils.cpp_extension").addFilter(
         lambda record: not str(record.msg).startswith("No CUDA runtime is found")
     )
-    # Detectron2's anchor generator, at its first call. PyTorch warns once a process.
+    # Detectron2's anchor generator and its several processes; PyTorch warns once in each.
     warnings.filterwarnings("ignore", r"torch\.meshgrid: in an upcoming release", UserWarning)
+    warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
     with warnings.catch_warnings():
         # What Detectron2 and fvcore do at their import. The user's own code keeps these warnings.
         warnings.filterwarnings("ignore", "pkg_resources is deprecated")

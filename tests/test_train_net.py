@@ -172,6 +172,7 @@ def test_two_processes_on_cpu(register_tiny, tmp_path):
     command += ["MODEL.DEVICE", "cpu"]
     done = python(*command, "DATASETS.TEST", "()", "SOLVER.MAX_ITER", "1")
     assert done.returncode == 0, done.stderr[-3000:]
+    assert "Warning" not in done.stderr
     assert (tmp_path / "out" / "model_final.pth").is_file()
 
 
