@@ -31,9 +31,11 @@ def _import_detectron2() -> bool:
     logging.getLogger("torch.utils.cpp_extension").addFilter(
         lambda record: not str(record.msg).startswith("No CUDA runtime is found")
     )
-    # Detectron2's anchor generator and its several processes; PyTorch warns once in each.
+    # Detectron2's anchor generator, at its first call. PyTorch warns once a process.
     warnings.filterwarnings("ignore", r"torch\.meshgrid: in an upcoming release", UserWarning)
-    warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+    # Detectron2's create_ddp_model alone: the user's own calls keep it.
+    where = r"detectron2\.engine\.defaults"
+    warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning, where)
     with warnings.catch_warnings():
         # What Detectron2 and fvcore do at their import. The user's own code keeps these warnings.
         warnings.filterwarnings("ignore", "pkg_resources is deprecated")
